@@ -1,0 +1,162 @@
+"""`TTTConfig`: everything that decides how a converted model reads. It knows nothing of models or tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, get_args, Literal
+
+from .errors import ConfigError
+
+FastWeightsName = Literal["delta", "lora", "prime"]
+OptimizerName = Literal["sgd", "adam", "muon"]
+LearnFrom = Literal["all", "prompt", "none"]
+LayerSelection = Literal["all", "first_quarter", "second_quarter", "third_quarter", "last_quarter"] | float | tuple[int, ...]
+
+ROLES = ("gate", "up", "down")
+QUARTERS = ("first_quarter", "second_quarter", "third_quarter", "last_quarter")
+
+
+@dataclass(frozen=True)
+class TTTConfig:
+    """How a pretrained decoder learns while it reads (TTT-E2E, arXiv 2512.23675, §2, retrofitted).
+
+    Raises
+    ------
+    ConfigError
+        For a value outside its range, or values that contradict each other, such as a chunk longer than the window.
+    """
+
+    fast_weights: FastWeightsName = field(
+        default="delta",
+        metadata={"help": "'delta' full matrix | 'lora' low rank | 'prime' an added gated MLP (TTT-E2E's dual MLP)"},
+    )
+    rank: int = field(default=16, metadata={"help": "rank of 'lora'; hidden width of 'prime'"})
+    layers: LayerSelection = field(
+        default="all",
+        metadata={
+            "help": "'all', a quarter such as 'last_quarter', a fraction in (0, 1] counted from the top, or indices"
+        },
+    )
+    target_modules: tuple[str, ...] = field(
+        default=("down",), metadata={"help": "roles 'gate', 'up', 'down', or module names such as 'down_proj'"}
+    )
+    chunk_size: int = field(default=512, metadata={"help": "the inner mini-batch, in tokens"})
+    sliding_window: int | None = field(
+        default=2048, metadata={"help": "tokens a query attends to, itself included; None keeps the base's attention"}
+    )
+    sink_tokens: int = field(default=4, metadata={"help": "first tokens of a sequence, always attended to"})
+    inner_optimizer: OptimizerName = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
+    inner_lr: float = field(default=3e-4, metadata={"help": "step size of the inner optimizer"})
+    max_relative_update: float = field(
+        default=0.1, metadata={"help": "trust region: largest norm of the change of a matrix over the norm of that matrix"}
+    )
+    learn_from: LearnFrom = field(
+        default="all", metadata={"help": "tokens the inner loop learns from: 'all' | 'prompt' (not generated) | 'none'"}
+    )
+
+    def __post_init__(self) -> None:
+        # JSON and users hand over lists; a frozen, hashable configuration holds tuples.
+        if isinstance(self.layers, list):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        modules = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
+        object.__setattr__(self, "target_modules", modules)
+        self._check_choices()
+        self._check_layers()
+        self._check_sizes()
+        self._check_step()
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> TTTConfig:
+        """A named, measured setting (`docs/ablation.md`), with `changes` applied.
+
+        Parameters
+        ----------
+        name : {"default", "fast"}
+            "default" closes most of the gap to full attention; "fast" trades part of that for reading speed.
+        """
+        if name not in PRESETS:
+            raise ConfigError(f"Unknown preset {name!r}. Presets are {sorted(PRESETS)}.")
+        return cls(**{**PRESETS[name], **changes})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TTTConfig:
+        """The inverse of `to_dict`. Unknown keys raise `ConfigError`: they come from another version or a typo."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"Unknown TTTConfig fields {unknown}. Known fields are {sorted(known)}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values."""
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    def _check_choices(self) -> None:
+        for name, choices in (
+            ("fast_weights", FastWeightsName),
+            ("inner_optimizer", OptimizerName),
+            ("learn_from", LearnFrom),
+        ):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise ConfigError(f"{name}={value!r} is not known. Choose one of {list(get_args(choices))}.")
+        if not self.target_modules or not all(isinstance(name, str) and name for name in self.target_modules):
+            raise ConfigError(
+                f"target_modules={self.target_modules!r}: expected roles {list(ROLES)} or module names such as 'down_proj'."
+            )
+
+    def _check_layers(self) -> None:
+        layers, expected = self.layers, f"'all', one of {list(QUARTERS)}, a fraction in (0, 1], or a list of indices"
+        if isinstance(layers, str):
+            valid = layers == "all" or layers in QUARTERS
+        elif isinstance(layers, float):
+            valid = 0 < layers <= 1
+        elif isinstance(layers, tuple):
+            valid = (
+                len(layers) > 0
+                and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in layers)
+                and len(set(layers)) == len(layers)
+            )
+        else:
+            valid = False
+        if not valid:
+            raise ConfigError(f"layers={layers!r}: expected {expected}.")
+
+    def _check_sizes(self) -> None:
+        for name, least in (("rank", 1), ("chunk_size", 2), ("sink_tokens", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
+        window = self.sliding_window
+        if window is None:
+            return
+        if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+            raise ConfigError(f"sliding_window={window!r}: expected a positive integer, or None for the base's attention.")
+        if window <= self.sink_tokens:
+            raise ConfigError(
+                f"sliding_window={window} is not larger than sink_tokens={self.sink_tokens}. "
+                "Widen the window or take fewer sinks."
+            )
+        if self.chunk_size > window:
+            raise ConfigError(
+                f"chunk_size={self.chunk_size} is longer than sliding_window={window}: tokens of one chunk could not see "
+                "each other. Take chunk_size <= sliding_window."
+            )
+
+    def _check_step(self) -> None:
+        if not _is_number(self.inner_lr) or not 0 <= self.inner_lr < float("inf"):
+            raise ConfigError(f"inner_lr={self.inner_lr!r}: expected a finite number of at least 0.")
+        if not _is_number(self.max_relative_update) or not self.max_relative_update > 0:
+            raise ConfigError(f"max_relative_update={self.max_relative_update!r}: expected a positive number.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fast": {"layers": "second_quarter"},
+}

@@ -1,0 +1,242 @@
+"""Finds the MLP projections of any decoder, structurally, and explains what it refuses.
+
+It knows the shape of a transformer (a list of layers; in each, projections that widen D to F and one that narrows F to
+D) and nothing of families. D model width, F feed-forward width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from .config import QUARTERS, ROLES, TTTConfig
+from .errors import ConfigError, UnsupportedModelError
+
+Role = Literal["gate", "up", "down", "block"]
+
+# Two projections widen D to F in a gated MLP; only their names tell which one passes through the activation.
+GATE_NAMES = ("gate", "w1", "wi_0")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where fast weights are added: a projection (or a slice of a fused one), or a whole MLP block."""
+
+    layer: int  # index of the decoder layer
+    role: Role
+    path: str  # dotted name of the module whose output receives the fast term
+    container: str  # dotted name of the module that will own the `ttt` parameters
+    in_features: int
+    out_features: int
+    fused: bool = False  # the projection computes gate and up in one matrix, of which this is a half
+    offset: int = 0  # where that half starts in the projection's output
+
+    @property
+    def key(self) -> str:
+        """Name within the container, usable as a module name: `down_proj`, `gate_up_proj_up`, `block`."""
+        leaf = "block" if self.role == "block" else self.path.rsplit(".", 1)[-1]
+        return f"{leaf}_{self.role}" if self.fused else leaf
+
+    @property
+    def name(self) -> str:
+        """Unique name within the model."""
+        return f"{self.container}.{self.key}"
+
+
+@dataclass(frozen=True)
+class _MLP:
+    layer: int
+    container: str
+    sites: tuple[Site, ...]
+
+
+def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
+    """The sites that `config` selects in `model`, in the order in which a forward pass meets them.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When there is no list of decoder layers or no dense MLP, or a selected layer holds only experts. The message
+        names the modules that were seen.
+    ConfigError
+        For layers out of range, roles or names that the MLPs lack, or a rank larger than a matrix.
+    """
+    prefix, layers = decoder_layers(model)
+    hidden_size = model.config.get_text_config(decoder=True).hidden_size
+    chosen = _select_layers(config, len(layers))
+    explicit = isinstance(config.layers, tuple)
+    sites: list[Site] = []
+    refused: list[str] = []
+    for index in chosen:
+        path = f"{prefix}.{index}"
+        mlps = _find_mlps(layers[index], path, index, hidden_size)
+        if config.fast_weights == "prime":
+            found = _block_sites(layers[index], path, index, hidden_size, mlps)
+        else:
+            found = [site for mlp in mlps for site in _match(mlp, config)]
+        if not mlps and config.fast_weights != "prime":
+            refused += _expert_modules(layers[index], path) or [f"{path}: {_child_names(layers[index])}"]
+        sites += found
+    if refused and (explicit or not sites):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} has no dense MLP projections in these selected places: {refused}. Experts route each "
+            "token to its own weights, which per-sequence fast weights cannot follow yet. Select dense layers with "
+            "`layers=[...]`, or use fast_weights='prime', which sits beside the whole block."
+        )
+    if not sites:
+        raise ConfigError(
+            f"target_modules={list(config.target_modules)} matches nothing in {type(model).__name__}. "
+            f"Roles are {list(ROLES)}; the projections seen are {_projection_names(layers, prefix, hidden_size)}."
+        )
+    _check_rank(config, sites)
+    return sites
+
+
+def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
+    """The dotted name and the list of the text decoder's layers."""
+    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    decoder = model.get_decoder()
+    lists = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module) == count and any(m is module for m in decoder.modules())
+    ]
+    # The outermost list of that length is the decoder's; a list of experts can only lie inside one of its layers.
+    if not lists:
+        raise UnsupportedModelError(
+            f"{type(model).__name__}: found no list of {count} decoder layers among {_child_names(decoder)}. "
+            "Only decoder-only language models can be converted."
+        )
+    return lists[0]
+
+
+def _select_layers(config: TTTConfig, count: int) -> list[int]:
+    layers = config.layers
+    if layers == "all":
+        return list(range(count))
+    if isinstance(layers, str):
+        quarter = QUARTERS.index(layers)
+        start, end = (math.floor(count * edge / 4) for edge in (quarter, quarter + 1))
+        return list(range(start, max(end, start + 1)))
+    if isinstance(layers, float):
+        return list(range(count - max(1, round(count * layers)), count))
+    outside = [index for index in layers if index >= count]
+    if outside:
+        raise ConfigError(f"layers={outside} are out of range: the model has {count} layers, 0 to {count - 1}.")
+    return sorted(layers)
+
+
+def _find_mlps(layer: nn.Module, path: str, index: int, hidden_size: int) -> list[_MLP]:
+    """Every dense MLP of a layer: a module that owns a projection back to D after one that leaves D."""
+    mlps = []
+    for name, module in layer.named_modules():
+        full = f"{path}.{name}" if name else path
+        if _is_attention(name) or _is_routed_expert(name):
+            continue
+        projections = [(child, *_features(sub)) for child, sub in module.named_children() if _is_projection(sub)]
+        down = next((p for p in reversed(projections) if p[2] == hidden_size), None)
+        widening = [p for p in projections if p is not down and down is not None and p[1] == hidden_size]
+        if down is None or not any(out in (down[1], 2 * down[1]) for _, _, out in widening):
+            continue
+        mlps.append(_MLP(index, full, tuple(_sites_of(index, full, widening, down))))
+    return mlps
+
+
+def _sites_of(index: int, container: str, widening: list, down: tuple) -> list[Site]:
+    down_name, width, hidden = down
+    sites = []
+    plain = [(name, out) for name, _, out in widening if out == width]
+    for name, _, out in widening:
+        path = f"{container}.{name}"
+        if out == 2 * width:
+            sites.append(Site(index, "gate", path, container, hidden, width, fused=True))
+            sites.append(Site(index, "up", path, container, hidden, width, fused=True, offset=width))
+        elif out == width:
+            gate = len(plain) > 1 and _is_gate(name, [n for n, _ in plain])
+            sites.append(Site(index, "gate" if gate else "up", path, container, hidden, width))
+    sites.append(Site(index, "down", f"{container}.{down_name}", container, width, hidden))
+    return sites
+
+
+def _is_gate(name: str, siblings: list[str]) -> bool:
+    named = [sibling for sibling in siblings if any(hint in sibling for hint in GATE_NAMES)]
+    return name in named if named else name == siblings[0]
+
+
+def _match(mlp: _MLP, config: TTTConfig) -> list[Site]:
+    def wanted(site: Site) -> bool:
+        return any(
+            target == site.role or site.path == target or site.path.endswith("." + target)
+            for target in config.target_modules
+        )
+
+    return [site for site in mlp.sites if wanted(site)]
+
+
+def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps: list[_MLP]) -> list[Site]:
+    """The block beside which a prime MLP sits: the dense MLP, or the whole mixture of experts around it."""
+    for name, module in layer.named_children():
+        full = f"{path}.{name}"
+        if any(mlp.container == full for mlp in mlps) or _expert_modules(module, full):
+            return [Site(index, "block", full, full, hidden_size, hidden_size)]
+    if not mlps:
+        raise UnsupportedModelError(
+            f"{path} has no MLP to put a prime MLP beside; its modules are {_child_names(layer)}. Choose other layers."
+        )
+    # The layer itself owns fc1 and fc2: the down projection's output is the MLP's, its input is not, so it cannot host.
+    raise UnsupportedModelError(
+        f"{path} holds its MLP projections directly ({_child_names(layer)}), so there is no block to put a prime MLP "
+        "beside. Use fast_weights='delta' or 'lora'."
+    )
+
+
+def _check_rank(config: TTTConfig, sites: list[Site]) -> None:
+    for site in sites:
+        limit = min(site.in_features, site.out_features)
+        if config.fast_weights == "lora" and config.rank > limit:
+            raise ConfigError(
+                f"rank={config.rank} is larger than the matrix {site.path} ({site.out_features} x {site.in_features}). "
+                f"Take rank <= {limit}, or fast_weights='delta'."
+            )
+
+
+def _is_projection(module: nn.Module) -> bool:
+    # bitsandbytes' and torchao's layers derive from nn.Linear.
+    return isinstance(module, (nn.Linear, Conv1D))
+
+
+def _features(module: nn.Module) -> tuple[int, int]:
+    if isinstance(module, Conv1D):
+        return module.nx, module.nf
+    assert isinstance(module, nn.Linear)
+    return module.in_features, module.out_features
+
+
+def _is_attention(name: str) -> bool:
+    return any("attn" in part or "attention" in part for part in name.lower().split("."))
+
+
+def _is_routed_expert(name: str) -> bool:
+    parts = name.lower().split(".")
+    return any("expert" in part and "shared" not in part for part in parts)
+
+
+def _expert_modules(module: nn.Module, path: str) -> list[str]:
+    names = (f"{path}.{name}" if name else path for name, _ in module.named_modules())
+    return [
+        name for name in names if "expert" in name.rsplit(".", 1)[-1].lower() and "shared" not in name.rsplit(".", 1)[-1]
+    ]
+
+
+def _child_names(module: nn.Module) -> list[str]:
+    return [f"{name} ({type(child).__name__})" for name, child in module.named_children()]
+
+
+def _projection_names(layers: nn.ModuleList, prefix: str, hidden_size: int) -> list[str]:
+    seen = [f"{s.role}: {s.path}" for mlp in _find_mlps(layers[0], f"{prefix}.0", 0, hidden_size) for s in mlp.sites]
+    return seen or [name for name, module in layers[0].named_modules() if _is_projection(module)]

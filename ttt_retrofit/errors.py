@@ -1,0 +1,21 @@
+"""The errors this library raises. Each says what was found, what was expected and what to do."""
+
+
+class TTTError(ValueError):
+    """Base of every error raised on purpose by `ttt_retrofit`."""
+
+
+class ConfigError(TTTError):
+    """A `TTTConfig` that contradicts itself or the model it is meant for."""
+
+
+class UnsupportedModelError(TTTError):
+    """A model, layer or mode that cannot be converted or run correctly."""
+
+
+class InputError(TTTError):
+    """Tokens, masks or caches that the model cannot read."""
+
+
+class CheckpointError(TTTError):
+    """A file that is missing, damaged, or made for another model."""

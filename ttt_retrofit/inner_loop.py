@@ -1,0 +1,99 @@
+"""The inner loop as mathematics: loss -> gradient -> update, pure functions over fast weights.
+
+B batch rows, C chunk tokens, V vocabulary. Each row is its own learner: its loss, gradient, optimizer and trust region
+never look at another row. The same code serves first order (detached gradients) and second order (`create_graph`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .config import TTTConfig
+from .fast_weights import FastWeights, Weights
+from .inner_optimizers import OPTIMIZERS, State, state_names
+
+
+def next_token_losses(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross-entropy of every next token within a chunk, in nats.
+
+    Parameters
+    ----------
+    logits : (B, C, V), any floating dtype; the softmax is taken in float32.
+    ids : (B, C) integer.
+
+    Returns
+    -------
+    (B, C - 1) float32 (float64 for float64 logits): entry t is -log p(ids[t + 1] | ids[..t]).
+    """
+    wide = logits[:, :-1] if logits.dtype == torch.float64 else logits[:, :-1].float()
+    losses = F.cross_entropy(wide.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+    return losses.view(ids.shape[0], -1)
+
+
+def chunk_loss(losses: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the tokens that are learned from: TTT-E2E eq. 2. losses, targets (bool): (B, C - 1) -> (B,)."""
+    weights = targets.to(losses.dtype)
+    return (losses * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+@dataclass
+class SiteState:
+    """The fast weights of one site and what its optimizer carries; every tensor (B, rows, columns)."""
+
+    weights: Weights
+    optimizer: dict[str, State]  # by name of the weight
+
+
+@dataclass(frozen=True)
+class SiteConstants:
+    """What the inner loop needs to know of a site and never changes while reading."""
+
+    start: Weights  # (rows, columns) each; names that start at zero are absent
+    scale: dict[str, Tensor]  # Frobenius norms the trust region compares with, scalars
+    lr: Tensor  # scalar: inner_lr times what the outer loop learned
+
+
+def fresh_state(shapes: dict[str, tuple[int, int]], constants: SiteConstants, config: TTTConfig, rows: int,
+                like: Tensor) -> SiteState:
+    """The state before the first update, for `rows` rows, with the dtype and device of `like`."""
+    weights, optimizer = {}, {}
+    for name, shape in shapes.items():
+        zero = like.new_zeros(rows, *shape)
+        weights[name] = constants.start[name].expand(rows, *shape) if name in constants.start else zero
+        optimizer[name] = {slot: torch.zeros_like(zero) for slot in state_names(config.inner_optimizer)}
+    return SiteState(weights, optimizer)
+
+
+def update(kind: FastWeights, state: SiteState, gradients: Weights, constants: SiteConstants, config: TTTConfig,
+           step: Tensor) -> SiteState:
+    """One inner step of one site: optimizer, then the trust region ‖ΔW‖ <= max_relative_update · ‖W‖.
+
+    Parameters
+    ----------
+    gradients : as `state.weights`, (B, rows, columns).
+    step : (B,) the number of this update in each row, from 1.
+    """
+    optimize = OPTIMIZERS[config.inner_optimizer]
+    weights, optimizer = {}, {}
+    for name, gradient in gradients.items():
+        direction, optimizer[name] = optimize(gradient, state.optimizer[name], step)
+        weights[name] = state.weights[name] - constants.lr * direction
+    return SiteState(kind.shrink(weights, constants.start, constants.scale, config.max_relative_update), optimizer)
+
+
+def sound_rows(losses: Tensor, gradients: list[Tensor], vocabulary: int) -> Tensor:
+    """(B,) bool: the rows whose update may be applied.
+
+    A row is refused when its loss or its gradient is not finite, or when its loss diverged: worse than guessing
+    uniformly over the vocabulary, log V nats, by more than a nat.
+    """
+    sound = torch.isfinite(losses) & (losses < math.log(vocabulary) + 1)
+    for gradient in gradients:
+        # A sum of squares is finite only if every entry is; one reduction, no mask of the size of the gradient.
+        sound = sound & torch.isfinite(torch.linalg.vector_norm(gradient, dim=(-2, -1)))
+    return sound

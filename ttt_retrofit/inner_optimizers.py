@@ -1,0 +1,67 @@
+"""sgd, adam and muon as pure functions: (gradient, state, step) -> (direction, state).
+
+A direction has the size of a step at learning rate 1 and is subtracted. All are differentiable, batch-first
+(B rows, each its own optimizer), and treat every fast weight as a matrix (B, O, I).
+"""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import torch
+from torch import Tensor
+
+from .config import OptimizerName
+
+State = dict[str, Tensor]
+Optimizer = Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPS = 1e-8
+MUON_MOMENTUM = 0.9
+# Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, Muon).
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_STEPS = 5
+
+
+def state_names(name: OptimizerName) -> tuple[str, ...]:
+    """Tensors an optimizer carries per fast weight, each of that weight's shape, zero at the start."""
+    return {"sgd": (), "adam": ("m", "v"), "muon": ("m",)}[name]
+
+
+def sgd(gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+    """The gradient itself (TTT-E2E §2.2, whose joint clip is replaced here by the trust region)."""
+    return gradient, {}
+
+
+def adam(gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+    """Adam with bias correction (Kingma & Ba 2015, algorithm 1). step: (B,) counts from 1."""
+    beta1, beta2 = ADAM_BETAS
+    t = step.view(-1, 1, 1).to(gradient.dtype)
+    m = torch.lerp(gradient, state["m"], beta1)
+    v = torch.lerp(gradient * gradient, state["v"], beta2)
+    # v is exactly zero where no gradient ever came; sqrt has no finite derivative there, so the eps goes inside.
+    root = torch.sqrt(v / (1 - beta2**t) + ADAM_EPS**2)
+    return m / (1 - beta1**t) / root, {"m": m, "v": v}
+
+
+def muon(gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+    """Momentum, orthogonalised (Jordan et al. 2024): every singular value of the direction is about 1."""
+    m = MUON_MOMENTUM * state["m"] + gradient
+    rows, columns = m.shape[-2:]
+    return orthogonalise(m) * max(1.0, rows / columns) ** 0.5, {"m": m}
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """Newton-Schulz iteration towards the nearest semi-orthogonal matrix. (B, O, I) -> (B, O, I)."""
+    a, b, c = NEWTON_SCHULZ
+    tall = matrix.shape[-2] > matrix.shape[-1]
+    x = matrix.mT if tall else matrix
+    x = x / torch.sqrt((x * x).sum((-2, -1), keepdim=True) + 1e-14)
+    for _ in range(NEWTON_SCHULZ_STEPS):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+OPTIMIZERS: dict[OptimizerName, Optimizer] = {"sgd": sgd, "adam": adam, "muon": muon}

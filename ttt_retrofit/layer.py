@@ -1,0 +1,171 @@
+"""The TTT MLP: `mlp.ttt` holds what the outer loop may tune, and a hook adds each row's fast weights.
+
+A hook on the projection's output is the one mechanism that works for every base: dense, 4-bit, LoRA-wrapped, offloaded.
+The base's weights are never read while reading. Fast weights are not stored here: they belong to a sequence and arrive
+through `applying` for the time of one forward.
+B batch rows, T tokens, I in features, O out features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .discovery import Site
+from .fast_weights import FastWeights, Weights
+from .inner_loop import SiteConstants
+
+# Random vectors with which the norm of a projection is estimated; the relative error is about sqrt(2 / (probes * rank)).
+PROBES = 256
+TTT = "ttt"
+
+
+@dataclass(frozen=True)
+class FastTerms:
+    """The fast weights of one forward, by site name; a site without an entry adds nothing."""
+
+    weights: dict[str, Weights]
+    rows: int
+    record: bool = False  # build a graph from the first site on; the layers below stay without one
+
+
+_TERMS: ContextVar[FastTerms | None] = ContextVar("ttt_fast_terms", default=None)
+
+
+@contextmanager
+def applying(terms: FastTerms) -> Iterator[None]:
+    """Forwards inside add these fast weights."""
+    token = _TERMS.set(terms)
+    try:
+        yield
+    finally:
+        _TERMS.reset(token)
+
+
+class TTTSite(nn.Module):
+    """What is stored for one site: where its fast weights start, its inner learning rate, the norm it is measured by.
+
+    Bare parameters, never `nn.Linear`: quantizers and `target_modules="all-linear"` must pass them by.
+    """
+
+    def __init__(self, site: Site, kind: FastWeights, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.site = site
+        self.kind = kind
+        self.log_lr = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
+        self.register_buffer("base_norm", torch.ones((), dtype=torch.float32, device=device))
+        for name in kind.learned_start:
+            empty = torch.zeros(kind.shapes(site)[name], dtype=torch.float32, device=device)
+            self.register_parameter(f"start_{name}", nn.Parameter(empty))
+
+    def constants(self, inner_lr: float) -> SiteConstants:
+        """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
+        start = {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
+        base = self.get_buffer("base_norm")
+        scale = {"base": base} | {name: _norm_or(value, base) for name, value in start.items()}
+        return SiteConstants(start, scale, inner_lr * self.log_lr.exp())
+
+    @torch.no_grad()
+    def initialise(self, projection: nn.Module | None, generator: torch.Generator) -> None:
+        """Draw the starts; measure the projection, where one is given."""
+        self.log_lr.zero_()
+        for name, value in self.kind.start(self.site, generator).items():
+            self.get_parameter(f"start_{name}").copy_(value)
+        if projection is not None:
+            self.get_buffer("base_norm").copy_(projection_norm(projection, self.site, generator))
+
+    def add_term(self, module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
+        """Forward hook of the projection (or block): its output plus the fast term of each row."""
+        terms = _TERMS.get()
+        if terms is None:
+            return None
+        weights = terms.weights.get(self.site.name)
+        if weights is None:
+            return None
+        if terms.record:
+            torch.set_grad_enabled(True)
+        hidden = output[0] if isinstance(output, tuple) else output
+        x = args[0].reshape(terms.rows, -1, args[0].shape[-1])  # experts see (B * T, I)
+        term = self.kind(x, {name: weight.to(x.dtype) for name, weight in weights.items()})
+        term = term.reshape(*hidden.shape[:-1], term.shape[-1])
+        if self.site.fused:
+            rest = hidden.shape[-1] - term.shape[-1] - self.site.offset
+            term = nn.functional.pad(term, (self.site.offset, rest))
+        hidden = hidden + term
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def _norm_or(start: Tensor, base: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(start.detach())
+    return torch.where(norm > 0, norm, base)
+
+
+def projection_norm(projection: nn.Module, site: Site, generator: torch.Generator) -> Tensor:
+    """Frobenius norm of a projection, from its outputs alone: ‖W‖² = E‖W z‖² for z ~ N(0, I) (Hutchinson).
+
+    Works for quantized, adapted and offloaded projections, whose `.weight` is not the matrix.
+    """
+    parameter = next(projection.parameters())
+    dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
+    probes = torch.randn(PROBES, site.in_features, generator=generator).to(parameter.device, dtype)
+    bias = projection(torch.zeros_like(probes[:1]))
+    response = (projection(probes) - bias).float()
+    if site.fused:
+        response = response[:, site.offset : site.offset + site.out_features]
+    return torch.sqrt(response.square().sum(1).mean())
+
+
+def attach(model: PreTrainedModel, sites: list[Site], kind: FastWeights) -> None:
+    """Give each MLP its `ttt` module. Hooks are set by `bind`."""
+    for site in sites:
+        container = model.get_submodule(site.container)
+        if TTT not in container._modules:
+            container.add_module(TTT, nn.Module())
+        device = next(model.get_submodule(site.path).parameters()).device
+        container.get_submodule(TTT).add_module(site.key, TTTSite(site, kind, device))
+
+
+def ttt_sites(model: nn.Module) -> list[TTTSite]:
+    """The attached sites, in forward order."""
+    return [module for module in model.modules() if isinstance(module, TTTSite)]
+
+
+def bind(model: PreTrainedModel) -> None:
+    """Hook every site onto the module that stands at its path now; quantizers replace projections while loading."""
+    unbind(model)
+    for site in ttt_sites(model):
+        model.get_submodule(site.site.path).register_forward_hook(site.add_term)
+
+
+def unbind(model: nn.Module) -> None:
+    """Remove the hooks of `bind`, wherever they are."""
+    for module in model.modules():
+        for key, hook in list(module._forward_hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), TTTSite):
+                del module._forward_hooks[key]
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Remove hooks and `ttt` modules: the base as it was."""
+    unbind(model)
+    for container in {site.site.container for site in ttt_sites(model)}:
+        del model.get_submodule(container)._modules[TTT]
+
+
+def initialise(model: PreTrainedModel, seed: int = 0) -> None:
+    """Fresh starts and measured norms for every site, the same for the same base and configuration."""
+    generator = torch.Generator().manual_seed(seed)
+    for site in ttt_sites(model):
+        projection = _measured_projection(model, site.site)
+        site.initialise(projection, generator)
+
+
+def _measured_projection(model: PreTrainedModel, site: Site) -> nn.Module | None:
+    """A block has no matrix of its own to be measured by; its prime MLP keeps norm 1 for the weights that start at 0."""
+    return None if site.role == "block" else model.get_submodule(site.path)

@@ -1,0 +1,408 @@
+"""`TTTMixin`: what a converted model gains over its family's class.
+
+`TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)` is made by `auto.py` at run time; the family's modelling code runs
+unchanged underneath. The mixin assembles one output from the segments that `reading` yields, and closes the doors of
+`generate` that cannot be right for a model that learns.
+B batch rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+from transformers.utils.generic import ModelOutput
+
+from . import hub, layer, reading
+from .cache import TTTCache
+from .config import LearnFrom, TTTConfig
+from .discovery import find_sites
+from .errors import ConfigError, InputError, UnsupportedModelError
+from .fast_weights import FastWeights, fast_weights
+from .fingerprint import fingerprint
+from .window import restore_attention, set_windowed_attention
+
+logger = logging.get_logger(__name__)
+
+IMAGES_AND_SOUND = ("pixel_values", "input_features", "inputs_embeds", "mm_encoder_outputs")
+
+
+class TTTMixin(hub.SavingMixin):
+    """Test-time training for a causal language model of any family."""
+
+    _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
+    _base_class: type[PreTrainedModel]  # set on the derived class
+
+    ttt: TTTConfig
+    kind: FastWeights
+    sites: list[layer.TTTSite]
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(config, *args, **kwargs)
+        self.attach_ttt(TTTConfig.from_dict(config.ttt))
+        layer.initialise(self) if self.device.type != "meta" else None
+
+    # ------------------------------------------------------------------ conversion
+
+    def attach_ttt(self, ttt: TTTConfig) -> None:
+        """Add the TTT sites to a plain decoder. Raises before anything is changed."""
+        sites = find_sites(self, ttt)
+        _check_forward(self._base_class)
+        TTTCache(self.config, ttt, "")  # raises for layers whose state cannot be carried
+        set_windowed_attention(self)
+        self.ttt, self.kind = ttt, fast_weights(ttt)
+        layer.attach(self, sites, self.kind)
+        self._rematerialise = False
+        self.bind_ttt()
+
+    def bind_ttt(self) -> None:
+        """(Re)connect the sites to the modules that now stand at their paths."""
+        layer.bind(self)
+        self.sites = layer.ttt_sites(self)
+
+    def configure_ttt(self, **changes: Any) -> TTTConfig:
+        """Change how the model reads from now on: window, chunk, inner optimizer, learning rate, `learn_from`.
+
+        Caches made before keep to the window and chunk they were made with, and are refused afterwards. Raises
+        `ConfigError` for changes that would need other parameters.
+        """
+        fixed = {"fast_weights", "rank", "layers", "target_modules"} & set(changes)
+        if fixed:
+            raise ConfigError(f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them.")
+        self.ttt = replace(self.ttt, **changes)
+        self.config.ttt = self.ttt.to_dict()
+        return self.ttt
+
+    def unwrap(self, merge: bool = False) -> PreTrainedModel:
+        """Back to the plain class of the family, in place, as it was before `wrap`.
+
+        Parameters
+        ----------
+        merge : fold a loaded memory into the weights. Raises `ConfigError` when no memory is loaded.
+        """
+        if merge:
+            raise ConfigError("unwrap(merge=True) folds a memory into the weights, but no memory is loaded.")
+        layer.detach(self)
+        restore_attention(self)
+        for name in ("ttt", "kind", "sites", "_rematerialise"):
+            self.__dict__.pop(name, None)
+        del self.config.ttt
+        self.config.__class__ = type(self.config)._base_class
+        self.__class__ = self._base_class
+        return self
+
+    # ------------------------------------------------------------------ what reading needs
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.config.get_text_config(decoder=True).vocab_size
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self.dtype
+
+    def base_forward(self, **kwargs: Any) -> Any:
+        """The family's own forward, of one segment."""
+        return self._base_class.forward(self, **kwargs)
+
+    # ------------------------------------------------------------------ reading
+
+    def ttt_forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+                    position_ids: Tensor | None = None, past_key_values: TTTCache | None = None,
+                    labels: Tensor | None = None, use_cache: bool | None = None, logits_to_keep: int | Tensor = 0,
+                    learn_from: LearnFrom | None = None, return_dict: bool | None = None, **kwargs: Any) -> Any:
+        """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
+
+        Raises
+        ------
+        InputError
+            For inputs that are not token ids, or a cache of another kind or batch.
+        """
+        if torch.is_inference_mode_enabled():
+            with torch.inference_mode(False), torch.no_grad():
+                normal = {name: _normal(value) for name, value in locals().items() if name not in ("self", "kwargs")}
+                normal.pop("normal", None)
+                return self.ttt_forward(**normal, **{name: _normal(value) for name, value in kwargs.items()})
+        ids = _checked_ids(input_ids, kwargs, self.vocabulary_size)
+        cache = self._checked_cache(past_key_values)
+        mask = _checked_mask(attention_mask, ids, cache.columns)
+        loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
+        tokens = reading.align(ids, mask, position_ids)
+        learn = (learn_from or self.ttt.learn_from) != "none"
+        # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
+        keep = logits_to_keep if isinstance(logits_to_keep, int) and tokens.order is None else 0
+        collected = _Collector(tokens, ids.shape[1], logits_to_keep)
+        for segment in reading.read(self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, **kwargs):
+            collected.add(segment)
+        cache.columns += ids.shape[1]
+        output = collected.output(cache.detach_() if use_cache is not False else None)
+        if labels is not None:
+            vocabulary = self.vocabulary_size
+            output["loss"] = self.loss_function(logits=output.logits, labels=labels, vocab_size=vocabulary, **loss_kwargs)
+            output = type(output)(**{"loss": output["loss"], **output})
+        return output if return_dict is not False else output.to_tuple()
+
+    def read(self, text_or_ids: str | list[int] | Tensor, *, tokenizer: PreTrainedTokenizerBase | None = None,
+             attention_mask: Tensor | None = None, past_key_values: TTTCache | None = None,
+             learn_from: LearnFrom | None = None, progress: bool = False) -> TTTCache:
+        """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
+
+        Parameters
+        ----------
+        text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
+        tokenizer : for text; found by the model's name when not given.
+        past_key_values : a cache to go on from.
+        progress : show a progress bar.
+
+        Returns
+        -------
+        TTTCache, to be passed on as `past_key_values`; see its `loss_by_chunk`, `tokens_seen`, `nbytes`.
+
+        Raises
+        ------
+        InputError
+            For an empty context, or a single token with nothing before it, from which nothing can be learned.
+        """
+        ids = self._to_ids(text_or_ids, tokenizer)
+        fresh = past_key_values is None
+        if ids.shape[1] == 0 or (fresh and ids.shape[1] == 1):
+            raise InputError(
+                f"read() was given {ids.shape[1]} token{'s' * (ids.shape[1] != 1)}, expected at least 2: the inner loss is "
+                "on the next token. Check that the text is not empty."
+            )
+        bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=not progress)
+        with torch.no_grad(), bar:
+            step = max(self.ttt.chunk_size, 1)
+            cache = past_key_values
+            for start in range(0, ids.shape[1], step):
+                part = ids[:, start : start + step]
+                mask = None if attention_mask is None else attention_mask[:, -ids.shape[1] :][:, start : start + step]
+                outputs = self(input_ids=part, attention_mask=mask, past_key_values=cache, learn_from=learn_from,
+                               use_cache=True, logits_to_keep=1)
+                cache = outputs.past_key_values
+                bar.update(part.shape[1])
+        assert cache is not None
+        return cache
+
+    def new_cache(self) -> TTTCache:
+        """An empty cache for this model."""
+        return TTTCache(self.config, self.ttt, fingerprint(self))
+
+    def _outer(self) -> reading.Outer:
+        record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        return reading.Outer(record=record, rematerialise=self._rematerialise and self.training)
+
+    def _to_ids(self, text_or_ids: str | list[int] | Tensor, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
+        if isinstance(text_or_ids, str):
+            tokenizer = tokenizer or self._own_tokenizer()
+            text_or_ids = tokenizer(text_or_ids, return_tensors="pt").input_ids
+        ids = torch.as_tensor(text_or_ids, device=self.device)
+        if ids.numel() == 0:
+            ids = ids.long()
+        return ids[None] if ids.ndim == 1 else ids
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            return AutoTokenizer.from_pretrained(self.name_or_path)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
+            ) from error
+
+    def _checked_cache(self, cache: Any) -> TTTCache:
+        if cache is None:
+            return self.new_cache()
+        if not isinstance(cache, TTTCache):
+            raise InputError(
+                f"past_key_values is a {type(cache).__name__}, expected a TTTCache: fast weights travel in it. "
+                "Pass what read(), generate() or forward() returned, or None."
+            )
+        ours, theirs = self.ttt, cache.ttt
+        layout = ("fast_weights", "rank", "layers", "target_modules", "chunk_size", "sliding_window", "sink_tokens",
+                  "inner_optimizer")
+        differing = [name for name in layout if getattr(ours, name) != getattr(theirs, name)]
+        if differing:
+            raise InputError(
+                "The cache was made with another configuration: "
+                + ", ".join(f"{name}={getattr(theirs, name)!r} there, {getattr(ours, name)!r} here" for name in differing)
+                + ". Read the context again with this model."
+            )
+        return cache
+
+    # ------------------------------------------------------------------ generate
+
+    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:
+        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
+            inputs["learn_from"] = "none"
+        return inputs
+
+    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> None:
+        implementation = generation_config.cache_implementation
+        if implementation not in (None, "dynamic"):
+            raise UnsupportedModelError(
+                f"cache_implementation={implementation!r} has no place for fast weights. Leave it unset: the TTTCache is "
+                "already of constant size."
+            )
+        if model_kwargs.get("past_key_values") is not None:
+            self._checked_cache(model_kwargs["past_key_values"])
+            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        elif generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = self.new_cache()
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedModelError(
+            "Continuous batching keeps keys and values in pages shared by all requests, with no place for each request's "
+            "fast weights. Use generate() with a padded batch."
+        )
+
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        return self.init_continuous_batching()
+
+    # ------------------------------------------------------------------ activation checkpointing
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Recompute each chunk in the backward pass. The layers' own switch would drop the cache between chunks."""
+        self._rematerialise = True
+        if self.main_input_name == "input_ids" and getattr(self, "_hf_peft_config_loaded", False):
+            self.enable_input_require_grads()
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+    def activation_checkpointing_disable(self) -> None:
+        self._rematerialise = False
+
+    gradient_checkpointing_disable = activation_checkpointing_disable
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return self._rematerialise
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        return self._rematerialise
+
+
+class _Collector:
+    """Puts the logits of segments back into the columns their tokens came from."""
+
+    def __init__(self, tokens: reading.Tokens, columns: int, logits_to_keep: int | Tensor) -> None:
+        self.tokens, self.columns, self.keep = tokens, columns, logits_to_keep
+        self.logits: list[Tensor] = []
+        self.hidden: list[tuple[Tensor, ...]] = []
+        self.last: Any = None
+        self.full: Tensor | None = None
+
+    def add(self, segment: reading.Segment) -> None:
+        output, self.last = segment.output, segment.output
+        if output.get("attentions") is not None and self.logits:
+            raise InputError("output_attentions=True works within one chunk only; the keys differ from chunk to chunk.")
+        if output.get("hidden_states") is not None:
+            self.hidden.append(output.hidden_states)
+        if self.tokens.order is None and len(set(segment.starts)) == 1 and len(set(segment.taken)) == 1:
+            self._append(output.logits, segment.taken[0])
+        else:
+            self._scatter(output.logits, segment)
+
+    def _append(self, logits: Tensor, width: int) -> None:
+        self.logits.append(logits)
+        if isinstance(self.keep, int) and self.keep > 0:
+            while len(self.logits) > 1 and sum(part.shape[1] for part in self.logits[1:]) >= self.keep:
+                self.logits.pop(0)
+
+    def _scatter(self, logits: Tensor, segment: reading.Segment) -> None:
+        if self.full is None:
+            self.full = logits.new_zeros(logits.shape[0], self.columns, logits.shape[-1])
+        for row, (start, taken) in enumerate(zip(segment.starts, segment.taken)):
+            order = self.tokens.order
+            columns = slice(start, start + taken) if order is None else order[row, start : start + taken]
+            self.full[row, columns] = logits[row, :taken]
+
+    def output(self, cache: TTTCache | None) -> Any:
+        if self.last is None:
+            raise InputError("The input holds no real token: every position is masked out. Check the attention mask.")
+        logits = self.full if self.full is not None else torch.cat(self.logits, dim=1)
+        if isinstance(self.keep, Tensor):
+            logits = logits[:, self.keep]
+        elif self.keep > 0:
+            logits = logits[:, -self.keep :]
+        fields = {name: value for name, value in self.last.items() if name not in ("past_key_values", "loss")}
+        fields["logits"] = logits
+        if self.hidden:
+            if self.full is not None:
+                raise InputError("output_hidden_states=True needs a batch without padding.")
+            fields["hidden_states"] = tuple(torch.cat(parts, dim=1) for parts in zip(*self.hidden))
+        if cache is not None:
+            fields["past_key_values"] = cache
+        return type(self.last)(**fields)
+
+
+def _checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> Tensor:
+    given = [name for name in IMAGES_AND_SOUND if kwargs.get(name) is not None]
+    types = kwargs.pop("token_type_ids", None)
+    for name in IMAGES_AND_SOUND:
+        kwargs.pop(name, None)
+    if given or (types is not None and bool(types.any())):
+        raise InputError(
+            f"{given or ['token_type_ids']} cannot be read: the inner loss is on the next token of a text. Pass input_ids "
+            "of text only."
+        )
+    if ids is None:
+        raise InputError("input_ids is missing: the model learns from token ids.")
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(
+            f"input_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected integers of shape (batch, tokens)."
+        )
+    if ids.shape[1] == 0:
+        raise InputError("input_ids is empty: expected at least one token.")
+    return ids
+
+
+def _checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
+    """The part of a 2-D mask that belongs to the new tokens."""
+    if mask is None:
+        return None
+    if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] not in (ids.shape[1], past + ids.shape[1]):
+        raise InputError(
+            f"attention_mask has shape {tuple(mask.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}) for the new tokens, "
+            f"or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
+        )
+    return mask[:, -ids.shape[1] :]
+
+
+def _check_forward(base: type[PreTrainedModel]) -> None:
+    parameters = inspect.signature(base.forward).parameters
+    missing = [name for name in ("input_ids", "position_ids", "past_key_values", "logits_to_keep") if name not in parameters]
+    if missing:
+        raise UnsupportedModelError(
+            f"{base.__name__}.forward has no {missing}; reading in chunks needs it. Its parameters are {list(parameters)}."
+        )
+
+
+def _normal(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+
+
+def derived_forward(base: type[PreTrainedModel]) -> Any:
+    """A forward with the family's signature, which Trainer and `generate` inspect, plus `learn_from`."""
+    signature = inspect.signature(base.forward)
+
+    def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
+        learn_from = kwargs.pop("learn_from", None)
+        bound = signature.bind(self, *args, **kwargs).arguments
+        bound.pop("self")
+        extra = bound.pop("kwargs", {})
+        return self.ttt_forward(**bound, **extra, learn_from=learn_from)
+
+    parameters = list(signature.parameters.values())
+    added = inspect.Parameter("learn_from", inspect.Parameter.KEYWORD_ONLY, default=None)
+    last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    head = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    forward.__signature__ = signature.replace(parameters=[*head, added, *last])  # type: ignore[attr-defined]
+    forward.__doc__ = base.forward.__doc__
+    return forward

@@ -1,0 +1,312 @@
+"""Reading chunk by chunk: cuts tokens where chunks end, runs the family's own forward, fires updates.
+
+It knows a model only as a `Decoder`: something that can forward tokens, with a list of TTT sites. The result does not
+depend on how tokens were split into calls, nor on padding: an unfinished chunk waits in the cache, and is read again
+when it is full, from the very keys and values it was first read with.
+B batch rows, T tokens, C chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers.utils import logging
+
+from .attention import twice_differentiable
+from .cache import FastState, Pending, RankedCache, TTTCache
+from .config import TTTConfig
+from .errors import InputError
+from .fast_weights import FastWeights, Weights
+from .inner_loop import SiteState, chunk_loss, fresh_state, next_token_losses, sound_rows, update
+from .layer import FastTerms, TTTSite, applying
+from .window import attending
+
+logger = logging.get_logger(__name__)
+
+
+class Decoder(Protocol):
+    """What reading needs of a model."""
+
+    ttt: TTTConfig
+    kind: FastWeights
+    sites: list[TTTSite]
+    vocabulary_size: int
+    compute_dtype: torch.dtype
+
+    def base_forward(self, **kwargs: Any) -> Any:
+        """The family's own forward."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outer:
+    """How a read is recorded for the outer loop. Not recording is the way of use: no graph outlives a chunk."""
+
+    record: bool = False
+    order: int = 1  # 2 keeps the inner updates themselves differentiable
+    rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A call's tokens, real ones first in every row."""
+
+    ids: Tensor  # (B, T)
+    positions: Tensor | None  # (B, T), or None to number real tokens
+    counts: list[int]  # real tokens, by row
+    order: Tensor | None  # (B, T) the column each came from; None if nothing was moved
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one forward within a call produced: row b's tokens starts[b] .. starts[b] + taken[b]."""
+
+    output: Any
+    starts: list[int]
+    taken: list[int]
+    losses: Tensor | None  # (B, C - 1) if the segment is a whole chunk of every row
+
+
+def align(ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tokens:
+    """Move padding, wherever it is, behind each row's real tokens. mask: (B, T), nonzero for real tokens."""
+    rows, length = ids.shape
+    if positions is not None:
+        positions = positions.expand(rows, -1)
+    if mask is None or bool(mask.all()):
+        return Tokens(ids, positions, [length] * rows, None)
+    real = mask.bool()
+    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
+    counts = real.sum(1).tolist()
+    order = order[:, : max(max(counts), 1)]
+    moved = None if positions is None else positions.gather(1, order)
+    return Tokens(ids.gather(1, order), moved, counts, order)
+
+
+def read(decoder: Decoder, cache: TTTCache, tokens: Tokens, *, learn: bool, outer: Outer = Outer(),
+         logits_to_keep: int = 0, **kwargs: Any) -> Iterator[Segment]:
+    """Read `tokens` on top of `cache`, one segment at a time, updating fast weights whenever a chunk is full.
+
+    Parameters
+    ----------
+    learn : whether these tokens are targets of the inner loss.
+    logits_to_keep : passed to the family's forward where nothing else needs the logits; 0 keeps all.
+    """
+    rows, size = len(tokens.counts), decoder.ttt.chunk_size
+    cache.prepare(rows, tokens.ids.device)
+    starts = [0] * rows
+    while any(start < count for start, count in zip(starts, tokens.counts)):
+        waiting = cache.pending.lengths if cache.pending else [0] * rows
+        taken = [min(size - w, count - s) for w, count, s in zip(waiting, tokens.counts, starts)]
+        yield _read_segment(decoder, cache, tokens, starts, taken, learn, outer, logits_to_keep, kwargs)
+        starts = [start + take for start, take in zip(starts, taken)]
+
+
+def _read_segment(decoder: Decoder, cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], learn: bool,
+                  outer: Outer, logits_to_keep: int, kwargs: dict[str, Any]) -> Segment:
+    size, width = decoder.ttt.chunk_size, max(taken)
+    ids, positions, ranks = _cut(cache, tokens, starts, taken, width)
+    waiting = list(cache.pending.lengths) if cache.pending else [0] * len(taken)
+    chunk_ends = [wait + take == size for wait, take in zip(waiting, taken)]
+    # A chunk that is read whole is learned from in the same forward; one that arrived in parts is read again.
+    at_once = [learn and ends and wait == 0 for wait, ends in zip(waiting, chunk_ends)]
+    again = [row for row, (wait, ends) in enumerate(zip(waiting, chunk_ends)) if ends and wait > 0]
+
+    cache.begin(ranks, width)
+    inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **kwargs}
+    losses = None
+    if outer.record or any(at_once):
+        view = cache.view()
+        fast = _differentiable(decoder, cache.fast, len(taken), outer)
+        output = _forward(decoder, view, fast, inputs, outer)
+        cache.absorb(view, with_graph=outer.record)
+        cache.finish()
+        if any(at_once):
+            with torch.enable_grad():
+                losses = next_token_losses(output.logits, ids)
+                targets = torch.ones_like(losses, dtype=torch.bool)
+                cache.fast, by_row = _learn(decoder, fast, losses, targets, at_once, outer)
+            cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
+    else:
+        terms = FastTerms(_present(decoder, cache, ids), len(taken))
+        with torch.no_grad(), applying(terms), attending(cache.attended):
+            output = decoder.base_forward(past_key_values=cache, logits_to_keep=logits_to_keep, **inputs)
+        cache.finish()
+
+    if learn or any(waiting):
+        _wait(cache, size, ids, positions, taken, waiting, learn)
+    if again:
+        _read_again(decoder, cache, again, outer)
+    return Segment(output, starts, taken, None if losses is None or not all(at_once) else losses.detach())
+
+
+def _cut(cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """This segment's ids, positions and ranks, (B, width) each; padding has rank -1."""
+    assert cache.ranks_seen is not None
+    device = tokens.ids.device
+    offsets = torch.arange(width, device=device)
+    ranks = cache.ranks_seen[:, None] + offsets
+    if len(set(taken)) == 1 and len(set(starts)) == 1:
+        columns = slice(starts[0], starts[0] + width)
+        ids = tokens.ids[:, columns]
+        positions = None if tokens.positions is None else tokens.positions[:, columns]
+    else:
+        cache.padded, cache.uniform = True, False
+        real = offsets < torch.tensor(taken, device=device)[:, None]
+        columns_by_row = (torch.tensor(starts, device=device)[:, None] + offsets).clamp_max(tokens.ids.shape[1] - 1)
+        ids = tokens.ids.gather(1, columns_by_row)
+        positions = None if tokens.positions is None else tokens.positions.gather(1, columns_by_row)
+        ranks = ranks.masked_fill(~real, -1)
+    return ids, ranks.clamp_min(0) if positions is None else positions, ranks
+
+
+def _forward(decoder: Decoder, view: RankedCache, fast: FastState, inputs: dict[str, Any], outer: Outer) -> Any:
+    """A forward with a graph: of everything for the outer loop, else from the first TTT site up."""
+    weights = {site: state.weights for site, state in fast.sites.items()}
+    terms = FastTerms(weights, inputs["input_ids"].shape[0], record=not outer.record)
+
+    def run() -> Any:
+        second = twice_differentiable() if outer.record and outer.order == 2 else nullcontext()
+        with torch.set_grad_enabled(outer.record), applying(terms), attending(view.attended), second:
+            return decoder.base_forward(past_key_values=view, **inputs)
+
+    if outer.record and outer.rematerialise:
+        return checkpoint(run, use_reentrant=False)
+    return run()
+
+
+def _differentiable(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> FastState:
+    """The fast weights as tensors that gradients can be taken of; fresh ones before the first update."""
+    if not fast.sites:
+        fast = _fresh(decoder, rows, outer)
+    sites = {}
+    for name, state in fast.sites.items():
+        weights = {
+            key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
+            for key, weight in state.weights.items()
+        }
+        sites[name] = SiteState(weights, state.optimizer)
+    return FastState(sites, fast.steps)
+
+
+def _fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
+    sites: dict[str, SiteState] = {}
+    with torch.set_grad_enabled(outer.record):
+        for site in decoder.sites:
+            constants = site.constants(decoder.ttt.inner_lr)
+            shapes = decoder.kind.shapes(site.site)
+            sites[site.site.name] = fresh_state(shapes, constants, decoder.ttt, rows, like=site.log_lr)
+    device = decoder.sites[0].log_lr.device
+    return FastState(sites, torch.zeros(rows, dtype=torch.long, device=device))
+
+
+def _present(decoder: Decoder, cache: TTTCache, ids: Tensor) -> dict[str, Weights]:
+    """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
+    if cache.fast.sites:
+        return cache.fast.cast(decoder.compute_dtype)
+    starts = {}
+    for site in decoder.sites:
+        start = {name: site.get_parameter(f"start_{name}")[None] for name in decoder.kind.learned_start}
+        if start:
+            starts[site.site.name] = start
+    return starts
+
+
+def _learn(decoder: Decoder, fast: FastState, losses: Tensor, targets: Tensor, fires: list[bool],
+           outer: Outer) -> tuple[FastState, list[float]]:
+    """One inner step of every row that fires, from losses computed with the weights in `fast`.
+
+    losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
+    """
+    firing = torch.tensor(fires, device=losses.device)
+    by_row = chunk_loss(losses, targets)
+    leaves = [weight for state in fast.sites.values() for weight in state.weights.values()]
+    gradients = torch.autograd.grad(
+        torch.where(firing, by_row, 0).sum(), leaves, create_graph=outer.record and outer.order == 2,
+        retain_graph=outer.record,
+    )
+    with torch.set_grad_enabled(outer.record):
+        new = _step(decoder, fast, by_row, list(gradients), firing)
+    return (new if outer.record else new.detach()), by_row.tolist()
+
+
+def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Tensor], firing: Tensor) -> FastState:
+    assert fast.steps is not None
+    vocabulary = decoder.vocabulary_size
+    applied = firing & sound_rows(losses, gradients, vocabulary)
+    everyone = bool(applied.all())
+    if not everyone and not bool((applied == firing).all()):
+        logger.warning_once(
+            "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update of "
+            "the fast weights was dropped. This is reported once."
+        )
+    step = fast.steps + 1
+    remaining = iter(gradients)
+    sites = {}
+    for site in decoder.sites:
+        old = fast.sites[site.site.name]
+        by_name = {name: next(remaining) for name in old.weights}
+        new = update(decoder.kind, old, by_name, site.constants(decoder.ttt.inner_lr), decoder.ttt, step)
+        sites[site.site.name] = new if everyone else _choose(applied, new, old)
+    return FastState(sites, torch.where(applied, step, fast.steps))
+
+
+def _choose(rows: Tensor, new: SiteState, old: SiteState) -> SiteState:
+    """`new` in the rows that are True, `old` elsewhere; what is not chosen may be NaN."""
+    pick = rows[:, None, None]
+    weights = {name: torch.where(pick, weight, old.weights[name]) for name, weight in new.weights.items()}
+    optimizer = {
+        name: {slot: torch.where(pick, value, old.optimizer[name][slot]) for slot, value in slots.items()}
+        for name, slots in new.optimizer.items()
+    }
+    return SiteState(weights, optimizer)
+
+
+def _wait(cache: TTTCache, size: int, ids: Tensor, positions: Tensor, taken: list[int], waiting: list[int],
+          learn: bool) -> None:
+    """Put aside the tokens of every chunk that is unfinished, or was finished in more than one part.
+
+    A row that has nothing waiting and is not learning puts nothing aside: its next chunk starts where learning does.
+    """
+    stays = [wait > 0 or (learn and take < size) for wait, take in zip(waiting, taken)]
+    if not any(stays):
+        return
+    if cache.pending is None:
+        empty = ids.new_zeros(len(taken), size)
+        cache.pending = Pending(empty, empty.clone(), torch.zeros_like(empty, dtype=torch.bool), [0] * len(taken))
+    pending = cache.pending
+    for row, (wait, take, stay) in enumerate(zip(waiting, taken, stays)):
+        if stay:
+            pending.ids[row, wait : wait + take] = ids[row, :take]
+            pending.positions[row, wait : wait + take] = positions[row, :take]
+            pending.learned[row, wait : wait + take] = learn
+            pending.lengths[row] = wait + take
+
+
+def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer) -> None:
+    """Fire the update of chunks that arrived in parts: forward them once more, whole, with a graph."""
+    pending = cache.pending
+    assert pending is not None and cache.rows is not None
+    index = torch.tensor(rows, device=pending.ids.device)
+    targets = pending.learned[index, 1:]
+    if bool(targets.any()):
+        ids = pending.ids[index]
+        view = cache.view_before_pending(rows)
+        if not cache.fast.sites:
+            cache.fast = _fresh(decoder, cache.rows, outer)
+        everyone = len(rows) == cache.rows
+        fast = _differentiable(decoder, cache.fast if everyone else cache.fast.select(index), len(rows), outer)
+        inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
+        output = _forward(decoder, view, fast, inputs, outer)
+        with torch.enable_grad():
+            losses = next_token_losses(output.logits, ids)
+            new, by_row = _learn(decoder, fast, losses, targets, [True] * len(rows), outer)
+        cache.fast = new if everyone else cache.fast.replace_rows(index, new)
+        cache.log_losses(dict(zip(rows, by_row)))
+    for row in rows:
+        pending.lengths[row] = 0

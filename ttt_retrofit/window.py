@@ -1,0 +1,161 @@
+"""Sliding window and attention sinks for any family, without touching its modelling code.
+
+The window lives in a mask function and an attention function registered with transformers under `ttt_sdpa` and
+`ttt_eager`. A family builds its own causal or sliding pattern; the mask function evaluates that pattern on *ranks* (a
+token's number among its row's real tokens, padding -1) and narrows it to window and sinks. Counting real tokens instead
+of columns is what makes padding, eviction and ragged batches invisible to the result.
+B batch rows, Q queries, K keys.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+from .attention import needs_second_order
+from .errors import UnsupportedModelError
+
+PREFIX = "ttt_"
+SUPPORTED = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What the tokens of one forward may look at, for one group of layers that keep the same tokens."""
+
+    query_ranks: Tensor  # (B, Q)
+    key_ranks: Tensor  # (B, K), padding -1
+    window: int | None
+    sinks: int
+    padded: bool  # whether any rank may be -1, known without reading the tensors
+
+
+# The function that transformers calls to build a mask is handed sizes, never the cache. The cache is reached through
+# this variable instead, which is local to the thread, so that several conversations may run on one model.
+_ATTENDED: ContextVar[Callable[[], Attended] | None] = ContextVar("ttt_attended", default=None)
+
+
+@contextmanager
+def attending(attended: Callable[[], Attended]) -> Iterator[None]:
+    """Masks built inside follow the ranks that `attended` returns."""
+    token = _ATTENDED.set(attended)
+    try:
+        yield
+    finally:
+        _ATTENDED.reset(token)
+
+
+def visible(pattern: Callable, attended: Attended) -> Tensor:
+    """Which key each query sees. pattern: transformers' (batch, head, query, key) -> bool. Returns (B, 1, Q, K) bool."""
+    query, key = attended.query_ranks[:, None, :, None], attended.key_ranks[:, None, None, :]
+    rows = torch.arange(query.shape[0], device=query.device)[:, None, None, None]
+    seen = pattern(rows, rows.new_zeros(1, 1, 1, 1), query, key)
+    if attended.window is not None:
+        # Sinks are seen even where a family's own window, wider than ours, has left them behind.
+        seen = (seen & (query - key < attended.window)) | ((key < attended.sinks) & (key <= query))
+    if attended.padded:
+        # Padding is never seen. It sees everything itself: what it computes is thrown away, but must not be NaN.
+        seen = (seen & (key >= 0)) | (query < 0)
+    return seen
+
+
+def _unmasked(attended: Attended, q_length: int, kv_length: int, local_size: int | None) -> bool:
+    """Whether the pattern is plain causal attention, for which fused kernels need no mask."""
+    reach = min(size for size in (attended.window, local_size, kv_length) if size is not None)
+    return not attended.padded and kv_length <= reach and q_length in (1, kv_length)
+
+
+def ttt_sdpa_mask(q_length: int, kv_length: int, mask_function: Callable, local_size: int | None = None,
+                  allow_is_causal_skip: bool = True, **kwargs: Any) -> Tensor | None:
+    """The mask for `ttt_sdpa`: (B, 1, Q, K) bool, or None for plain causal attention."""
+    current = _ATTENDED.get()
+    if current is None:  # the backbone called on its own, without the converted model around it
+        return sdpa_mask(q_length=q_length, kv_length=kv_length, mask_function=mask_function, local_size=local_size,
+                         allow_is_causal_skip=allow_is_causal_skip, **kwargs)
+    attended = current()
+    if allow_is_causal_skip and _unmasked(attended, q_length, kv_length, local_size):
+        return None
+    return visible(mask_function, attended)
+
+
+def ttt_eager_mask(dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
+    """The mask for `ttt_eager`: (B, 1, Q, K), 0 where a key is seen, the dtype's minimum elsewhere."""
+    current = _ATTENDED.get()
+    if current is None:
+        return eager_mask(dtype=dtype, **kwargs)
+    seen = visible(kwargs["mask_function"], current())
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
+
+
+def ttt_sdpa_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    """transformers' scaled-dot-product attention, in the form that can be differentiated twice when that is asked for."""
+    if needs_second_order():
+        with sdpa_kernel(SDPBackend.MATH):
+            return sdpa_attention_forward(module, *args, **kwargs)
+    return sdpa_attention_forward(module, *args, **kwargs)
+
+
+def ttt_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """The eager attention of the family that `module` belongs to: soft caps and sinks of its own differ."""
+    for cls in type(module).__mro__:
+        family = sys.modules.get(cls.__module__)
+        if family is not None and "eager_attention_forward" in vars(family):
+            return family.eager_attention_forward(module, *args, **kwargs)
+    raise UnsupportedModelError(
+        f"{type(module).__name__} has no eager_attention_forward in its module {type(module).__module__}. "
+        "Load the model with attn_implementation='sdpa'."
+    )
+
+
+AttentionMaskInterface.register(f"{PREFIX}sdpa", ttt_sdpa_mask)
+AttentionMaskInterface.register(f"{PREFIX}eager", ttt_eager_mask)
+AttentionInterface.register(f"{PREFIX}sdpa", ttt_sdpa_attention)
+AttentionInterface.register(f"{PREFIX}eager", ttt_eager_attention)
+
+
+def windowed_name(model: PreTrainedModel, base: str) -> str:
+    """The registered name that stands for `base`, or an error that says which names work."""
+    if not type(model)._supports_attention_backend:
+        raise UnsupportedModelError(
+            f"{type(model).__name__} does not use transformers' attention interface, through which window, sinks and "
+            "padding are applied. Models whose class sets `_supports_attention_backend` can be converted."
+        )
+    name = base.removeprefix(PREFIX)
+    if name not in SUPPORTED:
+        raise UnsupportedModelError(
+            f"attn_implementation={base!r} cannot carry a per-row window with sinks. "
+            f"Load the model with attn_implementation set to one of {list(SUPPORTED)}."
+        )
+    return PREFIX + name
+
+
+def set_windowed_attention(model: PreTrainedModel) -> None:
+    """Route the attention of a model and its submodels through the window."""
+    for config in _attention_configs(model):
+        config._attn_implementation_internal = windowed_name(model, config._attn_implementation or "eager")
+
+
+def restore_attention(model: PreTrainedModel) -> None:
+    """The inverse of `set_windowed_attention`."""
+    for config in _attention_configs(model):
+        config._attn_implementation_internal = (config._attn_implementation or "eager").removeprefix(PREFIX)
+
+
+def _attention_configs(model: PreTrainedModel) -> list[Any]:
+    text = model.config.get_text_config(decoder=True)
+    return [model.config] if text is model.config else [model.config, text]
+
+
+assert f"{PREFIX}sdpa" in ALL_MASK_ATTENTION_FUNCTIONS
