@@ -14,6 +14,7 @@ ORDER = [
     "hub",
     "reading",
     "cache",
+    "kv",
     "layer",
     "inner_loop",
     "inner_optimizers",

@@ -123,8 +123,14 @@ class TTTForCausalLM:
         """Nothing to do: `save_pretrained` writes the shim and the `auto_map`."""
 
 
-def _from_pretrained(cls: type[PreTrainedModel], path: str | os.PathLike, *args: Any, output_loading_info: bool = False,
-                     convert: bool = False, **kwargs: Any) -> Any:
+def _from_pretrained(
+    cls: type[PreTrainedModel],
+    path: str | os.PathLike,
+    *args: Any,
+    output_loading_info: bool = False,
+    convert: bool = False,
+    **kwargs: Any,
+) -> Any:
     """As `PreTrainedModel.from_pretrained`. A converted checkpoint must hold every `ttt` tensor; a base has none yet."""
     try:
         model, info = super(TTTMixin, cls).from_pretrained(path, *args, output_loading_info=True, **kwargs)
@@ -214,8 +220,9 @@ class AutoModelForCausalLM:
         raise OSError("Use AutoModelForCausalLM.from_pretrained(name_or_directory, ttt_config=...).")
 
     @classmethod
-    def from_pretrained(cls, path: str | os.PathLike, *args: Any, ttt_config: TTTConfig | None = None,
-                        **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, path: str | os.PathLike, *args: Any, ttt_config: TTTConfig | None = None, **kwargs: Any
+    ) -> Any:
         """As transformers' `from_pretrained`, with `ttt_config` for a base.
 
         Raises
@@ -223,9 +230,19 @@ class AutoModelForCausalLM:
         ConfigError
             When `ttt_config` differs from the one a converted checkpoint was saved with.
         """
-        shared = {name: kwargs[name] for name in
-                  ("revision", "token", "cache_dir", "local_files_only", "subfolder", "trust_remote_code", "gguf_file")
-                  if name in kwargs}
+        shared = {
+            name: kwargs[name]
+            for name in (
+                "revision",
+                "token",
+                "cache_dir",
+                "local_files_only",
+                "subfolder",
+                "trust_remote_code",
+                "gguf_file",
+            )
+            if name in kwargs
+        }
         config = kwargs.pop("config", None) or AutoConfig.from_pretrained(path, **shared)
         if isinstance(config, TTTConfigMixin):
             saved = TTTConfig.from_dict(config.ttt)
@@ -241,7 +258,9 @@ class AutoModelForCausalLM:
             # Remote code has no class to derive from before it is loaded, nor has a GGUF file a config on disk.
             return wrap(transformers.AutoModelForCausalLM.from_pretrained(path, *args, **kwargs), ttt_config)
         named = [getattr(transformers, name, None) for name in config.architectures or []]
-        base = next((c for c in named if isinstance(c, type) and issubclass(c, PreTrainedModel) and c.can_generate()), base)
+        base = next(
+            (c for c in named if isinstance(c, type) and issubclass(c, PreTrainedModel) and c.can_generate()), base
+        )
         derived = derived_model(base)
         config.__class__ = derived_config(type(config))
         config.ttt = ttt_config.to_dict()

@@ -1,11 +1,8 @@
 """`TTTCache`: all that a conversation carries: windowed keys and values, fast weights, the unfinished chunk.
 
 Its size does not grow with the context. It travels as `past_key_values`, the one channel that every part of
-transformers hands on. It knows nothing of models beyond the layout of their layers.
-B batch rows, H key-value heads, N kept tokens, D head dimension, C chunk, W window.
-
-Tokens are numbered by *rank* within their row, padding excluded; `window.py` builds masks from ranks, so what is kept,
-in which order, and beside which padding never changes a result.
+transformers hands on. It knows nothing of models beyond the layout of their layers (`kv.py`).
+B batch rows, C chunk.
 """
 
 from __future__ import annotations
@@ -21,208 +18,16 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import Cache, PreTrainedConfig
-from transformers.cache_utils import CacheLayerMixin, get_layer_types_and_kwargs
+from transformers import PreTrainedConfig
 
 from .config import TTTConfig
 from .errors import CheckpointError, InputError, UnsupportedModelError
 from .fast_weights import Weights
 from .inner_loop import SiteState
-from .window import Attended
+from .kv import RankedCache, ViewLayer, layout
 
 CACHE_FORMAT = 1
 PENDING_TENSORS = ("ids", "positions", "learned")
-ATTENTION_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
-
-
-@dataclass
-class Track:
-    """Which tokens a group of layers keeps: all its layers share one reach, hence one list of ranks."""
-
-    window: int | None  # tokens a query reaches back to, itself included; None for all
-    sinks: int
-    narrowed: bool  # whether the mask has to narrow the family's own pattern to window and sinks
-    room: int  # tokens that must fit beside the window: the unfinished chunk
-    ranks: Tensor | None = None  # (B, N)
-
-    @property
-    def length(self) -> int:
-        return 0 if self.ranks is None else self.ranks.shape[1]
-
-    @property
-    def capacity(self) -> int | None:
-        return None if self.window is None else self.sinks + self.window - 1 + self.room
-
-    def surplus(self, first_query: Tensor, uniform: bool) -> Tensor | None:
-        """Which kept tokens to go on keeping when the oldest token still to be read, or read again, is `first_query`.
-
-        Returns (M,) column indices if the rows are alike, else (B, M) with -1 where a row keeps fewer.
-        """
-        assert self.ranks is not None and self.window is not None
-        oldest = first_query[:, None] - (self.window - 1)
-        keep = (self.ranks >= 0) & ((self.ranks >= oldest) | (self.ranks < self.sinks))
-        if uniform:
-            return keep[0].nonzero()[:, 0]
-        order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
-        counts = keep.sum(1)
-        widest = int(counts.max())
-        order = order[:, :widest]
-        return order.masked_fill(torch.arange(widest, device=order.device) >= counts[:, None], -1)
-
-
-class WindowedLayer(CacheLayerMixin):
-    """Keys and values of one layer, in a buffer that is filled in place and never grows past its track's capacity.
-
-    With a graph to keep (the outer loop), tensors are concatenated instead and carry their history.
-    """
-
-    def __init__(self, track: Track, is_sliding: bool) -> None:
-        super().__init__()
-        self.track = track
-        self.is_sliding = is_sliding
-        self.length = 0
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Append (B, H, T, D) and return everything kept, (B, H, N + T, D)."""
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        if key_states.requires_grad or self._keys.requires_grad:
-            self.keys = torch.cat([self._kept(self._keys), key_states], dim=2)
-            self.values = torch.cat([self._kept(self._values), value_states], dim=2)
-            self.length = self._keys.shape[2]
-            return self._keys, self._values
-        end = self.length + key_states.shape[2]
-        if end > self._keys.shape[2]:
-            self._grow(end)
-        self._keys[:, :, self.length : end] = key_states
-        self._values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.past()
-
-    def past(self) -> tuple[Tensor, Tensor]:
-        return self._kept(self._keys), self._kept(self._values)
-
-    def keep(self, index: Tensor) -> None:
-        """Drop all columns but `index`, as `Track.surplus` gives them."""
-        if not self.is_initialized:
-            return
-        kept = index.shape[-1]
-        if index.ndim == 1:
-            keys, values = (t.index_select(2, index) for t in (self._keys, self._values))
-        else:
-            wide = index.clamp_min(0)[:, None, :, None]
-            keys, values = (
-                t.gather(2, wide.expand(-1, t.shape[1], -1, t.shape[3])) for t in (self._keys, self._values)
-            )
-        if keys.requires_grad:
-            self.keys, self.values = keys, values
-        else:
-            self._keys[:, :, :kept], self._values[:, :, :kept] = keys, values
-        self.length = kept
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the batch rows `rows`, which may repeat."""
-        if self.is_initialized:
-            self.keys, self.values = self._keys.index_select(0, rows), self._values.index_select(0, rows)
-
-    def _grow(self, needed: int) -> None:
-        size = self.track.capacity or max(2 * self._keys.shape[2], needed, 256)
-        size = max(size, needed)
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            grown = old.new_zeros(*old.shape[:2], size, old.shape[3])
-            grown[:, :, : self.length] = old[:, :, : self.length]
-            setattr(self, name, grown)
-
-    def _kept(self, tensor: Tensor) -> Tensor:
-        return tensor[:, :, : self.length]
-
-    @property
-    def _keys(self) -> Tensor:
-        assert self.keys is not None
-        return self.keys
-
-    @property
-    def _values(self) -> Tensor:
-        assert self.values is not None
-        return self.values
-
-    @property
-    def nbytes(self) -> int:
-        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
-
-    def reset(self) -> None:
-        self.keys = self.values = None
-        self.is_initialized = False
-        self.length = 0
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.length + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class ViewLayer(CacheLayerMixin):
-    """The past of one layer, read-only, and what one forward adds to it."""
-
-    def __init__(self, past: tuple[Tensor, Tensor] | None, is_sliding: bool) -> None:
-        super().__init__()
-        self.past = past
-        self.is_sliding = is_sliding
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        # Assigning, not appending: a recomputation under activation checkpointing must find the same past.
-        self.keys, self.values = key_states, value_states
-        if self.past is None:
-            return key_states, value_states
-        keys, values = self.past
-        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return (0 if self.past is None else self.past[0].shape[2]) + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.get_mask_sizes(0)[0]
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class RankedCache(Cache):
-    """A cache that can say what the tokens of the present forward attend to."""
-
-    def __init__(self, layers: list[Any], tracks: list[Track], track_of: list[int]) -> None:
-        super().__init__(layers=layers)
-        self.tracks = tracks
-        self.track_of = track_of
-        self.incoming: Tensor | None = None  # (B, T) ranks of the tokens being forwarded
-        self.padded = False
-        self._asked = 0
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        # transformers asks for the sizes right before it builds the mask of the same layers.
-        self._asked = layer_idx
-        return super().get_mask_sizes(query_length, layer_idx)
-
-    def attended(self) -> Attended:
-        """What the incoming tokens see in the layers whose mask is being built."""
-        track = self.tracks[self.track_of[self._asked]]
-        assert self.incoming is not None
-        ranks = self.incoming if track.ranks is None else torch.cat([track.ranks, self.incoming], dim=1)
-        window = track.window if track.narrowed else None
-        return Attended(self.incoming, ranks, window, track.sinks, self.padded)
 
 
 @dataclass
@@ -325,7 +130,7 @@ class TTTCache(RankedCache):
     is_croppable = False  # an update cannot be taken back
 
     def __init__(self, config: PreTrainedConfig, ttt: TTTConfig, base: str) -> None:
-        layers, tracks, track_of = _layout(config.get_text_config(decoder=True), ttt)
+        layers, tracks, track_of = layout(config.get_text_config(decoder=True), ttt)
         super().__init__(layers, tracks, track_of)
         self.ttt = ttt
         self.base = base  # fingerprint of the model it belongs to
@@ -353,7 +158,9 @@ class TTTCache(RankedCache):
     def nbytes(self) -> int:
         tracked = sum(track.ranks.nbytes for track in self.tracks if track.ranks is not None)
         fast = self.fast.nbytes
-        return sum(layer.nbytes for layer in self.layers) + tracked + fast + (self.pending.nbytes if self.pending else 0)
+        return (
+            sum(layer.nbytes for layer in self.layers) + tracked + fast + (self.pending.nbytes if self.pending else 0)
+        )
 
     @property
     def rows(self) -> int | None:
@@ -569,30 +376,3 @@ class TTTCache(RankedCache):
                 *(tensor.index_select(0, rows) for tensor in (old.ids, old.positions, old.learned)),
                 lengths=[old.lengths[row] for row in listed],
             )
-
-
-def _layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer], list[Track], list[int]]:
-    """One layer per decoder layer, grouped into tracks by how far they reach."""
-    types, arguments = get_layer_types_and_kwargs(config)
-    unknown = sorted(set(types) - set(ATTENTION_TYPES))
-    if unknown:
-        raise UnsupportedModelError(
-            f"Layers of type {unknown} keep a state that cannot be rolled back to the start of a chunk. "
-            f"Only {list(ATTENTION_TYPES)} layers can be read with test-time training so far."
-        )
-    tracks: list[Track] = []
-    layers, track_of = [], []
-    for kind, kwargs in zip(types, arguments):
-        own = kwargs.get("sliding_window")
-        # A family's own window is already in its pattern, trained without sinks; ours matters only where it is smaller.
-        if own is not None and (ttt.sliding_window is None or own <= ttt.sliding_window):
-            track = Track(own, 0, narrowed=False, room=ttt.chunk_size)
-        else:
-            sinks = ttt.sink_tokens if ttt.sliding_window is not None else 0
-            track = Track(ttt.sliding_window, sinks, narrowed=ttt.sliding_window is not None, room=ttt.chunk_size)
-        if track not in tracks:
-            tracks.append(track)
-        index = tracks.index(track)
-        track_of.append(index)
-        layers.append(WindowedLayer(tracks[index], is_sliding=kind != "full_attention"))
-    return layers, tracks, track_of

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, get_args, Literal
+from typing import Any, Literal, get_args
 
 from .errors import ConfigError
 
 FastWeightsName = Literal["delta", "lora", "prime"]
 OptimizerName = Literal["sgd", "adam", "muon"]
 LearnFrom = Literal["all", "prompt", "none"]
-LayerSelection = Literal["all", "first_quarter", "second_quarter", "third_quarter", "last_quarter"] | float | tuple[int, ...]
+LayerSelection = (
+    Literal["all", "first_quarter", "second_quarter", "third_quarter", "last_quarter"] | float | tuple[int, ...]
+)
 
 ROLES = ("gate", "up", "down")
 QUARTERS = ("first_quarter", "second_quarter", "third_quarter", "last_quarter")
@@ -49,7 +51,8 @@ class TTTConfig:
     inner_optimizer: OptimizerName = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
     inner_lr: float = field(default=3e-4, metadata={"help": "step size of the inner optimizer"})
     max_relative_update: float = field(
-        default=0.1, metadata={"help": "trust region: largest norm of the change of a matrix over the norm of that matrix"}
+        default=0.1,
+        metadata={"help": "trust region: largest norm of the change of a matrix over the norm of that matrix"},
     )
     learn_from: LearnFrom = field(
         default="all", metadata={"help": "tokens the inner loop learns from: 'all' | 'prompt' (not generated) | 'none'"}
@@ -133,7 +136,9 @@ class TTTConfig:
         if window is None:
             return
         if not isinstance(window, int) or isinstance(window, bool) or window < 1:
-            raise ConfigError(f"sliding_window={window!r}: expected a positive integer, or None for the base's attention.")
+            raise ConfigError(
+                f"sliding_window={window!r}: expected a positive integer, or None for the base's attention."
+            )
         if window <= self.sink_tokens:
             raise ConfigError(
                 f"sliding_window={window} is not larger than sink_tokens={self.sink_tokens}. "

@@ -229,7 +229,9 @@ def _is_routed_expert(name: str) -> bool:
 def _expert_modules(module: nn.Module, path: str) -> list[str]:
     names = (f"{path}.{name}" if name else path for name, _ in module.named_modules())
     return [
-        name for name in names if "expert" in name.rsplit(".", 1)[-1].lower() and "shared" not in name.rsplit(".", 1)[-1]
+        name
+        for name in names
+        if "expert" in name.rsplit(".", 1)[-1].lower() and "shared" not in name.rsplit(".", 1)[-1]
     ]
 
 

@@ -139,7 +139,9 @@ class Prime:
 
     def start(self, site: Site, generator: torch.Generator) -> Weights:
         shapes = self.shapes(site)
-        gate, up = (torch.randn(shapes[name], generator=generator) / math.sqrt(site.in_features) for name in ("gate", "up"))
+        gate, up = (
+            torch.randn(shapes[name], generator=generator) / math.sqrt(site.in_features) for name in ("gate", "up")
+        )
         return {"gate": gate, "up": up, "down": torch.zeros(shapes["down"])}
 
     def __call__(self, x: Tensor, weights: Weights) -> Tensor:

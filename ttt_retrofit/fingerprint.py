@@ -11,8 +11,19 @@ from transformers import PreTrainedModel
 SAMPLED_TENSORS = 8
 SAMPLED_VALUES = 64
 # What changes from save to save, or does not change what the model computes.
-INCIDENTAL = {"_name_or_path", "architectures", "auto_map", "base_model_type", "dtype", "model_type", "torch_dtype",
-              "transformers_version", "ttt", "use_cache", "quantization_config"}
+INCIDENTAL = {
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "base_model_type",
+    "dtype",
+    "model_type",
+    "torch_dtype",
+    "transformers_version",
+    "ttt",
+    "use_cache",
+    "quantization_config",
+}
 
 
 def fingerprint(model: PreTrainedModel) -> str:

@@ -27,8 +27,9 @@ class SavingMixin:
     ttt: TTTConfig
     config: Any
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, losses: dict[str, float] | None = None,
-                        **kwargs: Any) -> None:
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, losses: dict[str, float] | None = None, **kwargs: Any
+    ) -> None:
         """As `PreTrainedModel.save_pretrained`, with a model card and what loading by `trust_remote_code` needs.
 
         Parameters

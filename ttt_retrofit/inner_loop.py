@@ -58,8 +58,9 @@ class SiteConstants:
     lr: Tensor  # scalar: inner_lr times what the outer loop learned
 
 
-def fresh_state(shapes: dict[str, tuple[int, int]], constants: SiteConstants, config: TTTConfig, rows: int,
-                like: Tensor) -> SiteState:
+def fresh_state(
+    shapes: dict[str, tuple[int, int]], constants: SiteConstants, config: TTTConfig, rows: int, like: Tensor
+) -> SiteState:
     """The state before the first update, for `rows` rows, with the dtype and device of `like`."""
     weights, optimizer = {}, {}
     for name, shape in shapes.items():
@@ -69,8 +70,9 @@ def fresh_state(shapes: dict[str, tuple[int, int]], constants: SiteConstants, co
     return SiteState(weights, optimizer)
 
 
-def update(kind: FastWeights, state: SiteState, gradients: Weights, constants: SiteConstants, config: TTTConfig,
-           step: Tensor) -> SiteState:
+def update(
+    kind: FastWeights, state: SiteState, gradients: Weights, constants: SiteConstants, config: TTTConfig, step: Tensor
+) -> SiteState:
     """One inner step of one site: optimizer, then the trust region ‖ΔW‖ <= max_relative_update · ‖W‖.
 
     Parameters

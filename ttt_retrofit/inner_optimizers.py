@@ -6,7 +6,7 @@ A direction has the size of a step at learning rate 1 and is subtracted. All are
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import torch
 from torch import Tensor

@@ -73,7 +73,9 @@ class TTTMixin(hub.SavingMixin):
         """
         fixed = {"fast_weights", "rank", "layers", "target_modules"} & set(changes)
         if fixed:
-            raise ConfigError(f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them.")
+            raise ConfigError(
+                f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them."
+            )
         self.ttt = replace(self.ttt, **changes)
         self.config.ttt = self.ttt.to_dict()
         return self.ttt
@@ -112,10 +114,19 @@ class TTTMixin(hub.SavingMixin):
 
     # ------------------------------------------------------------------ reading
 
-    def ttt_forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
-                    position_ids: Tensor | None = None, past_key_values: TTTCache | None = None,
-                    labels: Tensor | None = None, use_cache: bool | None = None, logits_to_keep: int | Tensor = 0,
-                    learn_from: LearnFrom | None = None, return_dict: bool | None = None, **kwargs: Any) -> Any:
+    def ttt_forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: TTTCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        learn_from: LearnFrom | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
 
         Raises
@@ -137,19 +148,30 @@ class TTTMixin(hub.SavingMixin):
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
         keep = logits_to_keep if isinstance(logits_to_keep, int) and tokens.order is None else 0
         collected = _Collector(tokens, ids.shape[1], logits_to_keep)
-        for segment in reading.read(self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, **kwargs):
+        for segment in reading.read(
+            self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, **kwargs
+        ):
             collected.add(segment)
         cache.columns += ids.shape[1]
         output = collected.output(cache.detach_() if use_cache is not False else None)
         if labels is not None:
             vocabulary = self.vocabulary_size
-            output["loss"] = self.loss_function(logits=output.logits, labels=labels, vocab_size=vocabulary, **loss_kwargs)
+            output["loss"] = self.loss_function(
+                logits=output.logits, labels=labels, vocab_size=vocabulary, **loss_kwargs
+            )
             output = type(output)(**{"loss": output["loss"], **output})
         return output if return_dict is not False else output.to_tuple()
 
-    def read(self, text_or_ids: str | list[int] | Tensor, *, tokenizer: PreTrainedTokenizerBase | None = None,
-             attention_mask: Tensor | None = None, past_key_values: TTTCache | None = None,
-             learn_from: LearnFrom | None = None, progress: bool = False) -> TTTCache:
+    def read(
+        self,
+        text_or_ids: str | list[int] | Tensor,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: TTTCache | None = None,
+        learn_from: LearnFrom | None = None,
+        progress: bool = False,
+    ) -> TTTCache:
         """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
 
         Parameters
@@ -182,8 +204,14 @@ class TTTMixin(hub.SavingMixin):
             for start in range(0, ids.shape[1], step):
                 part = ids[:, start : start + step]
                 mask = None if attention_mask is None else attention_mask[:, -ids.shape[1] :][:, start : start + step]
-                outputs = self(input_ids=part, attention_mask=mask, past_key_values=cache, learn_from=learn_from,
-                               use_cache=True, logits_to_keep=1)
+                outputs = self(
+                    input_ids=part,
+                    attention_mask=mask,
+                    past_key_values=cache,
+                    learn_from=learn_from,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
                 cache = outputs.past_key_values
                 bar.update(part.shape[1])
         assert cache is not None
@@ -223,13 +251,23 @@ class TTTMixin(hub.SavingMixin):
                 "Pass what read(), generate() or forward() returned, or None."
             )
         ours, theirs = self.ttt, cache.ttt
-        layout = ("fast_weights", "rank", "layers", "target_modules", "chunk_size", "sliding_window", "sink_tokens",
-                  "inner_optimizer")
+        layout = (
+            "fast_weights",
+            "rank",
+            "layers",
+            "target_modules",
+            "chunk_size",
+            "sliding_window",
+            "sink_tokens",
+            "inner_optimizer",
+        )
         differing = [name for name in layout if getattr(ours, name) != getattr(theirs, name)]
         if differing:
             raise InputError(
                 "The cache was made with another configuration: "
-                + ", ".join(f"{name}={getattr(theirs, name)!r} there, {getattr(ours, name)!r} here" for name in differing)
+                + ", ".join(
+                    f"{name}={getattr(theirs, name)!r} there, {getattr(ours, name)!r} here" for name in differing
+                )
                 + ". Read the context again with this model."
             )
         return cache
@@ -242,7 +280,9 @@ class TTTMixin(hub.SavingMixin):
             inputs["learn_from"] = "none"
         return inputs
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> None:
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
+    ) -> None:
         implementation = generation_config.cache_implementation
         if implementation not in (None, "dynamic"):
             raise UnsupportedModelError(
@@ -377,7 +417,9 @@ def _checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
 
 def _check_forward(base: type[PreTrainedModel]) -> None:
     parameters = inspect.signature(base.forward).parameters
-    missing = [name for name in ("input_ids", "position_ids", "past_key_values", "logits_to_keep") if name not in parameters]
+    missing = [
+        name for name in ("input_ids", "position_ids", "past_key_values", "logits_to_keep") if name not in parameters
+    ]
     if missing:
         raise UnsupportedModelError(
             f"{base.__name__}.forward has no {missing}; reading in chunks needs it. Its parameters are {list(parameters)}."

@@ -21,7 +21,6 @@ from transformers.utils import logging
 from .attention import twice_differentiable
 from .cache import FastState, Pending, RankedCache, TTTCache
 from .config import TTTConfig
-from .errors import InputError
 from .fast_weights import FastWeights, Weights
 from .inner_loop import SiteState, chunk_loss, fresh_state, next_token_losses, sound_rows, update
 from .layer import FastTerms, TTTSite, applying
@@ -88,8 +87,16 @@ def align(ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tokens:
     return Tokens(ids.gather(1, order), moved, counts, order)
 
 
-def read(decoder: Decoder, cache: TTTCache, tokens: Tokens, *, learn: bool, outer: Outer = Outer(),
-         logits_to_keep: int = 0, **kwargs: Any) -> Iterator[Segment]:
+def read(
+    decoder: Decoder,
+    cache: TTTCache,
+    tokens: Tokens,
+    *,
+    learn: bool,
+    outer: Outer = Outer(),
+    logits_to_keep: int = 0,
+    **kwargs: Any,
+) -> Iterator[Segment]:
     """Read `tokens` on top of `cache`, one segment at a time, updating fast weights whenever a chunk is full.
 
     Parameters
@@ -107,8 +114,17 @@ def read(decoder: Decoder, cache: TTTCache, tokens: Tokens, *, learn: bool, oute
         starts = [start + take for start, take in zip(starts, taken)]
 
 
-def _read_segment(decoder: Decoder, cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], learn: bool,
-                  outer: Outer, logits_to_keep: int, kwargs: dict[str, Any]) -> Segment:
+def _read_segment(
+    decoder: Decoder,
+    cache: TTTCache,
+    tokens: Tokens,
+    starts: list[int],
+    taken: list[int],
+    learn: bool,
+    outer: Outer,
+    logits_to_keep: int,
+    kwargs: dict[str, Any],
+) -> Segment:
     size, width = decoder.ttt.chunk_size, max(taken)
     ids, positions, ranks = _cut(cache, tokens, starts, taken, width)
     waiting = list(cache.pending.lengths) if cache.pending else [0] * len(taken)
@@ -145,7 +161,9 @@ def _read_segment(decoder: Decoder, cache: TTTCache, tokens: Tokens, starts: lis
     return Segment(output, starts, taken, None if losses is None or not all(at_once) else losses.detach())
 
 
-def _cut(cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _cut(
+    cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], width: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """This segment's ids, positions and ranks, (B, width) each; padding has rank -1."""
     assert cache.ranks_seen is not None
     device = tokens.ids.device
@@ -217,8 +235,9 @@ def _present(decoder: Decoder, cache: TTTCache, ids: Tensor) -> dict[str, Weight
     return starts
 
 
-def _learn(decoder: Decoder, fast: FastState, losses: Tensor, targets: Tensor, fires: list[bool],
-           outer: Outer) -> tuple[FastState, list[float]]:
+def _learn(
+    decoder: Decoder, fast: FastState, losses: Tensor, targets: Tensor, fires: list[bool], outer: Outer
+) -> tuple[FastState, list[float]]:
     """One inner step of every row that fires, from losses computed with the weights in `fast`.
 
     losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
@@ -227,7 +246,9 @@ def _learn(decoder: Decoder, fast: FastState, losses: Tensor, targets: Tensor, f
     by_row = chunk_loss(losses, targets)
     leaves = [weight for state in fast.sites.values() for weight in state.weights.values()]
     gradients = torch.autograd.grad(
-        torch.where(firing, by_row, 0).sum(), leaves, create_graph=outer.record and outer.order == 2,
+        torch.where(firing, by_row, 0).sum(),
+        leaves,
+        create_graph=outer.record and outer.order == 2,
         retain_graph=outer.record,
     )
     with torch.set_grad_enabled(outer.record):
@@ -267,8 +288,9 @@ def _choose(rows: Tensor, new: SiteState, old: SiteState) -> SiteState:
     return SiteState(weights, optimizer)
 
 
-def _wait(cache: TTTCache, size: int, ids: Tensor, positions: Tensor, taken: list[int], waiting: list[int],
-          learn: bool) -> None:
+def _wait(
+    cache: TTTCache, size: int, ids: Tensor, positions: Tensor, taken: list[int], waiting: list[int], learn: bool
+) -> None:
     """Put aside the tokens of every chunk that is unfinished, or was finished in more than one part.
 
     A row that has nothing waiting and is not learning puts nothing aside: its next chunk starts where learning does.

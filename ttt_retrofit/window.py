@@ -77,13 +77,25 @@ def _unmasked(attended: Attended, q_length: int, kv_length: int, local_size: int
     return not attended.padded and kv_length <= reach and q_length in (1, kv_length)
 
 
-def ttt_sdpa_mask(q_length: int, kv_length: int, mask_function: Callable, local_size: int | None = None,
-                  allow_is_causal_skip: bool = True, **kwargs: Any) -> Tensor | None:
+def ttt_sdpa_mask(
+    q_length: int,
+    kv_length: int,
+    mask_function: Callable,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Tensor | None:
     """The mask for `ttt_sdpa`: (B, 1, Q, K) bool, or None for plain causal attention."""
     current = _ATTENDED.get()
     if current is None:  # the backbone called on its own, without the converted model around it
-        return sdpa_mask(q_length=q_length, kv_length=kv_length, mask_function=mask_function, local_size=local_size,
-                         allow_is_causal_skip=allow_is_causal_skip, **kwargs)
+        return sdpa_mask(
+            q_length=q_length,
+            kv_length=kv_length,
+            mask_function=mask_function,
+            local_size=local_size,
+            allow_is_causal_skip=allow_is_causal_skip,
+            **kwargs,
+        )
     attended = current()
     if allow_is_causal_skip and _unmasked(attended, q_length, kv_length, local_size):
         return None
