@@ -32,8 +32,8 @@ class FastWeights(Protocol):
         """The learned starts, (rows, columns) each, float32."""
         ...
 
-    def __call__(self, x: Tensor, weights: Weights) -> Tensor:
-        """The term added to the site's output. x: (B, T, I) -> (B, T, O)."""
+    def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
+        """The site's output `onto`, (B, T, O), plus the fast term of its input x, (B, T, I)."""
         ...
 
     def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
@@ -60,6 +60,13 @@ def batch_linear(x: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(x, weight.mT)
 
 
+def add_batch_linear(onto: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """onto + x weightᵀ in one pass over `onto`. onto: (B, T, O)."""
+    if weight.shape[0] == 1:
+        return torch.addmm(onto.flatten(0, 1), x.flatten(0, 1), weight[0].mT).view(onto.shape)
+    return torch.baddbmm(onto, x, weight.mT)
+
+
 def _interpolate(weights: Weights, start: Weights, factor: Tensor) -> Weights:
     """start + factor * (weights - start), factor: (B,) in [0, 1]; a name without a start begins at zero."""
     moved = {}
@@ -80,8 +87,8 @@ class Delta:
     def start(self, site: Site, generator: torch.Generator) -> Weights:
         return {}
 
-    def __call__(self, x: Tensor, weights: Weights) -> Tensor:
-        return batch_linear(x, weights["delta"])
+    def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
+        return add_batch_linear(onto, x, weights["delta"])
 
     def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
         return frobenius(weights["delta"]) / scale["base"]
@@ -107,8 +114,8 @@ class LoRA:
         a = torch.randn(shapes["a"], generator=generator) / math.sqrt(site.in_features)
         return {"a": a, "b": torch.zeros(shapes["b"])}
 
-    def __call__(self, x: Tensor, weights: Weights) -> Tensor:
-        return batch_linear(batch_linear(x, weights["a"]), weights["b"])
+    def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
+        return add_batch_linear(onto, batch_linear(x, weights["a"]), weights["b"])
 
     def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
         return frobenius(weights["b"] @ weights["a"] - start["b"] @ start["a"]) / scale["base"]
@@ -144,9 +151,9 @@ class Prime:
         )
         return {"gate": gate, "up": up, "down": torch.zeros(shapes["down"])}
 
-    def __call__(self, x: Tensor, weights: Weights) -> Tensor:
+    def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         hidden = F.silu(batch_linear(x, weights["gate"])) * batch_linear(x, weights["up"])
-        return batch_linear(hidden, weights["down"])
+        return add_batch_linear(onto, hidden, weights["down"])
 
     def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
         return torch.stack([frobenius(w - start[n]) / scale[n] for n, w in weights.items()]).amax(0)

@@ -15,7 +15,9 @@ from torch import Tensor
 
 from .config import TTTConfig
 from .fast_weights import FastWeights, Weights
-from .inner_optimizers import OPTIMIZERS, State, state_names
+from .inner_optimizers import IN_PLACE, OPTIMIZERS, State, state_names
+
+IGNORED = -100  # cross_entropy's mark for a position without a target
 
 
 def next_token_losses(logits: Tensor, ids: Tensor) -> Tensor:
@@ -30,9 +32,12 @@ def next_token_losses(logits: Tensor, ids: Tensor) -> Tensor:
     -------
     (B, C - 1) float32 (float64 for float64 logits): entry t is -log p(ids[t + 1] | ids[..t]).
     """
-    wide = logits[:, :-1] if logits.dtype == torch.float64 else logits[:, :-1].float()
-    losses = F.cross_entropy(wide.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-    return losses.view(ids.shape[0], -1)
+    # The last position has no target yet. Ignoring it, rather than slicing it off, spares the backward pass a copy of
+    # the largest tensor there is.
+    targets = F.pad(ids[:, 1:], (0, 1), value=IGNORED)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    losses = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED)
+    return losses.view(ids.shape)[:, :-1]
 
 
 def chunk_loss(losses: Tensor, targets: Tensor) -> Tensor:
@@ -65,7 +70,8 @@ def fresh_state(
     weights, optimizer = {}, {}
     for name, shape in shapes.items():
         zero = like.new_zeros(rows, *shape)
-        weights[name] = constants.start[name].expand(rows, *shape) if name in constants.start else zero
+        # A clone, because updates in place must not reach the stored start.
+        weights[name] = constants.start[name].expand(rows, *shape).clone() if name in constants.start else zero
         optimizer[name] = {slot: torch.zeros_like(zero) for slot in state_names(config.inner_optimizer)}
     return SiteState(weights, optimizer)
 
@@ -86,6 +92,21 @@ def update(
         direction, optimizer[name] = optimize(gradient, state.optimizer[name], step)
         weights[name] = state.weights[name] - constants.lr * direction
     return SiteState(kind.shrink(weights, constants.start, constants.scale, config.max_relative_update), optimizer)
+
+
+def update_(
+    kind: FastWeights, state: SiteState, gradients: Weights, constants: SiteConstants, config: TTTConfig, step: int
+) -> None:
+    """`update` in place, for use: every row is at the same `step`, and no graph is kept.
+
+    Over large matrices the inner step is bound by memory traffic; this form passes over each tensor a few times less.
+    """
+    lr = float(constants.lr)
+    for name, gradient in gradients.items():
+        IN_PLACE[config.inner_optimizer](state.weights[name], gradient, state.optimizer[name], step, lr)
+    displacement = kind.displacement(state.weights, constants.start, constants.scale)
+    if bool((displacement > config.max_relative_update).any()):
+        state.weights = kind.shrink(state.weights, constants.start, constants.scale, config.max_relative_update)
 
 
 def sound_rows(losses: Tensor, gradients: list[Tensor], vocabulary: int) -> Tensor:

@@ -1,7 +1,8 @@
 """sgd, adam and muon as pure functions: (gradient, state, step) -> (direction, state).
 
-A direction has the size of a step at learning rate 1 and is subtracted. All are differentiable, batch-first
-(B rows, each its own optimizer), and treat every fast weight as a matrix (B, O, I).
+Each exists twice: the pure form, which is the definition and what the outer loop differentiates, and a form that
+updates weights and state in place, for use. A direction has the size of a step at learning rate 1 and is subtracted.
+All are batch-first (B rows, each its own optimizer) and treat every fast weight as a matrix (B, O, I).
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.optim.adam import adam as torch_adam
 
 from .config import OptimizerName
 
 State = dict[str, Tensor]
 Optimizer = Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
+InPlace = Callable[[Tensor, Tensor, State, int, float], None]
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
@@ -65,3 +68,26 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 OPTIMIZERS: dict[OptimizerName, Optimizer] = {"sgd": sgd, "adam": adam, "muon": muon}
+
+
+def sgd_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float) -> None:
+    weight.sub_(gradient, alpha=lr)
+
+
+def adam_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float) -> None:
+    """PyTorch's fused Adam: one pass over weight, gradient and both moments, which it takes to be contiguous."""
+    beta1, beta2 = ADAM_BETAS
+    before = torch.full((), step - 1.0, device=weight.device)
+    torch_adam(
+        [weight], [gradient.contiguous()], [state["m"]], [state["v"]], [], [before],
+        fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=0.0, eps=ADAM_EPS, maximize=False,
+    )  # fmt: skip
+
+
+def muon_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float) -> None:
+    direction, new = muon(gradient, state, torch.full((1,), step))
+    state["m"].copy_(new["m"])
+    weight.sub_(direction, alpha=lr)
+
+
+IN_PLACE: dict[OptimizerName, InPlace] = {"sgd": sgd_, "adam": adam_, "muon": muon_}

@@ -91,13 +91,17 @@ class TTTSite(nn.Module):
         if terms.record:
             torch.set_grad_enabled(True)
         hidden = output[0] if isinstance(output, tuple) else output
-        x = args[0].reshape(terms.rows, -1, args[0].shape[-1])  # experts see (B * T, I)
-        term = self.kind(x, {name: weight.to(x.dtype) for name, weight in weights.items()})
-        term = term.reshape(*hidden.shape[:-1], term.shape[-1])
-        if self.site.fused:
-            rest = hidden.shape[-1] - term.shape[-1] - self.site.offset
-            term = nn.functional.pad(term, (self.site.offset, rest))
-        hidden = hidden + term
+        site, first = self.site, self.site.offset
+        x = args[0].reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
+        onto = hidden.reshape(terms.rows, -1, hidden.shape[-1])
+        cast = {name: weight.to(x.dtype) for name, weight in weights.items()}
+        if site.fused:
+            last = first + site.out_features
+            changed = self.kind(onto[..., first:last], x, cast)
+            onto = torch.cat([onto[..., :first], changed, onto[..., last:]], dim=-1)
+        else:
+            onto = self.kind(onto, x, cast)
+        hidden = onto.view(hidden.shape)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 

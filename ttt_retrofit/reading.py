@@ -22,7 +22,7 @@ from .attention import twice_differentiable
 from .cache import FastState, Pending, RankedCache, TTTCache
 from .config import TTTConfig
 from .fast_weights import FastWeights, Weights
-from .inner_loop import SiteState, chunk_loss, fresh_state, next_token_losses, sound_rows, update
+from .inner_loop import SiteState, chunk_loss, fresh_state, next_token_losses, sound_rows, update, update_
 from .layer import FastTerms, TTTSite, applying
 from .window import attending
 
@@ -268,12 +268,18 @@ def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Ten
         )
     step = fast.steps + 1
     remaining = iter(gradients)
+    taken = fast.steps.tolist()
+    in_place = everyone and len(set(taken)) == 1 and not torch.is_grad_enabled()
     sites = {}
     for site in decoder.sites:
-        old = fast.sites[site.site.name]
-        by_name = {name: next(remaining) for name in old.weights}
-        new = update(decoder.kind, old, by_name, site.constants(decoder.ttt.inner_lr), decoder.ttt, step)
-        sites[site.site.name] = new if everyone else _choose(applied, new, old)
+        state, constants = fast.sites[site.site.name], site.constants(decoder.ttt.inner_lr)
+        by_name = {name: next(remaining) for name in state.weights}
+        if in_place:
+            update_(decoder.kind, state, by_name, constants, decoder.ttt, taken[0] + 1)
+        else:
+            new = update(decoder.kind, state, by_name, constants, decoder.ttt, step)
+            state = new if everyone else _choose(applied, new, state)
+        sites[site.site.name] = state
     return FastState(sites, torch.where(applied, step, fast.steps))
 
 
