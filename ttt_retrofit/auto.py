@@ -1,18 +1,16 @@
 """`wrap`, the drop-in `AutoModelForCausalLM`, and how transformers learns of converted models.
 
 On disk a converted model's `config.json` is the base's flat config plus `model_type: "ttt_retrofit"`,
-`base_model_type`, a `ttt` block and an `auto_map`. In memory its class derives from the family's class, and its
-config's `model_type` stays the family's, so that PEFT, Trainer and TRL treat it as that family.
+`base_model_type`, `base_model_name_or_path`, a `ttt` block and an `auto_map`. In memory its class derives from the
+family's class, and its config's `model_type` stays the family's, so that PEFT, Trainer and TRL treat it as that family.
 """
 
 from __future__ import annotations
 
 import os
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -21,36 +19,53 @@ from .config import TTTConfig
 from .errors import CheckpointError, ConfigError, UnsupportedModelError
 from .modeling import TTTMixin, derived_forward
 
+# What says where and how to load rather than what; transformers consumes these while it reads a config.
+LOCATION = ("cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder")
+LOCATION += ("token", "trust_remote_code")
+# Of these a config may only hold what the model is loaded with, so they go to the model alone.
+FOR_THE_MODEL = ("dtype", "torch_dtype", "quantization_config")
 
-class TTTConfigMixin:
-    """Makes a family's config write itself as a converted one."""
+_ConfigBase = PreTrainedConfig if TYPE_CHECKING else object
+_DERIVED: dict[type, Any] = {}
+
+
+class TTTConfigMixin(_ConfigBase):
+    """Makes a family's config write itself as a converted one, and read what it wrote."""
 
     _base_class: type[PreTrainedConfig]
+    base_model_name_or_path: str | None = None  # the base that was converted
     ttt: dict[str, Any]
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What `save_pretrained` writes. `to_dict`, which PEFT reads, stays the family's."""
-        values = super().to_diff_dict()  # type: ignore[misc]
-        values |= {
+        return super().to_diff_dict() | {
             "model_type": hub.MODEL_TYPE,
-            "base_model_type": type(self).model_type,  # type: ignore[attr-defined]
+            "base_model_type": self.model_type,
+            "base_model_name_or_path": hub.hub_id(self.base_model_name_or_path),
             "auto_map": hub.AUTO_MAP,
             "ttt": self.ttt,
         }
-        return values
+
+    @classmethod
+    def get_config_dict(cls, *args: Any, **kwargs: Any) -> Any:
+        values, unused = super().get_config_dict(*args, **kwargs)
+        return (_as_family(values) if values.get("model_type") == hub.MODEL_TYPE else values), unused
 
 
-@cache
 def derived_config(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     """`TTTQwen3Config(TTTConfigMixin, Qwen3Config)`."""
-    name = f"TTT{base.__name__}"
-    return type(name, (TTTConfigMixin, base), {"__module__": __name__, "_base_class": base})
+    if base not in _DERIVED:
+        members = {"__module__": __name__, "_base_class": base}
+        _DERIVED[base] = type(f"TTT{base.__name__}", (TTTConfigMixin, base), members)
+    return _DERIVED[base]
 
 
-@cache
 def derived_model(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """`TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)`, known to transformers' `AutoModelForCausalLM`."""
-    strict = set(base._keep_in_fp32_modules_strict or ())
+    if base in _DERIVED:
+        return _DERIVED[base]
+    if base.config_class is None:
+        raise UnsupportedModelError(f"{base.__name__} does not say which configuration class it is made from.")
     config = derived_config(base.config_class)
     members = {
         "__module__": __name__,
@@ -58,12 +73,11 @@ def derived_model(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
         "config_class": config,
         "config": config,
         "forward": derived_forward(base),
-        "_keep_in_fp32_modules_strict": strict | {layer.TTT},
-        "from_pretrained": classmethod(_from_pretrained),
+        "_keep_in_fp32_modules_strict": {*(base._keep_in_fp32_modules_strict or ()), layer.TTT},
     }
-    cls = type(f"TTT{base.__name__}", (TTTMixin, base), members)
-    transformers.AutoModelForCausalLM.register(config, cls, exist_ok=True)
-    return cls
+    _DERIVED[base] = type(f"TTT{base.__name__}", (TTTMixin, base), members)
+    transformers.AutoModelForCausalLM.register(config, _DERIVED[base], exist_ok=True)
+    return _DERIVED[base]
 
 
 def __getattr__(name: str) -> Any:
@@ -83,75 +97,37 @@ class TTTModelConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        values = dict(config_dict)
-        missing = sorted({"base_model_type", "ttt"} - set(values))
-        if missing:
-            raise CheckpointError(
-                f"config.json says model_type {hub.MODEL_TYPE!r} but lacks {missing}. "
-                "Save the model again with save_pretrained."
-            )
-        family = values.pop("base_model_type")
-        if family not in CONFIG_MAPPING:
-            raise CheckpointError(f"The base is of type {family!r}, which this version of transformers does not know.")
-        values.pop("auto_map", None)
-        values["model_type"] = family
-        base = CONFIG_MAPPING[family]
-        architectures = values.get("architectures") or []
-        derived_model(_base_model(base, architectures))
-        return derived_config(base).from_dict(values, **kwargs)
+        values = _as_family(config_dict)
+        family = CONFIG_MAPPING[values["model_type"]]
+        derived_model(_base_model(family, values.get("architectures")))
+        return derived_config(family).from_dict(values, **kwargs)
 
 
-def _base_model(config: type[PreTrainedConfig], architectures: list[str]) -> type[PreTrainedModel]:
-    named = [getattr(transformers, name.removeprefix("TTT"), None) for name in architectures]
-    found = next((cls for cls in named if cls is not None), None)
-    found = found or transformers.AutoModelForCausalLM._model_mapping.get(config, None)
-    if found is None:
-        raise UnsupportedModelError(f"{config.__name__} has no causal language model in transformers.")
-    return found
-
-
-class TTTForCausalLM:
-    """What `trust_remote_code=True` resolves to."""
-
-    @classmethod
-    def from_pretrained(cls, path: str | os.PathLike, *args: Any, config: Any, **kwargs: Any) -> Any:
-        model = derived_model(_base_model(type(config)._base_class, config.architectures or []))
-        return model.from_pretrained(path, *args, config=config, **kwargs)
-
-    @classmethod
-    def register_for_auto_class(cls, auto_class: str = "AutoModelForCausalLM") -> None:
-        """Nothing to do: `save_pretrained` writes the shim and the `auto_map`."""
-
-
-def _from_pretrained(
-    cls: type[PreTrainedModel],
-    path: str | os.PathLike,
-    *args: Any,
-    output_loading_info: bool = False,
-    convert: bool = False,
-    **kwargs: Any,
-) -> Any:
-    """As `PreTrainedModel.from_pretrained`. A converted checkpoint must hold every `ttt` tensor; a base has none yet."""
-    try:
-        model, info = super(TTTMixin, cls).from_pretrained(path, *args, output_loading_info=True, **kwargs)
-    except SafetensorError as error:
+def _as_family(config_dict: dict[str, Any]) -> dict[str, Any]:
+    """A converted `config.json` as the family's own, plus the `ttt` block."""
+    missing = sorted({"base_model_type", "ttt"} - set(config_dict))
+    if missing:
         raise CheckpointError(
-            f"A safetensors file in {path} is truncated or damaged ({error}). Download or save it again."
-        ) from error
-    missing = sorted(key for key in info["missing_keys"] if f".{layer.TTT}." in key)
-    if missing and not convert:
-        raise CheckpointError(
-            f"{path} lacks {len(missing)} tensors of its fast weights, such as {missing[0]!r}. It is no complete "
-            "converted checkpoint: save it again, or convert the base with wrap()."
+            f"config.json says model_type {hub.MODEL_TYPE!r} but lacks {missing}. "
+            "Save the model again with save_pretrained."
         )
-    mismatched = sorted(str(entry) for entry in info["mismatched_keys"])
-    if mismatched:
-        raise CheckpointError(f"{path} was made for another base: {mismatched[:3]} differ in shape.")
-    model.bind_ttt()
-    if convert:
-        layer.initialise(model)
-        hub.forget_gguf(model)
-    return (model, info) if output_loading_info else model
+    family = config_dict["base_model_type"]
+    if family not in CONFIG_MAPPING:
+        raise CheckpointError(f"The base is of type {family!r}, which this version of transformers does not know.")
+    dropped = ("auto_map", "base_model_type")
+    return {key: value for key, value in config_dict.items() if key not in dropped} | {"model_type": family}
+
+
+def _base_model(config: type[PreTrainedConfig], architectures: list[str] | None) -> type[PreTrainedModel]:
+    """The generating class that a checkpoint names, or else the family's causal language model."""
+    for name in architectures or []:
+        named = getattr(transformers, name.removeprefix("TTT"), None)
+        if isinstance(named, type) and issubclass(named, PreTrainedModel) and named.can_generate():
+            return named
+    mapped: Any = transformers.AutoModelForCausalLM._model_mapping.get(config, None)
+    if mapped is None:
+        raise UnsupportedModelError(f"{config.__name__} has no causal language model in transformers.")
+    return mapped
 
 
 def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = None, **kwargs: Any) -> Any:
@@ -180,37 +156,51 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
         raise ConfigError(f"{sorted(kwargs)} are for loading by name; this model is loaded already.")
     _check_wrappable(model)
     base = type(model)
-    cls = derived_model(base)
-    hub.forget_gguf(model)
-    model.__class__ = cls
+    model.__class__ = derived_model(base)
     try:
         model.attach_ttt(config)
     except Exception:
         model.__class__ = base
         raise
-    model.config.__class__ = derived_config(type(model.config))
-    model.config.ttt = config.to_dict()
+    _mark(model.config, model.name_or_path, config)
+    hub.forget_gguf(model)
     layer.initialise(model)
     return model
+
+
+def _mark(config: Any, base_name: str, ttt: TTTConfig) -> None:
+    """Make the config of a base that of a converted model."""
+    config.__class__ = derived_config(type(config))
+    config.base_model_name_or_path = base_name
+    config.ttt = ttt.to_dict()
 
 
 def _check_wrappable(model: Any) -> None:
     if isinstance(model, TTTMixin):
         raise ConfigError("The model is converted already. Call unwrap() first to convert it anew.")
     if not isinstance(model, PreTrainedModel):
-        hint = " Wrap the base first, then add the adapter." if "peft" in type(model).__module__ else ""
+        hint = " Wrap the base first, then add the adapter." if _is_peft(model) else ""
         raise UnsupportedModelError(f"Expected a transformers model, found {type(model).__name__}.{hint}")
-    if getattr(model, "_hf_peft_config_loaded", False):
-        raise UnsupportedModelError("The model carries PEFT adapters. Merge or delete them, wrap, then add them again.")
+    adapted = [name for name, module in model.named_modules() if _is_peft(module)]
+    if adapted:
+        raise UnsupportedModelError(
+            f"The model carries PEFT adapters, such as {adapted[0]}. Merge or delete them, wrap, then add them again."
+        )
     if not model.can_generate():
         raise UnsupportedModelError(f"{type(model).__name__} is not a causal language model; it has no generate().")
-    dispatched = getattr(model, "hf_device_map", None) or {}
-    hooked = "_hf_hook" in model.__dict__
-    if hooked or len(set(dispatched.values())) > 1:
+    # accelerate sets both on the instance: `forward` is shadowed there, where no derived class can reach it.
+    dispatched = vars(model).get("hf_device_map", {})
+    if "_hf_hook" in vars(model) or len(set(dispatched.values())) > 1:
         raise UnsupportedModelError(
-            f"The model is dispatched already (device map {dispatched}): accelerate's hooks would bypass the conversion. "
-            "Load it with ttt_retrofit.AutoModelForCausalLM.from_pretrained(name, ttt_config=..., device_map=...)."
+            f"The model is dispatched already (device map {dispatched}): accelerate's hooks would bypass the "
+            "conversion. Load it with "
+            "ttt_retrofit.AutoModelForCausalLM.from_pretrained(name, ttt_config=..., device_map=...)."
         )
+
+
+def _is_peft(module: Any) -> bool:
+    # Without importing PEFT, which need not be installed.
+    return type(module).__module__.partition(".")[0] == "peft"
 
 
 class AutoModelForCausalLM:
@@ -229,42 +219,41 @@ class AutoModelForCausalLM:
         ------
         ConfigError
             When `ttt_config` differs from the one a converted checkpoint was saved with.
+        CheckpointError
+            When the checkpoint is damaged or incomplete.
         """
-        shared = {
-            name: kwargs[name]
-            for name in (
-                "revision",
-                "token",
-                "cache_dir",
-                "local_files_only",
-                "subfolder",
-                "trust_remote_code",
-                "gguf_file",
-            )
-            if name in kwargs
-        }
-        config = kwargs.pop("config", None) or AutoConfig.from_pretrained(path, **shared)
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        if kwargs.get("gguf_file"):
+            return wrap(load(path, *args, **kwargs), ttt_config)
+        config, rest = _load_config(path, kwargs)
         if isinstance(config, TTTConfigMixin):
             saved = TTTConfig.from_dict(config.ttt)
-            if ttt_config is not None and ttt_config != saved:
+            if ttt_config not in (None, saved):
                 raise ConfigError(
-                    f"{path} is converted already, with {saved}; ttt_config is {ttt_config}. Load it without ttt_config, "
-                    "then call configure_ttt(), or convert the base anew."
+                    f"{path} is converted already, with {saved}; ttt_config is {ttt_config}. Load it without "
+                    "ttt_config, then call configure_ttt(), or convert the base anew."
                 )
-            return transformers.AutoModelForCausalLM.from_pretrained(path, *args, config=config, **kwargs)
-        ttt_config = ttt_config or TTTConfig()
-        base = transformers.AutoModelForCausalLM._model_mapping.get(type(config), None)
-        if base is None or kwargs.get("gguf_file"):
-            # Remote code has no class to derive from before it is loaded, nor has a GGUF file a config on disk.
-            return wrap(transformers.AutoModelForCausalLM.from_pretrained(path, *args, **kwargs), ttt_config)
-        named = [getattr(transformers, name, None) for name in config.architectures or []]
-        base = next(
-            (c for c in named if isinstance(c, type) and issubclass(c, PreTrainedModel) and c.can_generate()), base
-        )
+            return load(path, *args, config=config, **rest)
+        if type(config) not in CONFIG_MAPPING.values():  # remote code: its class is known only once it is loaded
+            return wrap(load(path, *args, **kwargs), ttt_config)
+        base = _base_model(type(config), config.architectures)
+        if base.config_class is config.sub_configs.get("text_config"):
+            config = config.get_text_config()
         derived = derived_model(base)
-        config.__class__ = derived_config(type(config))
-        config.ttt = ttt_config.to_dict()
-        return derived.from_pretrained(path, *args, config=config, convert=True, **kwargs)
+        _mark(config, os.fspath(path), ttt_config or TTTConfig())
+        return derived.from_pretrained(path, *args, config=config, convert=True, **rest)
+
+
+def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The config with the overrides among `kwargs` applied, and what is left for the model."""
+    rest = dict(kwargs)
+    config = rest.pop("config", None)
+    if isinstance(config, PreTrainedConfig):
+        return config, rest
+    kept = {name: rest.pop(name) for name in FOR_THE_MODEL if name in rest}
+    location = {name: rest.pop(name) for name in LOCATION if name in rest}
+    config, rest = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **location, **rest)
+    return config, location | kept | rest
 
 
 AutoConfig.register(hub.MODEL_TYPE, TTTModelConfig, exist_ok=True)

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from .config import QUARTERS, ROLES, TTTConfig
+from .config import RANGES, ROLES, TTTConfig
 from .errors import ConfigError, UnsupportedModelError
 
 Role = Literal["gate", "up", "down", "block"]
@@ -117,11 +117,8 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
 
 def _select_layers(config: TTTConfig, count: int) -> list[int]:
     layers = config.layers
-    if layers == "all":
-        return list(range(count))
     if isinstance(layers, str):
-        quarter = QUARTERS.index(layers)
-        start, end = (math.floor(count * edge / 4) for edge in (quarter, quarter + 1))
+        start, end = (math.floor(count * edge) for edge in RANGES[layers])
         return list(range(start, max(end, start + 1)))
     if isinstance(layers, float):
         return list(range(count - max(1, round(count * layers)), count))
@@ -143,23 +140,25 @@ def _find_mlps(layer: nn.Module, path: str, index: int, hidden_size: int) -> lis
         widening = [p for p in projections if p is not down and down is not None and p[1] == hidden_size]
         if down is None or not any(out in (down[1], 2 * down[1]) for _, _, out in widening):
             continue
-        mlps.append(_MLP(index, full, tuple(_sites_of(index, full, widening, down))))
+        # A Sequential calls everything it holds, so what the MLP gains has to live one level further out.
+        owner = full.rpartition(".")[0] if isinstance(module, nn.Sequential) else full
+        mlps.append(_MLP(index, full, tuple(_sites_of(index, full, owner, widening, down))))
     return mlps
 
 
-def _sites_of(index: int, container: str, widening: list, down: tuple) -> list[Site]:
+def _sites_of(index: int, mlp: str, owner: str, widening: list, down: tuple) -> list[Site]:
     down_name, width, hidden = down
     sites = []
     plain = [(name, out) for name, _, out in widening if out == width]
     for name, _, out in widening:
-        path = f"{container}.{name}"
+        path = f"{mlp}.{name}"
         if out == 2 * width:
-            sites.append(Site(index, "gate", path, container, hidden, width, fused=True))
-            sites.append(Site(index, "up", path, container, hidden, width, fused=True, offset=width))
+            sites.append(Site(index, "gate", path, owner, hidden, width, fused=True))
+            sites.append(Site(index, "up", path, owner, hidden, width, fused=True, offset=width))
         elif out == width:
             gate = len(plain) > 1 and _is_gate(name, [n for n, _ in plain])
-            sites.append(Site(index, "gate" if gate else "up", path, container, hidden, width))
-    sites.append(Site(index, "down", f"{container}.{down_name}", container, width, hidden))
+            sites.append(Site(index, "gate" if gate else "up", path, owner, hidden, width))
+    sites.append(Site(index, "down", f"{mlp}.{down_name}", owner, width, hidden))
     return sites
 
 
@@ -183,7 +182,8 @@ def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps
     for name, module in layer.named_children():
         full = f"{path}.{name}"
         if any(mlp.container == full for mlp in mlps) or _expert_modules(module, full):
-            return [Site(index, "block", full, full, hidden_size, hidden_size)]
+            owner = path if isinstance(module, nn.Sequential) else full
+            return [Site(index, "block", full, owner, hidden_size, hidden_size)]
     if not mlps:
         raise UnsupportedModelError(
             f"{path} has no MLP to put a prime MLP beside; its modules are {_child_names(layer)}. Choose other layers."

@@ -1,34 +1,95 @@
-"""Saving and pushing converted models: the shim that makes remote loading work, and the model card."""
+"""Checkpoints of converted models: what stands beside the weights, what is refused, what a card on the hub says."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
+from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
+from . import layer
 from .config import TTTConfig
+from .errors import CheckpointError
 
 MODEL_TYPE = "ttt_retrofit"
 SHIM = "modeling_ttt_retrofit"
-AUTO_MAP = {"AutoConfig": f"{SHIM}.TTTModelConfig", "AutoModelForCausalLM": f"{SHIM}.TTTForCausalLM"}
+# The configuration alone is enough: reading it registers the derived class with AutoModelForCausalLM.
+AUTO_MAP = {"AutoConfig": f"{SHIM}.TTTModelConfig"}
 SHIM_SOURCE = '''"""Loads this checkpoint through the installed package: pip install ttt-retrofit"""
 
-from ttt_retrofit import TTTForCausalLM, TTTModelConfig  # noqa: F401
+from ttt_retrofit import TTTModelConfig  # noqa: F401
 '''
+CARD = "README.md"
 TAGS = ["ttt", "test-time-training", "ttt-retrofit"]
+Losses = dict[str, float]
+
+# The mixin stands before the family's class, from which it inherits everything it calls.
+_Base = PreTrainedModel if TYPE_CHECKING else object
 
 
-class SavingMixin:
-    """Saves a converted model so that plain `from_pretrained` brings it back."""
+class CheckpointMixin(_Base):
+    """Saves a converted model so that plain `from_pretrained` brings it back, and refuses what is not whole."""
 
     ttt: TTTConfig
-    config: Any
+    _base_class: type[PreTrainedModel]
+    _card_losses: Losses | None = None  # for the card of the push in progress
+
+    def bind_ttt(self) -> None:
+        raise NotImplementedError
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        path: str | os.PathLike,
+        *args: Any,
+        convert: bool = False,
+        output_loading_info: bool = False,
+        ignore_mismatched_sizes: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """As `PreTrainedModel.from_pretrained`, of a converted checkpoint, or with `convert` of a base.
+
+        Raises
+        ------
+        CheckpointError
+            When a file in the directory is missing or damaged, or its tensors are not those of this model.
+        """
+        # Mismatches are asked for rather than raised by transformers, whose error does not say which they are.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        try:
+            model, info = super().from_pretrained(path, *args, **kwargs)
+        except (SafetensorError, json.JSONDecodeError) as error:
+            raise CheckpointError(
+                f"A file of {path} is cut short or damaged: {error}. Download or save it again."
+            ) from error
+        except OSError as error:
+            if not os.path.isdir(path):
+                raise
+            raise CheckpointError(
+                f"{path} is incomplete or cannot be read: {error} Download or save it again."
+            ) from error
+        _check_loaded(path, info, convert, ignore_mismatched_sizes)
+        layer.settle(model, fresh=convert)
+        model.bind_ttt()
+        if convert:
+            layer.initialise(model)
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, losses: dict[str, float] | None = None, **kwargs: Any
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        *args: Any,
+        losses: Losses | None = None,
+        **kwargs: Any,
     ) -> None:
         """As `PreTrainedModel.save_pretrained`, with a model card and what loading by `trust_remote_code` needs.
 
@@ -37,55 +98,109 @@ class SavingMixin:
         losses : measured figures for the card, such as {"window": 3.26, "window + TTT": 3.19}, nats per token.
         """
         forget_gguf(self)
-        Path(save_directory).mkdir(parents=True, exist_ok=True)
-        Path(save_directory, f"{SHIM}.py").write_text(SHIM_SOURCE)
-        Path(save_directory, "README.md").write_text(str(model_card(self, losses)))
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
-
-    def push_to_hub(self, repo_id: str, *, losses: dict[str, float] | None = None, **kwargs: Any) -> str:
-        """As `PreTrainedModel.push_to_hub`; the card names the repository and gives `losses` if they are given."""
-        kwargs["tags"] = [*TAGS, *(kwargs.get("tags") or [])]
-        self._card = {"losses": losses, "repo_id": repo_id}
+        before, self._card_losses = self._card_losses, losses or self._card_losses
         try:
-            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
+            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+            # With adapters added through transformers, what was written is an adapter and no converted model.
+            if is_main_process and not self._hf_peft_config_loaded:
+                self._write_beside(save_directory)
         finally:
-            del self._card
+            self._card_losses = before
+
+    def push_to_hub(self, repo_id: str, *, losses: Losses | None = None, **kwargs: Any) -> str:  # type: ignore[override]
+        """As `PreTrainedModel.push_to_hub`. A card on the hub already is kept, and its measured losses renewed."""
+        kwargs["tags"] = [*TAGS, *(kwargs.get("tags") or [])]
+        self._card_losses = losses
+        try:
+            return super().push_to_hub(repo_id, **kwargs)
+        finally:
+            self._card_losses = None
+
+    def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        # transformers has just put its own template card there, or the one it found on the hub.
+        try:
+            ModelCard.load(repo_id, token=kwargs.get("token"))
+        except EntryNotFoundError:
+            Path(working_dir, CARD).unlink()
+        self._write_beside(working_dir, repo_id)
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
+
+    def _write_beside(self, directory: str | os.PathLike, repo_id: str | None = None) -> None:
+        Path(directory, f"{SHIM}.py").write_text(SHIM_SOURCE)
+        path = Path(directory, CARD)
+        card = path.read_text() if path.exists() else model_card(self, repo_id)
+        path.write_text(_with_measured(card, self._card_losses))
 
 
-def forget_gguf(model: Any) -> None:
+def _check_loaded(path: str | os.PathLike, info: dict[str, Any], convert: bool, ignore_mismatched_sizes: bool) -> None:
+    if info["mismatched_keys"] and not ignore_mismatched_sizes:
+        name, found, expected = sorted(info["mismatched_keys"])[0]
+        raise CheckpointError(
+            f"{path} holds weights of another base than its config.json describes: {name!r} has shape {tuple(found)}, "
+            f"expected {tuple(expected)}, as do {len(info['mismatched_keys']) - 1} more. Put the config.json and the "
+            "weights of one model together, or save it again."
+        )
+    if convert:  # a base has no fast weights yet
+        return
+    missing, surplus = sorted(info["missing_keys"]), sorted(filter(_is_ttt, info["unexpected_keys"]))
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} tensors that a complete converted checkpoint has, such as {missing[0]!r}. "
+            "Save the converted model again, or convert the base anew with wrap()."
+        )
+    if surplus:
+        raise CheckpointError(
+            f"{path} holds {len(surplus)} tensors of fast weights that the `ttt` block of its config.json does not ask "
+            f"for, such as {surplus[0]!r}. Restore the config.json they were saved with."
+        )
+
+
+def _is_ttt(name: str) -> bool:
+    return f".{layer.TTT}." in name
+
+
+def forget_gguf(model: PreTrainedModel) -> None:
     """A model loaded from GGUF is dequantised, yet keeps a quantizer that refuses to save."""
-    quantizer = getattr(model, "hf_quantizer", None)
+    quantizer = vars(model).get("hf_quantizer")
     if quantizer is None or quantizer.quantization_config.quant_method != QuantizationMethod.GGUF:
         return
-    model.hf_quantizer = None
+    del model.hf_quantizer
     model.is_quantized = False
     del model.config.quantization_config
 
 
-def model_card(model: Any, losses: dict[str, float] | None) -> ModelCard:
-    """A card with base model, tags, a loading snippet, the configuration and measured losses if given."""
-    pushed = getattr(model, "_card", {"losses": None, "repo_id": None})
-    losses = losses or pushed["losses"]
-    base = model.config._name_or_path or None
-    named = pushed["repo_id"] or "path/or/repository"
+def hub_id(name: str | None) -> str | None:
+    """`name` if it can be a repository on the hub, None for a local directory or nothing."""
+    if not name or os.path.exists(name):
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def model_card(model: Any, repo_id: str | None = None) -> str:
+    """A card with base model, tags, a loading snippet and the configuration."""
+    base = hub_id(model.config.base_model_name_or_path)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
-        # A local directory is not a repository; the hub rejects cards that name one.
-        base_model=base if base and not os.path.isdir(base) and base.count("/") == 1 else None,
-        base_model_relation="finetune" if base and not os.path.isdir(base) and base.count("/") == 1 else None,
+        base_model=base,
+        base_model_relation="finetune" if base else None,
         tags=TAGS,
     )
     settings = "\n".join(f"| `{name}` | `{value}` |" for name, value in model.ttt.to_dict().items())
-    text = f"""---
+    named = repo_id or "path/or/repository"
+    return f"""---
 {data.to_yaml()}
 ---
 
-# {type(model)._base_class.__name__} with test-time training
+# {model._base_class.__name__} with test-time training
 
 Converted from {base or "a local checkpoint"} with `ttt_retrofit`. While it reads, fast weights added to its MLPs take a
-gradient step on the next-token loss of each chunk, under a sliding window with attention sinks: cost and memory per token
-stay constant, however long the context.
+gradient step on the next-token loss of each chunk, under a sliding window with attention sinks: cost and memory per
+token stay constant, however long the context.
 
 ## Use
 
@@ -104,7 +219,13 @@ cache = model.read(long_text, tokenizer=tokenizer)
 |---|---|
 {settings}
 """
-    if losses:
-        rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in losses.items())
-        text += f"\n## Measured\n\n| setting | nats/token |\n|---|---|\n{rows}\n"
-    return ModelCard(text)
+
+
+def _with_measured(card: str, losses: Losses | None) -> str:
+    """`card` with its section of measured losses put in or renewed."""
+    if not losses:
+        return card
+    rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in losses.items())
+    section = f"\n## Measured\n\n| setting | nats/token |\n|---|---|\n{rows}\n"
+    without = re.sub(r"\n## Measured\n.*?(?=\n## |\Z)", "", card, flags=re.DOTALL)
+    return without.rstrip("\n") + "\n" + section

@@ -32,7 +32,7 @@ logger = logging.get_logger(__name__)
 IMAGES_AND_SOUND = ("pixel_values", "input_features", "inputs_embeds", "mm_encoder_outputs")
 
 
-class TTTMixin(hub.SavingMixin):
+class TTTMixin(hub.CheckpointMixin):
     """Test-time training for a causal language model of any family."""
 
     _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
