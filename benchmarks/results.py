@@ -1,0 +1,54 @@
+"""Where figures go: JSON for machines, Markdown for people, both under `results/` with the machine they came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+DIRECTORY = Path(__file__).parent.parent / "results"
+
+
+def machine() -> dict[str, Any]:
+    """What a figure was measured on."""
+    processor = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        named = [line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line]
+        processor = named[0] if named else processor
+    return {
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "load_average": round(os.getloadavg()[0], 2),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
+
+
+def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
+    """Write `results/<name>.json` and `.md`; returns the directory."""
+    DIRECTORY.mkdir(exist_ok=True)
+    (DIRECTORY / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    measured = report.get("machine", {})
+    footer = (
+        f"Measured on {measured.get('processor')}, {measured.get('threads')} threads, torch {measured.get('torch')}."
+    )
+    (DIRECTORY / f"{name}.md").write_text("\n".join([f"# {name}", "", *lines, footer]) + "\n")
+    return DIRECTORY
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,190 @@
+"""Real texts by name, each with its source, licence and split: `python -m benchmarks.texts` lists them.
+
+Defaults are chosen on the tuning texts, whose figures are never reported; figures are reported on the test texts.
+They come from Debian packages, from the running Python, and one excerpt from this repository, so that the demo needs
+neither: `data/persuasion.txt` is the first part of Jane Austen's "Persuasion" (1818, in the public domain), as in the
+Debian package r-cran-janeaustenr, which has it from Project Gutenberg.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib
+import inspect
+import pydoc_data.topics
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from .rdata import character_vectors
+from .storage import FetchError, built_whole, cache_directory, locked, progress
+
+EXCERPT = Path(__file__).parent / "data" / "persuasion.txt"
+NOVELS_PACKAGE, FAQ_PACKAGE, DOCS_PACKAGE = "r-cran-janeaustenr", "anarchism", "python3.11-doc"
+NOVELS_FILE = "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
+FAQ_FILES = tuple(f"usr/share/doc/anarchism/markdown/secA{part}.md.gz" for part in ("int", *"12345"))
+TUTORIAL = ("appetite", "interpreter", "introduction", "controlflow", "datastructures", "modules", "inputoutput")
+TUTORIAL += ("errors", "classes", "stdlib", "stdlib2", "venv", "whatnow", "interactive", "floatingpoint")
+DOCS_FILES = tuple(f"usr/share/doc/python3.11/html/_sources/tutorial/{part}.rst.txt" for part in TUTORIAL)
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text and where it comes from."""
+
+    load: Callable[[], str]
+    source: str
+    licence: str
+    split: Literal["tuning", "test"]
+
+
+def text(name: str) -> str:
+    """The whole text of that name.
+
+    Raises
+    ------
+    FetchError
+        For an unknown name, or when its Debian package can be neither found nor downloaded.
+    """
+    if name not in TEXTS:
+        raise FetchError(f"No text is named {name!r}. Known texts are {sorted(TEXTS)}.")
+    return TEXTS[name].load()
+
+
+def package_file(package: str, path: str) -> Path:
+    """A file of a Debian package: the installed one if there is one, else from a copy unpacked in the cache.
+
+    Raises
+    ------
+    FetchError
+        When apt-get and dpkg-deb are missing or the package cannot be had.
+    """
+    installed = Path("/", path)
+    if installed.is_file():
+        return installed
+    unpacked = cache_directory() / "packages" / package
+    if not unpacked.is_dir():
+        with locked(unpacked):
+            if not unpacked.is_dir():
+                _unpack(package, unpacked)
+    if not (unpacked / path).is_file():
+        raise FetchError(f"The Debian package {package} holds no {path}; it may be of another version. See {unpacked}.")
+    return unpacked / path
+
+
+def _unpack(package: str, target: Path) -> None:
+    missing = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
+    if missing:
+        raise FetchError(
+            f"This text is in the Debian package {package}, but {' and '.join(missing)} cannot be found. Run this on "
+            f"Debian or Ubuntu, or unpack that package into {target}. 'persuasion-excerpt' needs no package."
+        )
+    with built_whole(target) as building, progress.status(f"fetching the Debian package {package}"):
+        _run(["apt-get", "download", package], package, building)
+        (archive,) = building.glob("*.deb")
+        _run(["dpkg-deb", "-x", archive.name, "."], package, building)
+        archive.unlink()
+
+
+def _run(command: list[str], package: str, directory: Path) -> None:
+    run = subprocess.run(command, capture_output=True, text=True, cwd=directory)
+    if run.returncode != 0:
+        said = "\n".join(f"  {line}" for line in run.stderr.strip().splitlines()[-4:])
+        raise FetchError(
+            f"{' '.join(command)} failed (exit code {run.returncode}). It said:\n{said}\nIf apt does not know the "
+            f"package, run `apt-get update` first, or install it: `apt-get install {package}`."
+        )
+
+
+@cache
+def _novels() -> dict[str, str]:
+    """Jane Austen's novels by the first word of their title, in lower case."""
+    database = package_file(NOVELS_PACKAGE, NOVELS_FILE).read_bytes()
+    return {lines[0].split()[0].lower(): "\n".join(lines) for lines in character_vectors(database)}
+
+
+def _novel(first_word: str) -> str:
+    return _novels()[first_word]
+
+
+def _faq() -> str:
+    parts = (package_file(FAQ_PACKAGE, path) for path in FAQ_FILES)
+    return "\n\n".join(gzip.decompress(part.read_bytes()).decode() for part in parts)
+
+
+def _tutorial() -> str:
+    return "\n\n".join(package_file(DOCS_PACKAGE, path).read_text() for path in DOCS_FILES)
+
+
+def _excerpt() -> str:
+    return EXCERPT.read_text()
+
+
+def _topics() -> str:
+    topics = pydoc_data.topics.topics
+    return "\n".join(topics[name] for name in sorted(topics))
+
+
+def _module(name: str) -> str:
+    return inspect.getsource(importlib.import_module(name))
+
+
+def _austen(first_word: str, title: str, split: Literal["tuning", "test"]) -> Text:
+    source = f'Jane Austen, "{title}", Debian package {NOVELS_PACKAGE}'
+    return Text(partial(_novel, first_word), source, "public domain", split)
+
+
+def _python(module: str, split: Literal["tuning", "test"]) -> Text:
+    return Text(partial(_module, module), f"source of {module}, from the running Python", "PSF-2.0", split)
+
+
+TEXTS = {
+    "northanger-abbey": _austen("northanger", "Northanger Abbey", "tuning"),
+    "mansfield-park": _austen("mansfield", "Mansfield Park", "tuning"),
+    "sense-and-sensibility": _austen("sense", "Sense and Sensibility", "tuning"),
+    "pydoc-topics": Text(_topics, "pydoc_data.topics, from the running Python", "PSF-2.0", "tuning"),
+    "inspect": _python("inspect", "tuning"),
+    "persuasion": _austen("persuasion", "Persuasion", "test"),
+    "pride-and-prejudice": _austen("pride", "Pride and Prejudice", "test"),
+    "emma": _austen("emma", "Emma", "test"),
+    "anarchist-faq": Text(_faq, f'"An Anarchist FAQ", section A, Debian package {FAQ_PACKAGE}', "GPL-2.0", "test"),
+    "argparse": _python("argparse", "test"),
+    "turtle": _python("turtle", "test"),
+    "pydecimal": _python("_pydecimal", "test"),
+    "python-tutorial": Text(_tutorial, f"the Python tutorial, Debian package {DOCS_PACKAGE}", "PSF-2.0", "test"),
+    "persuasion-excerpt": Text(
+        _excerpt, "the first chapters of Persuasion, in this repository", "public domain", "test"
+    ),
+}
+TUNING = [name for name, entry in TEXTS.items() if entry.split == "tuning"]
+TEST = [name for name, entry in TEXTS.items() if entry.split == "test"]
+
+
+def main() -> int:
+    table = Table("name", "split", "characters", "sha256", "source", "licence", box=None)
+    failures = set()
+    for name, entry in TEXTS.items():
+        try:
+            content = entry.load()
+        except FetchError as error:
+            failures.add(str(error))
+            continue
+        digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+        table.add_row(name, entry.split, f"{len(content):,}", digest, entry.source, entry.licence)
+    Console().print(table)
+    for failure in sorted(failures):
+        progress.print(f"[red]error:[/red] {failure}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
