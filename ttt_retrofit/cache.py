@@ -232,7 +232,9 @@ class TTTCache(RankedCache):
             tracks.append(replace(track, ranks=ranks.masked_fill(ranks >= start[:, None], -1)))
         layers = []
         for layer in self.layers:
-            past = layer.past() if everyone else tuple(t.index_select(0, index) for t in layer.past())
+            past = layer.past() if layer.is_initialized else None
+            if past is not None and not everyone:
+                past = past[0].index_select(0, index), past[1].index_select(0, index)
             layers.append(ViewLayer(past, layer.is_sliding))
         view = RankedCache(layers, tracks, self.track_of)
         chunk = torch.arange(self.pending.ids.shape[1], device=device)
@@ -243,7 +245,8 @@ class TTTCache(RankedCache):
         """Take over the keys and values that a forward through `view` added."""
         for layer, added in zip(self.layers, view.layers):
             keys, values = added.keys, added.values
-            layer.update(*((keys, values) if with_graph else (keys.detach(), values.detach())))
+            if keys is not None:
+                layer.update(*((keys, values) if with_graph else (keys.detach(), values.detach())))
 
     def detach_(self) -> TTTCache:
         """Forget the graph, keep the values."""

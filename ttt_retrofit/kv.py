@@ -20,6 +20,8 @@ from .errors import UnsupportedModelError
 from .window import Attended
 
 ATTENTION_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
+# transformers' name for a layer that attends to the keys and values of a layer below, and keeps none.
+BORROWING = "dummy"
 
 
 @dataclass
@@ -159,7 +161,7 @@ class WindowedLayer(CacheLayerMixin):
 
 
 class ViewLayer(CacheLayerMixin):
-    """The past of one layer, read-only, and what one forward adds to it."""
+    """The past of one layer, read-only, and what one forward adds to it; a layer that borrows its keys adds nothing."""
 
     def __init__(self, past: tuple[Tensor, Tensor] | None, is_sliding: bool) -> None:
         super().__init__()
@@ -215,7 +217,7 @@ class RankedCache(Cache):
 def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer], list[Track], list[int]]:
     """One layer per decoder layer, grouped into tracks by how far they reach."""
     types, arguments = get_layer_types_and_kwargs(config)
-    unknown = sorted(set(types) - set(ATTENTION_TYPES))
+    unknown = sorted(set(types) - {*ATTENTION_TYPES, BORROWING})
     if unknown:
         raise UnsupportedModelError(
             f"Layers of type {unknown} keep a state that cannot be rolled back to the start of a chunk. "
