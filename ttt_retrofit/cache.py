@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,16 +51,13 @@ class FastState:
 
     sites: dict[str, SiteState] = field(default_factory=dict)
     steps: Tensor | None = None  # (B,)
-    _cast: dict[str, Weights] = field(default_factory=dict)
+    _prepared: dict[str, Weights] = field(default_factory=dict)
 
-    def cast(self, dtype: torch.dtype) -> dict[str, Weights]:
-        """The weights in the dtype of the model, converted once per update rather than once per token."""
-        if not self._cast:
-            self._cast = {
-                site: {name: weight.to(dtype) for name, weight in state.weights.items()}
-                for site, state in self.sites.items()
-            }
-        return self._cast
+    def prepared(self, prepare: Callable[[FastState], dict[str, Weights]]) -> dict[str, Weights]:
+        """The weights as a forward applies them, made once per update rather than once per token."""
+        if not self._prepared:
+            self._prepared = prepare(self)
+        return self._prepared
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a unique name, for counting, selecting and saving."""
@@ -73,9 +71,9 @@ class FastState:
 
     @property
     def nbytes(self) -> int:
-        cast = (weight for weights in self._cast.values() for weight in weights.values())
-        # A cast to the same dtype is the same tensor.
-        unique = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.tensors().values(), *cast)}
+        prepared = (weight for weights in self._prepared.values() for weight in weights.values())
+        # Prepared weights of the same dtype may be the very tensors.
+        unique = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.tensors().values(), *prepared)}
         return sum(unique.values())
 
     @classmethod
@@ -302,7 +300,7 @@ class TTTCache(RankedCache):
         try:
             with safe_open(path, framework="pt", device=str(model.device)) as file:
                 header = json.loads((file.metadata() or {}).get("ttt_cache", "{}"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} cannot be read as a TTTCache: {error}. Save it again.") from error
         if header.get("format") != CACHE_FORMAT:

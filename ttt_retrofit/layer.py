@@ -8,31 +8,37 @@ B batch rows, T tokens, I in features, O out features.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .discovery import Site
-from .fast_weights import FastWeights, Weights
+from .fast_weights import Delta, FastWeights, Weights
 from .inner_loop import SiteConstants
 
 # Random vectors with which the norm of a projection is estimated; the relative error is about sqrt(2 / (probes * rank)).
 PROBES = 256
 TTT = "ttt"
+FOLDED = "folded"
 
 
 @dataclass(frozen=True)
 class FastTerms:
-    """The fast weights of one forward, by site name; a site without an entry adds nothing."""
+    """The fast weights of one forward, by site name; a site without an entry adds nothing.
+
+    An entry may hold `FOLDED` alone: base plus fast matrix, (1, O, I), which takes the place of both.
+    """
 
     weights: dict[str, Weights]
     rows: int
     record: bool = False  # build a graph from the first site on; the layers below stay without one
+    withheld: dict[str, Tensor] = field(default_factory=dict)  # inputs kept from projections that are folded
 
 
 _TERMS: ContextVar[FastTerms | None] = ContextVar("ttt_fast_terms", default=None)
@@ -58,11 +64,23 @@ class TTTSite(nn.Module):
         super().__init__()
         self.site = site
         self.kind = kind
+        # In a tuple, so that the projection does not become a submodule of this one.
+        self._dense: tuple[nn.Linear, ...] = ()
         self.log_lr = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
         self.register_buffer("base_norm", torch.ones((), dtype=torch.float32, device=device))
         for name in kind.learned_start:
             empty = torch.zeros(kind.shapes(site)[name], dtype=torch.float32, device=device)
             self.register_parameter(f"start_{name}", nn.Parameter(empty))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TTTSite:
+        """`model.half()` and the like halve the base; small inner steps would be lost in 16 bits."""
+
+        def keep_wide(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            halved = moved.dtype in (torch.float16, torch.bfloat16) and tensor.dtype != moved.dtype
+            return tensor.to(moved.device) if halved else moved
+
+        return super()._apply(keep_wide, recurse)
 
     def constants(self, inner_lr: float) -> SiteConstants:
         """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
@@ -80,6 +98,32 @@ class TTTSite(nn.Module):
         if projection is not None:
             self.get_buffer("base_norm").copy_(projection_norm(projection, self.site, generator))
 
+    def connect(self, module: nn.Module) -> None:
+        """Hook onto the projection (or block) whose output receives the fast term."""
+        plain = type(module) is nn.Linear and isinstance(self.kind, Delta) and not self.site.fused
+        self._dense = (module,) if plain else ()  # type: ignore[assignment]
+        module.register_forward_pre_hook(self.withhold_input)
+        module.register_forward_hook(self.add_term)
+
+    def foldable(self, rows: int) -> Tensor | None:
+        """The base's matrix (O, I), where the fast matrix of a single row may be added to it outright.
+
+        One product then does the work of two, in the backward pass as well. Only from float32 on: in bfloat16 the sum
+        would round most of an update away.
+        """
+        if rows != 1 or not self._dense:
+            return None
+        weight = self._dense[0].weight
+        return weight.detach() if weight.dtype in (torch.float32, torch.float64) and not weight.is_meta else None
+
+    def withhold_input(self, module: nn.Module, args: tuple) -> tuple | None:
+        """Forward pre-hook: where a folded matrix stands ready, the base's own product has nothing to compute."""
+        terms = _TERMS.get()
+        if terms is None or FOLDED not in terms.weights.get(self.site.name, {}):
+            return None
+        terms.withheld[self.site.name] = args[0]
+        return (args[0][..., :0, :], *args[1:])
+
     def add_term(self, module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         """Forward hook of the projection (or block): its output plus the fast term of each row."""
         terms = _TERMS.get()
@@ -90,6 +134,8 @@ class TTTSite(nn.Module):
             return None
         if terms.record:
             torch.set_grad_enabled(True)
+        if FOLDED in weights:
+            return F.linear(terms.withheld.pop(self.site.name), weights[FOLDED][0], self._dense[0].bias)
         hidden = output[0] if isinstance(output, tuple) else output
         site, first = self.site, self.site.offset
         x = args[0].reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
@@ -117,7 +163,9 @@ def projection_norm(projection: nn.Module, site: Site, generator: torch.Generato
     """
     parameter = next(projection.parameters())
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
-    probes = torch.randn(PROBES, site.in_features, generator=generator).to(parameter.device, dtype)
+    # An offloaded projection brings its weight, and the probes, to where it computes.
+    device = "cpu" if parameter.is_meta else parameter.device
+    probes = torch.randn(PROBES, site.in_features, generator=generator).to(device, dtype)
     bias = projection(torch.zeros_like(probes[:1]))
     response = (projection(probes) - bias).float()
     if site.fused:
@@ -144,15 +192,33 @@ def bind(model: PreTrainedModel) -> None:
     """Hook every site onto the module that stands at its path now; quantizers replace projections while loading."""
     unbind(model)
     for site in ttt_sites(model):
-        model.get_submodule(site.site.path).register_forward_hook(site.add_term)
+        site.connect(model.get_submodule(site.site.path))
 
 
 def unbind(model: nn.Module) -> None:
     """Remove the hooks of `bind`, wherever they are."""
     for module in model.modules():
-        for key, hook in list(module._forward_hooks.items()):
-            if isinstance(getattr(hook, "__self__", None), TTTSite):
-                del module._forward_hooks[key]
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if isinstance(getattr(hook, "__self__", None), TTTSite):
+                    del hooks[key]
+
+
+def settle(model: PreTrainedModel, fresh: bool) -> None:
+    """Keep the sites of offloaded layers in memory; `fresh` ones are not on disk yet.
+
+    accelerate brings a module's tensors back for the time of its forward, and a site has none.
+    """
+    for site in ttt_sites(model):
+        hook = vars(site).pop("_hf_hook", None)
+        if hook is None or not hook.offload:
+            continue
+        for name, parameter in list(site.named_parameters()):
+            value = torch.empty_like(parameter, device=hook.execution_device) if fresh else hook.weights_map[name]
+            setattr(site, name, nn.Parameter(value.to(hook.execution_device), parameter.requires_grad))
+        if site.get_buffer("base_norm").is_meta:
+            norm = torch.ones(()) if fresh else hook.weights_map["base_norm"]
+            site.base_norm = norm.to(hook.execution_device)
 
 
 def detach(model: PreTrainedModel) -> None:

@@ -23,7 +23,7 @@ from .cache import FastState, Pending, RankedCache, TTTCache
 from .config import TTTConfig
 from .fast_weights import FastWeights, Weights
 from .inner_loop import SiteState, chunk_loss, fresh_state, next_token_losses, sound_rows, update, update_
-from .layer import FastTerms, TTTSite, applying
+from .layer import FOLDED, FastTerms, TTTSite, applying
 from .window import attending
 
 logger = logging.get_logger(__name__)
@@ -138,15 +138,16 @@ def _read_segment(
     losses = None
     if outer.record or any(at_once):
         view = cache.view()
-        fast = _differentiable(decoder, cache.fast, len(taken), outer)
-        output = _forward(decoder, view, fast, inputs, outer)
+        fast = cache.fast if cache.fast.sites else _fresh(decoder, len(taken), outer)
+        leaves = _leaves(decoder, fast, len(taken), outer)
+        output = _forward(decoder, view, leaves, inputs, outer)
         cache.absorb(view, with_graph=outer.record)
         cache.finish()
         if any(at_once):
             with torch.enable_grad():
                 losses = next_token_losses(output.logits, ids)
                 targets = torch.ones_like(losses, dtype=torch.bool)
-                cache.fast, by_row = _learn(decoder, fast, losses, targets, at_once, outer)
+                cache.fast, by_row = _learn(decoder, fast, leaves, losses, targets, at_once, outer)
             cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
     else:
         terms = FastTerms(_present(decoder, cache, ids), len(taken))
@@ -183,10 +184,11 @@ def _cut(
     return ids, ranks.clamp_min(0) if positions is None else positions, ranks
 
 
-def _forward(decoder: Decoder, view: RankedCache, fast: FastState, inputs: dict[str, Any], outer: Outer) -> Any:
+def _forward(
+    decoder: Decoder, view: RankedCache, leaves: dict[str, Weights], inputs: dict[str, Any], outer: Outer
+) -> Any:
     """A forward with a graph: of everything for the outer loop, else from the first TTT site up."""
-    weights = {site: state.weights for site, state in fast.sites.items()}
-    terms = FastTerms(weights, inputs["input_ids"].shape[0], record=not outer.record)
+    terms = FastTerms(leaves, inputs["input_ids"].shape[0], record=not outer.record)
 
     def run() -> Any:
         second = twice_differentiable() if outer.record and outer.order == 2 else nullcontext()
@@ -198,18 +200,23 @@ def _forward(decoder: Decoder, view: RankedCache, fast: FastState, inputs: dict[
     return run()
 
 
-def _differentiable(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> FastState:
-    """The fast weights as tensors that gradients can be taken of; fresh ones before the first update."""
-    if not fast.sites:
-        fast = _fresh(decoder, rows, outer)
-    sites = {}
-    for name, state in fast.sites.items():
-        weights = {
-            key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
-            for key, weight in state.weights.items()
-        }
-        sites[name] = SiteState(weights, state.optimizer)
-    return FastState(sites, fast.steps)
+def _leaves(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dict[str, Weights]:
+    """The fast weights as tensors that gradients can be taken of, by site.
+
+    A folded leaf stands for the fast matrix in it: the gradient with respect to either is the same.
+    """
+    leaves: dict[str, Weights] = {}
+    for site in decoder.sites:
+        name, weights = site.site.name, fast.sites[site.site.name].weights
+        base = None if outer.record else site.foldable(rows)
+        if base is not None:
+            leaves[name] = {FOLDED: (base + weights["delta"]).requires_grad_()}
+        else:
+            leaves[name] = {
+                key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
+                for key, weight in weights.items()
+            }
+    return leaves
 
 
 def _fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
@@ -226,7 +233,7 @@ def _fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
 def _present(decoder: Decoder, cache: TTTCache, ids: Tensor) -> dict[str, Weights]:
     """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
     if cache.fast.sites:
-        return cache.fast.cast(decoder.compute_dtype)
+        return cache.fast.prepared(lambda fast: _prepare(decoder, fast, len(ids)))
     starts = {}
     for site in decoder.sites:
         start = {name: site.get_parameter(f"start_{name}")[None] for name in decoder.kind.learned_start}
@@ -235,8 +242,28 @@ def _present(decoder: Decoder, cache: TTTCache, ids: Tensor) -> dict[str, Weight
     return starts
 
 
+def _prepare(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
+    """The fast weights in the form that is cheapest to apply token by token."""
+    prepared: dict[str, Weights] = {}
+    with torch.no_grad():
+        for site in decoder.sites:
+            name, weights = site.site.name, fast.sites[site.site.name].weights
+            base = site.foldable(rows)
+            if base is not None:
+                prepared[name] = {FOLDED: base + weights["delta"]}
+            else:
+                prepared[name] = {key: weight.to(decoder.compute_dtype) for key, weight in weights.items()}
+    return prepared
+
+
 def _learn(
-    decoder: Decoder, fast: FastState, losses: Tensor, targets: Tensor, fires: list[bool], outer: Outer
+    decoder: Decoder,
+    fast: FastState,
+    leaves: dict[str, Weights],
+    losses: Tensor,
+    targets: Tensor,
+    fires: list[bool],
+    outer: Outer,
 ) -> tuple[FastState, list[float]]:
     """One inner step of every row that fires, from losses computed with the weights in `fast`.
 
@@ -244,10 +271,9 @@ def _learn(
     """
     firing = torch.tensor(fires, device=losses.device)
     by_row = chunk_loss(losses, targets)
-    leaves = [weight for state in fast.sites.values() for weight in state.weights.values()]
     gradients = torch.autograd.grad(
         torch.where(firing, by_row, 0).sum(),
-        leaves,
+        [leaf for by_name in leaves.values() for leaf in by_name.values()],
         create_graph=outer.record and outer.order == 2,
         retain_graph=outer.record,
     )
@@ -328,12 +354,13 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer
         if not cache.fast.sites:
             cache.fast = _fresh(decoder, cache.rows, outer)
         everyone = len(rows) == cache.rows
-        fast = _differentiable(decoder, cache.fast if everyone else cache.fast.select(index), len(rows), outer)
+        fast = cache.fast if everyone else cache.fast.select(index)
+        leaves = _leaves(decoder, fast, len(rows), outer)
         inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
-        output = _forward(decoder, view, fast, inputs, outer)
+        output = _forward(decoder, view, leaves, inputs, outer)
         with torch.enable_grad():
             losses = next_token_losses(output.logits, ids)
-            new, by_row = _learn(decoder, fast, losses, targets, [True] * len(rows), outer)
+            new, by_row = _learn(decoder, fast, leaves, losses, targets, [True] * len(rows), outer)
         cache.fast = new if everyone else cache.fast.replace_rows(index, new)
         cache.log_losses(dict(zip(rows, by_row)))
     for row in rows:
