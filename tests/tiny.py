@@ -139,10 +139,28 @@ def tiny(family: str, attention: str | None = None, **changes: Any) -> PreTraine
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.ndim > 1:
-                    parameter.normal_(std=0.1)
+                    parameter.normal_(std=0.08)
     return model
 
 
 def tokens(rows: int, length: int, seed: int = 0) -> torch.Tensor:
     """(rows, length) random ids, none of them special."""
     return torch.randint(3, 90, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+def snapshot(model: PreTrainedModel) -> dict[str, Any]:
+    """All that wrapping may touch, to compare with later."""
+    hooks = [name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+    return {
+        "class": type(model),
+        "config": type(model.config),
+        "settings": model.config.to_dict(),
+        "attention": [
+            model.config._attn_implementation,
+            model.config.get_text_config(decoder=True)._attn_implementation,
+        ],
+        "attributes": sorted(vars(model)),
+        "modules": [name for name, _ in model.named_modules()],
+        "keys": list(model.state_dict()),
+        "hooks": hooks,
+    }

@@ -1,0 +1,140 @@
+"""Results depend on the tokens of a row alone: not on calls, on neighbours, or on padding. In every family."""
+
+import pytest
+import torch
+from tiny import FAMILIES, tiny, tokens
+
+from ttt_retrofit import TTTConfig, wrap
+
+CHUNK, LENGTH = 6, 29
+# The window is far shorter than the text, and the families' own windows (9 tokens) are in effect beside it.
+LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 11, "sink_tokens": 2}
+LEARNING |= {"inner_optimizer": "sgd", "inner_lr": 0.1, "max_relative_update": 0.3}
+
+
+def converted(family, **changes):
+    return wrap(tiny(family), TTTConfig(**{**LEARNING, **changes}))
+
+
+def read(model, ids, split=None, cache=None, **inputs):
+    """Logits and cache after reading `ids` in calls of `split` tokens."""
+    logits = []
+    with torch.no_grad():
+        for part in ids.split(split or ids.shape[1], dim=1):
+            output = model(part, past_key_values=cache, **inputs)
+            cache = output.past_key_values
+            logits.append(output.logits)
+    return torch.cat(logits, dim=1), cache
+
+
+def assert_same(one: tuple, other: tuple, row: int | None = None):
+    """Logits and state of `one` (its row `row`) equal those of `other`, to 1e-4."""
+    rows = slice(None) if row is None else slice(row, row + 1)
+    torch.testing.assert_close(one[0][rows], other[0], atol=1e-4, rtol=1e-4)
+    ours, theirs = one[1].fast.tensors(), other[1].fast.tensors()
+    assert ours.keys() == theirs.keys() and ours
+    for name in ours:
+        torch.testing.assert_close(
+            ours[name][rows], theirs[name], atol=1e-4, rtol=1e-4, msg=lambda m, n=name: f"{n}: {m}"
+        )
+    for mine, its in zip(one[1].losses[rows], other[1].losses, strict=True):
+        assert mine == pytest.approx(its, abs=1e-4)
+    assert one[1].tokens_seen[rows].tolist() == other[1].tokens_seen.tolist()
+
+
+@pytest.mark.parametrize("split", [CHUNK, 7, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_splitting_into_calls_changes_nothing(family, split):
+    model, ids = converted(family), tokens(2, LENGTH)
+    assert_same(read(model, ids), read(model, ids, split))
+
+
+def padded(ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of two: `ids[0]` whole, and the first of `ids[1]` where `real` says, with junk elsewhere."""
+    batch = torch.full_like(ids, 5)
+    batch[0] = ids[0]
+    batch[1, real] = ids[1, : int(real.sum())]
+    return batch, torch.stack([torch.ones_like(real), real]).long()
+
+
+PADDINGS = {
+    "left": torch.arange(LENGTH) >= 8,
+    "right": torch.arange(LENGTH) < 20,
+    "mixed": torch.isin(torch.arange(LENGTH), torch.tensor([0, 1, 9, 10, 11, 27, 28]), invert=True),
+}
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_row_beside_another_and_padding_is_the_row_alone(family, padding):
+    model, ids, real = converted(family), tokens(2, LENGTH), PADDINGS[padding]
+    batch, mask = padded(ids, real)
+    logits, cache = read(model, batch, attention_mask=mask)
+    assert_same((logits, cache), read(model, ids[:1]), row=0)
+    assert_same((logits[:, real], cache), read(model, ids[1:, : int(real.sum())]), row=1)
+
+
+@pytest.mark.parametrize("optimizer,lr", [("sgd", 0.1), ("adam", 1e-3), ("muon", 0.02)])
+@pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
+def test_every_kind_and_optimizer_keeps_both_contracts(kind, optimizer, lr):
+    model = converted("qwen3", fast_weights=kind, rank=4, inner_optimizer=optimizer, inner_lr=lr)
+    ids = tokens(2, LENGTH)
+    whole = read(model, ids)
+    assert_same(whole, read(model, ids, 7))
+    assert_same(whole, read(model, ids[1:]), row=1)
+
+
+@pytest.mark.parametrize("window", [None, CHUNK, 40])
+def test_every_window_keeps_both_contracts(window):
+    model, ids = converted("gemma2", sliding_window=window), tokens(2, LENGTH)
+    whole = read(model, ids)
+    assert_same(whole, read(model, ids, 7))
+    assert_same(whole, read(model, ids[1:]), row=1)
+
+
+@pytest.mark.parametrize("first", ["left", "right"])
+def test_padded_calls_follow_each_other_as_if_there_were_no_padding(first):
+    """Two ragged turns, each with its own mask, the second falling into the middle of a chunk."""
+    model, ids = converted("mistral"), tokens(2, LENGTH)
+    real = torch.arange(10) >= 4 if first == "left" else torch.arange(10) < 6
+    turn, mask = padded(ids[:, :10], real)
+    with torch.no_grad():
+        one = model(turn, attention_mask=mask)
+        rest = torch.stack([ids[0, 10:29], ids[1, 6:25]])
+        two = model(
+            rest, past_key_values=one.past_key_values, attention_mask=torch.cat([mask, torch.ones_like(rest)], 1)
+        )
+    alone = read(model, ids[1:, :25])
+    assert_same((torch.cat([one.logits[:, real], two.logits], 1), two.past_key_values), alone, row=1)
+
+
+def test_positions_given_by_the_caller_do_not_depend_on_the_split():
+    model, ids = converted("llama"), tokens(1, LENGTH)
+    positions = torch.arange(LENGTH)[None] + 3
+    with torch.no_grad():
+        whole = model(ids, position_ids=positions)
+        one = model(ids[:, :10], position_ids=positions[:, :10])
+        two = model(ids[:, 10:], position_ids=positions[:, 10:], past_key_values=one.past_key_values)
+    assert_same((whole.logits, whole.past_key_values), (torch.cat([one.logits, two.logits], 1), two.past_key_values))
+
+
+def test_switching_learning_off_in_the_middle_of_a_chunk_does_not_depend_on_the_split():
+    model, ids = converted("llama"), tokens(2, LENGTH)
+
+    def run(split):
+        cache = read(model, ids[:, :15], split)[1]
+        return read(model, ids[:, 15:], split, cache, learn_from="none")
+
+    assert_same(run(None), run(1))
+
+
+@pytest.mark.parametrize("keep", [1, 3, 8])
+def test_logits_to_keep_are_the_last_of_all(keep):
+    model, ids = converted("llama"), tokens(2, LENGTH)
+    mask = torch.ones_like(ids)
+    for padding in (0, 4):
+        mask[1, :padding] = 0
+        with torch.no_grad():
+            every = model(ids, attention_mask=mask).logits
+            kept = model(ids, attention_mask=mask, logits_to_keep=keep).logits
+        torch.testing.assert_close(kept, every[:, -keep:], atol=1e-5, rtol=0)
