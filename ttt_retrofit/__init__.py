@@ -1,6 +1,6 @@
 """Test-time training for pretrained language models: they keep learning while they read."""
 
-from .auto import AutoModelForCausalLM, TTTForCausalLM, TTTModelConfig, wrap
+from .auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .cache import TTTCache
 from .config import TTTConfig
 from .errors import CheckpointError, ConfigError, InputError, TTTError, UnsupportedModelError
@@ -15,7 +15,6 @@ __all__ = [
     "TTTCache",
     "TTTConfig",
     "TTTError",
-    "TTTForCausalLM",
     "TTTModelConfig",
     "UnsupportedModelError",
     "wrap",

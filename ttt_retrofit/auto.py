@@ -20,12 +20,18 @@ from .errors import CheckpointError, ConfigError, UnsupportedModelError
 from .modeling import TTTMixin, derived_forward
 
 # What says where and how to load rather than what; transformers consumes these while it reads a config.
-LOCATION = ("cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder")
-LOCATION += ("token", "trust_remote_code")
+LOCATION = (
+    *("cache_dir", "code_revision", "force_download", "local_files_only", "proxies", "revision", "subfolder"),
+    *("token", "trust_remote_code"),
+)
 # Of these a config may only hold what the model is loaded with, so they go to the model alone.
 FOR_THE_MODEL = ("dtype", "torch_dtype", "quantization_config")
 
-_ConfigBase = PreTrainedConfig if TYPE_CHECKING else object
+# The mixin stands before the family's class, from which it inherits everything it calls.
+if TYPE_CHECKING:
+    _ConfigBase = PreTrainedConfig
+else:
+    _ConfigBase = object
 _DERIVED: dict[type, Any] = {}
 
 
@@ -155,10 +161,11 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     if kwargs:
         raise ConfigError(f"{sorted(kwargs)} are for loading by name; this model is loaded already.")
     _check_wrappable(model)
-    base = type(model)
+    base, converted = type(model), model
     model.__class__ = derived_model(base)
+    assert isinstance(converted, TTTMixin)
     try:
-        model.attach_ttt(config)
+        converted.attach_ttt(config)
     except Exception:
         model.__class__ = base
         raise
@@ -168,7 +175,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     return model
 
 
-def _mark(config: Any, base_name: str, ttt: TTTConfig) -> None:
+def _mark(config: Any, base_name: str | None, ttt: TTTConfig) -> None:
     """Make the config of a base that of a converted model."""
     config.__class__ = derived_config(type(config))
     config.base_model_name_or_path = base_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -15,6 +16,7 @@ INCIDENTAL = {
     "_name_or_path",
     "architectures",
     "auto_map",
+    "base_model_name_or_path",
     "base_model_type",
     "dtype",
     "model_type",
@@ -28,8 +30,8 @@ INCIDENTAL = {
 
 def fingerprint(model: PreTrainedModel) -> str:
     """Hexadecimal sha256 of the configuration's architecture and of a few values of a few weights."""
-    config = {key: value for key, value in model.config.to_dict().items() if key not in INCIDENTAL}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    architecture = _essential(model.config.to_dict())
+    digest = hashlib.sha256(json.dumps(architecture, sort_keys=True, default=str).encode())
     named = [(name, weight) for name, weight in model.named_parameters() if ".ttt." not in name and "lora_" not in name]
     stride = max(1, len(named) // SAMPLED_TENSORS)
     for _, weight in named[::stride]:
@@ -38,3 +40,12 @@ def fingerprint(model: PreTrainedModel) -> str:
         sample = weight.detach().flatten()[:SAMPLED_VALUES].to("cpu")
         digest.update(sample.to(torch.float32).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _essential(config: dict[str, Any]) -> dict[str, Any]:
+    # Configurations of multimodal models hold others.
+    return {
+        key: _essential(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in INCIDENTAL
+    }

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils.quantization_config import QuantizationMethod
 
@@ -32,7 +35,13 @@ TAGS = ["ttt", "test-time-training", "ttt-retrofit"]
 Losses = dict[str, float]
 
 # The mixin stands before the family's class, from which it inherits everything it calls.
-_Base = PreTrainedModel if TYPE_CHECKING else object
+if TYPE_CHECKING:
+    _Base = PreTrainedModel
+else:
+    _Base = object
+
+
+_CONVERTING: ContextVar[bool] = ContextVar("ttt_converting", default=False)
 
 
 class CheckpointMixin(_Base):
@@ -46,7 +55,7 @@ class CheckpointMixin(_Base):
         raise NotImplementedError
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]
+    def from_pretrained(
         cls,
         path: str | os.PathLike,
         *args: Any,
@@ -64,6 +73,7 @@ class CheckpointMixin(_Base):
         """
         # Mismatches are asked for rather than raised by transformers, whose error does not say which they are.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        token = _CONVERTING.set(convert)
         try:
             model, info = super().from_pretrained(path, *args, **kwargs)
         except (SafetensorError, json.JSONDecodeError) as error:
@@ -76,12 +86,20 @@ class CheckpointMixin(_Base):
             raise CheckpointError(
                 f"{path} is incomplete or cannot be read: {error} Download or save it again."
             ) from error
+        finally:
+            _CONVERTING.reset(token)
         _check_loaded(path, info, convert, ignore_mismatched_sizes)
-        layer.settle(model, fresh=convert)
+        _settle(model, fresh=convert)
         model.bind_ttt()
         if convert:
             layer.initialise(model)
         return (model, info) if output_loading_info else model
+
+    def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:
+        super()._adjust_missing_and_unexpected_keys(loading_info)
+        if _CONVERTING.get():
+            # A base has no fast weights; a report of them as missing would only alarm.
+            loading_info.missing_keys = {key for key in loading_info.missing_keys if not _is_ttt(key)}
 
     def save_pretrained(
         self,
@@ -107,7 +125,7 @@ class CheckpointMixin(_Base):
         finally:
             self._card_losses = before
 
-    def push_to_hub(self, repo_id: str, *, losses: Losses | None = None, **kwargs: Any) -> str:  # type: ignore[override]
+    def push_to_hub(self, repo_id: str, *, losses: Losses | None = None, **kwargs: Any) -> str:
         """As `PreTrainedModel.push_to_hub`. A card on the hub already is kept, and its measured losses renewed."""
         kwargs["tags"] = [*TAGS, *(kwargs.get("tags") or [])]
         self._card_losses = losses
@@ -140,26 +158,43 @@ def _check_loaded(path: str | os.PathLike, info: dict[str, Any], convert: bool, 
             f"expected {tuple(expected)}, as do {len(info['mismatched_keys']) - 1} more. Put the config.json and the "
             "weights of one model together, or save it again."
         )
-    if convert:  # a base has no fast weights yet
+    if convert:
         return
     missing, surplus = sorted(info["missing_keys"]), sorted(filter(_is_ttt, info["unexpected_keys"]))
-    if missing:
-        raise CheckpointError(
-            f"{path} lacks {len(missing)} tensors that a complete converted checkpoint has, such as {missing[0]!r}. "
-            "Save the converted model again, or convert the base anew with wrap()."
-        )
     if surplus:
         raise CheckpointError(
             f"{path} holds {len(surplus)} tensors of fast weights that the `ttt` block of its config.json does not ask "
             f"for, such as {surplus[0]!r}. Restore the config.json they were saved with."
         )
+    if missing:
+        raise CheckpointError(
+            f"{path} lacks {len(missing)} tensors that a complete converted checkpoint has, such as {missing[0]!r}. "
+            "Save the converted model again, or convert the base anew with wrap()."
+        )
+
+
+def _settle(model: PreTrainedModel, fresh: bool) -> None:
+    """Keep the sites of offloaded layers in memory; `fresh` ones are not on disk yet.
+
+    accelerate brings a module's tensors back for the time of its forward, and a site has none.
+    """
+    for site in layer.ttt_sites(model):
+        hook = vars(site).pop("_hf_hook", None)
+        if hook is None or not hook.offload:
+            continue
+        for name, tensor in [*site.named_parameters(), *site.named_buffers()]:
+            if not tensor.is_meta:
+                continue
+            stored = torch.empty_like(tensor, device="cpu") if fresh else hook.weights_map[name]
+            value = stored.to(hook.execution_device)
+            setattr(site, name, nn.Parameter(value) if isinstance(tensor, nn.Parameter) else value)
 
 
 def _is_ttt(name: str) -> bool:
     return f".{layer.TTT}." in name
 
 
-def forget_gguf(model: PreTrainedModel) -> None:
+def forget_gguf(model: Any) -> None:
     """A model loaded from GGUF is dequantised, yet keeps a quantizer that refuses to save."""
     quantizer = vars(model).get("hf_quantizer")
     if quantizer is None or quantizer.quantization_config.quant_method != QuantizationMethod.GGUF:

@@ -95,8 +95,8 @@ class TTTSite(nn.Module):
         self.log_lr.zero_()
         for name, value in self.kind.start(self.site, generator).items():
             self.get_parameter(f"start_{name}").copy_(value)
-        if projection is not None:
-            self.get_buffer("base_norm").copy_(projection_norm(projection, self.site, generator))
+        norm = self.log_lr.new_ones(()) if projection is None else projection_norm(projection, self.site, generator)
+        self.get_buffer("base_norm").copy_(norm)
 
     def connect(self, module: nn.Module) -> None:
         """Hook onto the projection (or block) whose output receives the fast term."""
@@ -202,23 +202,6 @@ def unbind(model: nn.Module) -> None:
             for key, hook in list(hooks.items()):
                 if isinstance(getattr(hook, "__self__", None), TTTSite):
                     del hooks[key]
-
-
-def settle(model: PreTrainedModel, fresh: bool) -> None:
-    """Keep the sites of offloaded layers in memory; `fresh` ones are not on disk yet.
-
-    accelerate brings a module's tensors back for the time of its forward, and a site has none.
-    """
-    for site in ttt_sites(model):
-        hook = vars(site).pop("_hf_hook", None)
-        if hook is None or not hook.offload:
-            continue
-        for name, parameter in list(site.named_parameters()):
-            value = torch.empty_like(parameter, device=hook.execution_device) if fresh else hook.weights_map[name]
-            setattr(site, name, nn.Parameter(value.to(hook.execution_device), parameter.requires_grad))
-        if site.get_buffer("base_norm").is_meta:
-            norm = torch.ones(()) if fresh else hook.weights_map["base_norm"]
-            site.base_norm = norm.to(hook.execution_device)
 
 
 def detach(model: PreTrainedModel) -> None:

@@ -93,9 +93,9 @@ class TTTMixin(hub.CheckpointMixin):
         restore_attention(self)
         for name in ("ttt", "kind", "sites", "_rematerialise"):
             self.__dict__.pop(name, None)
-        del self.config.ttt
+        del self.config.ttt, self.config.base_model_name_or_path
         self.config.__class__ = type(self.config)._base_class
-        self.__class__ = self._base_class
+        self.__class__ = self._base_class  # type: ignore[assignment]
         return self
 
     # ------------------------------------------------------------------ what reading needs
