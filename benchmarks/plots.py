@@ -1,0 +1,83 @@
+"""Pictures of measurements, as PNG files. No window is ever opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.axes import Axes
+from torch import Tensor
+
+from .measure import FULL, SINKS, TTT, WINDOW, Reading
+
+# Colours that stay apart for colour-blind readers and in grey (Okabe and Ito), the same in every picture.
+STYLES = {
+    FULL: {"color": "#222222", "linewidth": 1.1, "linestyle": (0, (5, 2)), "zorder": 3},
+    WINDOW: {"color": "#999999", "linewidth": 1.3},
+    SINKS: {"color": "#0072B2", "linewidth": 1.6},
+    TTT: {"color": "#D55E00", "linewidth": 1.9},
+}
+LOOK = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+
+
+def loss_by_position(
+    readings: dict[str, Reading], path: Path, title: str, *, average: int = 256, window: int | None = None
+) -> None:
+    """Loss over position: as it is, and against full attention, where the text's own ups and downs cancel out.
+
+    Parameters
+    ----------
+    readings : one for each system, all of the same text; full attention among them.
+    average : tokens over which losses are averaged.
+    window : marked in the picture where given: before it, a window hides nothing.
+    """
+    losses = {name: reading.losses for name, reading in readings.items()}
+    with plt.rc_context(LOOK):
+        figure, (above, below) = plt.subplots(2, 1, figsize=(8.4, 6.6), sharex=True, height_ratios=(1, 1.15))
+        for name, values in losses.items():
+            _draw(above, values, average, name)
+            if name != WINDOW:  # ten times the others' distance would flatten them
+                _draw(below, values - losses[FULL], average, name)
+        above.set_ylabel("loss, nats/token")
+        above.set_title("Loss", color="#444444")
+        below.set_ylabel("difference, nats/token")
+        below.set_title("Loss minus that of full attention (window alone is off this scale)", color="#444444")
+        below.set_xlabel(f"position, tokens (running mean over {average})")
+        below.set_xlim(0, len(losses[FULL]))
+        below.xaxis.set_major_formatter(lambda position, _: f"{position:,.0f}")
+        if window is not None:
+            for axes in (above, below):
+                axes.axvline(window, color="#888888", linewidth=0.8, linestyle=":")
+            below.annotate(
+                f" window ({window})", (window, 0.99), xycoords=("data", "axes fraction"), va="top", color="#666666"
+            )
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        handles, names = above.get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names), bbox_to_anchor=(0.0, 0.958))
+        figure.tight_layout(rect=(0, 0, 1, 0.955))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def _draw(axes: Axes, values: Tensor, average: int, name: str) -> None:
+    """values: (T - 1,)."""
+    average = min(average, len(values))
+    mean = torch.nn.functional.avg_pool1d(values[None, None], average, stride=1)[0, 0]
+    # A mean stands at the last token it covers: nothing in the curve comes from the future.
+    axes.plot(range(average, average + len(mean)), mean.tolist(), label=name, **STYLES.get(name, {}))
