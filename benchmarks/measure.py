@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import DynamicCache, PreTrainedModel
 
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import TTTCache, TTTConfig, wrap
 from ttt_retrofit.modeling import TTTMixin
 
 FULL, WINDOW, SINKS, TTT = "full attention", "window", "window + sinks", "window + sinks + TTT"
@@ -87,8 +87,15 @@ def full_attention(model: PreTrainedModel, ids: Tensor, advance: Advance | None 
     return _read(model, ids, FULL_ATTENTION_CHUNK, cache, size, advance)
 
 
-def streaming(model: PreTrainedModel, ids: Tensor, advance: Advance | None = None) -> Reading:
-    """Read with a converted model as it is configured, one chunk per call. Parameters as for `full_attention`.
+def streaming(
+    model: PreTrainedModel, ids: Tensor, advance: Advance | None = None, cache: TTTCache | None = None
+) -> Reading:
+    """Read with a converted model as it is configured, one chunk per call.
+
+    Parameters
+    ----------
+    ids, advance : as for `full_attention`.
+    cache : what to read into, for a caller that goes on from there; a new one when not given.
 
     Raises
     ------
@@ -97,7 +104,14 @@ def streaming(model: PreTrainedModel, ids: Tensor, advance: Advance | None = Non
     """
     if not isinstance(model, TTTMixin):
         raise TypeError(f"streaming() measures a converted model, found {type(model).__name__}. Call wrap() first.")
-    return _read(model, ids, model.ttt.chunk_size, None, lambda cache: cache.nbytes, advance)
+    cache = model.new_cache() if cache is None else cache
+    return _read(model, ids, model.ttt.chunk_size, cache, lambda cache: cache.nbytes, advance)
+
+
+def configure(model: Any, config: TTTConfig, system: str) -> None:
+    """Make a converted model one of the `STREAMING` systems, as variations of `config`."""
+    changed = replace(config, **STREAMING[system])
+    model.configure_ttt(learn_from=changed.learn_from, sink_tokens=changed.sink_tokens)
 
 
 def _read(
@@ -156,9 +170,8 @@ def compare(
         if full is None:
             readings[FULL] = full_attention(base, ids, bars[FULL])
         with converted(base, config) as model:
-            for name, changes in STREAMING.items():
-                as_changed = replace(config, **changes)
-                model.configure_ttt(learn_from=as_changed.learn_from, sink_tokens=as_changed.sink_tokens)
+            for name in STREAMING:
+                configure(model, config, name)
                 readings[name] = streaming(model, ids, bars[name])
     return readings
 
