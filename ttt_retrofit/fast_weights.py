@@ -69,10 +69,12 @@ def add_batch_linear(onto: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 def _interpolate(weights: Weights, start: Weights, factor: Tensor) -> Weights:
     """start + factor * (weights - start), factor: (B,) in [0, 1]; a name without a start begins at zero."""
-    moved = {}
+    moved, factor = {}, factor[:, None, None]
     for name, weight in weights.items():
-        factor_ = factor[:, None, None]
-        moved[name] = start[name] + factor_ * (weight - start[name]) if name in start else factor_ * weight
+        change = weight - start[name] if name in start else weight
+        # Not a product alone: zero times infinity is NaN.
+        change = torch.where(factor > 0, factor * change, 0)
+        moved[name] = start[name] + change if name in start else change
     return moved
 
 
@@ -167,8 +169,9 @@ class Prime:
 
 
 def _largest_step(displacement: Tensor, bound: float) -> Tensor:
-    """The factor in (0, 1] that brings a displacement down to `bound`."""
-    return (bound / displacement.clamp_min(torch.finfo(displacement.dtype).tiny)).clamp_max(1.0)
+    """The factor in (0, 1] that brings a displacement down to `bound`; 0, back to the start, where it overflowed."""
+    factor = (bound / displacement.clamp_min(torch.finfo(displacement.dtype).tiny)).clamp_max(1.0)
+    return torch.where(torch.isfinite(displacement), factor, 0)
 
 
 def fast_weights(config: TTTConfig) -> FastWeights:

@@ -105,7 +105,7 @@ def update_(
     for name, gradient in gradients.items():
         IN_PLACE[config.inner_optimizer](state.weights[name], gradient, state.optimizer[name], step, lr)
     displacement = kind.displacement(state.weights, constants.start, constants.scale)
-    if bool((displacement > config.max_relative_update).any()):
+    if not bool((displacement <= config.max_relative_update).all()):  # so asked, NaN is outside too
         state.weights = kind.shrink(state.weights, constants.start, constants.scale, config.max_relative_update)
 
 
