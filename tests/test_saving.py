@@ -236,17 +236,17 @@ def test_the_drop_in_loads_a_converted_checkpoint(checkpoints):
 
 
 def test_another_configuration_than_the_saved_one_is_refused(checkpoints):
-    with pytest.raises(ConfigError, match="converted already.*configure_ttt"):
+    with pytest.raises(ConfigError, match=r"converted already.*configure_ttt"):
         wrap(checkpoints["llama-lora"], ttt("lora", inner_lr=0.5))
 
 
 def test_a_configuration_that_does_not_fit_is_refused_while_loading(base):
-    with pytest.raises(ConfigError, match="layers=\\[9\\] are out of range"):
+    with pytest.raises(ConfigError, match=r"layers=\\[9\\] are out of range"):
         wrap(base, TTTConfig(layers=[9]))
 
 
 def test_arguments_for_loading_are_refused_for_an_instance():
-    with pytest.raises(ConfigError, match="dtype.*loaded already"):
+    with pytest.raises(ConfigError, match=r"dtype.*loaded already"):
         wrap(tiny("llama"), TTT, dtype=torch.bfloat16)
 
 
@@ -284,7 +284,7 @@ def test_a_missing_shard_is_named(sharded):
     path, _ = sharded
     gone = sorted(path.glob("*.safetensors"))[1]
     gone.unlink()
-    with pytest.raises(CheckpointError, match=f"(?s)incomplete.*{gone.name}.*again"):
+    with pytest.raises(CheckpointError, match=rf"(?s)incomplete.*{gone.name}.*again"):
         load(path)
 
 
@@ -292,7 +292,7 @@ def test_a_directory_without_weights_is_incomplete(sharded):
     path, _ = sharded
     for file in path.glob("*.safetensors*"):
         file.unlink()
-    with pytest.raises(CheckpointError, match="(?s)incomplete.*model.safetensors.*again"):
+    with pytest.raises(CheckpointError, match=r"(?s)incomplete.*model.safetensors.*again"):
         load(path)
 
 
@@ -302,14 +302,14 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     file = tmp_path / "model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(len(whole) * kept) if isinstance(kept, float) else kept])
-    with pytest.raises(CheckpointError, match="cut short or damaged.*again"):
+    with pytest.raises(CheckpointError, match=r"cut short or damaged.*again"):
         load(tmp_path)
 
 
 def test_a_truncated_base_is_refused_by_the_drop_in(base, tmp_path):
     (tmp_path / "config.json").write_text((base / "config.json").read_text())
     (tmp_path / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match="cut short or damaged"):
+    with pytest.raises(CheckpointError, match=r"cut short or damaged"):
         wrap(tmp_path, TTT)
 
 
@@ -347,18 +347,18 @@ def test_a_config_without_its_ttt_block_is_refused(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     del config["ttt"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match="lacks.*ttt.*save_pretrained"):
+    with pytest.raises(CheckpointError, match=r"lacks.*ttt.*save_pretrained"):
         load(tmp_path)
 
 
 def test_a_base_of_an_unknown_family_is_refused(tmp_path):
     converted().save_pretrained(tmp_path)
     edit_config(tmp_path, base_model_type="llama17")
-    with pytest.raises(CheckpointError, match="llama17.*does not know"):
+    with pytest.raises(CheckpointError, match=r"llama17.*does not know"):
         load(tmp_path)
 
 
 def test_a_missing_directory_keeps_the_error_of_transformers(tmp_path):
     for loading in (load, lambda path: wrap(path, TTT)):
-        with pytest.raises(OSError, match="nowhere"):
+        with pytest.raises(OSError, match=r"nowhere"):
             loading(tmp_path / "nowhere")

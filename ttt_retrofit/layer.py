@@ -152,7 +152,7 @@ class TTTSite(nn.Module):
 
 
 def _norm_or(start: Tensor, base: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(start.detach())
+    norm = torch.linalg.vector_norm(start)
     return torch.where(norm > 0, norm, base)
 
 
@@ -191,8 +191,17 @@ def ttt_sites(model: nn.Module) -> list[TTTSite]:
 def bind(model: PreTrainedModel) -> None:
     """Hook every site onto the module that stands at its path now; quantizers replace projections while loading."""
     unbind(model)
+    _keep_gradients(model)
     for site in ttt_sites(model):
         site.connect(model.get_submodule(site.site.path))
+
+
+def _keep_gradients(model: nn.Module) -> None:
+    """Keep bitsandbytes from packing 4-bit weights for AVX-512, a form through which gradients are silently zero."""
+    for module in model.modules():
+        if vars(module).get("support_avx512bf16_for_cpu"):
+            module.state_dict()  # unpacks a weight that an earlier forward has packed
+            module.support_avx512bf16_for_cpu = False
 
 
 def unbind(model: nn.Module) -> None:
