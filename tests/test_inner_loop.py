@@ -51,7 +51,7 @@ def test_chunk_loss_is_the_mean_over_the_tokens_learned_from():
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt"])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_the_step_is_the_gradient_of_the_chunk_loss(family, rows):
-    """sgd at rate 1 without a trust region leaves minus the gradient behind; compared with finite differences in fp64."""
+    """sgd at rate 1 without a trust region leaves minus the gradient behind: finite differences in fp64 agree."""
     model = converted(family, inner_lr=1.0, max_relative_update=1e9).double()
     ids = tokens(rows, CHUNK)
     with torch.no_grad():
@@ -144,7 +144,7 @@ def test_outer_gradients_match_finite_differences(family, kind, optimizer, monke
 
 
 def test_first_order_leaves_out_the_path_through_the_inner_gradient():
-    """Both orders agree on log_lr while no update has been differentiated through, and differ from the third chunk on."""
+    """Both orders agree on log_lr until an update is differentiated through: from the third chunk on."""
     model = converted("gpt2", max_relative_update=1e9).double()
     rates = [p for name, p in model.named_parameters() if name.endswith("log_lr")]
 
