@@ -1,4 +1,4 @@
-"""Models spread over devices: converted while loading they read as one that is not; wrapped afterwards they are refused."""
+"""Models spread over devices: converted while loading they read as any other; wrapped afterwards they are refused."""
 
 import accelerate
 import pytest

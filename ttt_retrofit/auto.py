@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -165,7 +166,8 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     model.__class__ = derived_model(base)
     assert isinstance(converted, TTTMixin)
     try:
-        converted.attach_ttt(config)
+        with torch.inference_mode(False):
+            converted.attach_ttt(config)
     except Exception:
         model.__class__ = base
         raise
@@ -195,6 +197,11 @@ def _check_wrappable(model: Any) -> None:
         )
     if not model.can_generate():
         raise UnsupportedModelError(f"{type(model).__name__} is not a causal language model; it has no generate().")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise UnsupportedModelError(
+            "The model was made under torch.inference_mode(), so no gradient can pass through its weights. "
+            "Load it outside."
+        )
     # accelerate sets both on the instance: `forward` is shadowed there, where no derived class can reach it.
     dispatched = vars(model).get("hf_device_map", {})
     if "_hf_hook" in vars(model) or len(set(dispatched.values())) > 1:

@@ -298,7 +298,7 @@ class TTTCache(RankedCache):
             When the file is missing, damaged, or was made with another base or configuration.
         """
         try:
-            with safe_open(path, framework="pt", device=str(model.device)) as file:
+            with torch.inference_mode(False), safe_open(path, framework="pt", device=str(model.device)) as file:
                 header = json.loads((file.metadata() or {}).get("ttt_cache", "{}"))
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
         except (OSError, SafetensorError) as error:
@@ -309,7 +309,8 @@ class TTTCache(RankedCache):
         if header["base"] != cache.base:
             raise CheckpointError(f"{path} belongs to another base model than {model.name_or_path!r}. Load that one.")
         cache.ttt = TTTConfig.from_dict(header["ttt"])
-        cache._restore(header, tensors)
+        with torch.inference_mode(False):
+            cache._restore(header, tensors)
         return cache
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -363,7 +364,12 @@ class TTTCache(RankedCache):
         listed = rows.tolist()
         if listed == list(range(self.ranks_seen.shape[0])):
             return
-        rows = rows.to(self.ranks_seen.device)
+        # `generate` reorders beams in the caller's mode; tensors made in inference mode could never be updated again.
+        with torch.inference_mode(False):
+            self._take_rows(torch.tensor(listed, device=self.ranks_seen.device), listed)
+
+    def _take_rows(self, rows: Tensor, listed: list[int]) -> None:
+        assert self.ranks_seen is not None
         for layer in self.layers:
             layer.select(rows)
         for track in self.tracks:

@@ -75,7 +75,8 @@ class CheckpointMixin(_Base):
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         token = _CONVERTING.set(convert)
         try:
-            model, info = super().from_pretrained(path, *args, **kwargs)
+            with torch.inference_mode(False):  # tensors made in inference mode could never carry a gradient
+                model, info = super().from_pretrained(path, *args, **kwargs)
         except (SafetensorError, json.JSONDecodeError) as error:
             raise CheckpointError(
                 f"A file of {path} is cut short or damaged: {error}. Download or save it again."
