@@ -22,13 +22,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
-from .measure import FULL, SINKS, Reading, converted, full_attention, progress_bars, streaming
+from .measure import FULL, SINKS, TTT, Reading, converted, full_attention, progress_bars, streaming
 from .models import model_directory
-from .plots import plot_loss_by_position
+from .plots import loss_by_position
 from .results import machine, markdown_table, save
-from .texts import TEST, text
+from .texts import text
 
 NAME = "perplexity_by_position"
+TEXTS = (
+    "persuasion",
+    "emma",
+    "anarchist-faq",
+    "python-tutorial",
+    "turtle",
+)  # two novels, an essay, documentation, code
 
 
 def read_all(base: Any, ids: torch.Tensor, window: int, sinks: int, title: str) -> dict[str, Reading]:
@@ -77,7 +84,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 16384])
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--sinks", type=int, default=4)
-    parser.add_argument("--texts", nargs="+", default=list(TEST))
+    parser.add_argument("--texts", nargs="+", default=list(TEXTS))
     parser.add_argument("--quick", action="store_true", help="2,048 tokens of each text")
     options = parser.parse_args()
     lengths = [2048] if options.quick else sorted(options.lengths)
@@ -94,7 +101,7 @@ def main() -> None:
         readings[name] = read_all(base, ids, options.window, options.sinks, name)
 
     report: dict[str, Any] = {"settings": vars(options) | {"presets": PRESETS}, "machine": machine(), "lengths": {}}
-    lines = [f"SmolLM2-135M ({options.model}), window {options.window}, {options.sinks} sinks. Nats per token.", ""]
+    lines = [f"{options.model}, window {options.window}, {options.sinks} sinks. Nats per token.", ""]
     for length in lengths:
         texts = {name: summary(systems, length) for name, systems in readings.items()}
         verdicts = {preset: judge(texts, preset) for preset in PRESETS}
@@ -116,14 +123,10 @@ def main() -> None:
                 f"{verdict['below_full_attention_on_every_text']}"
             )
         lines.append("")
-    figures = {}
-    for name, systems in readings.items():
-        for system, reading in systems.items():
-            label = system if system in (FULL, SINKS) else f"{SINKS} + TTT ({system})"
-            figures.setdefault(name, {})[label] = reading.losses
     directory = save(NAME, report, lines)
-    for name, losses in figures.items():
-        plot_loss_by_position(losses, directory / f"{NAME}_{name}.png", title=name)
+    for name, systems in readings.items():
+        drawn = {FULL: systems[FULL], SINKS: systems[SINKS], TTT: systems["default"]}
+        loss_by_position(drawn, directory / f"{NAME}_{name}.png", title=name, window=options.window)
     console.print("\n".join(lines), markup=False)
 
 

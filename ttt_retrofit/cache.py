@@ -252,7 +252,8 @@ class TTTCache(RankedCache):
             if layer.is_initialized and layer.keys.requires_grad:
                 # A copy: the buffer will be written in place, and the graph still holds the original.
                 layer.keys, layer.values = layer.keys.detach().clone(), layer.values.detach().clone()
-        self.fast = self.fast.detach()
+        if any(tensor.requires_grad for tensor in self.fast.tensors().values()):
+            self.fast = self.fast.detach()
         return self
 
     def save(self, path: str | os.PathLike) -> None:
