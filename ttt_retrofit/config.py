@@ -171,5 +171,5 @@ def _is_number(value: object) -> bool:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"layers": "third_quarter", "inner_lr": 8e-4},
+    "fast": {"layers": "last_quarter", "inner_lr": 1e-3},
 }

@@ -1,0 +1,172 @@
+"""Loss against time for every choice there is to make: where the presets come from. Tuning texts only.
+
+Each setting reads the tuning texts; it is judged by the share of the gap between window + sinks and full attention that
+it closes on their mean, and by its time relative to reading without learning. Finished settings are kept in
+`results/ablation.json` and not measured again, so an interrupted run goes on where it stopped.
+
+    python -m benchmarks.ablation
+    python -m benchmarks.ablation --only default fast
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ttt_retrofit import TTTConfig
+
+from .arithmetic import count
+from .measure import Reading, converted, full_attention, progress_bars, streaming
+from .models import model_directory
+from .results import DIRECTORY, machine, markdown_table, save
+from .texts import text
+
+NAME = "ablation"
+TEXTS = ("northanger-abbey", "pydoc-topics", "inspect")
+SKIPPED = 4096  # tokens left out at the start of each text: title pages, licences, tables of contents
+
+ALL, MIDDLE = "all", "middle"
+GATED = ("gate", "up", "down")
+# What differs from the default in each setting.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fast": TTTConfig.preset("fast").to_dict(),
+    "all layers, lr 3e-4": {"layers": ALL, "inner_lr": 3e-4},
+    "all layers, lr 3e-4, chunk 512": {"layers": ALL, "inner_lr": 3e-4, "chunk_size": 512},
+    "third quarter, lr 8e-4": {"layers": "third_quarter", "inner_lr": 8e-4},
+    "last quarter, lr 5e-4": {"layers": "last_quarter", "inner_lr": 5e-4},
+    "chunk 512": {"chunk_size": 512},
+    "chunk 128, lr 3.5e-4": {"chunk_size": 128, "inner_lr": 3.5e-4},
+    "lr 2.5e-4": {"inner_lr": 2.5e-4},
+    "lr 1e-3": {"inner_lr": 1e-3},
+    "gate, up and down, lr 2.5e-4": {"target_modules": GATED, "inner_lr": 2.5e-4},
+    "lora, rank 16, lr 4e-3": {"fast_weights": "lora", "rank": 16, "inner_lr": 4e-3},
+    "lora, rank 64, lr 2e-3": {"fast_weights": "lora", "rank": 64, "inner_lr": 2e-3},
+    "prime, width 128, lr 2e-3": {"fast_weights": "prime", "rank": 128, "inner_lr": 2e-3},
+    "muon, lr 5e-3": {"inner_optimizer": "muon", "inner_lr": 5e-3},
+    "sgd, lr 0.1": {"inner_optimizer": "sgd", "inner_lr": 0.1},
+    "trust region 0.01": {"max_relative_update": 0.01},
+}
+
+
+def load_texts(directory: Any, tokens: int) -> dict[str, torch.Tensor]:
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    ids = {name: tokenizer(text(name), return_tensors="pt").input_ids for name in TEXTS}
+    return {name: part[:, SKIPPED : SKIPPED + tokens] for name, part in ids.items()}
+
+
+def read_setting(base: Any, texts: dict[str, torch.Tensor], config: TTTConfig | None, title: str) -> dict[str, Any]:
+    """Mean loss and seconds of each text; full attention where there is no configuration."""
+    readings: dict[str, Reading] = {}
+    with progress_bars(list(texts), next(iter(texts.values())).numel(), title) as bars:
+        for name, ids in texts.items():
+            if config is None:
+                readings[name] = full_attention(base, ids, bars[name])
+            else:
+                with converted(base, config) as model:
+                    readings[name] = streaming(model, ids, bars[name])
+    return {
+        "loss": {name: reading.mean for name, reading in readings.items()},
+        "last_quarter": {name: reading.by_quarter[3] for name, reading in readings.items()},
+        "seconds": sum(reading.seconds for reading in readings.values()),
+        "state_bytes": max(reading.state_bytes for reading in readings.values()),
+    }
+
+
+def gap_closed(row: dict[str, Any], sinks: dict[str, Any], full: dict[str, Any], which: str = "loss") -> float:
+    gap = statistics.fmean(sinks[which][name] - full[which][name] for name in TEXTS)
+    return statistics.fmean(sinks[which][name] - row[which][name] for name in TEXTS) / gap
+
+
+def draw(points: dict[str, tuple[float, float]]) -> None:
+    """The frontier: gap closed over time, better towards the upper left."""
+    figure, axes = plt.subplots(figsize=(8.4, 5.4))
+    for name, (seconds, closed) in points.items():
+        preset = name in ("default", "fast")
+        axes.scatter(seconds, 100 * closed, s=46 if preset else 22, color="#D55E00" if preset else "#0072B2", zorder=3)
+        axes.annotate(name, (seconds, 100 * closed), xytext=(5, 3), textcoords="offset points", fontsize=7.5)
+    axes.set_xlabel("time, in units of reading without learning")
+    axes.set_ylabel("gap to full attention closed, %")
+    axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#dddddd", linewidth=0.6)
+    figure.savefig(DIRECTORY / f"{NAME}.png", dpi=150, bbox_inches="tight")
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--window", type=int, default=512)
+    parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
+    options = parser.parse_args()
+    settings = {"model": options.model, "tokens": options.tokens, "window": options.window, "texts": list(TEXTS)}
+
+    directory = model_directory(options.model)
+    base = AutoModelForCausalLM.from_pretrained(directory).eval()
+    texts = load_texts(directory, options.tokens)
+    stored = DIRECTORY / f"{NAME}.json"
+    report = json.loads(stored.read_text()) if stored.exists() else {}
+    if report.get("settings") != settings:
+        report = {"settings": settings, "machine": machine(), "rows": {}}
+    rows = report["rows"]
+    wanted: dict[str, TTTConfig | None] = {"full attention": None}
+    wanted["window + sinks"] = TTTConfig(sliding_window=options.window, learn_from="none")
+    wanted |= {name: TTTConfig(**{**SETTINGS[name], "sliding_window": options.window}) for name in options.only}
+    for name, config in wanted.items():
+        described = None if config is None else config.to_dict()
+        if name in rows and rows[name]["config"] == described:
+            continue
+        # Read without learning beside each setting: a ratio within one stretch of time, whatever else runs.
+        beside = wanted["window + sinks"]
+        row = read_setting(base, texts, config, name)
+        idle = read_setting(base, {TEXTS[0]: texts[TEXTS[0]]}, beside, "window + sinks, for comparison")
+        row["relative_time"] = row["seconds"] / (idle["seconds"] * len(TEXTS))
+        row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
+        rows[name] = row | {"config": described}
+        save(NAME, report, table(rows, settings))
+    lines = table(rows, settings)
+    save(NAME, report, lines)
+    sinks, full = rows["window + sinks"], rows["full attention"]
+    draw({n: (r["relative_time"], gap_closed(r, sinks, full)) for n, r in rows.items() if r["limit"] is not None})
+    Console().print("\n".join(lines), markup=False)
+
+
+def table(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+    intro = (
+        f"{settings['model']}, {settings['tokens']:,} tokens each of {', '.join(settings['texts'])} (tuning texts), window "
+        f"{settings['window']}, 4 sinks. Settings differ from the default in what they name."
+    )
+    if "window + sinks" not in rows:
+        return [intro]
+    sinks, full = rows["window + sinks"], rows["full attention"]
+    body = [
+        [
+            name,
+            f"{statistics.fmean(row['loss'].values()):.4f}",
+            f"{gap_closed(row, sinks, full):.0%}",
+            f"{gap_closed(row, sinks, full, 'last_quarter'):.0%}",
+            f"{row['relative_time']:.2f}x",
+            "" if row["limit"] is None else f"{row['limit']:.2f}x",
+            f"{row['state_bytes'] / 2**20:.0f}",
+        ]
+        for name, row in rows.items()
+    ]
+    header = ["setting", "nats/token", "gap closed", "in the last quarter", "time", "arithmetic limit", "state, MiB"]
+    return [intro, "", *markdown_table(header, body), ""]
+
+
+if __name__ == "__main__":
+    main()
