@@ -13,9 +13,12 @@ from typing import Literal
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
 
 from .config import RANGES, ROLES, TTTConfig
 from .errors import ConfigError, UnsupportedModelError
+
+logger = logging.get_logger(__name__)
 
 Role = Literal["gate", "up", "down", "block"]
 
@@ -70,31 +73,43 @@ def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
     hidden_size = model.config.get_text_config(decoder=True).hidden_size
     chosen = _select_layers(config, len(layers))
     explicit = isinstance(config.layers, tuple)
-    sites: list[Site] = []
-    refused: list[str] = []
-    for index in chosen:
-        path = f"{prefix}.{index}"
-        mlps = _find_mlps(layers[index], path, index, hidden_size)
-        if config.fast_weights == "prime":
-            found = _block_sites(layers[index], path, index, hidden_size, mlps)
-        else:
-            found = [site for mlp in mlps for site in _match(mlp, config)]
-        if not mlps and config.fast_weights != "prime":
-            refused += _expert_modules(layers[index], path) or [f"{path}: {_child_names(layers[index])}"]
-        sites += found
-    if refused and (explicit or not sites):
-        raise UnsupportedModelError(
-            f"{type(model).__name__} has no dense MLP projections in these selected places: {refused}. Experts route each "
+    found = {index: _find_mlps(layers[index], f"{prefix}.{index}", index, hidden_size) for index in chosen}
+    if config.fast_weights == "prime":
+        return [
+            site
+            for index, mlps in found.items()
+            for site in _block_sites(layers[index], f"{prefix}.{index}", index, hidden_size, mlps)
+        ]
+    without = [index for index, mlps in found.items() if not mlps]
+    if without and (explicit or len(without) == len(chosen)):
+        raise UnsupportedModelError(_no_dense_mlp(model, prefix, layers, without))
+    if without:
+        logger.warning("Layers %s of %s hold experts only and get no fast weights.", without, prefix)
+    projections = [site for mlps in found.values() for mlp in mlps for site in mlp.sites]
+    for target in config.target_modules:
+        if not any(_matches(site, target) for site in projections):
+            raise ConfigError(
+                f"target_modules={list(config.target_modules)}: {target!r} matches nothing in {type(model).__name__}. Roles "
+                f"are {list(ROLES)}; the projections seen are {_projection_names(projections)}."
+            )
+    sites = [site for site in projections if any(_matches(site, target) for target in config.target_modules)]
+    _check_rank(config, sites)
+    return sites
+
+
+def _no_dense_mlp(model: PreTrainedModel, prefix: str, layers: nn.ModuleList, without: list[int]) -> str:
+    experts = [name for index in without for name in _expert_modules(layers[index], f"{prefix}.{index}")]
+    if experts:
+        return (
+            f"{type(model).__name__} has no dense MLP projections in these selected places: {experts}. Experts route each "
             "token to its own weights, which per-sequence fast weights cannot follow yet. Select dense layers with "
             "`layers=[...]`, or use fast_weights='prime', which sits beside the whole block."
         )
-    if not sites:
-        raise ConfigError(
-            f"target_modules={list(config.target_modules)} matches nothing in {type(model).__name__}. "
-            f"Roles are {list(ROLES)}; the projections seen are {_projection_names(layers, prefix, hidden_size)}."
-        )
-    _check_rank(config, sites)
-    return sites
+    seen = [f"{prefix}.{index}: {_child_names(layers[index])}" for index in without]
+    return (
+        f"{type(model).__name__} has no MLP that could be recognised, one module that holds a projection out of the model "
+        f"width and one back to it, in these selected layers: {seen}."
+    )
 
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
@@ -167,14 +182,8 @@ def _is_gate(name: str, siblings: list[str]) -> bool:
     return name in named if named else name == siblings[0]
 
 
-def _match(mlp: _MLP, config: TTTConfig) -> list[Site]:
-    def wanted(site: Site) -> bool:
-        return any(
-            target == site.role or site.path == target or site.path.endswith("." + target)
-            for target in config.target_modules
-        )
-
-    return [site for site in mlp.sites if wanted(site)]
+def _matches(site: Site, target: str) -> bool:
+    return target == site.role or site.path == target or site.path.endswith("." + target)
 
 
 def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps: list[_MLP]) -> list[Site]:
@@ -239,6 +248,5 @@ def _child_names(module: nn.Module) -> list[str]:
     return [f"{name} ({type(child).__name__})" for name, child in module.named_children()]
 
 
-def _projection_names(layers: nn.ModuleList, prefix: str, hidden_size: int) -> list[str]:
-    seen = [f"{s.role}: {s.path}" for mlp in _find_mlps(layers[0], f"{prefix}.0", 0, hidden_size) for s in mlp.sites]
-    return seen or [name for name, module in layers[0].named_modules() if _is_projection(module)]
+def _projection_names(sites: list[Site]) -> list[str]:
+    return [f"{site.role}: {site.path}" for site in sites if site.layer == sites[0].layer]
