@@ -146,8 +146,8 @@ def main() -> None:
 
 def table(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     intro = (
-        f"{settings['model']}, {settings['tokens']:,} tokens each of {', '.join(settings['texts'])} (tuning texts), window "
-        f"{settings['window']}, 4 sinks. Settings differ from the default in what they name."
+        f"{settings['model']}, {settings['tokens']:,} tokens each of {', '.join(settings['texts'])} (tuning texts), "
+        f"window {settings['window']}, 4 sinks. Settings differ from the default in what they name."
     )
     if "window + sinks" not in rows:
         return [intro]
