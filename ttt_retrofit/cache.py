@@ -264,7 +264,7 @@ class TTTCache(RankedCache):
                 tensors[f"keys|{index}"], tensors[f"values|{index}"] = layer.past()
         for index, track in enumerate(self.tracks):
             if track.ranks is not None:
-                tensors[f"ranks|{index}"] = track.ranks
+                tensors[f"ranks|{index}"] = track.ranks.clone()  # tracks may share it, which safetensors refuses
         if self.ranks_seen is not None:
             tensors["ranks_seen"] = self.ranks_seen
         if self.pending is not None:
@@ -278,6 +278,7 @@ class TTTCache(RankedCache):
             "padded": self.padded,
             "losses": self.losses,
             "pending_lengths": self.pending.lengths if self.pending else None,
+            "tensors": sorted(tensors),
         }
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -309,7 +310,15 @@ class TTTCache(RankedCache):
         cache = model.new_cache()
         if header["base"] != cache.base:
             raise CheckpointError(f"{path} belongs to another base model than {model.name_or_path!r}. Load that one.")
-        cache.ttt = TTTConfig.from_dict(header["ttt"])
+        differing = TTTConfig.from_dict(header["ttt"]).state_differences(cache.ttt)
+        if differing:
+            raise CheckpointError(
+                f"{path} was saved with another configuration: {', '.join(differing)}. "
+                "Convert the model as it was converted then."
+            )
+        missing = sorted(set(header["tensors"]) - set(tensors))
+        if missing:
+            raise CheckpointError(f"{path} lacks the tensors {missing}: it was altered. Save it again.")
         with torch.inference_mode(False):
             cache._restore(header, tensors)
         return cache

@@ -26,6 +26,18 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
     "middle": (Fraction(1, 3), Fraction(5, 6)),
 }
 
+# Fields on which the shape and meaning of what a conversation carries depend.
+SHAPES_STATE = (
+    "fast_weights",
+    "rank",
+    "layers",
+    "target_modules",
+    "chunk_size",
+    "sliding_window",
+    "sink_tokens",
+    "inner_optimizer",
+)
+
 
 @dataclass(frozen=True)
 class TTTConfig:
@@ -70,8 +82,10 @@ class TTTConfig:
         # JSON and users hand over lists; a frozen, hashable configuration holds tuples.
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
-        modules = (self.target_modules,) if isinstance(self.target_modules, str) else tuple(self.target_modules)
-        object.__setattr__(self, "target_modules", modules)
+        if isinstance(self.target_modules, str):
+            object.__setattr__(self, "target_modules", (self.target_modules,))
+        elif isinstance(self.target_modules, list):
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
         self._check_choices()
         self._check_layers()
         self._check_sizes()
@@ -104,6 +118,14 @@ class TTTConfig:
         values = dataclasses.asdict(self)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
+    def state_differences(self, here: TTTConfig) -> list[str]:
+        """What keeps state made with this configuration from being used with `here`, in words."""
+        return [
+            f"{name}={getattr(self, name)!r} there, {getattr(here, name)!r} here"
+            for name in SHAPES_STATE
+            if getattr(self, name) != getattr(here, name)
+        ]
+
     def _check_choices(self) -> None:
         for name, choices in (
             ("fast_weights", FastWeightsName),
@@ -113,9 +135,10 @@ class TTTConfig:
             value = getattr(self, name)
             if value not in get_args(choices):
                 raise ConfigError(f"{name}={value!r} is not known. Choose one of {list(get_args(choices))}.")
-        if not self.target_modules or not all(isinstance(name, str) and name for name in self.target_modules):
+        names = self.target_modules
+        if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(
-                f"target_modules={self.target_modules!r}: expected roles {list(ROLES)} or module names such as 'down_proj'."
+                f"target_modules={names!r}: expected roles {list(ROLES)} or module names such as 'down_proj'."
             )
 
     def _check_layers(self) -> None:
@@ -154,8 +177,8 @@ class TTTConfig:
             )
         if self.chunk_size > window:
             raise ConfigError(
-                f"chunk_size={self.chunk_size} is longer than sliding_window={window}: tokens of one chunk could not see "
-                "each other. Take chunk_size <= sliding_window."
+                f"chunk_size={self.chunk_size} is longer than sliding_window={window}: tokens of one chunk could not "
+                "see each other. Take chunk_size <= sliding_window."
             )
 
     def _check_step(self) -> None:

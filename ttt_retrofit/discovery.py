@@ -89,8 +89,8 @@ def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
     for target in config.target_modules:
         if not any(_matches(site, target) for site in projections):
             raise ConfigError(
-                f"target_modules={list(config.target_modules)}: {target!r} matches nothing in {type(model).__name__}. Roles "
-                f"are {list(ROLES)}; the projections seen are {_projection_names(projections)}."
+                f"target_modules={list(config.target_modules)}: {target!r} matches nothing in {type(model).__name__}. "
+                f"Roles are {list(ROLES)}; the projections seen are {_projection_names(projections)}."
             )
     sites = [site for site in projections if any(_matches(site, target) for target in config.target_modules)]
     _check_rank(config, sites)
@@ -101,14 +101,14 @@ def _no_dense_mlp(model: PreTrainedModel, prefix: str, layers: nn.ModuleList, wi
     experts = [name for index in without for name in _expert_modules(layers[index], f"{prefix}.{index}")]
     if experts:
         return (
-            f"{type(model).__name__} has no dense MLP projections in these selected places: {experts}. Experts route each "
-            "token to its own weights, which per-sequence fast weights cannot follow yet. Select dense layers with "
-            "`layers=[...]`, or use fast_weights='prime', which sits beside the whole block."
+            f"{type(model).__name__} has no dense MLP projections in these selected places: {experts}. Experts route "
+            "each token to its own weights, which per-sequence fast weights cannot follow yet. Select dense layers "
+            "with `layers=[...]`, or use fast_weights='prime', which sits beside the whole block."
         )
     seen = [f"{prefix}.{index}: {_child_names(layers[index])}" for index in without]
     return (
-        f"{type(model).__name__} has no MLP that could be recognised, one module that holds a projection out of the model "
-        f"width and one back to it, in these selected layers: {seen}."
+        f"{type(model).__name__} has no MLP that could be recognised in these selected layers: {seen}. Expected a "
+        "module that holds a projection out of the model's width and one back to it."
     )
 
 

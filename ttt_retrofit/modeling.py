@@ -194,8 +194,8 @@ class TTTMixin(hub.CheckpointMixin):
         fresh = past_key_values is None
         if ids.shape[1] == 0 or (fresh and ids.shape[1] == 1):
             raise InputError(
-                f"read() was given {ids.shape[1]} token{'s' * (ids.shape[1] != 1)}, expected at least 2: the inner loss is "
-                "on the next token. Check that the text is not empty."
+                f"read() was given {ids.shape[1]} token{'s' * (ids.shape[1] != 1)}, expected at least 2: the inner "
+                "loss is on the next token. Check that the text is not empty."
             )
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=not progress)
         with torch.no_grad(), bar:
@@ -250,25 +250,11 @@ class TTTMixin(hub.CheckpointMixin):
                 f"past_key_values is a {type(cache).__name__}, expected a TTTCache: fast weights travel in it. "
                 "Pass what read(), generate() or forward() returned, or None."
             )
-        ours, theirs = self.ttt, cache.ttt
-        layout = (
-            "fast_weights",
-            "rank",
-            "layers",
-            "target_modules",
-            "chunk_size",
-            "sliding_window",
-            "sink_tokens",
-            "inner_optimizer",
-        )
-        differing = [name for name in layout if getattr(ours, name) != getattr(theirs, name)]
+        differing = cache.ttt.state_differences(self.ttt)
         if differing:
             raise InputError(
-                "The cache was made with another configuration: "
-                + ", ".join(
-                    f"{name}={getattr(theirs, name)!r} there, {getattr(ours, name)!r} here" for name in differing
-                )
-                + ". Read the context again with this model."
+                f"The cache was made with another configuration: {', '.join(differing)}. "
+                "Read the context again with this model."
             )
         return cache
 
@@ -286,8 +272,8 @@ class TTTMixin(hub.CheckpointMixin):
         implementation = generation_config.cache_implementation
         if implementation not in (None, "dynamic"):
             raise UnsupportedModelError(
-                f"cache_implementation={implementation!r} has no place for fast weights. Leave it unset: the TTTCache is "
-                "already of constant size."
+                f"cache_implementation={implementation!r} has no place for fast weights. Leave it unset: the TTTCache "
+                "is already of constant size."
             )
         if model_kwargs.get("past_key_values") is not None:
             self._checked_cache(model_kwargs["past_key_values"])
@@ -297,8 +283,8 @@ class TTTMixin(hub.CheckpointMixin):
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         raise UnsupportedModelError(
-            "Continuous batching keeps keys and values in pages shared by all requests, with no place for each request's "
-            "fast weights. Use generate() with a padded batch."
+            "Continuous batching keeps keys and values in pages shared by all requests, with no place for each "
+            "request's fast weights. Use generate() with a padded batch."
         )
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -389,8 +375,8 @@ def _checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) ->
         kwargs.pop(name, None)
     if given or (types is not None and bool(types.any())):
         raise InputError(
-            f"{given or ['token_type_ids']} cannot be read: the inner loss is on the next token of a text. Pass input_ids "
-            "of text only."
+            f"{given or ['token_type_ids']} cannot be read: the inner loss is on the next token of a text. Pass "
+            "input_ids of text only."
         )
     if ids is None:
         raise InputError("input_ids is missing: the model learns from token ids.")
@@ -409,8 +395,8 @@ def _checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
         return None
     if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] not in (ids.shape[1], past + ids.shape[1]):
         raise InputError(
-            f"attention_mask has shape {tuple(mask.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}) for the new tokens, "
-            f"or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
+            f"attention_mask has shape {tuple(mask.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}) for the new "
+            f"tokens, or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
         )
     return mask[:, -ids.shape[1] :]
 
@@ -422,7 +408,8 @@ def _check_forward(base: type[PreTrainedModel]) -> None:
     ]
     if missing:
         raise UnsupportedModelError(
-            f"{base.__name__}.forward has no {missing}; reading in chunks needs it. Its parameters are {list(parameters)}."
+            f"{base.__name__}.forward has no {missing}, which reading in chunks needs. Its parameters are "
+            f"{list(parameters)}. Expected a decoder of transformers' usual signature."
         )
 
 

@@ -1,0 +1,83 @@
+"""`TTTConfig` refuses what contradicts itself, and survives JSON."""
+
+import dataclasses
+import json
+
+import pytest
+
+from ttt_retrofit import ConfigError, TTTConfig
+from ttt_retrofit.config import PRESETS
+
+WRONG = [
+    ({"fast_weights": "dleta"}, r"fast_weights='dleta'.*'delta', 'lora', 'prime'"),
+    ({"inner_optimizer": "lion"}, r"inner_optimizer='lion'.*'sgd', 'adam', 'muon'"),
+    ({"learn_from": "answers"}, r"learn_from='answers'.*'all', 'prompt', 'none'"),
+    ({"rank": 0}, "rank=0.*at least 1"),
+    ({"rank": 2.5}, r"rank=2\.5.*integer"),
+    ({"chunk_size": 1}, "chunk_size=1.*at least 2"),
+    ({"chunk_size": True}, "chunk_size=True.*integer"),
+    ({"chunk_size": 600, "sliding_window": 512}, "chunk_size=600 is longer than sliding_window=512.*<="),
+    ({"sliding_window": 4, "chunk_size": 2}, "sliding_window=4 is not larger than sink_tokens=4.*[Ww]iden"),
+    ({"sliding_window": 0}, "sliding_window=0.*positive"),
+    ({"sliding_window": 64.0}, r"sliding_window=64\.0.*positive integer"),
+    ({"sink_tokens": -1}, "sink_tokens=-1.*at least 0"),
+    ({"layers": []}, r"layers=\(\).*indices"),
+    ({"layers": "top"}, "layers='top'.*last_quarter"),
+    ({"layers": 0.0}, r"layers=0\.0.*fraction"),
+    ({"layers": 1.5}, r"layers=1\.5.*fraction"),
+    ({"layers": [1, 1]}, r"layers=\(1, 1\)"),
+    ({"layers": [-1]}, r"layers=\(-1,\)"),
+    ({"layers": 3}, "layers=3.*indices"),
+    ({"layers": None}, "layers=None"),
+    ({"target_modules": ()}, r"target_modules=\(\).*down_proj"),
+    ({"target_modules": (3,)}, r"target_modules=\(3,\)"),
+    ({"target_modules": None}, "target_modules=None"),
+    ({"inner_lr": -1e-3}, r"inner_lr=-0\.001.*at least 0"),
+    ({"inner_lr": float("inf")}, "inner_lr=inf.*finite"),
+    ({"inner_lr": float("nan")}, "inner_lr=nan.*finite"),
+    ({"inner_lr": "1e-3"}, "inner_lr='1e-3'.*number"),
+    ({"max_relative_update": 0}, "max_relative_update=0.*positive"),
+    ({"max_relative_update": float("nan")}, "max_relative_update=nan.*positive"),
+]
+
+
+@pytest.mark.parametrize("values,message", WRONG, ids=lambda value: str(value)[:50])
+def test_a_wrong_value_is_refused_with_what_was_found_and_expected(values, message):
+    with pytest.raises(ConfigError, match=message):
+        TTTConfig(**values)
+
+
+@pytest.mark.parametrize("changes", [{}, {"layers": [1, 3]}, {"layers": 0.25}, {"sliding_window": None}])
+def test_a_config_survives_json(changes):
+    config = TTTConfig(**changes)
+    assert TTTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_unknown_fields_are_refused():
+    with pytest.raises(ConfigError, match=r"\['chunksize'\].*chunk_size"):
+        TTTConfig.from_dict({"chunksize": 3})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_take_changes(name):
+    assert TTTConfig.preset(name, chunk_size=64) == dataclasses.replace(TTTConfig.preset(name), chunk_size=64)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ConfigError, match=r"'best'.*default.*fast"):
+        TTTConfig.preset("best")
+
+
+def test_one_module_name_may_stand_without_a_tuple():
+    assert TTTConfig(target_modules="up").target_modules == ("up",)
+
+
+def test_every_field_says_what_it_is():
+    assert all(field.metadata.get("help") for field in dataclasses.fields(TTTConfig))
+
+
+def test_a_config_is_immutable_and_hashable():
+    config = TTTConfig(layers=[1, 2])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.rank = 3
+    assert hash(config) == hash(TTTConfig(layers=(1, 2)))
