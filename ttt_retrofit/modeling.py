@@ -29,7 +29,7 @@ from .window import restore_attention, set_windowed_attention
 
 logger = logging.get_logger(__name__)
 
-IMAGES_AND_SOUND = ("pixel_values", "input_features", "inputs_embeds", "mm_encoder_outputs")
+IMAGES_AND_SOUND = ("pixel_values", "pixel_values_videos", "input_features", "inputs_embeds", "mm_encoder_outputs")
 
 
 class TTTMixin(hub.CheckpointMixin):
@@ -369,6 +369,8 @@ class _Collector:
 
 
 def _checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> Tensor:
+    if kwargs.get("mm_encoder_outputs") == {}:  # how `generate` says that there are no images
+        del kwargs["mm_encoder_outputs"]
     given = [name for name in IMAGES_AND_SOUND if kwargs.get(name) is not None]
     types = kwargs.pop("token_type_ids", None)
     for name in IMAGES_AND_SOUND:
