@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -102,3 +103,13 @@ def test_a_conversation_saved_in_one_process_goes_on_alike_in_another(base, dire
     arguments = (json.dumps(SMALL.to_dict()), json.dumps(str(tmp_path / "state.safetensors")), json.dumps(ids.tolist()))
     assert in_fresh_process(GO_ON, directory, *arguments) == here
     assert cache.fast.sites, "no chunk was learned from"
+
+
+def test_the_lines_of_the_readme_run(directory, ids, tokenizer, tmp_path, monkeypatch, capsys):
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
+    lines = readme.partition("```python\n")[2].partition("```")[0]
+    assert "Qwen/Qwen3-0.6B" in lines
+    (tmp_path / "book.txt").write_text(tokenizer.decode(ids[0, :600]))
+    monkeypatch.chdir(tmp_path)
+    exec(compile(lines.replace("Qwen/Qwen3-0.6B", str(directory)), "README.md", "exec"), {})
+    assert capsys.readouterr().out.count("\n") >= 2, "losses and a continuation were expected"
