@@ -200,12 +200,11 @@ def progress_bars(names: list[str], tokens: int, title: str = "") -> Iterator[di
     """One bar with time left for each name, on stderr; each is advanced by the tokens just read."""
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
-        TextColumn("tokens"),
         TimeElapsedColumn(),
-        TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("left"),
     )
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
 

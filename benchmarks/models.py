@@ -138,11 +138,12 @@ def _convert(gguf: Path, directory: Path, dtype: str) -> str:
     """Write safetensors, configuration and tokenizer. Returns the model's fingerprint."""
     # torch and transformers take seconds to import, for nothing when the model is there already.
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, logging
 
     from ttt_retrofit.fingerprint import fingerprint
     from ttt_retrofit.hub import forget_gguf
 
+    logging.disable_progress_bar()  # one line of progress is shown already
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=getattr(torch, dtype))
     forget_gguf(model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -16,13 +17,13 @@ from torch import Tensor
 from .measure import FULL, SINKS, TTT, WINDOW, Reading
 
 # Colours that stay apart for colour-blind readers and in grey (Okabe and Ito), the same in every picture.
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     FULL: {"color": "#222222", "linewidth": 1.1, "linestyle": (0, (5, 2)), "zorder": 3},
     WINDOW: {"color": "#999999", "linewidth": 1.3},
     SINKS: {"color": "#0072B2", "linewidth": 1.6},
     TTT: {"color": "#D55E00", "linewidth": 1.9},
 }
-LOOK = {
+LOOK: dict[str, Any] = {
     "font.size": 10,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
