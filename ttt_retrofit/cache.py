@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,84 +22,11 @@ from transformers import PreTrainedConfig
 
 from .config import TTTConfig
 from .errors import CheckpointError, InputError, UnsupportedModelError
-from .fast_weights import Weights
-from .inner_loop import SiteState
 from .kv import RankedCache, ViewLayer, layout
+from .state import FastState, Pending, Sinks
 
 CACHE_FORMAT = 1
 PENDING_TENSORS = ("ids", "positions", "learned")
-
-
-@dataclass
-class Pending:
-    """The tokens of each row's unfinished chunk, which an update will read again once the chunk is full."""
-
-    ids: Tensor  # (B, C)
-    positions: Tensor  # (B, C)
-    learned: Tensor  # (B, C) bool: whether the token is a target of the inner loss
-    lengths: list[int]  # tokens present, by row
-
-    @property
-    def nbytes(self) -> int:
-        return self.ids.nbytes + self.positions.nbytes + self.learned.nbytes
-
-
-@dataclass
-class FastState:
-    """Fast weights of all sites and the number of updates each row has had; `sites` is empty before the first."""
-
-    sites: dict[str, SiteState] = field(default_factory=dict)
-    steps: Tensor | None = None  # (B,)
-    _prepared: dict[str, Weights] = field(default_factory=dict)
-
-    def prepared(self, prepare: Callable[[FastState], dict[str, Weights]]) -> dict[str, Weights]:
-        """The weights as a forward applies them, made once per update rather than once per token."""
-        if not self._prepared:
-            self._prepared = prepare(self)
-        return self._prepared
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Every tensor under a unique name, for counting, selecting and saving."""
-        named = {} if self.steps is None else {"steps": self.steps}
-        for site, state in self.sites.items():
-            for name, weight in state.weights.items():
-                named[f"{site}|{name}"] = weight
-                for slot, value in state.optimizer[name].items():
-                    named[f"{site}|{name}|{slot}"] = value
-        return named
-
-    @property
-    def nbytes(self) -> int:
-        prepared = (weight for weights in self._prepared.values() for weight in weights.values())
-        # Prepared weights of the same dtype may be the very tensors.
-        unique = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.tensors().values(), *prepared)}
-        return sum(unique.values())
-
-    @classmethod
-    def from_tensors(cls, named: dict[str, Tensor]) -> FastState:
-        state = cls(steps=named.get("steps"))
-        for key, value in named.items():
-            if key == "steps":
-                continue
-            site, name, *slot = key.split("|")
-            entry = state.sites.setdefault(site, SiteState({}, {}))
-            entry.optimizer.setdefault(name, {})
-            if slot:
-                entry.optimizer[name][slot[0]] = value
-            else:
-                entry.weights[name] = value
-        return state
-
-    def detach(self) -> FastState:
-        return FastState.from_tensors({key: value.detach() for key, value in self.tensors().items()})
-
-    def replace_rows(self, rows: Tensor, other: FastState) -> FastState:
-        """These weights with the rows `rows` taken from `other`, which holds only those."""
-        new = other.tensors()
-        return FastState.from_tensors({key: old.index_copy(0, rows, new[key]) for key, old in self.tensors().items()})
-
-    def select(self, rows: Tensor) -> FastState:
-        return FastState.from_tensors({key: value.index_select(0, rows) for key, value in self.tensors().items()})
 
 
 class Owner(Protocol):
@@ -133,7 +59,9 @@ class TTTCache(RankedCache):
         self.ttt = ttt
         self.base = base  # fingerprint of the model it belongs to
         self.columns = 0  # tokens handed in so far, padding included: what `generate` counts
-        self.ranks_seen: Tensor | None = None  # (B,)
+        self.ranks_seen: Tensor | None = None  # (B,) real tokens read so far
+        self.counts: list[int] = []  # the same, where Python decides and a device must not be waited for
+        self.sinks: Sinks | None = None
         self.uniform = True  # no row ever held padding: all rows keep the same columns
         self.pending: Pending | None = None
         self.fast = FastState()
@@ -173,6 +101,8 @@ class TTTCache(RankedCache):
         """Bind an empty cache to a batch size, or check that it has this one."""
         if self.ranks_seen is None:
             self.ranks_seen = torch.zeros(rows, dtype=torch.long, device=device)
+            self.counts = [0] * rows
+            self.sinks = Sinks(self.ranks_seen.new_zeros(rows, self.ttt.sink_tokens), [0] * rows)
             self.losses = [[] for _ in range(rows)]
         elif self.rows != rows:
             raise InputError(
@@ -199,13 +129,14 @@ class TTTCache(RankedCache):
                 if owner == index:
                     layer.keep(keep)
 
-    def finish(self) -> None:
-        """Record the tokens announced by `begin`, now that every layer holds them."""
+    def finish(self, taken: list[int]) -> None:
+        """Record the tokens announced by `begin`, `taken` by row, now that every layer holds them."""
         assert self.incoming is not None and self.ranks_seen is not None
         for track in self.tracks:
             track.ranks = self.incoming if track.ranks is None else torch.cat([track.ranks, self.incoming], dim=1)
         read = (self.incoming >= 0).sum(1) if self.padded else self.incoming.shape[1]
         self.ranks_seen = self.ranks_seen + read
+        self.counts = [count + take for count, take in zip(self.counts, taken)]
         self.incoming = None
 
     def view(self) -> RankedCache:
@@ -267,6 +198,8 @@ class TTTCache(RankedCache):
                 tensors[f"ranks|{index}"] = track.ranks.clone()  # tracks may share it, which safetensors refuses
         if self.ranks_seen is not None:
             tensors["ranks_seen"] = self.ranks_seen
+        if self.sinks is not None:
+            tensors["sink_ids"] = self.sinks.ids
         if self.pending is not None:
             tensors |= {f"pending|{name}": getattr(self.pending, name) for name in PENDING_TENSORS}
         header = {
@@ -277,6 +210,8 @@ class TTTCache(RankedCache):
             "uniform": self.uniform,
             "padded": self.padded,
             "losses": self.losses,
+            "counts": self.counts,
+            "anchors": self.sinks.anchors if self.sinks else None,
             "pending_lengths": self.pending.lengths if self.pending else None,
             "tensors": sorted(tensors),
         }
@@ -325,7 +260,9 @@ class TTTCache(RankedCache):
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.columns, self.uniform, self.padded = header["columns"], header["uniform"], header["padded"]
-        self.losses, self.ranks_seen = header["losses"], tensors.get("ranks_seen")
+        self.losses, self.counts, self.ranks_seen = header["losses"], header["counts"], tensors.get("ranks_seen")
+        if header["anchors"] is not None:
+            self.sinks = Sinks(tensors["sink_ids"], header["anchors"])
         for index, track in enumerate(self.tracks):
             track.ranks = tensors.get(f"ranks|{index}")
         for index, layer in enumerate(self.layers):
@@ -343,7 +280,7 @@ class TTTCache(RankedCache):
         for track in self.tracks:
             track.ranks = None
         self.columns, self.ranks_seen, self.uniform, self.padded = 0, None, True, False
-        self.pending, self.fast, self.losses = None, FastState(), []
+        self.pending, self.sinks, self.fast, self.losses, self.counts = None, None, FastState(), [], []
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows follow their beams: keys, values, fast weights and unfinished chunks alike."""
@@ -387,9 +324,6 @@ class TTTCache(RankedCache):
         self.ranks_seen = self.ranks_seen.index_select(0, rows)
         self.fast = self.fast.select(rows)
         self.losses = [list(self.losses[row]) for row in listed]
-        if self.pending is not None:
-            old = self.pending
-            self.pending = Pending(
-                *(tensor.index_select(0, rows) for tensor in (old.ids, old.positions, old.learned)),
-                lengths=[old.lengths[row] for row in listed],
-            )
+        self.counts = [self.counts[row] for row in listed]
+        self.pending = None if self.pending is None else self.pending.select(rows)
+        self.sinks = None if self.sinks is None else self.sinks.select(rows)

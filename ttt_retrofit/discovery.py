@@ -41,9 +41,8 @@ class Site:
 
     @property
     def key(self) -> str:
-        """Name within the container, usable as a module name: `down_proj`, `gate_up_proj_up`, `block`."""
-        leaf = "block" if self.role == "block" else self.path.rsplit(".", 1)[-1]
-        return f"{leaf}_{self.role}" if self.fused else leaf
+        """Name within the container. Not the projection's own, by which adapters and quantizers choose their targets."""
+        return f"{self.role}_site"
 
     @property
     def name(self) -> str:
@@ -128,6 +127,18 @@ def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
             "Only decoder-only language models can be converted."
         )
     return lists[0]
+
+
+def learned_positions(model: PreTrainedModel) -> int | None:
+    """How many positions a model with a table of learned positions has; None where positions are relative."""
+    length = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    words = model.get_input_embeddings()
+    for module in model.get_decoder().modules():
+        # Some tables hold a row or two more, for padding.
+        if isinstance(module, nn.Embedding) and module is not words and length is not None:
+            if 0 <= module.num_embeddings - length <= 2:
+                return length
+    return None
 
 
 def _select_layers(config: TTTConfig, count: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,18 +137,20 @@ class CheckpointMixin(_Base):
             self._card_losses = None
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
-        # transformers has just put its own template card there, or the one it found on the hub.
+        # transformers has just put its own template card there, or the one it found on the hub, with our tags added.
+        path = Path(working_dir, CARD)
+        tags = ModelCard(path.read_text()).data.tags or []
         try:
             ModelCard.load(repo_id, token=kwargs.get("token"))
         except EntryNotFoundError:
-            Path(working_dir, CARD).unlink()
-        self._write_beside(working_dir, repo_id)
+            path.write_text(model_card(self, repo_id, tags))
+        self._write_beside(working_dir)
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
-    def _write_beside(self, directory: str | os.PathLike, repo_id: str | None = None) -> None:
+    def _write_beside(self, directory: str | os.PathLike) -> None:
         Path(directory, f"{SHIM}.py").write_text(SHIM_SOURCE)
         path = Path(directory, CARD)
-        card = path.read_text() if path.exists() else model_card(self, repo_id)
+        card = path.read_text() if path.exists() else model_card(self)
         path.write_text(_with_measured(card, self._card_losses))
 
 
@@ -216,7 +219,7 @@ def hub_id(name: str | None) -> str | None:
     return name
 
 
-def model_card(model: Any, repo_id: str | None = None) -> str:
+def model_card(model: Any, repo_id: str | None = None, tags: Sequence[str] = ()) -> str:
     """A card with base model, tags, a loading snippet and the configuration."""
     base = hub_id(model.config.base_model_name_or_path)
     data = ModelCardData(
@@ -224,7 +227,7 @@ def model_card(model: Any, repo_id: str | None = None) -> str:
         pipeline_tag="text-generation",
         base_model=base,
         base_model_relation="finetune" if base else None,
-        tags=TAGS,
+        tags=list(dict.fromkeys([*TAGS, *tags])),
     )
     settings = "\n".join(f"| `{name}` | `{value}` |" for name, value in model.ttt.to_dict().items())
     named = repo_id or "path/or/repository"

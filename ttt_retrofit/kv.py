@@ -7,7 +7,7 @@ B batch rows, H key-value heads, N kept tokens, T new tokens, D head dimension.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,10 @@ class Track:
     @property
     def length(self) -> int:
         return 0 if self.ranks is None else self.ranks.shape[1]
+
+    def empty(self) -> Track:
+        """The same reach, before the first token."""
+        return replace(self, ranks=None)
 
     @property
     def capacity(self) -> int | None:
@@ -113,6 +117,15 @@ class WindowedLayer(CacheLayerMixin):
         else:
             self._keys[:, :, :kept], self._values[:, :, :kept] = keys, values
         self.length = kept
+
+    def rewrite(self, rows: Tensor, columns: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (R, H, S, D) into the columns (R, S) of the batch rows (R,)."""
+        for name, new in (("keys", keys), ("values", values)):
+            old = getattr(self, name)
+            if old.requires_grad or new.requires_grad:
+                old = old.clone()  # a graph may hold the original
+            old[rows[:, None], :, columns] = new.transpose(1, 2)
+            setattr(self, name, old)
 
     def select(self, rows: Tensor) -> None:
         """Keep the batch rows `rows`, which may repeat."""

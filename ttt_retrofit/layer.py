@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,17 @@ def applying(terms: FastTerms) -> Iterator[None]:
         _TERMS.reset(token)
 
 
+class _Link:
+    """A projection that a site refers to without owning it: no submodule, and copied only with the whole model."""
+
+    def __init__(self, module: nn.Module) -> None:
+        assert isinstance(module, nn.Linear)
+        self.linear = module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Link:
+        return _Link(memo.get(id(self.linear), self.linear))
+
+
 class TTTSite(nn.Module):
     """What is stored for one site: where its fast weights start, its inner learning rate, the norm it is measured by.
 
@@ -64,8 +76,7 @@ class TTTSite(nn.Module):
         super().__init__()
         self.site = site
         self.kind = kind
-        # In a tuple, so that the projection does not become a submodule of this one.
-        self._dense: tuple[nn.Linear, ...] = ()
+        self._dense: _Link | None = None
         self.log_lr = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
         self.register_buffer("base_norm", torch.ones((), dtype=torch.float32, device=device))
         for name in kind.learned_start:
@@ -101,7 +112,7 @@ class TTTSite(nn.Module):
     def connect(self, module: nn.Module) -> None:
         """Hook onto the projection (or block) whose output receives the fast term."""
         plain = type(module) is nn.Linear and isinstance(self.kind, Delta) and not self.site.fused
-        self._dense = (module,) if plain else ()  # type: ignore[assignment]
+        self._dense = _Link(module) if plain else None
         module.register_forward_pre_hook(self.withhold_input)
         module.register_forward_hook(self.add_term)
 
@@ -111,9 +122,9 @@ class TTTSite(nn.Module):
         One product then does the work of two, in the backward pass as well. Only from float32 on: in bfloat16 the sum
         would round most of an update away.
         """
-        if rows != 1 or not self._dense:
+        if rows != 1 or self._dense is None:
             return None
-        weight = self._dense[0].weight
+        weight = self._dense.linear.weight
         return weight.detach() if weight.dtype in (torch.float32, torch.float64) and not weight.is_meta else None
 
     def withhold_input(self, module: nn.Module, args: tuple) -> tuple | None:
@@ -135,7 +146,8 @@ class TTTSite(nn.Module):
         if terms.record:
             torch.set_grad_enabled(True)
         if FOLDED in weights:
-            return F.linear(terms.withheld.pop(self.site.name), weights[FOLDED][0], self._dense[0].bias)
+            assert self._dense is not None
+            return F.linear(terms.withheld.pop(self.site.name), weights[FOLDED][0], self._dense.linear.bias)
         hidden = output[0] if isinstance(output, tuple) else output
         site, first = self.site, self.site.offset
         x = args[0].reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
@@ -180,12 +192,21 @@ def attach(model: PreTrainedModel, sites: list[Site], kind: FastWeights) -> None
         if TTT not in container._modules:
             container.add_module(TTT, nn.Module())
         device = next(model.get_submodule(site.path).parameters()).device
+        assert site.key not in container.get_submodule(TTT)._modules, f"two sites {site.name}"
         container.get_submodule(TTT).add_module(site.key, TTTSite(site, kind, device))
 
 
 def ttt_sites(model: nn.Module) -> list[TTTSite]:
     """The attached sites, in forward order."""
-    return [module for module in model.modules() if isinstance(module, TTTSite)]
+    places = {module.site.name: module.site for module in model.modules() if isinstance(module, TTTSite)}
+    return [active_site(model, place) for place in places.values()]
+
+
+def active_site(model: nn.Module, place: Site) -> TTTSite:
+    """The site at a place. PEFT's `modules_to_save` keeps a trained copy beside it, and answers with the active one."""
+    site = getattr(model.get_submodule(place.container).get_submodule(TTT), place.key)
+    assert isinstance(site, TTTSite)
+    return site
 
 
 def bind(model: PreTrainedModel) -> None:

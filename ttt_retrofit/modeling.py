@@ -21,7 +21,7 @@ from transformers.utils.generic import ModelOutput
 from . import hub, layer, reading
 from .cache import TTTCache
 from .config import LearnFrom, TTTConfig
-from .discovery import find_sites
+from .discovery import Site, find_sites, learned_positions
 from .errors import ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
 from .fingerprint import fingerprint
@@ -40,7 +40,7 @@ class TTTMixin(hub.CheckpointMixin):
 
     ttt: TTTConfig
     kind: FastWeights
-    sites: list[layer.TTTSite]
+    _places: list[Site]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(config, *args, **kwargs)
@@ -57,13 +57,14 @@ class TTTMixin(hub.CheckpointMixin):
         set_windowed_attention(self)
         self.ttt, self.kind = ttt, fast_weights(ttt)
         layer.attach(self, sites, self.kind)
+        self.learned_positions = learned_positions(self)
         self._rematerialise = False
         self.bind_ttt()
 
     def bind_ttt(self) -> None:
         """(Re)connect the sites to the modules that now stand at their paths."""
         layer.bind(self)
-        self.sites = layer.ttt_sites(self)
+        self._places = [site.site for site in layer.ttt_sites(self)]
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
         """Change how the model reads from now on: window, chunk, inner optimizer, learning rate, `learn_from`.
@@ -91,7 +92,7 @@ class TTTMixin(hub.CheckpointMixin):
             raise ConfigError("unwrap(merge=True) folds a memory into the weights, but no memory is loaded.")
         layer.detach(self)
         restore_attention(self)
-        for name in ("ttt", "kind", "sites", "_rematerialise"):
+        for name in ("ttt", "kind", "_places", "_rematerialise", "learned_positions"):
             self.__dict__.pop(name, None)
         del self.config.ttt, self.config.base_model_name_or_path
         self.config.__class__ = type(self.config)._base_class
@@ -101,12 +102,22 @@ class TTTMixin(hub.CheckpointMixin):
     # ------------------------------------------------------------------ what reading needs
 
     @property
+    def sites(self) -> list[layer.TTTSite]:
+        """What is stored for each place of fast weights, in forward order."""
+        return [layer.active_site(self, place) for place in self._places]
+
+    @property
     def vocabulary_size(self) -> int:
         return self.config.get_text_config(decoder=True).vocab_size
 
     @property
     def compute_dtype(self) -> torch.dtype:
         return self.dtype
+
+    @property
+    def trained_length(self) -> int | None:
+        text = self.config.get_text_config(decoder=True)
+        return None if self.learned_positions else getattr(text, "max_position_embeddings", None)
 
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward, of one segment."""
@@ -144,6 +155,7 @@ class TTTMixin(hub.CheckpointMixin):
         mask = _checked_mask(attention_mask, ids, cache.columns)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         tokens = reading.align(ids, mask, position_ids)
+        self._check_length(max(cache.counts, default=0) + max(tokens.counts))
         learn = (learn_from or self.ttt.learn_from) != "none"
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
         keep = logits_to_keep if isinstance(logits_to_keep, int) and tokens.order is None else 0
@@ -241,6 +253,13 @@ class TTTMixin(hub.CheckpointMixin):
             raise InputError(
                 f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
             ) from error
+
+    def _check_length(self, tokens: int) -> None:
+        if self.learned_positions is not None and tokens > self.learned_positions:
+            raise InputError(
+                f"{tokens} tokens are more than the {self.learned_positions} positions {self._base_class.__name__} has "
+                "learned; it cannot read further. Use a model with rotary positions for longer contexts."
+            )
 
     def _checked_cache(self, cache: Any) -> TTTCache:
         if cache is None:

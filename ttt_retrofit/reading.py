@@ -18,12 +18,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.utils import logging
 
+from . import sinks
 from .attention import twice_differentiable
-from .cache import FastState, Pending, RankedCache, TTTCache
+from .cache import TTTCache
 from .config import TTTConfig
 from .fast_weights import FastWeights, Weights
 from .inner_loop import SiteState, chunk_loss, fresh_state, next_token_losses, sound_rows, update, update_
+from .kv import RankedCache
 from .layer import FOLDED, FastTerms, TTTSite, applying
+from .state import FastState, Pending
 from .window import attending
 
 logger = logging.get_logger(__name__)
@@ -34,9 +37,15 @@ class Decoder(Protocol):
 
     ttt: TTTConfig
     kind: FastWeights
-    sites: list[TTTSite]
-    vocabulary_size: int
-    compute_dtype: torch.dtype
+
+    @property
+    def sites(self) -> list[TTTSite]: ...
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def compute_dtype(self) -> torch.dtype: ...
 
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward."""
@@ -109,7 +118,9 @@ def read(
     starts = [0] * rows
     while any(start < count for start, count in zip(starts, tokens.counts)):
         waiting = cache.pending.lengths if cache.pending else [0] * rows
-        taken = [min(size - w, count - s) for w, count, s in zip(waiting, tokens.counts, starts)]
+        # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
+        room = [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts)]
+        taken = [min(r, count - s) for r, count, s in zip(room, tokens.counts, starts)]
         yield _read_segment(decoder, cache, tokens, starts, taken, learn, outer, logits_to_keep, kwargs)
         starts = [start + take for start, take in zip(starts, taken)]
 
@@ -133,6 +144,12 @@ def _read_segment(
     at_once = [learn and ends and wait == 0 for wait, ends in zip(waiting, chunk_ends)]
     again = [row for row, (wait, ends) in enumerate(zip(waiting, chunk_ends)) if ends and wait > 0]
 
+    moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, learn)
+    if moving:
+        shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
+        with torch.set_grad_enabled(outer.record), applying(FastTerms(_starts(decoder), len(moving))):
+            sinks.move(cache, moving, shift, decoder.base_forward)
+    sinks.remember(cache, ids, taken)
     cache.begin(ranks, width)
     inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **kwargs}
     losses = None
@@ -142,7 +159,7 @@ def _read_segment(
         leaves = _leaves(decoder, fast, len(taken), outer)
         output = _forward(decoder, view, leaves, inputs, outer)
         cache.absorb(view, with_graph=outer.record)
-        cache.finish()
+        cache.finish(taken)
         if any(at_once):
             with torch.enable_grad():
                 losses = next_token_losses(output.logits, ids)
@@ -153,7 +170,7 @@ def _read_segment(
         terms = FastTerms(_present(decoder, cache, ids), len(taken))
         with torch.no_grad(), applying(terms), attending(cache.attended):
             output = decoder.base_forward(past_key_values=cache, logits_to_keep=logits_to_keep, **inputs)
-        cache.finish()
+        cache.finish(taken)
 
     if learn or any(waiting):
         _wait(cache, size, ids, positions, taken, waiting, learn)
@@ -234,6 +251,11 @@ def _present(decoder: Decoder, cache: TTTCache, ids: Tensor) -> dict[str, Weight
     """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
     if cache.fast.sites:
         return cache.fast.prepared(lambda fast: _prepare(decoder, fast, len(ids)))
+    return _starts(decoder)
+
+
+def _starts(decoder: Decoder) -> dict[str, Weights]:
+    """The fast weights before any update, shared by all rows: (1, rows, columns) each."""
     starts = {}
     for site in decoder.sites:
         start = {name: site.get_parameter(f"start_{name}")[None] for name in decoder.kind.learned_start}

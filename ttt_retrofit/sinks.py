@@ -1,0 +1,87 @@
+"""Keeps attention sinks within the distance that the model was trained for.
+
+The window moves on while the sinks stay at the start, until they are further behind than any two tokens ever were in
+training; rotary attention then fails (`docs/design.md` has the measurement). Sinks see only each other, so their keys at
+any other position are one forward of a few tokens away: before a chunk that would leave them too far behind, they are
+read again at positions right before the window, as StreamingLLM (arXiv 2309.17453, section 3.2) numbers tokens within
+its cache. It happens at ranks that do not depend on how tokens were split into calls.
+B batch rows, R rows to move, S sinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .cache import TTTCache
+from .kv import RankedCache, ViewLayer
+from .window import attending
+
+
+def remember(cache: TTTCache, ids: Tensor, taken: list[int]) -> None:
+    """Note the ids of sinks among the tokens (B, T) that are read next, `taken` by row."""
+    assert cache.sinks is not None
+    size = cache.sinks.ids.shape[1]
+    for row, (count, take) in enumerate(zip(cache.counts, taken)):
+        new = min(size - count, take)
+        if new > 0:
+            cache.sinks.ids[row, count : count + new] = ids[row, :new]
+
+
+def rows_to_move(cache: TTTCache, trained_length: int | None, waiting: list[int], learn: bool) -> list[int]:
+    """The rows whose next chunk would end further from their sinks than `trained_length` tokens."""
+    window, chunk, sinks = cache.ttt.sliding_window, cache.ttt.chunk_size, cache.sinks
+    if trained_length is None or window is None or sinks is None or not cache.ttt.sink_tokens:
+        return []
+    if window + chunk + cache.ttt.sink_tokens >= trained_length:
+        return []  # no place is nearer
+    # Only where a chunk starts: within one, the sinks must stay, for it may have to be read again.
+    starts = [not wait and (learn or count % chunk == 0) for wait, count in zip(waiting, cache.counts)]
+    return [
+        row
+        for row, (start, count, anchor) in enumerate(zip(starts, cache.counts, sinks.anchors))
+        if start and count + chunk - anchor > trained_length
+    ]
+
+
+def move(cache: TTTCache, rows: list[int], shift: Tensor | None, forward: Callable[..., Any]) -> None:
+    """Read the sinks of `rows` again, right before their windows, and put their keys and values in place.
+
+    Parameters
+    ----------
+    shift : (B,) position minus rank of the next token, or None where they are the same.
+    forward : the family's forward, with the fast weights the sinks were first read with.
+    """
+    sinks, window = cache.sinks, cache.ttt.sliding_window
+    assert sinks is not None and window is not None
+    size = sinks.ids.shape[1]
+    for row in rows:
+        sinks.anchors[row] = cache.counts[row] - (window - 1) - size
+    index = torch.tensor(rows, device=sinks.ids.device)
+    first = torch.tensor([sinks.anchors[row] for row in rows], device=sinks.ids.device)
+    if shift is not None:
+        first = first + shift[index]
+    offsets = torch.arange(size, device=sinks.ids.device)
+    view = RankedCache(
+        [ViewLayer(None, layer.is_sliding) for layer in cache.layers],
+        [track.empty() for track in cache.tracks],
+        cache.track_of,
+    )
+    view.incoming = offsets.expand(len(rows), size)
+    with attending(view.attended):
+        forward(
+            input_ids=sinks.ids[index],
+            position_ids=first[:, None] + offsets,
+            past_key_values=view,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+    for layer, added, owner in zip(cache.layers, view.layers, cache.track_of):
+        track = cache.tracks[owner]
+        if track.narrowed and track.sinks and added.keys is not None:
+            assert track.ranks is not None
+            columns = (track.ranks[index][:, None, :] == offsets[:, None]).to(torch.uint8).argmax(-1)  # (R, S)
+            layer.rewrite(index, columns, added.keys, added.values)
