@@ -269,8 +269,8 @@ class TTTCache(RankedCache):
             if f"keys|{index}" in tensors:
                 layer.update(tensors[f"keys|{index}"], tensors[f"values|{index}"])
         if header["pending_lengths"] is not None:
-            parts = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
-            self.pending = Pending(*parts, lengths=header["pending_lengths"])
+            ids, positions, learned = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
+            self.pending = Pending(ids, positions, learned, header["pending_lengths"])
         fast = {key.removeprefix("fast|"): value for key, value in tensors.items() if key.startswith("fast|")}
         self.fast = FastState.from_tensors(fast)
 

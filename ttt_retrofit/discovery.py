@@ -41,7 +41,7 @@ class Site:
 
     @property
     def key(self) -> str:
-        """Name within the container. Not the projection's own, by which adapters and quantizers choose their targets."""
+        """Name within the container; not the projection's, by which adapters and quantizers choose their targets."""
         return f"{self.role}_site"
 
     @property
@@ -133,12 +133,10 @@ def learned_positions(model: PreTrainedModel) -> int | None:
     """How many positions a model with a table of learned positions has; None where positions are relative."""
     length = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     words = model.get_input_embeddings()
-    for module in model.get_decoder().modules():
-        # Some tables hold a row or two more, for padding.
-        if isinstance(module, nn.Embedding) and module is not words and length is not None:
-            if 0 <= module.num_embeddings - length <= 2:
-                return length
-    return None
+    tables = [m for m in model.get_decoder().modules() if isinstance(m, nn.Embedding) and m is not words]
+    # Some tables hold a row or two more, for padding.
+    learned = length is not None and any(0 <= table.num_embeddings - length <= 2 for table in tables)
+    return length if learned else None
 
 
 def _select_layers(config: TTTConfig, count: int) -> list[int]:

@@ -161,7 +161,7 @@ class Prime:
         return torch.stack([frobenius(w - start[n]) / scale[n] for n, w in weights.items()]).amax(0)
 
     def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
-        shrunk = {}
+        shrunk: Weights = {}
         for name, weight in weights.items():
             factor = _largest_step(frobenius(weight - start[name]) / scale[name], bound)
             shrunk |= _interpolate({name: weight}, start, factor)

@@ -205,6 +205,8 @@ class ViewLayer(CacheLayerMixin):
 class RankedCache(Cache):
     """A cache that can say what the tokens of the present forward attend to."""
 
+    layers: list[Any]  # WindowedLayer or ViewLayer: transformers' union of kinds knows neither
+
     def __init__(self, layers: list[Any], tracks: list[Track], track_of: list[int]) -> None:
         super().__init__(layers=layers)
         self.tracks = tracks

@@ -23,7 +23,7 @@ from .discovery import Site
 from .fast_weights import Delta, FastWeights, Weights
 from .inner_loop import SiteConstants
 
-# Random vectors with which the norm of a projection is estimated; the relative error is about sqrt(2 / (probes * rank)).
+# Random vectors that estimate the norm of a projection; the relative error is about sqrt(2 / (probes * rank)).
 PROBES = 256
 TTT = "ttt"
 FOLDED = "folded"
@@ -95,7 +95,7 @@ class TTTSite(nn.Module):
 
     def constants(self, inner_lr: float) -> SiteConstants:
         """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
-        start = {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
+        start: Weights = {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
         base = self.get_buffer("base_norm")
         scale = {"base": base} | {name: _norm_or(value, base) for name, value in start.items()}
         return SiteConstants(start, scale, inner_lr * self.log_lr.exp())
@@ -222,7 +222,7 @@ def _keep_gradients(model: nn.Module) -> None:
     for module in model.modules():
         if vars(module).get("support_avx512bf16_for_cpu"):
             module.state_dict()  # unpacks a weight that an earlier forward has packed
-            module.support_avx512bf16_for_cpu = False
+            module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
 def unbind(model: nn.Module) -> None:
@@ -250,5 +250,5 @@ def initialise(model: PreTrainedModel, seed: int = 0) -> None:
 
 
 def _measured_projection(model: PreTrainedModel, site: Site) -> nn.Module | None:
-    """A block has no matrix of its own to be measured by; its prime MLP keeps norm 1 for the weights that start at 0."""
+    """A block has no matrix of its own to be measured by."""
     return None if site.role == "block" else model.get_submodule(site.path)

@@ -47,6 +47,11 @@ class Decoder(Protocol):
     @property
     def compute_dtype(self) -> torch.dtype: ...
 
+    @property
+    def trained_length(self) -> int | None:
+        """Tokens that were ever apart in training; None where positions are not relative, or nobody knows."""
+        ...
+
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward."""
         ...
@@ -311,8 +316,8 @@ def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Ten
     everyone = bool(applied.all())
     if not everyone and not bool((applied == firing).all()):
         logger.warning_once(
-            "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update of "
-            "the fast weights was dropped. This is reported once."
+            "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update "
+            "of the fast weights was dropped. This is reported once."
         )
     step = fast.steps + 1
     remaining = iter(gradients)

@@ -28,8 +28,8 @@ class Pending:
         return self.ids.nbytes + self.positions.nbytes + self.learned.nbytes
 
     def select(self, rows: Tensor) -> Pending:
-        tensors = (tensor.index_select(0, rows) for tensor in (self.ids, self.positions, self.learned))
-        return Pending(*tensors, lengths=[self.lengths[row] for row in rows.tolist()])
+        ids, positions, learned = (tensor.index_select(0, rows) for tensor in (self.ids, self.positions, self.learned))
+        return Pending(ids, positions, learned, [self.lengths[row] for row in rows.tolist()])
 
 
 @dataclass

@@ -58,7 +58,7 @@ def attending(attended: Callable[[], Attended]) -> Iterator[None]:
 
 
 def visible(pattern: Callable, attended: Attended) -> Tensor:
-    """Which key each query sees. pattern: transformers' (batch, head, query, key) -> bool. Returns (B, 1, Q, K) bool."""
+    """Which key each query sees: (B, 1, Q, K) bool. pattern: transformers' (batch, head, query, key) -> bool."""
     query, key = attended.query_ranks[:, None, :, None], attended.key_ranks[:, None, None, :]
     rows = torch.arange(query.shape[0], device=query.device)[:, None, None, None]
     seen = pattern(rows, rows.new_zeros(1, 1, 1, 1), query, key)
@@ -112,7 +112,7 @@ def ttt_eager_mask(dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor 
 
 
 def ttt_sdpa_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    """transformers' scaled-dot-product attention, in the form that can be differentiated twice when that is asked for."""
+    """transformers' scaled-dot-product attention, twice differentiable where that is asked for."""
     if needs_second_order():
         with sdpa_kernel(SDPBackend.MATH):
             return sdpa_attention_forward(module, *args, **kwargs)
