@@ -92,6 +92,21 @@ def test_every_window_keeps_both_contracts(window):
     assert_same(whole, read(model, ids[1:]), row=1)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3_moe", "gemma3n_text"])
+def test_past_the_trained_length_both_contracts_hold(family):
+    """Sinks move along there, so that they are never further away than the model has seen."""
+    model, ids = wrap(tiny(family, max_position_embeddings=24), TTTConfig(**LEARNING)), tokens(2, 80)
+    whole = read(model, ids)
+    assert max(whole[1].sinks.anchors) > 0
+    for split in (7, 1):
+        assert_same(whole, read(model, ids, split))
+    assert_same(whole, read(model, ids[1:]), row=1)
+    mask = torch.ones_like(ids)
+    mask[1, :13] = 0
+    logits, cache = read(model, ids, attention_mask=mask)
+    assert_same((logits[:, 13:], cache), read(model, ids[1:, 13:]), row=1)
+
+
 @pytest.mark.parametrize("first", ["left", "right"])
 def test_padded_calls_follow_each_other_as_if_there_were_no_padding(first):
     """Two ragged turns, each with its own mask, the second falling into the middle of a chunk."""

@@ -156,7 +156,11 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     ConfigError
         When `config` does not fit the model.
     """
-    config = config or TTTConfig()
+    config = TTTConfig() if config is None else config
+    if not isinstance(config, TTTConfig):
+        raise ConfigError(
+            f"Expected a TTTConfig, found {type(config).__name__}. TTTConfig.from_dict() makes one of a dict."
+        )
     if isinstance(model, (str, os.PathLike)):
         return AutoModelForCausalLM.from_pretrained(model, ttt_config=config, **kwargs)
     if kwargs:

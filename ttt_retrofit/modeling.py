@@ -9,8 +9,7 @@ B batch rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -77,7 +76,7 @@ class TTTMixin(hub.CheckpointMixin):
             raise ConfigError(
                 f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them."
             )
-        self.ttt = replace(self.ttt, **changes)
+        self.ttt = TTTConfig.from_dict({**self.ttt.to_dict(), **changes})
         self.config.ttt = self.ttt.to_dict()
         return self.ttt
 
@@ -153,6 +152,7 @@ class TTTMixin(hub.CheckpointMixin):
         ids = _checked_ids(input_ids, kwargs, self.vocabulary_size)
         cache = self._checked_cache(past_key_values)
         mask = _checked_mask(attention_mask, ids, cache.columns)
+        _check_rest(position_ids, learn_from, ids)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         tokens = reading.align(ids, mask, position_ids)
         self._check_length(max(cache.counts, default=0) + max(tokens.counts))
@@ -241,6 +241,8 @@ class TTTMixin(hub.CheckpointMixin):
         if isinstance(text_or_ids, str):
             tokenizer = tokenizer or self._own_tokenizer()
             text_or_ids = tokenizer(text_or_ids, return_tensors="pt").input_ids
+        if not isinstance(text_or_ids, (Tensor, list, tuple)):
+            raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
         ids = torch.as_tensor(text_or_ids, device=self.device)
         if ids.numel() == 0:
             ids = ids.long()
@@ -407,7 +409,14 @@ def _checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) ->
         )
     if ids.shape[1] == 0:
         raise InputError("input_ids is empty: expected at least one token.")
-    return ids
+    # Asked here, where it can still be said; on an accelerator a wrong id takes the whole process down.
+    least, most = torch.stack(ids.aminmax()).tolist()
+    if least < 0 or most >= vocabulary:
+        raise InputError(
+            f"input_ids holds {least if least < 0 else most}, but the vocabulary has ids 0 to {vocabulary - 1}. Check "
+            "that tokenizer and model belong together."
+        )
+    return ids.long()
 
 
 def _checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
@@ -420,6 +429,15 @@ def _checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
             f"tokens, or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
         )
     return mask[:, -ids.shape[1] :]
+
+
+def _check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) -> None:
+    if learn_from is not None and learn_from not in get_args(LearnFrom):
+        raise InputError(f"learn_from={learn_from!r} is not known. Choose one of {list(get_args(LearnFrom))}.")
+    if positions is not None and tuple(positions.shape) not in (tuple(ids.shape), (1, ids.shape[1])):
+        raise InputError(
+            f"position_ids has shape {tuple(positions.shape)}; expected {tuple(ids.shape)}, one for each new token."
+        )
 
 
 def _check_forward(base: type[PreTrainedModel]) -> None:
