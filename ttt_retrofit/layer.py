@@ -106,8 +106,12 @@ class TTTSite(nn.Module):
         self.log_lr.zero_()
         for name, value in self.kind.start(self.site, generator).items():
             self.get_parameter(f"start_{name}").copy_(value)
-        norm = self.log_lr.new_ones(()) if projection is None else projection_norm(projection, self.site, generator)
-        self.get_buffer("base_norm").copy_(norm)
+        base_norm = self.get_buffer("base_norm")
+        if projection is None:
+            # The output matrix of a prime MLP starts at zero: a fresh matrix of its shape is the measure instead.
+            base_norm.fill_(self.site.out_features**0.5)
+        else:
+            base_norm.copy_(projection_norm(projection, self.site, generator))
 
     def connect(self, module: nn.Module) -> None:
         """Hook onto the projection (or block) whose output receives the fast term."""
