@@ -59,7 +59,7 @@ def run(tokens: int) -> None:
     console.print(
         f"\nReading the first {tokens:,} tokens of Jane Austen's [italic]Persuasion[/italic] with SmolLM2-135M, in\n"
         f"four ways: with full attention; through a window of {WINDOW} tokens; with {config.sink_tokens} attention\n"
-        "sinks besides; and with test-time training on top. Nothing is trained beforehand.\n"
+        "sinks besides; and with test-time training on top. Nothing is trained before.\n"
         "On two idle cores this takes a few minutes.\n"
     )
     with measure.progress_bars(list(measure.SYSTEMS), tokens) as bars:
@@ -71,7 +71,7 @@ def run(tokens: int) -> None:
             readings[name] = measure.streaming(model, context, bars[name], cache)
     console.print(results(readings, config))
     loss_by_position(readings, PICTURE, f"SmolLM2-135M reading Persuasion, {tokens:,} tokens", window=WINDOW)
-    console.print(f"Loss by position is drawn in [bold]{PICTURE}[/bold].\n")
+    console.print(f"\nLoss by position is drawn in [bold]{PICTURE}[/bold].\n")
     go_on(model, tokenizer, cache, ids)
 
 
