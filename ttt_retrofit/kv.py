@@ -30,7 +30,6 @@ class Track:
 
     window: int | None  # tokens a query reaches back to, itself included; None for all
     sinks: int
-    narrowed: bool  # whether the mask has to narrow the family's own pattern to window and sinks
     room: int  # tokens that must fit beside the window: the unfinished chunk
     ranks: Tensor | None = None  # (B, N)
 
@@ -225,8 +224,7 @@ class RankedCache(Cache):
         track = self.tracks[self.track_of[self._asked]]
         assert self.incoming is not None
         ranks = self.incoming if track.ranks is None else torch.cat([track.ranks, self.incoming], dim=1)
-        window = track.window if track.narrowed else None
-        return Attended(self.incoming, ranks, window, track.sinks, self.padded)
+        return Attended(self.incoming, ranks, track.window, track.sinks, self.padded)
 
 
 def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer], list[Track], list[int]]:
@@ -242,12 +240,12 @@ def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer
     layers, track_of = [], []
     for kind, kwargs in zip(types, arguments):
         own = kwargs.get("sliding_window")
-        # A family's own window is already in its pattern, trained without sinks; ours matters only where it is smaller.
+        # Layers with a window of their own were trained without sinks; ours matters only where it is smaller.
         if own is not None and (ttt.sliding_window is None or own <= ttt.sliding_window):
-            track = Track(own, 0, narrowed=False, room=ttt.chunk_size)
+            track = Track(own, 0, room=ttt.chunk_size)
         else:
             sinks = ttt.sink_tokens if ttt.sliding_window is not None else 0
-            track = Track(ttt.sliding_window, sinks, narrowed=ttt.sliding_window is not None, room=ttt.chunk_size)
+            track = Track(ttt.sliding_window, sinks, room=ttt.chunk_size)
         if track not in tracks:
             tracks.append(track)
         index = tracks.index(track)

@@ -81,7 +81,7 @@ def move(cache: TTTCache, rows: list[int], shift: Tensor | None, forward: Callab
         )
     for layer, added, owner in zip(cache.layers, view.layers, cache.track_of):
         track = cache.tracks[owner]
-        if track.narrowed and track.sinks and added.keys is not None:
+        if track.sinks and added.keys is not None:
             assert track.ranks is not None
             columns = (track.ranks[index][:, None, :] == offsets[:, None]).to(torch.uint8).argmax(-1)  # (R, S)
             layer.rewrite(index, columns, added.keys, added.values)
