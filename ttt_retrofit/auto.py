@@ -41,11 +41,14 @@ class TTTConfigMixin(_ConfigBase):
 
     _base_class: type[PreTrainedConfig]
     base_model_name_or_path: str | None = None  # the base that was converted
-    ttt: dict[str, Any]
+    ttt: dict[str, Any] | None = None  # None when read from a base, as PEFT does to compare
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What `save_pretrained` writes. `to_dict`, which PEFT reads, stays the family's."""
-        return super().to_diff_dict() | {
+        values = super().to_diff_dict()
+        if self.ttt is None:
+            return values
+        return values | {
             "model_type": hub.MODEL_TYPE,
             "base_model_type": self.model_type,
             "base_model_name_or_path": hub.hub_id(self.base_model_name_or_path),
@@ -245,7 +248,7 @@ class AutoModelForCausalLM:
             return wrap(load(path, *args, **kwargs), ttt_config)
         config, rest = _load_config(path, kwargs)
         if isinstance(config, TTTConfigMixin):
-            saved = TTTConfig.from_dict(config.ttt)
+            saved = TTTConfig.from_dict(config.ttt or {})
             if ttt_config not in (None, saved):
                 raise ConfigError(
                     f"{path} is converted already, with {saved}; ttt_config is {ttt_config}. Load it without "

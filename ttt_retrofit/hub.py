@@ -56,7 +56,7 @@ class CheckpointMixin(_Base):
         raise NotImplementedError
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]
         cls,
         path: str | os.PathLike,
         *args: Any,
@@ -77,7 +77,7 @@ class CheckpointMixin(_Base):
         token = _CONVERTING.set(convert)
         try:
             with torch.inference_mode(False):  # tensors made in inference mode could never carry a gradient
-                model, info = super().from_pretrained(path, *args, **kwargs)
+                loaded: Any = super().from_pretrained(path, *args, **kwargs)
         except (SafetensorError, json.JSONDecodeError) as error:
             raise CheckpointError(
                 f"A file of {path} is cut short or damaged: {error}. Download or save it again."
@@ -90,6 +90,7 @@ class CheckpointMixin(_Base):
             ) from error
         finally:
             _CONVERTING.reset(token)
+        model, info = loaded
         _check_loaded(path, info, convert, ignore_mismatched_sizes)
         _settle(model, fresh=convert)
         model.bind_ttt()
@@ -127,19 +128,21 @@ class CheckpointMixin(_Base):
         finally:
             self._card_losses = before
 
-    def push_to_hub(self, repo_id: str, *, losses: Losses | None = None, **kwargs: Any) -> str:
+    def push_to_hub(  # type: ignore[override]
+        self, repo_id: str, *, losses: Losses | None = None, **kwargs: Any
+    ) -> str:
         """As `PreTrainedModel.push_to_hub`. A card on the hub already is kept, and its measured losses renewed."""
         kwargs["tags"] = [*TAGS, *(kwargs.get("tags") or [])]
         self._card_losses = losses
         try:
-            return super().push_to_hub(repo_id, **kwargs)
+            return super().push_to_hub(repo_id, **kwargs)  # type: ignore[arg-type]
         finally:
             self._card_losses = None
 
     def _upload_modified_files(self, working_dir: str | os.PathLike, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         # transformers has just put its own template card there, or the one it found on the hub, with our tags added.
         path = Path(working_dir, CARD)
-        tags = ModelCard(path.read_text()).data.tags or []
+        tags = ModelCard(path.read_text()).data.to_dict().get("tags", [])
         try:
             ModelCard.load(repo_id, token=kwargs.get("token"))
         except EntryNotFoundError:

@@ -191,6 +191,12 @@ class ViewLayer(CacheLayerMixin):
         keys, values = self.past
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
+    def keep(self) -> None:
+        """Copy the past: the cache overwrites its buffers, and a recomputation must find them as they are now."""
+        if self.past is not None:
+            keys, values = self.past
+            self.past = (keys, values) if keys.requires_grad else (keys.clone(), values.clone())
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return (0 if self.past is None else self.past[0].shape[2]) + query_length, 0
 

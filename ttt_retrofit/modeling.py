@@ -21,7 +21,7 @@ from . import hub, layer, reading
 from .cache import TTTCache
 from .config import LearnFrom, TTTConfig
 from .discovery import Site, find_sites, learned_positions
-from .errors import ConfigError, InputError, UnsupportedModelError
+from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
 from .fingerprint import fingerprint
 from .window import restore_attention, set_windowed_attention
@@ -42,6 +42,11 @@ class TTTMixin(hub.CheckpointMixin):
     _places: list[Site]
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        if config.ttt is None:
+            raise CheckpointError(
+                f"The configuration of {config._name_or_path!r} has no `ttt` block: it is a base. Convert it with "
+                "wrap() or ttt_retrofit.AutoModelForCausalLM."
+            )
         super().__init__(config, *args, **kwargs)
         self.attach_ttt(TTTConfig.from_dict(config.ttt))
         layer.initialise(self) if self.device.type != "meta" else None
@@ -94,7 +99,8 @@ class TTTMixin(hub.CheckpointMixin):
         for name in ("ttt", "kind", "_places", "_rematerialise", "learned_positions"):
             self.__dict__.pop(name, None)
         del self.config.ttt, self.config.base_model_name_or_path
-        self.config.__class__ = type(self.config)._base_class
+        config_class: Any = type(self.config)
+        self.config.__class__ = config_class._base_class
         self.__class__ = self._base_class  # type: ignore[assignment]
         return self
 
@@ -168,6 +174,9 @@ class TTTMixin(hub.CheckpointMixin):
         output = collected.output(cache.detach_() if use_cache is not False else None)
         if labels is not None:
             vocabulary = self.vocabulary_size
+            if mask is not None:
+                # Nothing predicts the first token after padding.
+                labels = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(mask[:, :-1] == 0, -100)], dim=1)
             output["loss"] = self.loss_function(
                 logits=output.logits, labels=labels, vocab_size=vocabulary, **loss_kwargs
             )
@@ -282,7 +291,8 @@ class TTTMixin(hub.CheckpointMixin):
     # ------------------------------------------------------------------ generate
 
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:
-        inputs = super().prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        family: Any = super()
+        inputs = family.prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
         if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
             inputs["learn_from"] = "none"
         return inputs
@@ -298,7 +308,8 @@ class TTTMixin(hub.CheckpointMixin):
             )
         if model_kwargs.get("past_key_values") is not None:
             self._checked_cache(model_kwargs["past_key_values"])
-            super()._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+            family: Any = super()
+            family._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         elif generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self.new_cache()
 

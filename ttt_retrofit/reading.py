@@ -218,6 +218,8 @@ def _forward(
             return decoder.base_forward(past_key_values=view, **inputs)
 
     if outer.record and outer.rematerialise:
+        for past in view.layers:
+            past.keep()
         return checkpoint(run, use_reentrant=False)
     return run()
 
