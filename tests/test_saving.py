@@ -241,7 +241,7 @@ def test_another_configuration_than_the_saved_one_is_refused(checkpoints):
 
 
 def test_a_configuration_that_does_not_fit_is_refused_while_loading(base):
-    with pytest.raises(ConfigError, match=r"layers=\\[9\\] are out of range"):
+    with pytest.raises(ConfigError, match=r"layers=\[9\] are out of range"):
         wrap(base, TTTConfig(layers=[9]))
 
 
@@ -349,6 +349,11 @@ def test_a_config_without_its_ttt_block_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match=r"lacks.*ttt.*save_pretrained"):
         load(tmp_path)
+
+
+def test_the_derived_class_refuses_a_base(base):
+    with pytest.raises(CheckpointError, match=r"no `ttt` block.*wrap\(\)"):
+        type(converted()).from_pretrained(base)
 
 
 def test_a_base_of_an_unknown_family_is_refused(tmp_path):
