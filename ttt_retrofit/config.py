@@ -59,7 +59,7 @@ class TTTConfig:
     layers: LayerSelection = field(
         default="middle",
         metadata={
-            "help": "'all', 'middle', 'upper', a quarter such as 'last_quarter', a fraction in (0, 1] from the top, or indices"
+            "help": "'all', 'middle', 'upper', 'last_quarter' and so on, a fraction from the top, or indices"
         },
     )
     target_modules: tuple[str, ...] = field(
