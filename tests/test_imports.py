@@ -12,6 +12,7 @@ ORDER = [
     "auto",
     "modeling",
     "hub",
+    "calls",
     "reading",
     "sinks",
     "cache",

@@ -8,12 +8,12 @@ import torch
 import transformers
 from converted import TTT, converted, in_fresh_process, logits, ttt
 from safetensors.torch import load_file, save_file
-from tiny import VOCABULARY, tiny, tokens
+from tiny import SHAPE, VOCABULARY, tiny, tokens
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import ttt_retrofit
-from ttt_retrofit import CheckpointError, ConfigError, TTTCache, TTTConfig, wrap
+from ttt_retrofit import CheckpointError, ConfigError, TTTCache, TTTConfig, UnsupportedModelError, wrap
 
 CASES = [
     *((family, kind) for family in ("llama", "gpt2") for kind in ("delta", "lora", "prime")),
@@ -157,6 +157,33 @@ def test_unwrapping_a_reloaded_model_gives_the_base_back(checkpoints):
     assert type(plain) is type(base) and type(plain.config) is type(base.config)
     ids = tokens(1, 30)
     assert torch.equal(logits(plain, ids), logits(base, ids))
+
+
+def test_another_model_made_from_the_same_configuration_is_left_alone(tmp_path):
+    first, second = tiny("gemma3"), tiny("gemma3")
+    for module in second.modules():
+        if isinstance(vars(module).get("config"), type(second.config)):
+            module.config = first.config
+    second.model.language_model.config = first.model.language_model.config
+    before = logits(second, tokens(1, 20))
+    wrap(first, TTT)
+    assert type(second.config) is transformers.Gemma3Config and second.config._attn_implementation == "sdpa"
+    assert torch.equal(logits(second, tokens(1, 20)), before)
+    second.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "gemma3"
+
+
+def test_a_base_that_transformers_cannot_find_again_is_not_saved(tmp_path):
+    class OwnConfig(transformers.LlamaConfig):
+        model_type = "own"
+
+    class OwnForCausalLM(transformers.LlamaForCausalLM):
+        config_class = OwnConfig
+
+    model = wrap(OwnForCausalLM(OwnConfig(**SHAPE)), TTT)
+    with pytest.raises(UnsupportedModelError, match=r"OwnForCausalLM.*Register it.*'own'"):
+        model.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------------- half precision

@@ -7,6 +7,7 @@ family's class, and its config's `model_type` stays the family's, so that PEFT, 
 
 from __future__ import annotations
 
+import copy
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +174,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     model.__class__ = derived_model(base)
     assert isinstance(converted, TTTMixin)
     try:
+        _own_config(model)
         with torch.inference_mode(False):
             converted.attach_ttt(config)
     except Exception:
@@ -182,6 +184,16 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     hub.forget_gguf(model)
     layer.initialise(model)
     return model
+
+
+def _own_config(model: PreTrainedModel) -> None:
+    """Give the model a configuration of its own: several models may have been made from one object."""
+    copies: dict[int, Any] = {}
+    copy.deepcopy(model.config, copies)
+    for module in model.modules():
+        held = vars(module).get("config")
+        if id(held) in copies:
+            vars(module)["config"] = copies[id(held)]
 
 
 def _mark(config: Any, base_name: str | None, ttt: TTTConfig) -> None:

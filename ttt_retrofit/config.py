@@ -58,9 +58,7 @@ class TTTConfig:
     rank: int = field(default=16, metadata={"help": "rank of 'lora'; hidden width of 'prime'"})
     layers: LayerSelection = field(
         default="middle",
-        metadata={
-            "help": "'all', 'middle', 'upper', 'last_quarter' and so on, a fraction from the top, or indices"
-        },
+        metadata={"help": "'all', 'middle', 'upper', 'last_quarter' and so on, a fraction from the top, or indices"},
     )
     target_modules: tuple[str, ...] = field(
         default=("down",), metadata={"help": "roles 'gate', 'up', 'down', or module names such as 'down_proj'"}

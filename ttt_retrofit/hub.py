@@ -17,11 +17,12 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationMethod
 
 from . import layer
 from .config import TTTConfig
-from .errors import CheckpointError
+from .errors import CheckpointError, UnsupportedModelError
 
 MODEL_TYPE = "ttt_retrofit"
 SHIM = "modeling_ttt_retrofit"
@@ -118,6 +119,11 @@ class CheckpointMixin(_Base):
         ----------
         losses : measured figures for the card, such as {"window": 3.26, "window + TTT": 3.19}, nats per token.
         """
+        if self.config.model_type not in CONFIG_MAPPING:
+            raise UnsupportedModelError(
+                f"{self._base_class.__name__} comes from remote code, so transformers could not load the converted "
+                f"checkpoint again. Register it first: AutoConfig.register({self.config.model_type!r}, ...)."
+            )
         forget_gguf(self)
         before, self._card_losses = self._card_losses, losses or self._card_losses
         try:

@@ -1,15 +1,15 @@
 """`TTTMixin`: what a converted model gains over its family's class.
 
 `TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)` is made by `auto.py` at run time; the family's modelling code runs
-unchanged underneath. The mixin assembles one output from the segments that `reading` yields, and closes the doors of
-`generate` that cannot be right for a model that learns.
+unchanged underneath. The mixin hands each call to `reading`, and closes the doors of `generate` that cannot be right
+for a model that learns.
 B batch rows, T tokens, V vocabulary.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from . import hub, layer, reading
+from . import calls, hub, layer, reading
 from .cache import TTTCache
 from .config import LearnFrom, TTTConfig
 from .discovery import Site, find_sites, learned_positions
@@ -27,8 +27,6 @@ from .fingerprint import fingerprint
 from .window import restore_attention, set_windowed_attention
 
 logger = logging.get_logger(__name__)
-
-IMAGES_AND_SOUND = ("pixel_values", "pixel_values_videos", "input_features", "inputs_embeds", "mm_encoder_outputs")
 
 
 class TTTMixin(hub.CheckpointMixin):
@@ -155,17 +153,17 @@ class TTTMixin(hub.CheckpointMixin):
                 normal = {name: _normal(value) for name, value in locals().items() if name not in ("self", "kwargs")}
                 normal.pop("normal", None)
                 return self.ttt_forward(**normal, **{name: _normal(value) for name, value in kwargs.items()})
-        ids = _checked_ids(input_ids, kwargs, self.vocabulary_size)
+        ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
         cache = self._checked_cache(past_key_values)
-        mask = _checked_mask(attention_mask, ids, cache.columns)
-        _check_rest(position_ids, learn_from, ids)
+        mask = calls.checked_mask(attention_mask, ids, cache.columns)
+        calls.check_rest(position_ids, learn_from, ids)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         tokens = reading.align(ids, mask, position_ids)
         self._check_length(max(cache.counts, default=0) + max(tokens.counts))
         learn = (learn_from or self.ttt.learn_from) != "none"
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
         keep = logits_to_keep if isinstance(logits_to_keep, int) and tokens.order is None else 0
-        collected = _Collector(tokens, ids.shape[1], logits_to_keep)
+        collected = calls.Collector(tokens, ids.shape[1], logits_to_keep)
         for segment in reading.read(
             self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, **kwargs
         ):
@@ -344,111 +342,6 @@ class TTTMixin(hub.CheckpointMixin):
     @property
     def is_activation_checkpointing(self) -> bool:
         return self._rematerialise
-
-
-class _Collector:
-    """Puts the logits of segments back into the columns their tokens came from."""
-
-    def __init__(self, tokens: reading.Tokens, columns: int, logits_to_keep: int | Tensor) -> None:
-        self.tokens, self.columns, self.keep = tokens, columns, logits_to_keep
-        self.logits: list[Tensor] = []
-        self.hidden: list[tuple[Tensor, ...]] = []
-        self.last: Any = None
-        self.full: Tensor | None = None
-
-    def add(self, segment: reading.Segment) -> None:
-        output, self.last = segment.output, segment.output
-        if output.get("attentions") is not None and self.logits:
-            raise InputError("output_attentions=True works within one chunk only; the keys differ from chunk to chunk.")
-        if output.get("hidden_states") is not None:
-            self.hidden.append(output.hidden_states)
-        if self.tokens.order is None and len(set(segment.starts)) == 1 and len(set(segment.taken)) == 1:
-            self._append(output.logits, segment.taken[0])
-        else:
-            self._scatter(output.logits, segment)
-
-    def _append(self, logits: Tensor, width: int) -> None:
-        self.logits.append(logits)
-        if isinstance(self.keep, int) and self.keep > 0:
-            while len(self.logits) > 1 and sum(part.shape[1] for part in self.logits[1:]) >= self.keep:
-                self.logits.pop(0)
-
-    def _scatter(self, logits: Tensor, segment: reading.Segment) -> None:
-        if self.full is None:
-            self.full = logits.new_zeros(logits.shape[0], self.columns, logits.shape[-1])
-        for row, (start, taken) in enumerate(zip(segment.starts, segment.taken)):
-            order = self.tokens.order
-            columns = slice(start, start + taken) if order is None else order[row, start : start + taken]
-            self.full[row, columns] = logits[row, :taken]
-
-    def output(self, cache: TTTCache | None) -> Any:
-        if self.last is None:
-            raise InputError("The input holds no real token: every position is masked out. Check the attention mask.")
-        logits = self.full if self.full is not None else torch.cat(self.logits, dim=1)
-        if isinstance(self.keep, Tensor):
-            logits = logits[:, self.keep]
-        elif self.keep > 0:
-            logits = logits[:, -self.keep :]
-        fields = {name: value for name, value in self.last.items() if name not in ("past_key_values", "loss")}
-        fields["logits"] = logits
-        if self.hidden:
-            if self.full is not None:
-                raise InputError("output_hidden_states=True needs a batch without padding.")
-            fields["hidden_states"] = tuple(torch.cat(parts, dim=1) for parts in zip(*self.hidden))
-        if cache is not None:
-            fields["past_key_values"] = cache
-        return type(self.last)(**fields)
-
-
-def _checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> Tensor:
-    if kwargs.get("mm_encoder_outputs") == {}:  # how `generate` says that there are no images
-        del kwargs["mm_encoder_outputs"]
-    given = [name for name in IMAGES_AND_SOUND if kwargs.get(name) is not None]
-    types = kwargs.pop("token_type_ids", None)
-    for name in IMAGES_AND_SOUND:
-        kwargs.pop(name, None)
-    if given or (types is not None and bool(types.any())):
-        raise InputError(
-            f"{given or ['token_type_ids']} cannot be read: the inner loss is on the next token of a text. Pass "
-            "input_ids of text only."
-        )
-    if ids is None:
-        raise InputError("input_ids is missing: the model learns from token ids.")
-    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
-        raise InputError(
-            f"input_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected integers of shape (batch, tokens)."
-        )
-    if ids.shape[1] == 0:
-        raise InputError("input_ids is empty: expected at least one token.")
-    # Asked here, where it can still be said; on an accelerator a wrong id takes the whole process down.
-    least, most = torch.stack(ids.aminmax()).tolist()
-    if least < 0 or most >= vocabulary:
-        raise InputError(
-            f"input_ids holds {least if least < 0 else most}, but the vocabulary has ids 0 to {vocabulary - 1}. Check "
-            "that tokenizer and model belong together."
-        )
-    return ids.long()
-
-
-def _checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
-    """The part of a 2-D mask that belongs to the new tokens."""
-    if mask is None:
-        return None
-    if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] not in (ids.shape[1], past + ids.shape[1]):
-        raise InputError(
-            f"attention_mask has shape {tuple(mask.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}) for the new "
-            f"tokens, or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
-        )
-    return mask[:, -ids.shape[1] :]
-
-
-def _check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) -> None:
-    if learn_from is not None and learn_from not in get_args(LearnFrom):
-        raise InputError(f"learn_from={learn_from!r} is not known. Choose one of {list(get_args(LearnFrom))}.")
-    if positions is not None and tuple(positions.shape) not in (tuple(ids.shape), (1, ids.shape[1])):
-        raise InputError(
-            f"position_ids has shape {tuple(positions.shape)}; expected {tuple(ids.shape)}, one for each new token."
-        )
 
 
 def _check_forward(base: type[PreTrainedModel]) -> None:

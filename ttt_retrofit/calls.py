@@ -1,0 +1,123 @@
+"""One call of a converted model: what it may be given, and the one output made of the segments that were read.
+
+It knows nothing of models. B batch rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from .cache import TTTCache
+from .config import LearnFrom
+from .errors import InputError
+from .reading import Segment, Tokens
+
+IMAGES_AND_SOUND = ("pixel_values", "pixel_values_videos", "input_features", "inputs_embeds", "mm_encoder_outputs")
+
+
+def checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> Tensor:
+    if kwargs.get("mm_encoder_outputs") == {}:  # how `generate` says that there are no images
+        del kwargs["mm_encoder_outputs"]
+    given = [name for name in IMAGES_AND_SOUND if kwargs.get(name) is not None]
+    types = kwargs.pop("token_type_ids", None)
+    for name in IMAGES_AND_SOUND:
+        kwargs.pop(name, None)
+    if given or (types is not None and bool(types.any())):
+        raise InputError(
+            f"{given or ['token_type_ids']} cannot be read: the inner loss is on the next token of a text. Pass "
+            "input_ids of text only."
+        )
+    if ids is None:
+        raise InputError("input_ids is missing: the model learns from token ids.")
+    if ids.ndim != 2 or ids.is_floating_point() or ids.dtype == torch.bool:
+        raise InputError(
+            f"input_ids has shape {tuple(ids.shape)} and dtype {ids.dtype}; expected integers of shape (batch, tokens)."
+        )
+    if ids.shape[1] == 0:
+        raise InputError("input_ids is empty: expected at least one token.")
+    # Asked here, where it can still be said; on an accelerator a wrong id takes the whole process down.
+    least, most = torch.stack(ids.aminmax()).tolist()
+    if least < 0 or most >= vocabulary:
+        raise InputError(
+            f"input_ids holds {least if least < 0 else most}, but the vocabulary has ids 0 to {vocabulary - 1}. Check "
+            "that tokenizer and model belong together."
+        )
+    return ids.long()
+
+
+def checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
+    """The part of a 2-D mask that belongs to the new tokens."""
+    if mask is None:
+        return None
+    if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] not in (ids.shape[1], past + ids.shape[1]):
+        raise InputError(
+            f"attention_mask has shape {tuple(mask.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}) for the new "
+            f"tokens, or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
+        )
+    return mask[:, -ids.shape[1] :]
+
+
+def check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) -> None:
+    if learn_from is not None and learn_from not in get_args(LearnFrom):
+        raise InputError(f"learn_from={learn_from!r} is not known. Choose one of {list(get_args(LearnFrom))}.")
+    if positions is not None and tuple(positions.shape) not in (tuple(ids.shape), (1, ids.shape[1])):
+        raise InputError(
+            f"position_ids has shape {tuple(positions.shape)}; expected {tuple(ids.shape)}, one for each new token."
+        )
+
+
+class Collector:
+    """Puts the logits of segments back into the columns their tokens came from."""
+
+    def __init__(self, tokens: Tokens, columns: int, logits_to_keep: int | Tensor) -> None:
+        self.tokens, self.columns, self.keep = tokens, columns, logits_to_keep
+        self.logits: list[Tensor] = []
+        self.hidden: list[tuple[Tensor, ...]] = []
+        self.last: Any = None
+        self.full: Tensor | None = None
+
+    def add(self, segment: Segment) -> None:
+        output, self.last = segment.output, segment.output
+        if output.get("attentions") is not None and self.logits:
+            raise InputError("output_attentions=True works within one chunk only; the keys differ from chunk to chunk.")
+        if output.get("hidden_states") is not None:
+            self.hidden.append(output.hidden_states)
+        if self.tokens.order is None and len(set(segment.starts)) == 1 and len(set(segment.taken)) == 1:
+            self._append(output.logits, segment.taken[0])
+        else:
+            self._scatter(output.logits, segment)
+
+    def _append(self, logits: Tensor, width: int) -> None:
+        self.logits.append(logits)
+        if isinstance(self.keep, int) and self.keep > 0:
+            while len(self.logits) > 1 and sum(part.shape[1] for part in self.logits[1:]) >= self.keep:
+                self.logits.pop(0)
+
+    def _scatter(self, logits: Tensor, segment: Segment) -> None:
+        if self.full is None:
+            self.full = logits.new_zeros(logits.shape[0], self.columns, logits.shape[-1])
+        for row, (start, taken) in enumerate(zip(segment.starts, segment.taken)):
+            order = self.tokens.order
+            columns = slice(start, start + taken) if order is None else order[row, start : start + taken]
+            self.full[row, columns] = logits[row, :taken]
+
+    def output(self, cache: TTTCache | None) -> Any:
+        if self.last is None:
+            raise InputError("The input holds no real token: every position is masked out. Check the attention mask.")
+        logits = self.full if self.full is not None else torch.cat(self.logits, dim=1)
+        if isinstance(self.keep, Tensor):
+            logits = logits[:, self.keep]
+        elif self.keep > 0:
+            logits = logits[:, -self.keep :]
+        fields = {name: value for name, value in self.last.items() if name not in ("past_key_values", "loss")}
+        fields["logits"] = logits
+        if self.hidden:
+            if self.full is not None:
+                raise InputError("output_hidden_states=True needs a batch without padding.")
+            fields["hidden_states"] = tuple(torch.cat(parts, dim=1) for parts in zip(*self.hidden))
+        if cache is not None:
+            fields["past_key_values"] = cache
+        return type(self.last)(**fields)
