@@ -107,7 +107,11 @@ class Collector:
     def output(self, cache: TTTCache | None) -> Any:
         if self.last is None:
             raise InputError("The input holds no real token: every position is masked out. Check the attention mask.")
-        logits = self.full if self.full is not None else torch.cat(self.logits, dim=1)
+        if self.full is not None:
+            logits = self.full
+        else:
+            # A single piece is handed on as it is: logits are the largest tensor there is.
+            logits = self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits, dim=1)
         if isinstance(self.keep, Tensor):
             logits = logits[:, self.keep]
         elif self.keep > 0:

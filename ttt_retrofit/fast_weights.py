@@ -56,14 +56,14 @@ def frobenius(matrix: Tensor) -> Tensor:
 def batch_linear(x: Tensor, weight: Tensor) -> Tensor:
     """x: (B, T, I), weight: (B or 1, O, I) -> (B, T, O)."""
     if weight.shape[0] == 1:
-        return F.linear(x, weight[0])
+        return F.linear(x, weight.squeeze(0))
     return torch.bmm(x, weight.mT)
 
 
 def add_batch_linear(onto: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """onto + x weightᵀ in one pass over `onto`. onto: (B, T, O)."""
     if weight.shape[0] == 1:
-        return torch.addmm(onto.flatten(0, 1), x.flatten(0, 1), weight[0].mT).view(onto.shape)
+        return torch.addmm(onto.flatten(0, 1), x.flatten(0, 1), weight.squeeze(0).mT).view(onto.shape)
     return torch.baddbmm(onto, x, weight.mT)
 
 

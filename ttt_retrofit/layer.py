@@ -33,7 +33,7 @@ FOLDED = "folded"
 class FastTerms:
     """The fast weights of one forward, by site name; a site without an entry adds nothing.
 
-    An entry may hold `FOLDED` alone: base plus fast matrix, (1, O, I), which takes the place of both.
+    An entry may hold `FOLDED` alone: base plus fast matrix, (O, I), which takes the place of both.
     """
 
     weights: dict[str, Weights]
@@ -151,7 +151,7 @@ class TTTSite(nn.Module):
             torch.set_grad_enabled(True)
         if FOLDED in weights:
             assert self._dense is not None
-            return F.linear(terms.withheld.pop(self.site.name), weights[FOLDED][0], self._dense.linear.bias)
+            return F.linear(terms.withheld.pop(self.site.name), weights[FOLDED], self._dense.linear.bias)
         hidden = output[0] if isinstance(output, tuple) else output
         site, first = self.site, self.site.offset
         x = args[0].reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)

@@ -23,7 +23,16 @@ from .attention import twice_differentiable
 from .cache import TTTCache
 from .config import TTTConfig
 from .fast_weights import FastWeights, Weights
-from .inner_loop import SiteState, chunk_loss, fresh_state, next_token_losses, sound_rows, update, update_
+from .inner_loop import (
+    SiteState,
+    chunk_loss,
+    fresh_state,
+    next_token_losses,
+    next_token_losses_once,
+    sound_rows,
+    update,
+    update_,
+)
 from .kv import RankedCache
 from .layer import FOLDED, FastTerms, TTTSite, applying
 from .state import FastState, Pending
@@ -167,10 +176,12 @@ def _read_segment(
         cache.finish(taken)
         if any(at_once):
             with torch.enable_grad():
-                losses = next_token_losses(output.logits, ids)
+                losses = _losses(output.logits, ids, outer)
                 targets = torch.ones_like(losses, dtype=torch.bool)
                 cache.fast, by_row = _learn(decoder, fast, leaves, losses, targets, at_once, outer)
             cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
+        if not outer.record:
+            _drop_graph(output)
     else:
         terms = FastTerms(_present(decoder, cache, ids), len(taken))
         with torch.no_grad(), applying(terms), attending(cache.attended):
@@ -234,7 +245,7 @@ def _leaves(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dict[
         name, weights = site.site.name, fast.sites[site.site.name].weights
         base = None if outer.record else site.foldable(rows)
         if base is not None:
-            leaves[name] = {FOLDED: (base + weights["delta"]).requires_grad_()}
+            leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
         else:
             leaves[name] = {
                 key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
@@ -279,10 +290,23 @@ def _prepare(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]
             name, weights = site.site.name, fast.sites[site.site.name].weights
             base = site.foldable(rows)
             if base is not None:
-                prepared[name] = {FOLDED: base + weights["delta"]}
+                prepared[name] = {FOLDED: base + weights["delta"].squeeze(0)}
             else:
                 prepared[name] = {key: weight.to(decoder.compute_dtype) for key, weight in weights.items()}
     return prepared
+
+
+def _drop_graph(output: Any) -> None:
+    """The update has used the graph of this forward; what is handed on must not keep it alive."""
+    for name, value in list(output.items()):
+        if isinstance(value, Tensor):
+            output[name] = value.detach()
+        elif isinstance(value, tuple):
+            output[name] = tuple(part.detach() if isinstance(part, Tensor) else part for part in value)
+
+
+def _losses(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:
+    return next_token_losses(logits, ids) if outer.record else next_token_losses_once(logits, ids)
 
 
 def _learn(
@@ -328,7 +352,7 @@ def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Ten
     sites = {}
     for site in decoder.sites:
         state, constants = fast.sites[site.site.name], site.constants(decoder.ttt.inner_lr)
-        by_name = {name: next(remaining) for name in state.weights}
+        by_name = {name: next(remaining).view_as(weight) for name, weight in state.weights.items()}
         if in_place:
             update_(decoder.kind, state, by_name, constants, decoder.ttt, taken[0] + 1)
         else:
@@ -388,7 +412,7 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer
         inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
         output = _forward(decoder, view, leaves, inputs, outer)
         with torch.enable_grad():
-            losses = next_token_losses(output.logits, ids)
+            losses = _losses(output.logits, ids, outer)
             new, by_row = _learn(decoder, fast, leaves, losses, targets, [True] * len(rows), outer)
         cache.fast = new if everyone else cache.fast.replace_rows(index, new)
         cache.log_losses(dict(zip(rows, by_row)))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, eager_mask, sdpa_mask
@@ -85,7 +86,7 @@ def ttt_sdpa_mask(
     allow_is_causal_skip: bool = True,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask for `ttt_sdpa`: (B, 1, Q, K) bool, or None for plain causal attention."""
+    """The mask for `ttt_sdpa`: (B, 1, Q, K), bool or additive, or None for plain causal attention."""
     current = _ATTENDED.get()
     if current is None:  # the backbone called on its own, without the converted model around it
         return sdpa_mask(
@@ -99,7 +100,9 @@ def ttt_sdpa_mask(
     attended = current()
     if allow_is_causal_skip and _unmasked(attended, q_length, kv_length, local_size):
         return None
-    return visible(mask_function, attended)
+    seen = visible(mask_function, attended)
+    # PyTorch's kernel for CPUs would turn a bool mask into an additive one in every layer.
+    return _additive(seen, kwargs["dtype"]) if seen.device.type == "cpu" else seen
 
 
 def ttt_eager_mask(dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
@@ -107,7 +110,11 @@ def ttt_eager_mask(dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor 
     current = _ATTENDED.get()
     if current is None:
         return eager_mask(dtype=dtype, **kwargs)
-    seen = visible(kwargs["mask_function"], current())
+    return _additive(visible(kwargs["mask_function"], current()), dtype)
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where a key is seen, the dtype's minimum elsewhere."""
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)
 
 
@@ -116,7 +123,34 @@ def ttt_sdpa_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Te
     if needs_second_order():
         with sdpa_kernel(SDPBackend.MATH):
             return sdpa_attention_forward(module, *args, **kwargs)
+    if _grouped_on_cpu(module, *args, **kwargs):
+        return _grouped_attention(*args, **kwargs), None
     return sdpa_attention_forward(module, *args, **kwargs)
+
+
+def _grouped_on_cpu(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *args: Any, **kwargs: Any
+) -> bool:
+    """Whether PyTorch's kernel for CPUs can read shared keys as they are; transformers repeats them under a mask."""
+    plain = not args and all(kwargs.get(name) is None for name in ("softcap", "position_bias", "cache"))
+    grouped = query.shape[1] > key.shape[1] and query.shape[2] > 1 and mask is not None
+    return plain and grouped and query.device.type == "cpu"
+
+
+def _grouped_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """(B, heads, Q, D) over (B, key-value heads, K, D) -> (B, Q, heads, D)."""
+    out = scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=True
+    )
+    return out.transpose(1, 2).contiguous()
 
 
 def ttt_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
