@@ -29,13 +29,7 @@ from .results import machine, markdown_table, save
 from .texts import text
 
 NAME = "perplexity_by_position"
-TEXTS = (
-    "persuasion",
-    "emma",
-    "anarchist-faq",
-    "python-tutorial",
-    "turtle",
-)  # two novels, an essay, documentation, code
+TEXTS = ("persuasion", "emma", "python-tutorial", "turtle")  # two novels, documentation, code
 
 
 def read_all(base: Any, ids: torch.Tensor, window: int, sinks: int, title: str) -> dict[str, Reading]:

@@ -5,7 +5,7 @@ import torch
 from tiny import tiny, tokens
 
 from ttt_retrofit import TTTConfig, inner_optimizers, wrap
-from ttt_retrofit.inner_loop import chunk_loss, next_token_losses
+from ttt_retrofit.inner_loop import chunk_loss, next_token_losses, next_token_losses_once
 from ttt_retrofit.layer import FastTerms, applying
 from ttt_retrofit.reading import Outer, align, read
 
@@ -43,6 +43,25 @@ def test_chunk_loss_is_the_mean_over_the_tokens_learned_from():
     losses = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     learned = torch.tensor([[True, False, True], [False, False, False]])
     assert chunk_loss(losses, learned).tolist() == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_the_fast_losses_and_their_gradient_are_those_of_cross_entropy(dtype):
+    logits = (4 * torch.randn(2, CHUNK, 97)).to(dtype)
+    ids, weight = tokens(2, CHUNK), torch.rand(2, CHUNK - 1)
+    slow, fast = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    expected, found = next_token_losses(slow, ids), next_token_losses_once(fast, ids)
+    torch.testing.assert_close(found, expected)
+    (expected * weight).sum().backward()
+    (found * weight).sum().backward()
+    torch.testing.assert_close(fast.grad, slow.grad)
+
+
+def test_reading_hands_on_no_graph():
+    model, ids = converted(), tokens(1, 2 * CHUNK)
+    with torch.no_grad():
+        out = model(ids, output_hidden_states=True)
+    assert not out.logits.requires_grad and not any(hidden.requires_grad for hidden in out.hidden_states)
 
 
 # ---------------------------------------------------------------------- first order
