@@ -15,6 +15,7 @@ ORDER = [
     "calls",
     "reading",
     "sinks",
+    "learning",
     "cache",
     "kv",
     "layer",

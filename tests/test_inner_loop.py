@@ -229,11 +229,11 @@ def test_a_diverging_chunk_is_dropped():
 
 
 def test_a_dropped_update_is_reported_once(monkeypatch):
-    from ttt_retrofit import reading
+    from ttt_retrofit import learning
 
     heard = []
-    reading.logger.warning_once.cache_clear()
-    monkeypatch.setattr(reading.logger, "warning", lambda message, *rest: heard.append(message))
+    learning.logger.warning_once.cache_clear()
+    monkeypatch.setattr(learning.logger, "warning", lambda message, *rest: heard.append(message))
     model, ids, _ = poisoned(float("nan"))
     with torch.no_grad():
         model(ids)

@@ -11,68 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.utils import logging
 
 from . import sinks
 from .attention import twice_differentiable
 from .cache import TTTCache
-from .config import TTTConfig
-from .fast_weights import FastWeights, Weights
-from .inner_loop import (
-    SiteState,
-    chunk_loss,
-    fresh_state,
-    next_token_losses,
-    next_token_losses_once,
-    sound_rows,
-    update,
-    update_,
-)
+from .fast_weights import Weights
 from .kv import RankedCache
-from .layer import FOLDED, FastTerms, TTTSite, applying
-from .state import FastState, Pending
+from .layer import FastTerms, applying
+from .learning import Decoder, Outer, fresh, learn_from, leaves_of, losses_of, present, starting_weights
+from .state import Pending
 from .window import attending
-
-logger = logging.get_logger(__name__)
-
-
-class Decoder(Protocol):
-    """What reading needs of a model."""
-
-    ttt: TTTConfig
-    kind: FastWeights
-
-    @property
-    def sites(self) -> list[TTTSite]: ...
-
-    @property
-    def vocabulary_size(self) -> int: ...
-
-    @property
-    def compute_dtype(self) -> torch.dtype: ...
-
-    @property
-    def trained_length(self) -> int | None:
-        """Tokens that were ever apart in training; None where positions are not relative, or nobody knows."""
-        ...
-
-    def base_forward(self, **kwargs: Any) -> Any:
-        """The family's own forward."""
-        ...
-
-
-@dataclass(frozen=True)
-class Outer:
-    """How a read is recorded for the outer loop. Not recording is the way of use: no graph outlives a chunk."""
-
-    record: bool = False
-    order: int = 1  # 2 keeps the inner updates themselves differentiable
-    rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
 
 
 @dataclass(frozen=True)
@@ -161,7 +114,7 @@ def _read_segment(
     moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, learn)
     if moving:
         shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
-        with torch.set_grad_enabled(outer.record), applying(FastTerms(_starts(decoder), len(moving))):
+        with torch.set_grad_enabled(outer.record), applying(FastTerms(starting_weights(decoder), len(moving))):
             sinks.move(cache, moving, shift, decoder.base_forward)
     sinks.remember(cache, ids, taken)
     cache.begin(ranks, width)
@@ -169,21 +122,21 @@ def _read_segment(
     losses = None
     if outer.record or any(at_once):
         view = cache.view()
-        fast = cache.fast if cache.fast.sites else _fresh(decoder, len(taken), outer)
-        leaves = _leaves(decoder, fast, len(taken), outer)
+        fast = cache.fast if cache.fast.sites else fresh(decoder, len(taken), outer)
+        leaves = leaves_of(decoder, fast, len(taken), outer)
         output = _forward(decoder, view, leaves, inputs, outer)
         cache.absorb(view, with_graph=outer.record)
         cache.finish(taken)
         if any(at_once):
             with torch.enable_grad():
-                losses = _losses(output.logits, ids, outer)
+                losses = losses_of(output.logits, ids, outer)
                 targets = torch.ones_like(losses, dtype=torch.bool)
-                cache.fast, by_row = _learn(decoder, fast, leaves, losses, targets, at_once, outer)
+                cache.fast, by_row = learn_from(decoder, fast, leaves, losses, targets, at_once, outer)
             cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
         if not outer.record:
             _drop_graph(output)
     else:
-        terms = FastTerms(_present(decoder, cache, ids), len(taken))
+        terms = FastTerms(present(decoder, cache.fast, len(taken)), len(taken))
         with torch.no_grad(), applying(terms), attending(cache.attended):
             output = decoder.base_forward(past_key_values=cache, logits_to_keep=logits_to_keep, **inputs)
         cache.finish(taken)
@@ -235,67 +188,6 @@ def _forward(
     return run()
 
 
-def _leaves(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dict[str, Weights]:
-    """The fast weights as tensors that gradients can be taken of, by site.
-
-    A folded leaf stands for the fast matrix in it: the gradient with respect to either is the same.
-    """
-    leaves: dict[str, Weights] = {}
-    for site in decoder.sites:
-        name, weights = site.site.name, fast.sites[site.site.name].weights
-        base = None if outer.record else site.foldable(rows)
-        if base is not None:
-            leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
-        else:
-            leaves[name] = {
-                key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
-                for key, weight in weights.items()
-            }
-    return leaves
-
-
-def _fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
-    sites: dict[str, SiteState] = {}
-    with torch.set_grad_enabled(outer.record):
-        for site in decoder.sites:
-            constants = site.constants(decoder.ttt.inner_lr)
-            shapes = decoder.kind.shapes(site.site)
-            sites[site.site.name] = fresh_state(shapes, constants, decoder.ttt, rows, like=site.log_lr)
-    device = decoder.sites[0].log_lr.device
-    return FastState(sites, torch.zeros(rows, dtype=torch.long, device=device))
-
-
-def _present(decoder: Decoder, cache: TTTCache, ids: Tensor) -> dict[str, Weights]:
-    """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
-    if cache.fast.sites:
-        return cache.fast.prepared(lambda fast: _prepare(decoder, fast, len(ids)))
-    return _starts(decoder)
-
-
-def _starts(decoder: Decoder) -> dict[str, Weights]:
-    """The fast weights before any update, shared by all rows: (1, rows, columns) each."""
-    starts = {}
-    for site in decoder.sites:
-        start = {name: site.get_parameter(f"start_{name}")[None] for name in decoder.kind.learned_start}
-        if start:
-            starts[site.site.name] = start
-    return starts
-
-
-def _prepare(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
-    """The fast weights in the form that is cheapest to apply token by token."""
-    prepared: dict[str, Weights] = {}
-    with torch.no_grad():
-        for site in decoder.sites:
-            name, weights = site.site.name, fast.sites[site.site.name].weights
-            base = site.foldable(rows)
-            if base is not None:
-                prepared[name] = {FOLDED: base + weights["delta"].squeeze(0)}
-            else:
-                prepared[name] = {key: weight.to(decoder.compute_dtype) for key, weight in weights.items()}
-    return prepared
-
-
 def _drop_graph(output: Any) -> None:
     """The update has used the graph of this forward; what is handed on must not keep it alive."""
     for name, value in list(output.items()):
@@ -303,74 +195,6 @@ def _drop_graph(output: Any) -> None:
             output[name] = value.detach()
         elif isinstance(value, tuple):
             output[name] = tuple(part.detach() if isinstance(part, Tensor) else part for part in value)
-
-
-def _losses(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:
-    return next_token_losses(logits, ids) if outer.record else next_token_losses_once(logits, ids)
-
-
-def _learn(
-    decoder: Decoder,
-    fast: FastState,
-    leaves: dict[str, Weights],
-    losses: Tensor,
-    targets: Tensor,
-    fires: list[bool],
-    outer: Outer,
-) -> tuple[FastState, list[float]]:
-    """One inner step of every row that fires, from losses computed with the weights in `fast`.
-
-    losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
-    """
-    firing = torch.tensor(fires, device=losses.device)
-    by_row = chunk_loss(losses, targets)
-    gradients = torch.autograd.grad(
-        torch.where(firing, by_row, 0).sum(),
-        [leaf for by_name in leaves.values() for leaf in by_name.values()],
-        create_graph=outer.record and outer.order == 2,
-        retain_graph=outer.record,
-    )
-    with torch.set_grad_enabled(outer.record):
-        new = _step(decoder, fast, by_row, list(gradients), firing)
-    return (new if outer.record else new.detach()), by_row.tolist()
-
-
-def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Tensor], firing: Tensor) -> FastState:
-    assert fast.steps is not None
-    vocabulary = decoder.vocabulary_size
-    applied = firing & sound_rows(losses, gradients, vocabulary)
-    everyone = bool(applied.all())
-    if not everyone and not bool((applied == firing).all()):
-        logger.warning_once(
-            "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update "
-            "of the fast weights was dropped. This is reported once."
-        )
-    step = fast.steps + 1
-    remaining = iter(gradients)
-    taken = fast.steps.tolist()
-    in_place = everyone and len(set(taken)) == 1 and not torch.is_grad_enabled()
-    sites = {}
-    for site in decoder.sites:
-        state, constants = fast.sites[site.site.name], site.constants(decoder.ttt.inner_lr)
-        by_name = {name: next(remaining).view_as(weight) for name, weight in state.weights.items()}
-        if in_place:
-            update_(decoder.kind, state, by_name, constants, decoder.ttt, taken[0] + 1)
-        else:
-            new = update(decoder.kind, state, by_name, constants, decoder.ttt, step)
-            state = new if everyone else _choose(applied, new, state)
-        sites[site.site.name] = state
-    return FastState(sites, torch.where(applied, step, fast.steps))
-
-
-def _choose(rows: Tensor, new: SiteState, old: SiteState) -> SiteState:
-    """`new` in the rows that are True, `old` elsewhere; what is not chosen may be NaN."""
-    pick = rows[:, None, None]
-    weights = {name: torch.where(pick, weight, old.weights[name]) for name, weight in new.weights.items()}
-    optimizer = {
-        name: {slot: torch.where(pick, value, old.optimizer[name][slot]) for slot, value in slots.items()}
-        for name, slots in new.optimizer.items()
-    }
-    return SiteState(weights, optimizer)
 
 
 def _wait(
@@ -405,15 +229,15 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer
         ids = pending.ids[index]
         view = cache.view_before_pending(rows)
         if not cache.fast.sites:
-            cache.fast = _fresh(decoder, cache.rows, outer)
+            cache.fast = fresh(decoder, cache.rows, outer)
         everyone = len(rows) == cache.rows
         fast = cache.fast if everyone else cache.fast.select(index)
-        leaves = _leaves(decoder, fast, len(rows), outer)
+        leaves = leaves_of(decoder, fast, len(rows), outer)
         inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
         output = _forward(decoder, view, leaves, inputs, outer)
         with torch.enable_grad():
-            losses = _losses(output.logits, ids, outer)
-            new, by_row = _learn(decoder, fast, leaves, losses, targets, [True] * len(rows), outer)
+            losses = losses_of(output.logits, ids, outer)
+            new, by_row = learn_from(decoder, fast, leaves, losses, targets, [True] * len(rows), outer)
         cache.fast = new if everyone else cache.fast.replace_rows(index, new)
         cache.log_losses(dict(zip(rows, by_row)))
     for row in rows:

@@ -1,0 +1,195 @@
+"""What a chunk does to the fast weights: the tensors gradients are taken of, and the step of every site.
+
+It carries the equations of `inner_loop` over all sites of a model and all rows of a batch, and knows nothing of how
+tokens are cut or where keys are kept.
+B batch rows, R rows of a state, C chunk, V vocabulary, O out features, I in features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from .config import TTTConfig
+from .fast_weights import FastWeights, Weights
+from .inner_loop import (
+    SiteState,
+    chunk_loss,
+    fresh_state,
+    next_token_losses,
+    next_token_losses_once,
+    sound_rows,
+    update,
+    update_,
+)
+from .layer import FOLDED, TTTSite
+from .state import FastState
+
+logger = logging.get_logger(__name__)
+
+
+class Decoder(Protocol):
+    """What reading needs of a model."""
+
+    ttt: TTTConfig
+    kind: FastWeights
+
+    @property
+    def sites(self) -> list[TTTSite]: ...
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def compute_dtype(self) -> torch.dtype: ...
+
+    @property
+    def trained_length(self) -> int | None:
+        """Tokens that were ever apart in training; None where positions are not relative, or nobody knows."""
+        ...
+
+    def base_forward(self, **kwargs: Any) -> Any:
+        """The family's own forward."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outer:
+    """How a read is recorded for the outer loop. Not recording is the way of use: no graph outlives a chunk."""
+
+    record: bool = False
+    order: int = 1  # 2 keeps the inner updates themselves differentiable
+    rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
+
+
+def fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
+    sites: dict[str, SiteState] = {}
+    with torch.set_grad_enabled(outer.record):
+        for site in decoder.sites:
+            constants = site.constants(decoder.ttt.inner_lr)
+            shapes = decoder.kind.shapes(site.site)
+            sites[site.site.name] = fresh_state(shapes, constants, decoder.ttt, rows, like=site.log_lr)
+    device = decoder.sites[0].log_lr.device
+    return FastState(sites, torch.zeros(rows, dtype=torch.long, device=device))
+
+
+def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dict[str, Weights]:
+    """The fast weights as tensors that gradients can be taken of, by site.
+
+    A folded leaf stands for the fast matrix in it: the gradient with respect to either is the same.
+    """
+    leaves: dict[str, Weights] = {}
+    for site in decoder.sites:
+        name, weights = site.site.name, fast.sites[site.site.name].weights
+        base = None if outer.record else site.foldable(rows)
+        if base is not None:
+            leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
+        else:
+            leaves[name] = {
+                key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
+                for key, weight in weights.items()
+            }
+    return leaves
+
+
+def present(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
+    """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
+    if fast.sites:
+        return fast.prepared(lambda state: _prepare(decoder, state, rows))
+    return starting_weights(decoder)
+
+
+def starting_weights(decoder: Decoder) -> dict[str, Weights]:
+    """The fast weights before any update, shared by all rows: (1, rows, columns) each."""
+    starts = {}
+    for site in decoder.sites:
+        start = {name: site.get_parameter(f"start_{name}")[None] for name in decoder.kind.learned_start}
+        if start:
+            starts[site.site.name] = start
+    return starts
+
+
+def _prepare(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
+    """The fast weights in the form that is cheapest to apply token by token."""
+    prepared: dict[str, Weights] = {}
+    with torch.no_grad():
+        for site in decoder.sites:
+            name, weights = site.site.name, fast.sites[site.site.name].weights
+            base = site.foldable(rows)
+            if base is not None:
+                prepared[name] = {FOLDED: base + weights["delta"].squeeze(0)}
+            else:
+                prepared[name] = {key: weight.to(decoder.compute_dtype) for key, weight in weights.items()}
+    return prepared
+
+
+def losses_of(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:
+    return next_token_losses(logits, ids) if outer.record else next_token_losses_once(logits, ids)
+
+
+def learn_from(
+    decoder: Decoder,
+    fast: FastState,
+    leaves: dict[str, Weights],
+    losses: Tensor,
+    targets: Tensor,
+    fires: list[bool],
+    outer: Outer,
+) -> tuple[FastState, list[float]]:
+    """One inner step of every row that fires, from losses computed with the weights in `fast`.
+
+    losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
+    """
+    firing = torch.tensor(fires, device=losses.device)
+    by_row = chunk_loss(losses, targets)
+    gradients = torch.autograd.grad(
+        torch.where(firing, by_row, 0).sum(),
+        [leaf for by_name in leaves.values() for leaf in by_name.values()],
+        create_graph=outer.record and outer.order == 2,
+        retain_graph=outer.record,
+    )
+    with torch.set_grad_enabled(outer.record):
+        new = _step(decoder, fast, by_row, list(gradients), firing)
+    return (new if outer.record else new.detach()), by_row.tolist()
+
+
+def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Tensor], firing: Tensor) -> FastState:
+    assert fast.steps is not None
+    vocabulary = decoder.vocabulary_size
+    applied = firing & sound_rows(losses, gradients, vocabulary)
+    everyone = bool(applied.all())
+    if not everyone and not bool((applied == firing).all()):
+        logger.warning_once(
+            "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update "
+            "of the fast weights was dropped. This is reported once."
+        )
+    step = fast.steps + 1
+    remaining = iter(gradients)
+    taken = fast.steps.tolist()
+    in_place = everyone and len(set(taken)) == 1 and not torch.is_grad_enabled()
+    sites = {}
+    for site in decoder.sites:
+        state, constants = fast.sites[site.site.name], site.constants(decoder.ttt.inner_lr)
+        by_name = {name: next(remaining).view_as(weight) for name, weight in state.weights.items()}
+        if in_place:
+            update_(decoder.kind, state, by_name, constants, decoder.ttt, taken[0] + 1)
+        else:
+            new = update(decoder.kind, state, by_name, constants, decoder.ttt, step)
+            state = new if everyone else _choose(applied, new, state)
+        sites[site.site.name] = state
+    return FastState(sites, torch.where(applied, step, fast.steps))
+
+
+def _choose(rows: Tensor, new: SiteState, old: SiteState) -> SiteState:
+    """`new` in the rows that are True, `old` elsewhere; what is not chosen may be NaN."""
+    pick = rows[:, None, None]
+    weights = {name: torch.where(pick, weight, old.weights[name]) for name, weight in new.weights.items()}
+    optimizer = {
+        name: {slot: torch.where(pick, value, old.optimizer[name][slot]) for slot, value in slots.items()}
+        for name, slots in new.optimizer.items()
+    }
+    return SiteState(weights, optimizer)
