@@ -17,7 +17,7 @@ LayerSelection = str | float | tuple[int, ...]
 ROLES = ("gate", "up", "down")
 # Named ranges of layers, as fractions of the depth. The middle learns best for its cost (`docs/ablation.md`): what
 # lies below it costs a longer backward pass, and what lies above it has less left to change. The upper range is the
-# last quarter without the very last layers, whose fast weights overshoot at the rates that the others need.
+# last sixth without the very last layers, whose fast weights overshoot at the rates that the others need.
 RANGES: dict[str, tuple[Fraction, Fraction]] = {
     "all": (Fraction(0), Fraction(1)),
     "first_quarter": (Fraction(0), Fraction(1, 4)),
@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
     "third_quarter": (Fraction(1, 2), Fraction(3, 4)),
     "last_quarter": (Fraction(3, 4), Fraction(1)),
     "middle": (Fraction(1, 3), Fraction(5, 6)),
-    "upper": (Fraction(3, 4), Fraction(14, 15)),
+    "upper": (Fraction(5, 6), Fraction(14, 15)),
 }
 
 # Fields on which the shape and meaning of what a conversation carries depend.
@@ -194,5 +194,5 @@ def _is_number(value: object) -> bool:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"layers": "upper", "inner_lr": 8e-4},
+    "fast": {"layers": "upper", "inner_lr": 1e-3},
 }
