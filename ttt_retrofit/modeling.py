@@ -218,7 +218,7 @@ class TTTMixin(hub.CheckpointMixin):
             )
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=not progress)
         with torch.no_grad(), bar:
-            step = max(self.ttt.chunk_size, 1)
+            step = self.ttt.chunk_size
             cache = past_key_values
             for start in range(0, ids.shape[1], step):
                 part = ids[:, start : start + step]

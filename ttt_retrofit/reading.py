@@ -45,7 +45,6 @@ class Segment:
     output: Any
     starts: list[int]
     taken: list[int]
-    losses: Tensor | None  # (B, C - 1) if the segment is a whole chunk of every row
 
 
 def align(ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tokens:
@@ -119,7 +118,6 @@ def _read_segment(
     sinks.remember(cache, ids, taken)
     cache.begin(ranks, width)
     inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **kwargs}
-    losses = None
     if outer.record or any(at_once):
         view = cache.view()
         fast = cache.fast if cache.fast.sites else fresh(decoder, len(taken), outer)
@@ -145,7 +143,7 @@ def _read_segment(
         _wait(cache, size, ids, positions, taken, waiting, learn)
     if again:
         _read_again(decoder, cache, again, outer)
-    return Segment(output, starts, taken, None if losses is None or not all(at_once) else losses.detach())
+    return Segment(output, starts, taken)
 
 
 def _cut(
