@@ -3,15 +3,21 @@
 from .auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .cache import TTTCache
 from .config import TTTConfig
+from .consolidation.config import Budget, ConsolidationConfig
 from .errors import CheckpointError, ConfigError, InputError, TTTError, UnsupportedModelError
+from .memory import Memory, MemoryConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AutoModelForCausalLM",
+    "Budget",
     "CheckpointError",
     "ConfigError",
+    "ConsolidationConfig",
     "InputError",
+    "Memory",
+    "MemoryConfig",
     "TTTCache",
     "TTTConfig",
     "TTTError",

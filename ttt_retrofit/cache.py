@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig
 
 from .config import TTTConfig
 from .errors import CheckpointError, InputError, UnsupportedModelError
+from .gates import Topic
 from .kv import RankedCache, ViewLayer, layout
 from .state import FastState, Pending, Sinks
 
@@ -64,6 +65,8 @@ class TTTCache(RankedCache):
         self.sinks: Sinks | None = None
         self.uniform = True  # no row ever held padding: all rows keep the same columns
         self.pending: Pending | None = None
+        self.topic: Topic | None = None  # what each row is about, once a memory has listened
+        self.text: list[list[int]] | None = None  # the tokens of each row, where they are kept (`keep_text`)
         self.fast = FastState()
         self.losses: list[list[float]] = []
 
@@ -80,13 +83,32 @@ class TTTCache(RankedCache):
     def tokens_seen(self) -> Tensor:
         return torch.zeros(0, dtype=torch.long) if self.ranks_seen is None else self.ranks_seen
 
+    def keep_text(self) -> TTTCache:
+        """Keep the ids of all tokens from now on (8 bytes each), so that `consolidate` can take this cache.
+
+        Raises
+        ------
+        InputError
+            When tokens have been read already: they are gone.
+        """
+        if self.rows is not None and self.text is None:
+            raise InputError("keep_text() was called after tokens had been read. Call it on a new cache.")
+        self.text = self.text or []
+        return self
+
+    def remember(self, ids: Tensor, taken: list[int]) -> None:
+        """Keep the real tokens of a segment, if they are to be kept."""
+        if self.text is not None:
+            self.text = self.text or [[] for _ in taken]
+            for kept, row, count in zip(self.text, ids.tolist(), taken):
+                kept.extend(row[:count])
+
     @property
     def nbytes(self) -> int:
         tracked = sum(track.ranks.nbytes for track in self.tracks if track.ranks is not None)
         fast = self.fast.nbytes
-        return (
-            sum(layer.nbytes for layer in self.layers) + tracked + fast + (self.pending.nbytes if self.pending else 0)
-        )
+        waiting = (part.nbytes for part in (self.pending, self.topic) if part is not None)
+        return sum(layer.nbytes for layer in self.layers) + tracked + fast + sum(waiting)
 
     @property
     def rows(self) -> int | None:
@@ -202,6 +224,10 @@ class TTTCache(RankedCache):
             tensors["sink_ids"] = self.sinks.ids
         if self.pending is not None:
             tensors |= {f"pending|{name}": getattr(self.pending, name) for name in PENDING_TENSORS}
+        topics = {"topic": self.topic, "pending_topic": self.pending.topic if self.pending else None}
+        for name, topic in topics.items():
+            if topic is not None:
+                tensors |= {f"{name}|sums": topic.sums, f"{name}|seen": topic.seen.clone()}
         header = {
             "format": CACHE_FORMAT,
             "base": self.base,
@@ -213,6 +239,7 @@ class TTTCache(RankedCache):
             "counts": self.counts,
             "anchors": self.sinks.anchors if self.sinks else None,
             "pending_lengths": self.pending.lengths if self.pending else None,
+            "text": self.text,
             "tensors": sorted(tensors),
         }
         target = Path(path)
@@ -270,7 +297,9 @@ class TTTCache(RankedCache):
                 layer.update(tensors[f"keys|{index}"], tensors[f"values|{index}"])
         if header["pending_lengths"] is not None:
             ids, positions, learned = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
-            self.pending = Pending(ids, positions, learned, header["pending_lengths"])
+            topic = _topic(tensors, "pending_topic")
+            self.pending = Pending(ids, positions, learned, header["pending_lengths"], topic)
+        self.topic, self.text = _topic(tensors, "topic"), header["text"]
         fast = {key.removeprefix("fast|"): value for key, value in tensors.items() if key.startswith("fast|")}
         self.fast = FastState.from_tensors(fast)
 
@@ -281,6 +310,7 @@ class TTTCache(RankedCache):
             track.ranks = None
         self.columns, self.ranks_seen, self.uniform, self.padded = 0, None, True, False
         self.pending, self.sinks, self.fast, self.losses, self.counts = None, None, FastState(), [], []
+        self.topic, self.text = None, None if self.text is None else []
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows follow their beams: keys, values, fast weights and unfinished chunks alike."""
@@ -327,3 +357,10 @@ class TTTCache(RankedCache):
         self.counts = [self.counts[row] for row in listed]
         self.pending = None if self.pending is None else self.pending.select(rows)
         self.sinks = None if self.sinks is None else self.sinks.select(rows)
+        self.topic = None if self.topic is None else self.topic.select(rows)
+        self.text = [list(self.text[row]) for row in listed] if self.text else self.text
+
+
+def _topic(tensors: dict[str, Tensor], name: str) -> Topic | None:
+    sums = tensors.get(f"{name}|sums")
+    return None if sums is None else Topic(sums, tensors[f"{name}|seen"])

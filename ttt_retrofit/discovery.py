@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from .config import RANGES, ROLES, TTTConfig
+from .config import RANGES, ROLES, LayerSelection, TTTConfig
 from .errors import ConfigError, UnsupportedModelError
 
 logger = logging.get_logger(__name__)
@@ -51,7 +51,7 @@ class Site:
 
 
 @dataclass(frozen=True)
-class _MLP:
+class MLP:
     layer: int
     container: str
     sites: tuple[Site, ...]
@@ -70,9 +70,9 @@ def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
     """
     prefix, layers = decoder_layers(model)
     hidden_size = model.config.get_text_config(decoder=True).hidden_size
-    chosen = _select_layers(config, len(layers))
+    chosen = select_layers(config.layers, len(layers))
     explicit = isinstance(config.layers, tuple)
-    found = {index: _find_mlps(layers[index], f"{prefix}.{index}", index, hidden_size) for index in chosen}
+    found = {index: find_mlps(layers[index], f"{prefix}.{index}", index, hidden_size) for index in chosen}
     if config.fast_weights == "prime":
         return [
             site
@@ -139,8 +139,8 @@ def learned_positions(model: PreTrainedModel) -> int | None:
     return length if learned else None
 
 
-def _select_layers(config: TTTConfig, count: int) -> list[int]:
-    layers = config.layers
+def select_layers(layers: LayerSelection, count: int) -> list[int]:
+    """The indices that a selection means in a model of `count` layers."""
     if isinstance(layers, str):
         start, end = (math.floor(count * edge) for edge in RANGES[layers])
         return list(range(start, max(end, start + 1)))
@@ -152,21 +152,21 @@ def _select_layers(config: TTTConfig, count: int) -> list[int]:
     return sorted(layers)
 
 
-def _find_mlps(layer: nn.Module, path: str, index: int, hidden_size: int) -> list[_MLP]:
+def find_mlps(layer: nn.Module, path: str, index: int, hidden_size: int) -> list[MLP]:
     """Every dense MLP of a layer: a module that owns a projection back to D after one that leaves D."""
     mlps = []
     for name, module in layer.named_modules():
         full = f"{path}.{name}" if name else path
-        if _is_attention(name) or _is_routed_expert(name):
+        if is_attention(name) or is_routed_expert(name):
             continue
-        projections = [(child, *_features(sub)) for child, sub in module.named_children() if _is_projection(sub)]
+        projections = [(child, *features(sub)) for child, sub in module.named_children() if is_projection(sub)]
         down = next((p for p in reversed(projections) if p[2] == hidden_size), None)
         widening = [p for p in projections if p is not down and down is not None and p[1] == hidden_size]
         if down is None or not any(out in (down[1], 2 * down[1]) for _, _, out in widening):
             continue
         # A Sequential calls everything it holds, so what the MLP gains has to live one level further out.
         owner = full.rpartition(".")[0] if isinstance(module, nn.Sequential) else full
-        mlps.append(_MLP(index, full, tuple(_sites_of(index, full, owner, widening, down))))
+        mlps.append(MLP(index, full, tuple(_sites_of(index, full, owner, widening, down))))
     return mlps
 
 
@@ -195,7 +195,7 @@ def _matches(site: Site, target: str) -> bool:
     return target == site.role or site.path == target or site.path.endswith("." + target)
 
 
-def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps: list[_MLP]) -> list[Site]:
+def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps: list[MLP]) -> list[Site]:
     """The block beside which a prime MLP sits: the dense MLP, or the whole mixture of experts around it."""
     for name, module in layer.named_children():
         full = f"{path}.{name}"
@@ -223,23 +223,23 @@ def _check_rank(config: TTTConfig, sites: list[Site]) -> None:
             )
 
 
-def _is_projection(module: nn.Module) -> bool:
+def is_projection(module: nn.Module) -> bool:
     # bitsandbytes' and torchao's layers derive from nn.Linear.
     return isinstance(module, (nn.Linear, Conv1D))
 
 
-def _features(module: nn.Module) -> tuple[int, int]:
+def features(module: nn.Module) -> tuple[int, int]:
     if isinstance(module, Conv1D):
         return module.nx, module.nf
     assert isinstance(module, nn.Linear)
     return module.in_features, module.out_features
 
 
-def _is_attention(name: str) -> bool:
+def is_attention(name: str) -> bool:
     return any("attn" in part or "attention" in part for part in name.lower().split("."))
 
 
-def _is_routed_expert(name: str) -> bool:
+def is_routed_expert(name: str) -> bool:
     parts = name.lower().split(".")
     return any("expert" in part and "shared" not in part for part in parts)
 

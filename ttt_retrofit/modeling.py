@@ -9,6 +9,7 @@ B batch rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,18 +19,23 @@ from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
 from . import calls, hub, layer, reading
+from . import voices as hooks
 from .cache import TTTCache
 from .config import LearnFrom, TTTConfig
 from .discovery import Site, find_sites, learned_positions
 from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
 from .fingerprint import fingerprint
+from .memory import Memory
+from .remembering import MemoryMixin
 from .window import restore_attention, set_windowed_attention
 
 logger = logging.get_logger(__name__)
 
+ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 
-class TTTMixin(hub.CheckpointMixin):
+
+class TTTMixin(hub.CheckpointMixin, MemoryMixin):
     """Test-time training for a causal language model of any family."""
 
     _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
@@ -61,12 +67,14 @@ class TTTMixin(hub.CheckpointMixin):
         layer.attach(self, sites, self.kind)
         self.learned_positions = learned_positions(self)
         self._rematerialise = False
+        self.attach_memory()
         self.bind_ttt()
 
     def bind_ttt(self) -> None:
         """(Re)connect the sites to the modules that now stand at their paths."""
         layer.bind(self)
         self._places = [site.site for site in layer.ttt_sites(self)]
+        self.bind_memory()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
         """Change how the model reads from now on: window, chunk, inner optimizer, learning rate, `learn_from`.
@@ -93,8 +101,9 @@ class TTTMixin(hub.CheckpointMixin):
         if merge:
             raise ConfigError("unwrap(merge=True) folds a memory into the weights, but no memory is loaded.")
         layer.detach(self)
+        hooks.unbind(self)
         restore_attention(self)
-        for name in ("ttt", "kind", "_places", "_rematerialise", "learned_positions"):
+        for name in ("ttt", "kind", "_places", "_rematerialise", "learned_positions", "_versions", "_prepared"):
             self.__dict__.pop(name, None)
         del self.config.ttt, self.config.base_model_name_or_path
         config_class: Any = type(self.config)
@@ -138,10 +147,13 @@ class TTTMixin(hub.CheckpointMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         learn_from: LearnFrom | None = None,
+        memories: Sequence[Memory | None] | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
+
+        `memories` gives one memory, or None, for each row; when it is not given, the loaded memory speaks in all.
 
         Raises
         ------
@@ -161,11 +173,12 @@ class TTTMixin(hub.CheckpointMixin):
         tokens = reading.align(ids, mask, position_ids)
         self._check_length(max(cache.counts, default=0) + max(tokens.counts))
         learn = (learn_from or self.ttt.learn_from) != "none"
+        voices = self.voices_of(memories, ids.shape[0])
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
         keep = logits_to_keep if isinstance(logits_to_keep, int) and tokens.order is None else 0
         collected = calls.Collector(tokens, ids.shape[1], logits_to_keep)
         for segment in reading.read(
-            self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, **kwargs
+            self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, voices=voices, **kwargs
         ):
             collected.add(segment)
         cache.columns += ids.shape[1]
@@ -189,6 +202,7 @@ class TTTMixin(hub.CheckpointMixin):
         attention_mask: Tensor | None = None,
         past_key_values: TTTCache | None = None,
         learn_from: LearnFrom | None = None,
+        memories: Sequence[Memory | None] | None = None,
         progress: bool = False,
     ) -> TTTCache:
         """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
@@ -198,6 +212,7 @@ class TTTMixin(hub.CheckpointMixin):
         text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
         tokenizer : for text; found by the model's name when not given.
         past_key_values : a cache to go on from.
+        memories : as in forward; what is learned while reading adds to them.
         progress : show a progress bar.
 
         Returns
@@ -228,6 +243,7 @@ class TTTMixin(hub.CheckpointMixin):
                     attention_mask=mask,
                     past_key_values=cache,
                     learn_from=learn_from,
+                    memories=memories,
                     use_cache=True,
                     logits_to_keep=1,
                 )
@@ -361,20 +377,20 @@ def _normal(value: Any) -> Any:
 
 
 def derived_forward(base: type[PreTrainedModel]) -> Any:
-    """A forward with the family's signature, which Trainer and `generate` inspect, plus `learn_from`."""
+    """A forward with the family's signature, which Trainer and `generate` inspect, plus what is ours."""
     signature = inspect.signature(base.forward)
 
     def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
-        learn_from = kwargs.pop("learn_from", None)
+        own = {name: kwargs.pop(name, None) for name in ADDED}
         bound = signature.bind(self, *args, **kwargs).arguments
         bound.pop("self")
         extra = bound.pop("kwargs", {})
-        return self.ttt_forward(**bound, **extra, learn_from=learn_from)
+        return self.ttt_forward(**bound, **extra, **own)
 
     parameters = list(signature.parameters.values())
-    added = inspect.Parameter("learn_from", inspect.Parameter.KEYWORD_ONLY, default=None)
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ADDED]
     last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
     head = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    forward.__signature__ = signature.replace(parameters=[*head, added, *last])  # type: ignore[attr-defined]
+    forward.__signature__ = signature.replace(parameters=[*head, *added, *last])  # type: ignore[attr-defined]
     forward.__doc__ = base.forward.__doc__
     return forward

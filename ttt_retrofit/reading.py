@@ -21,10 +21,12 @@ from . import sinks
 from .attention import twice_differentiable
 from .cache import TTTCache
 from .fast_weights import Weights
+from .gates import Topic
 from .kv import RankedCache
 from .layer import FastTerms, applying
 from .learning import Decoder, Outer, fresh, learn_from, leaves_of, losses_of, present, starting_weights
 from .state import Pending
+from .voices import Hearing, Voices, hearing
 from .window import attending
 
 
@@ -70,6 +72,7 @@ def read(
     learn: bool,
     outer: Outer = Outer(),
     logits_to_keep: int = 0,
+    voices: Voices | None = None,
     **kwargs: Any,
 ) -> Iterator[Segment]:
     """Read `tokens` on top of `cache`, one segment at a time, updating fast weights whenever a chunk is full.
@@ -78,6 +81,7 @@ def read(
     ----------
     learn : whether these tokens are targets of the inner loss.
     logits_to_keep : passed to the family's forward where nothing else needs the logits; 0 keeps all.
+    voices : the memories that speak while these tokens are read.
     """
     rows, size = len(tokens.counts), decoder.ttt.chunk_size
     cache.prepare(rows, tokens.ids.device)
@@ -87,7 +91,7 @@ def read(
         # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
         room = [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts)]
         taken = [min(r, count - s) for r, count, s in zip(room, tokens.counts, starts)]
-        yield _read_segment(decoder, cache, tokens, starts, taken, learn, outer, logits_to_keep, kwargs)
+        yield _read_segment(decoder, cache, tokens, starts, taken, learn, outer, logits_to_keep, voices, kwargs)
         starts = [start + take for start, take in zip(starts, taken)]
 
 
@@ -100,6 +104,7 @@ def _read_segment(
     learn: bool,
     outer: Outer,
     logits_to_keep: int,
+    voices: Voices | None,
     kwargs: dict[str, Any],
 ) -> Segment:
     size, width = decoder.ttt.chunk_size, max(taken)
@@ -116,13 +121,16 @@ def _read_segment(
         with torch.set_grad_enabled(outer.record), applying(FastTerms(starting_weights(decoder), len(moving))):
             sinks.move(cache, moving, shift, decoder.base_forward)
     sinks.remember(cache, ids, taken)
+    cache.remember(ids, taken)
     cache.begin(ranks, width)
     inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **kwargs}
+    before = cache.topic
+    heard = None if voices is None else Hearing(voices, before, taken)
     if outer.record or any(at_once):
         view = cache.view()
         fast = cache.fast if cache.fast.sites else fresh(decoder, len(taken), outer)
         leaves = leaves_of(decoder, fast, len(taken), outer)
-        output = _forward(decoder, view, leaves, inputs, outer)
+        output = _forward(decoder, view, leaves, inputs, outer, heard)
         cache.absorb(view, with_graph=outer.record)
         cache.finish(taken)
         if any(at_once):
@@ -135,14 +143,17 @@ def _read_segment(
             _drop_graph(output)
     else:
         terms = FastTerms(present(decoder, cache.fast, len(taken)), len(taken))
-        with torch.no_grad(), applying(terms), attending(cache.attended):
+        with torch.no_grad(), applying(terms), hearing(heard), attending(cache.attended):
             output = decoder.base_forward(past_key_values=cache, logits_to_keep=logits_to_keep, **inputs)
         cache.finish(taken)
 
     if learn or any(waiting):
         _wait(cache, size, ids, positions, taken, waiting, learn)
+    if heard is not None:
+        cache.topic = heard.after
+        _keep_topic(cache, before, waiting)
     if again:
-        _read_again(decoder, cache, again, outer)
+        _read_again(decoder, cache, again, outer, voices)
     return Segment(output, starts, taken)
 
 
@@ -169,14 +180,25 @@ def _cut(
 
 
 def _forward(
-    decoder: Decoder, view: RankedCache, leaves: dict[str, Weights], inputs: dict[str, Any], outer: Outer
+    decoder: Decoder,
+    view: RankedCache,
+    leaves: dict[str, Weights],
+    inputs: dict[str, Any],
+    outer: Outer,
+    heard: Hearing | None,
 ) -> Any:
     """A forward with a graph: of everything for the outer loop, else from the first TTT site up."""
     terms = FastTerms(leaves, inputs["input_ids"].shape[0], record=not outer.record)
 
     def run() -> Any:
         second = twice_differentiable() if outer.record and outer.order == 2 else nullcontext()
-        with torch.set_grad_enabled(outer.record), applying(terms), attending(view.attended), second:
+        with (
+            torch.set_grad_enabled(outer.record),
+            applying(terms),
+            hearing(heard),
+            attending(view.attended),
+            second,
+        ):
             return decoder.base_forward(past_key_values=view, **inputs)
 
     if outer.record and outer.rematerialise:
@@ -217,7 +239,20 @@ def _wait(
             pending.lengths[row] = wait + take
 
 
-def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer) -> None:
+def _keep_topic(cache: TTTCache, before: Topic | None, waiting: list[int]) -> None:
+    """Remember where the rows whose chunk has just begun stood before it, for when it is read again."""
+    pending = cache.pending
+    if pending is None or cache.topic is None:
+        return
+    before = before or cache.topic.fresh()
+    begun = [row for row, (wait, length) in enumerate(zip(waiting, pending.lengths)) if wait == 0 and length > 0]
+    if pending.topic is None:
+        pending.topic = before
+    elif begun:
+        pending.topic = pending.topic.replace_rows(torch.tensor(begun, device=pending.ids.device), before)
+
+
+def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer, voices: Voices | None) -> None:
     """Fire the update of chunks that arrived in parts: forward them once more, whole, with a graph."""
     pending = cache.pending
     assert pending is not None and cache.rows is not None
@@ -232,7 +267,10 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer
         fast = cache.fast if everyone else cache.fast.select(index)
         leaves = leaves_of(decoder, fast, len(rows), outer)
         inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
-        output = _forward(decoder, view, leaves, inputs, outer)
+        heard = None
+        if voices is not None and pending.topic is not None:
+            heard = Hearing(voices.select(index), pending.topic.select(index), [ids.shape[1]] * len(rows))
+        output = _forward(decoder, view, leaves, inputs, outer, heard)
         with torch.enable_grad():
             losses = losses_of(output.logits, ids, outer)
             new, by_row = learn_from(decoder, fast, leaves, losses, targets, [True] * len(rows), outer)

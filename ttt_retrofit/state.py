@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from .fast_weights import Weights
+from .gates import Topic
 from .inner_loop import SiteState
 
 
@@ -22,14 +23,17 @@ class Pending:
     positions: Tensor  # (B, C)
     learned: Tensor  # (B, C) bool: whether the token is a target of the inner loss
     lengths: list[int]  # tokens present, by row
+    topic: Topic | None = None  # where each row stood before its chunk, if a memory listened
 
     @property
     def nbytes(self) -> int:
-        return self.ids.nbytes + self.positions.nbytes + self.learned.nbytes
+        tokens = self.ids.nbytes + self.positions.nbytes + self.learned.nbytes
+        return tokens + (self.topic.nbytes if self.topic else 0)
 
     def select(self, rows: Tensor) -> Pending:
         ids, positions, learned = (tensor.index_select(0, rows) for tensor in (self.ids, self.positions, self.learned))
-        return Pending(ids, positions, learned, [self.lengths[row] for row in rows.tolist()])
+        topic = None if self.topic is None else self.topic.select(rows)
+        return Pending(ids, positions, learned, [self.lengths[row] for row in rows.tolist()], topic)
 
 
 @dataclass

@@ -1,0 +1,209 @@
+"""Memories on disk: written whole or not at all, checked, versioned, exchanged with PEFT."""
+
+import dataclasses
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from converted import converted, logits
+from peft import PeftModel
+from remembered import memory
+from tiny import tiny, tokens
+
+from ttt_retrofit import CheckpointError, ConfigError, InputError, Memory
+from ttt_retrofit.memory.lora import truncated
+from ttt_retrofit.memory.memory import HEADER
+from ttt_retrofit.memory.store import MemoryStore
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_saved_memory_comes_back_bit_for_bit(tmp_path, kind):
+    model, ids = converted(), tokens(2, 30)
+    made = memory(model, 1, 2, kind=kind)
+    model.load_memory(made)
+    expected = logits(model, ids)
+    made.save(tmp_path)
+    model.reset_memory()
+    loaded = model.load_memory(tmp_path)
+    assert torch.equal(logits(model, ids), expected)
+    assert made.diff(loaded) == {"only_here": [], "only_there": [], "changed": []}
+    assert loaded.entries[0].lessons[0].answer == (8, 9)
+    assert loaded.nbytes == made.nbytes
+
+
+def test_nobody_else_may_read_a_memory(tmp_path):
+    memory(converted(), 1).save(tmp_path)
+    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+
+
+def test_an_altered_or_truncated_file_is_refused(tmp_path):
+    memory(converted(), 1).save(tmp_path)
+    tensors = next(tmp_path.glob("*.safetensors"))
+    whole = tensors.read_bytes()
+    for damaged in (whole[:-7], whole[:-1] + bytes([whole[-1] ^ 1])):
+        tensors.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match="altered or cut short"):
+            Memory.load(tmp_path)
+    tensors.unlink()
+    with pytest.raises(CheckpointError, match="is missing"):
+        Memory.load(tmp_path)
+
+
+def test_a_damaged_header_or_another_format_is_refused(tmp_path):
+    memory(converted(), 1).save(tmp_path)
+    header = json.loads((tmp_path / HEADER).read_text())
+    (tmp_path / HEADER).write_text(json.dumps({**header, "format": 99}))
+    with pytest.raises(CheckpointError, match="format 99"):
+        Memory.load(tmp_path)
+    (tmp_path / HEADER).write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        Memory.load(tmp_path)
+
+
+def test_combining_adds_up_and_weights_scale():
+    model, ids = converted(), tokens(1, 30)
+    first, second = memory(model, 1), memory(model, 2)
+    model.load_memory(memory(model, 1, 2))
+    expected = logits(model, ids)
+    model.load_memory(Memory.combine([first, second]))
+    assert torch.equal(logits(model, ids), expected)
+    model.load_memory(Memory.combine([first, second], [1.0, 0.0]))
+    silent = logits(model, ids)
+    model.load_memory(first)
+    assert torch.allclose(logits(model, ids), silent, atol=1e-6)
+
+
+def test_memories_that_do_not_fit_together_are_not_combined():
+    model = converted()
+    with pytest.raises(ConfigError, match="different bases"):
+        Memory.combine([memory(model, 1), memory(converted("qwen2"), 1)])
+    with pytest.raises(ConfigError, match="different layers"):
+        Memory.combine([memory(model, 1), memory(model, 1, layers=(2, 3))])
+    with pytest.raises(ConfigError, match="2 weights were given for 1"):
+        Memory.combine([memory(model, 1)], [1.0, 2.0])
+    with pytest.raises(ConfigError, match="no memory"):
+        Memory.combine([])
+
+
+def test_diff_names_what_changed():
+    model = converted()
+    here, there = memory(model, 1, 2), memory(model, 1, 3)
+    changed = dataclasses.replace(there, entries=(there.entries[0].scaled(2.0), there.entries[1]))
+    assert here.diff(changed) == {"only_here": ["entry2"], "only_there": ["entry3"], "changed": ["entry1"]}
+
+
+def test_a_store_keeps_versions_and_rolls_back(tmp_path):
+    model, store = converted(), MemoryStore(tmp_path)
+    assert store.load() is None
+    with pytest.raises(ConfigError, match="is empty"):
+        store.rollback()
+    assert [store.save(memory(model, 1)), store.save(memory(model, 1, 2))] == [1, 2]
+    assert store.load().names() == ["entry1", "entry2"]
+    assert store.rollback().names() == ["entry1"]
+    assert store.current() == 1
+    assert store.load(2).names() == ["entry1", "entry2"]
+    assert store.save(memory(model, 3)) == 3
+    assert store.prune(keep=1) == [1, 2]
+    store.erase()
+    assert store.load() is None
+
+
+def test_two_processes_cannot_write_one_store(tmp_path):
+    model = converted()
+    first, second = MemoryStore(tmp_path), MemoryStore(tmp_path)
+    with first.writing(), pytest.raises(InputError, match="Another process is writing"):
+        second.save(memory(model, 1))
+
+
+def test_a_full_disk_leaves_the_version_before(tmp_path, monkeypatch):
+    model, store = converted(), MemoryStore(tmp_path)
+    store.save(memory(model, 1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.save(memory(model, 1, 2))
+    monkeypatch.undo()
+    assert store.load().names() == ["entry1"]
+    assert store.versions() == [1]
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+
+
+def _save_for_ever(directory: str) -> None:
+    model, store = converted(), MemoryStore(directory)
+    made = [memory(model, seed) for seed in (1, 2)]
+    number = 0
+    while True:
+        store.save(made[number % 2])
+        store.prune(keep=2)
+        number += 1
+
+
+def test_a_kill_in_the_middle_of_saving_leaves_a_whole_version(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=_save_for_ever, args=(str(tmp_path),))
+    process.start()
+    store = MemoryStore(tmp_path)
+    deadline = time.monotonic() + 120
+    while (store.current() or 0) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert store.load().names() in (["entry1"], ["entry2"])
+    store.save(memory(converted(), 1, 2))
+    assert store.load().names() == ["entry1", "entry2"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_exported_memory_is_a_peft_adapter_with_the_same_logits(tmp_path, family):
+    model, ids = converted(family), tokens(2, 12)
+    model.configure_ttt(learn_from="none")
+    made = memory(model, 1, 2, gated=False)
+    model.load_memory(made)
+    kept = made.to_lora(tmp_path, transposed=family == "gpt2")
+    assert set(kept.values()) == {1.0}
+    adapted = PeftModel.from_pretrained(tiny(family), tmp_path)
+    with torch.no_grad():
+        assert torch.allclose(adapted(ids).logits, logits(model, ids), atol=1e-5)
+
+
+def test_an_adapter_is_read_as_a_memory(tmp_path):
+    model, ids = converted(), tokens(2, 12)
+    made = memory(model, 1, gated=False)
+    model.load_memory(made)
+    expected = logits(model, ids)
+    made.to_lora(tmp_path)
+    model.reset_memory()
+    model.load_memory(Memory.from_lora(tmp_path, model))
+    assert torch.allclose(logits(model, ids), expected, atol=1e-5)
+
+
+def test_an_adapter_of_another_kind_is_refused(tmp_path):
+    model = converted()
+    made = memory(model, 1, gated=False)
+    made.to_lora(tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+    with pytest.raises(CheckpointError, match="use_dora"):
+        Memory.from_lora(tmp_path, model)
+
+
+def test_an_adapter_of_another_model_is_refused(tmp_path):
+    memory(converted("gpt2"), 1, gated=False).to_lora(tmp_path)
+    with pytest.raises(CheckpointError, match="made for another model"):
+        Memory.from_lora(tmp_path, converted())
+
+
+def test_cutting_the_rank_keeps_the_largest_part():
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(12, 20, generator=generator), torch.randn(15, 12, generator=generator)
+    small_a, small_b, share = truncated(a, b, 4)
+    u, singular, vh = torch.linalg.svd(b @ a)
+    best = (u[:, :4] * singular[:4]) @ vh[:4]
+    assert torch.allclose(small_b @ small_a, best, atol=1e-4)
+    assert share == pytest.approx((singular[:4].square().sum() / singular.square().sum()).item(), rel=1e-4)

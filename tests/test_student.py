@@ -1,0 +1,77 @@
+"""The student's short cuts change nothing: lower layers replayed, the common beginning read once, the head only where
+it is asked for.
+"""
+
+import pytest
+import torch
+from converted import converted
+from remembered import memory
+from tiny import tokens
+
+from ttt_retrofit.consolidation.distill import divergence
+from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.consolidation.student import Student
+from ttt_retrofit.memory import MemoryConfig
+from ttt_retrofit.memory.chorus import voices
+from ttt_retrofit.memory.projections import find_places
+
+FAMILIES = ["llama", "gpt2", "gemma2", "gemma3_text", "phi3", "olmo2", "granite", "cohere2", "glm4", "gpt_neox"]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lowest", [0, 2])
+@pytest.mark.parametrize("shared", [0, 6])
+def test_short_cuts_give_the_logits_of_a_plain_forward(family, lowest, shared):
+    model = converted(family)
+    config = {"layers": tuple(range(lowest, 4))}
+    made = memory(model, 1, 2, **config)
+    student = Student(plain_copy(model), find_places(model, MemoryConfig(rank=2, **config)))
+    spoken = voices([made], model.device, model.dtype)
+    beginning = tokens(1, 6)[0].tolist()
+    lessons = [beginning + tokens(1, length, seed=length)[0].tolist() for length in (11, 7, 9)]
+    below = student.below(lessons)
+    student.share(beginning[:shared], spoken)
+    assert student.beginning == beginning[:shared]
+    positions = [range(8, len(lesson) - 1) for lesson in lessons]
+    quick = student.logits(below, lessons, positions, spoken)
+    model.configure_ttt(sliding_window=64, chunk_size=32, learn_from="none")
+    for lesson, span in zip(lessons, positions):
+        with torch.no_grad():
+            expected = model(input_ids=torch.tensor([lesson]), memories=[made]).logits[0, list(span)]
+        assert torch.allclose(quick[: len(span)], expected, atol=1e-4)
+        quick = quick[len(span) :]
+
+
+def test_a_beginning_in_which_a_memory_speaks_is_not_shared():
+    model = converted()
+    made = memory(model, 1, gated=False)
+    student = Student(plain_copy(model), find_places(model, made.config))
+    student.share(tokens(1, 6)[0].tolist(), voices([made], model.device, model.dtype))
+    assert student.beginning == []
+
+
+def test_working_on_a_copy_never_shows_in_the_original():
+    model, ids = converted(), tokens(1, 20)
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+    student = Student(plain_copy(model), find_places(model, MemoryConfig(rank=2, layers=(2, 3))))
+    assert next(iter(student.model.parameters())).data_ptr() == next(iter(model.parameters())).data_ptr()
+    with torch.no_grad():
+        assert torch.equal(model(input_ids=ids).logits, before)
+    assert type(model).__name__ == "TTTLlamaForCausalLM"
+
+
+def test_divergence_is_the_kl_with_the_rest_as_one_event():
+    generator = torch.Generator().manual_seed(0)
+    teacher = torch.randn(5, 30, generator=generator).log_softmax(-1)
+    logits = torch.randn(5, 30, generator=generator)
+    student = logits.log_softmax(-1)
+    whole, indices = teacher.topk(30)
+    assert torch.allclose(divergence(logits, indices, whole), (teacher.exp() * (teacher - student)).sum(-1), atol=1e-4)
+    kept, indices = teacher.topk(4)
+    mine = student.gather(-1, indices)
+    rest, mine_rest = 1 - kept.exp().sum(-1), 1 - mine.exp().sum(-1)
+    expected = (kept.exp() * (kept - mine)).sum(-1) + rest * (rest / mine_rest).log()
+    assert torch.allclose(divergence(logits, indices, kept), expected, atol=1e-5)
+    certain = torch.zeros(5, 1)
+    assert torch.allclose(divergence(logits, indices[:, :1], certain), -mine[:, 0], atol=1e-5)

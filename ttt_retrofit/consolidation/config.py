@@ -1,0 +1,83 @@
+"""How a context is consolidated: budget, training, and what a memory must show to be accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import ConfigError
+from ..memory.config import MemoryConfig
+
+Strategy = Literal["bank", "single"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a consolidation may cost; None is no limit. It stops at the first limit reached, with what it has."""
+
+    seconds: float | None = None
+    steps: int | None = None
+    tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "steps", "tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0):
+                raise ConfigError(f"budget: {name}={value!r}, expected a positive number or None.")
+
+    @classmethod
+    def of(cls, budget: Budget | float | Mapping[str, Any] | None) -> Budget:
+        """A budget from a number of seconds, a mapping such as {"steps": 60}, or None for the defaults."""
+        if budget is None:
+            return cls()
+        if isinstance(budget, Budget):
+            return budget
+        if isinstance(budget, Mapping):
+            unknown = sorted(set(budget) - {"seconds", "steps", "tokens"})
+            if unknown:
+                raise ConfigError(f"budget has unknown keys {unknown}; expected 'seconds', 'steps' or 'tokens'.")
+            return cls(**budget)
+        if isinstance(budget, (int, float)) and not isinstance(budget, bool):
+            return cls(seconds=budget)
+        raise ConfigError(f"budget={budget!r}: expected seconds, a mapping such as {{'steps': 60}}, or a Budget.")
+
+
+@dataclass(frozen=True)
+class ConsolidationConfig:
+    """The recipe (`docs/design.md` has the measurements behind the defaults)."""
+
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    strategy: Strategy = field(
+        default="bank", metadata={"help": "'bank' one gated entry for each context | 'single' one entry, rewritten"}
+    )
+    piece_tokens: int = field(default=512, metadata={"help": "the context is studied in pieces of this many tokens"})
+    answer_tokens: int = field(default=32, metadata={"help": "longest answer that is studied"})
+    details: int = field(default=6, metadata={"help": "most details of a statement that are asked for"})
+    wordings: int = field(default=4, metadata={"help": "how often a question is written for every detail"})
+    kept_logits: int = field(default=20, metadata={"help": "of the teacher, for each answer token"})
+    lr: float = field(default=4e-3, metadata={"help": "of AdamW, decayed linearly"})
+    batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
+    epochs: float = field(default=8.0, metadata={"help": "most passes over the lessons"})
+    distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
+    text_weight: float = field(default=0.1, metadata={"help": "of the next-token loss on the raw text"})
+    negatives: float = field(default=0.25, metadata={"help": "share of a step given to questions without an answer"})
+    replay: float = field(default=0.25, metadata={"help": "share of a step given to earlier contexts"})
+    enough_recall: float = field(default=0.98, metadata={"help": "stop when this share of held-out tokens is right"})
+    min_recall: float = field(default=0.8, metadata={"help": "of held-out questions, to be accepted"})
+    max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})
+    keep_text: bool = field(default=False, metadata={"help": "keep the source text beside the memory"})
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in ("bank", "single"):
+            raise ConfigError(f"strategy={self.strategy!r} is not known. Choose 'bank' or 'single'.")
+        for name in ("piece_tokens", "answer_tokens", "kept_logits", "batch_size", "epochs", "lr"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a positive number.")
+        for name in ("negatives", "replay", "min_recall", "enough_recall"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a share from 0 to 1.")
+        for name in ("text_weight", "max_drift"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a number of at least 0.")

@@ -1,0 +1,349 @@
+"""One consolidation from beginning to end: study, prefix, gate, training, verification, decision.
+
+It changes nothing but its own private copy of the model, and returns a candidate with its report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import ConfigError
+from ..gates import Background
+from ..memory.chorus import voices as voices_of
+from ..memory.lessons import Lesson
+from ..memory.memory import Entry, GateKeys, Memory, Source
+from ..memory.projections import Places, find_places
+from ..memory.report import Report
+from ..voices import Voices
+from . import study, verify
+from .config import ConsolidationConfig
+from .control import Control
+from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
+from .gatekeeping import find_background, find_gate, highest
+from .pieces import Context
+from .plain import plain_copy, private_copy
+from .prompts import Prompts
+from .student import Student
+from .study import Asked, Question
+from .words import content, holds
+from .work import Work
+from .writer import Phrasing, Writer, common_beginning
+
+ANSWERED_AT_MOST = 48  # held-out questions that are asked in verification
+STORED = torch.bfloat16  # of a memory's weights
+
+
+class Rememberer(Protocol):
+    """What consolidating needs of a converted model."""
+
+    device: torch.device
+    name_or_path: str
+    memory: Memory | None
+
+    def new_cache(self) -> Any: ...
+
+
+@dataclass
+class Consolidation:
+    """What is to be done, and what has been found so far."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    context: Context
+    config: ConsolidationConfig
+    control: Control
+    base: str  # fingerprint
+    prompts: Prompts
+    own_questions: Sequence[str] = ()
+    writer: tuple[Any, PreTrainedTokenizerBase] | None = None
+    earlier: Memory | None = None
+    tokens: int = 0
+    phrasing: Phrasing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.phrasing = Phrasing(self.tokenizer, self.prompts.plain)
+
+    def key(self) -> str:
+        """Names this very consolidation, so that one that was cut off is recognised."""
+        parts = [
+            self.context.sha256,
+            self.base,
+            json.dumps(dataclasses.asdict(self.config), sort_keys=True, default=str),
+            json.dumps(dataclasses.asdict(self.prompts), sort_keys=True),
+            json.dumps(list(self.own_questions)),
+            json.dumps([] if self.earlier is None else [[e.name, e.created] for e in self.earlier.entries]),
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    def run(self, work_dir: Path) -> Memory:
+        """The candidate: earlier entries and the new one, with `report.accepted` saying whether it may be used.
+
+        Raises
+        ------
+        Cancelled
+            When it was cancelled; what was done so far stays in `work_dir`.
+        InputError
+            When another process works on the same.
+        """
+        work = Work.open(work_dir, self.key())
+        finished = False
+        try:
+            memory = self._run(work)
+            finished = True
+            return memory
+        finally:
+            work.close(finished)
+
+    # ------------------------------------------------------------------ stages
+
+    def _run(self, work: Work) -> Memory:
+        plain = plain_copy(self.model)
+        places = find_places(plain, self.config.memory)
+        if self.earlier is not None and self.earlier.entries and self.earlier.layer != places.layer:
+            raise ConfigError(
+                f"The loaded memory listens at {self.earlier.layer}, the new one would at {places.layer}. Use the "
+                "same MemoryConfig, or reset_memory() first."
+            )
+        teacher = Writer(plain, self.tokenizer, self.control.check)
+        questions = work.load_study()
+        if questions is None:
+            questions = self._study(teacher)
+            work.save_study(questions)
+        asked = [question for question in questions if not question.held_out]
+        held_out = [question for question in questions if question.held_out]
+        if not asked:
+            return self._rejected("no question about the context could be written and answered from it.")
+
+        student = Student(plain, places)
+        facts = self._prepared(student, [self._lesson(q) for q in asked])
+        checks = self._prepared(student, [self._lesson(q) for q in held_out])
+        unrelated = [self._ids(text) for text in self.prompts.unrelated]
+        silent = student.below(unrelated)
+        general = student.below([self.phrasing.asked(q) for q in self.prompts.general])
+        # Entries of one bank are measured against one background.
+        background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
+        gate = find_gate([_at_answer(p) for p in facts], silent[1::2], general[1::2], background)
+        unknown = study.unanswered(self.prompts, self.context)
+        negatives = self._negatives(student, teacher, gate, background, unknown[::2])
+        replays, kept = self._replays(student, teacher, gate, background)
+        texts = self._texts(student)
+
+        def voices(leaves: Leaves) -> Voices:
+            return with_new(kept, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
+
+        state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device), self.config)
+        prompts = [p.lesson.prompt for p in [*facts, *texts, *negatives, *replays, *checks]]
+        student.share(common_beginning(prompts), voices(state.leaves))
+        work.load_training(state)
+        try:
+            stopped = train(
+                student, [*facts, *texts], negatives, replays, checks, voices, state, self.config, self.control,
+                work.save_training,
+            )  # fmt: skip
+        except FloatingPointError as error:
+            return self._rejected(f"training diverged ({error}). Try a smaller lr.")
+        self.tokens += student.tokens + teacher.tokens
+        studied = [p.lesson for p in [*facts, *checks, *negatives]]
+        candidate = self._candidate(kept, state, gate, background, studied, places)
+        # A few questions of the user's own may leave none to hold out; then what was studied is asked again.
+        checked = held_out or [question for question in asked if question.value]
+        report = self._verify(student, teacher, candidate, checked, unknown[1::2], unrelated, silent)
+        report = dataclasses.replace(
+            report, steps=state.step, lessons=len(facts), stopped=stopped, tokens=self.tokens + teacher.tokens,
+            seconds=dict(self.control.seconds),
+        )  # fmt: skip
+        self.control.at("done", 1, 1)
+        return dataclasses.replace(candidate, report=report)
+
+    def _study(self, teacher: Writer) -> list[Question]:
+        writer = teacher if self.writer is None else Writer(*self.writer, self.control.check)
+        own = [Asked(text, self._about(text), by_user=True) for text in self.own_questions]
+        asked = own or study.ask(self.context, writer, self.prompts, self.config, self.control)
+        questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
+        return study.hold_out(questions)
+
+    def _about(self, question: str) -> int:
+        """The statement that shares most words with a question of the user's own."""
+        shared = [len(content(question) & content(s.text)) for s in self.context.statements]
+        return shared.index(max(shared)) if shared and max(shared) > 0 else -1
+
+    def _lesson(self, question: Question) -> Lesson:
+        prompt = tuple(self.phrasing.asked(question.text))
+        given = question.answer
+        return Lesson("fact", prompt, given.ids, given.indices, given.logprobs, question.held_out)
+
+    def _prepared(self, student: Student, lessons: Sequence[Lesson], weight: float = 1.0) -> list[Prepared]:
+        below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
+        return [Prepared(lesson, hidden, weight) for lesson, hidden in zip(lessons, below)]
+
+    def _texts(self, student: Student) -> list[Prepared]:
+        """The raw statements, for a little next-token loss."""
+        if self.config.text_weight == 0:
+            return []
+        lessons = study.quotes(self.context, self.phrasing, self.prompts, self.config)
+        return self._prepared(student, lessons, self.config.text_weight)
+
+    def _negatives(
+        self, student: Student, teacher: Writer, gate: GateKeys, background: Background, unknown: list[str]
+    ) -> list[Prepared]:
+        """Questions without an answer in the context, answered by the base alone. Only those the gate opens for."""
+        prompts = [("unknown", self.phrasing.asked(q)) for q in unknown]
+        prompts += [("general", self.phrasing.asked(q)) for q in self.prompts.general]
+        below = student.below([ids for _, ids in prompts])
+        opened = [
+            p for p, hidden in zip(prompts, below) if not self.config.memory.gated or _opens(hidden, gate, background)
+        ]
+        self.control.at("unknown", 0, len(opened))
+        line = not self.phrasing.chat
+        answers = teacher.answer(
+            [ids for _, ids in opened], self.config.answer_tokens, 32, self.config.kept_logits, line
+        )
+        return self._prepared(
+            student,
+            [Lesson(kind, tuple(ids), a.ids, a.indices, a.logprobs) for (kind, ids), a in zip(opened, answers)],  # type: ignore[arg-type]
+        )
+
+    def _replays(
+        self, student: Student, teacher: Writer, gate: GateKeys, background: Background
+    ) -> tuple[list[Prepared], Memory | None]:
+        """Lessons of earlier contexts at which the new gate opens, and the earlier memory without what is superseded.
+
+        An earlier answer is superseded where the teacher, with the new context, gives something out of that context.
+        """
+        if self.earlier is None:
+            return [], None
+        entries, replays = [], []
+        for entry in self.earlier.entries:
+            prepared = self._prepared(student, entry.lessons)
+            touched = [p for p in prepared if p.lesson.kind == "fact" and _opens(p.below, gate, background)]
+            questions = [self.phrasing.question_of(p.lesson.prompt) for p in touched]
+            asked = [Asked(q, self._about(q)) for q in questions]
+            given = study.answer(
+                [one for one in asked if one.statement >= 0], self.context, teacher, self.phrasing, self.prompts,
+                self.config, self.control,
+            )  # fmt: skip
+            changed = {q.text for q in given if q.value}
+            gone = {id(p.lesson) for p, q in zip(touched, questions) if q in changed}
+            replays += [p for p in touched if id(p.lesson) not in gone and not p.lesson.held_out]
+            entries.append(dataclasses.replace(entry, lessons=tuple(x for x in entry.lessons if id(x) not in gone)))
+        return replays, dataclasses.replace(self.earlier, entries=tuple(entries))
+
+    def _candidate(
+        self,
+        earlier: Memory | None,
+        state: State,
+        gate: GateKeys,
+        background: Background,
+        lessons: list[Lesson],
+        places: Places,
+    ) -> Memory:
+        now = time.time()
+        weights = {
+            path: {name: leaf.detach().to("cpu", STORED) for name, leaf in by_name.items()}
+            for path, by_name in state.leaves.items()
+        }
+        source = Source(
+            sha256=self.context.sha256,
+            kind=self.context.kind,
+            tokens=len(self._ids(self.context.text)),
+            text=self.context.text if self.config.keep_text else None,
+        )
+        entry = Entry(self.context.sha256[:12], (source,), weights, gate, tuple(lessons), now)
+        before = () if earlier is None else tuple(e for e in earlier.entries if e.name != entry.name)
+        return Memory(
+            base=self.base,
+            base_name=self.model.name_or_path,
+            config=self.config.memory,
+            layer=places.layer,
+            background=background,
+            entries=(*before, entry),
+            created=now,
+        )
+
+    def _verify(
+        self, student: Student, teacher: Writer, candidate: Memory, held_out: list[Question], unknown: list[str],
+        unrelated: list[list[int]], silent: list[Tensor],
+    ) -> Report:  # fmt: skip
+        chosen = held_out[:: max(1, len(held_out) // ANSWERED_AT_MOST)][:ANSWERED_AT_MOST]
+        self.control.at("verify", 0, 4)
+        line, longest = not self.phrasing.chat, self.config.answer_tokens
+        converted = private_copy(self.model)
+        remembering = Writer(
+            converted, self.tokenizer, self.control.check, converted.new_cache, memories=[candidate], learn_from="none"
+        )
+        prompts = [self.phrasing.asked(question.text) for question in chosen]
+        before = verify.recall(verify.answered(teacher, prompts, longest, line), chosen)
+        self.control.at("verify", 1, 4)
+        answers = verify.answered(remembering, prompts, longest, line)
+        after = verify.recall(answers, chosen)
+        self.control.at("verify", 2, 4)
+        asked = [self.phrasing.asked(question) for question in unknown]
+        remembered = set().union(*(question.value for question in held_out)) if held_out else set()
+        false = verify.inventions(verify.answered(remembering, asked, longest, line), unknown, remembered)
+        false_before = verify.inventions(verify.answered(teacher, asked, longest, line), unknown, remembered)
+        self.control.at("verify", 3, 4)
+        voices = voices_of([candidate], student.model.device, student.model.dtype)
+        assert voices is not None
+        moved = verify.drift(student, unrelated, silent, voices)
+        self.tokens += remembering.tokens
+        accepted, reason = _judge(after, moved, false, false_before, self.config)
+        failures = tuple(
+            (q.text, " ".join(sorted(q.value)), a) for q, a in zip(chosen, answers) if not holds(a, q.value)
+        )
+        return Report(
+            accepted=accepted,
+            reason=reason,
+            recall_before=before,
+            recall=after,
+            questions=len(chosen),
+            false_memories=false,
+            false_memories_before=false_before,
+            drift_kl=moved.kl,
+            drift_loss=moved.loss,
+            failures=failures if self.config.keep_text else (),
+        )
+
+    def _rejected(self, reason: str) -> Memory:
+        """The earlier memory as it was, with a report that says why nothing was added."""
+        report = Report(False, reason, None, None, 0, None, None, 0.0, 0.0, seconds=dict(self.control.seconds))
+        places = find_places(self.model, self.config.memory)
+        nothing = Background(torch.zeros(1), torch.zeros(1, 0), torch.zeros(0))
+        earlier = self.earlier or Memory(self.base, self.model.name_or_path, self.config.memory, places.layer, nothing)
+        return dataclasses.replace(earlier, report=report)
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _judge(
+    recall: float | None, moved: verify.Drift, false: float | None, before: float | None, config: ConsolidationConfig
+) -> tuple[bool, str]:
+    if recall is None:
+        return False, "no question has an answer out of the context, so nothing could be verified."
+    if recall < config.min_recall:
+        return False, f"recall {recall:.0%} of held-out questions is below min_recall {config.min_recall:.0%}."
+    if abs(moved.loss) > config.max_drift:
+        return (
+            False,
+            f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
+        )
+    return True, f"recall {recall:.0%} of held-out questions, loss on unrelated text {moved.loss:+.2%}."
+
+
+def _at_answer(prepared: Prepared) -> tuple[Tensor, int]:
+    return prepared.below, len(prepared.lesson.prompt)
+
+
+def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:
+    return highest(below, gate.keys, background) > gate.closed

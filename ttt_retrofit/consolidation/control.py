@@ -1,0 +1,83 @@
+"""What every stage of a consolidation asks between two steps: is it cancelled, paused, is the budget spent?"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .config import Budget
+
+
+class Cancelled(Exception):
+    """The consolidation was cancelled; model and store are as before."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a consolidation is."""
+
+    stage: str  # "study", "train", "verify", "done"
+    done: int
+    total: int
+    seconds: float  # since the start, pauses excluded
+    seconds_left: float | None  # of this stage, at its pace so far
+
+
+class Control:
+    """Shared between the thread that works and the one that watches."""
+
+    def __init__(self, budget: Budget, report: Callable[[Progress], None] | None = None) -> None:
+        self.budget = budget
+        self.progress = Progress("waiting", 0, 0, 0.0, None)
+        self._report = report
+        self._cancelled = threading.Event()
+        self._running = threading.Event()
+        self._running.set()
+        self._began = time.monotonic()
+        self._paused = 0.0
+        self._stage_began = 0.0
+        self.seconds_before = 0.0  # spent by an earlier run that this one resumes
+        self.seconds: dict[str, float] = {}
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+        self._running.set()
+
+    def pause(self) -> None:
+        self._running.clear()
+
+    def resume(self) -> None:
+        self._running.set()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of work, pauses excluded, earlier runs included."""
+        return time.monotonic() - self._began - self._paused + self.seconds_before
+
+    def check(self) -> None:
+        """Wait while paused; raise `Cancelled` if cancelled. Called at every step and every token written."""
+        if not self._running.is_set():
+            stopped = time.monotonic()
+            self._running.wait()
+            self._paused += time.monotonic() - stopped
+        if self._cancelled.is_set():
+            raise Cancelled("The consolidation was cancelled. Model and memory are as they were before it.")
+
+    def at(self, stage: str, done: int, total: int) -> None:
+        """Note progress, and check."""
+        now = self.elapsed
+        if stage != self.progress.stage:
+            self._stage_began = now
+        spent = now - self._stage_began
+        self.seconds[stage] = spent
+        left = spent / done * (total - done) if done else None
+        self.progress = Progress(stage, done, total, now, left)
+        if self._report is not None:
+            self._report(self.progress)
+        self.check()

@@ -1,0 +1,243 @@
+"""Distillation: the memory's weights learn to answer without the context as the teacher answered with it.
+
+The loss is the KL divergence from the teacher's kept logits (deep context distillation, Caccia et al. 2025; Cartridges,
+Eyuboglu et al. 2025), the mass of all other tokens counted as one. Lessons with one certain token each are plain
+next-token loss.
+B lessons of a step, N answer tokens of a step, K kept logits, V vocabulary, R rank, I in features, O out features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..gates import Background, Gates
+from ..memory.chorus import AJAR, joined
+from ..memory.chorus import voices as voices_of
+from ..memory.config import MemoryConfig
+from ..memory.lessons import Lesson
+from ..memory.memory import GateKeys, Memory
+from ..memory.projections import Places
+from ..voices import Term, Voices
+from .config import ConsolidationConfig
+from .control import Control
+from .student import Student
+
+Leaves = dict[str, dict[str, Tensor]]
+CLIP = 1.0  # norm of the gradient of a step
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A lesson and what the frozen layers below the memory made of it."""
+
+    lesson: Lesson
+    below: Tensor  # (T, D)
+    weight: float = 1.0
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return (*self.lesson.prompt, *self.lesson.answer)
+
+    @property
+    def positions(self) -> range:
+        """The positions whose logits predict the answer."""
+        return range(len(self.lesson.prompt) - 1, len(self.ids) - 1)
+
+
+@dataclass
+class State:
+    """All that a run needs to go on from where it stopped."""
+
+    leaves: Leaves
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+
+
+def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
+    """Weights that say nothing yet: A random and B zero, or a zero matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    leaves: Leaves = {}
+    for place in places.projections:
+        if config.kind == "full":
+            by_name = {"full": torch.zeros(place.out_features, place.in_features)}
+        else:
+            a = torch.randn(config.rank, place.in_features, generator=generator) / math.sqrt(place.in_features)
+            by_name = {"a": a, "b": torch.zeros(place.out_features, config.rank)}
+        leaves[place.path] = {name: tensor.to(device).requires_grad_() for name, tensor in by_name.items()}
+    return leaves
+
+
+def begin(leaves: Leaves, config: ConsolidationConfig) -> State:
+    tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
+    return State(leaves, torch.optim.AdamW(tensors, lr=config.lr, weight_decay=0.0))
+
+
+def with_new(
+    earlier: Memory | None,
+    gate: GateKeys,
+    background: Background,
+    gated: bool,
+    leaves: Leaves,
+    layer: str,
+    device: torch.device,
+) -> Voices:
+    """The voices of a step: earlier entries as they are, and the one that is learned."""
+    old = None if earlier is None else voices_of([earlier], device, torch.float32)
+    count = 0 if old is None else old.gates.keys.shape[1]
+    bounds = (gate.closed, gate.opened) if gated else AJAR
+    new = Gates(
+        joined([background]).to(device),
+        gate.keys.float()[None, None].to(device),
+        *(torch.tensor([[bound]], device=device) for bound in bounds),
+    )
+    gates = new if old is None else _side_by_side(old.gates, new)
+    terms = {} if old is None else dict(old.terms)
+    for path, by_name in leaves.items():
+        said = terms.get(path)
+        if "full" in by_name:
+            full = ((count, by_name["full"][None]),)
+            terms[path] = (
+                _only_full(full, device) if said is None else Term(said.a, said.b, said.owner, said.full + full)
+            )
+            continue
+        a, b = by_name["a"][None], by_name["b"][None]
+        owner = torch.full((a.shape[1],), count, device=device)
+        if said is None or said.owner.numel() == 0:
+            terms[path] = Term(a, b, owner, () if said is None else said.full)
+        else:
+            terms[path] = Term(
+                torch.cat([said.a, a], 1), torch.cat([said.b, b], 2), torch.cat([said.owner, owner]), said.full
+            )
+    return Voices(layer, gates, terms)
+
+
+def _only_full(full: tuple[tuple[int, Tensor], ...], device: torch.device) -> Term:
+    empty = torch.zeros(1, 0, 0, device=device)
+    return Term(empty, empty, torch.zeros(0, dtype=torch.long, device=device), full)
+
+
+def _side_by_side(old: Gates, new: Gates) -> Gates:
+    most = max(old.keys.shape[2], new.keys.shape[2])
+    keys = [torch.nn.functional.pad(k, (0, 0, 0, most - k.shape[2])) for k in (old.keys, new.keys)]
+    closed, opened = torch.cat([old.closed, new.closed], 1), torch.cat([old.opened, new.opened], 1)
+    return Gates(old.background, torch.cat(keys, 1), closed, opened)
+
+
+def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor, distill: bool = True) -> Tensor:
+    """KL(teacher ‖ student) of every token, nats.
+
+    Parameters
+    ----------
+    logits : (N, V) of the student.
+    indices, logprobs : (N, K) of the teacher; the rest of its mass is one event.
+    distill : False takes only the teacher's likeliest token, as a certainty.
+    """
+    student = logits.float().log_softmax(-1)
+    if not distill:
+        return -student.gather(-1, indices[:, :1].long()).squeeze(-1)
+    mine = student.gather(-1, indices.long())  # (N, K)
+    teacher = logprobs.float()
+    kept = (teacher.exp() * (teacher - mine)).sum(-1)
+    rest = (1 - teacher.exp().sum(-1)).clamp_min(0)
+    mine_rest = (1 - mine.exp().sum(-1)).clamp_min(1e-6)
+    return kept + torch.special.xlogy(rest, rest.clamp_min(1e-6)) - rest * mine_rest.log()
+
+
+def train(
+    student: Student,
+    facts: Sequence[Prepared],
+    negatives: Sequence[Prepared],
+    replays: Sequence[Prepared],
+    held_out: Sequence[Prepared],
+    voices: Callable[[Leaves], Voices],
+    state: State,
+    config: ConsolidationConfig,
+    control: Control,
+    save: Callable[[State], None],
+) -> str:
+    """Steps until held-out answers are right, or the budget is spent. Returns what ended it.
+
+    Raises
+    ------
+    FloatingPointError
+        When a loss or gradient is not finite. Nothing but `state` was touched.
+    """
+    generator = torch.Generator().manual_seed(config.seed)
+    extra = {"negatives": (negatives, config.negatives), "replays": (replays, config.replay)}
+    shares = {name: round(config.batch_size * share) if some else 0 for name, (some, share) in extra.items()}
+    own = max(1, config.batch_size - sum(shares.values()))
+    per_epoch = math.ceil(len(facts) / own)
+    total = max(1, math.ceil(per_epoch * config.epochs))
+    if control.budget.steps is not None:
+        total = min(total, control.budget.steps)
+    tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]
+    order: list[int] = []
+    for step in range(total):
+        if len(order) < own:
+            order += torch.randperm(len(facts), generator=generator).tolist()
+        chosen, order = [facts[i] for i in order[:own]], order[own:]
+        for name, (some, _) in extra.items():
+            picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator).tolist()
+            chosen += [some[i] for i in picks]
+        if step < state.step:  # an earlier run took this step; only the order had to be drawn again
+            continue
+        control.at("train", step, total)
+        for group in state.optimizer.param_groups:
+            group["lr"] = config.lr * (1 - step / total)
+        loss = _loss(student, chosen, voices(state.leaves), config.distill)
+        # Where no gate opened there is nothing to learn.
+        gradients = (
+            torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad else [None] * len(tensors)
+        )
+        norm = torch.sqrt(sum((g.square().sum() for g in gradients if g is not None), torch.zeros(())))
+        if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(norm)):
+            raise FloatingPointError(f"loss {loss.item()} and gradient norm {norm.item()} at step {step}")
+        for tensor, gradient in zip(tensors, gradients):
+            tensor.grad = None if gradient is None else gradient * (CLIP / norm.clamp_min(CLIP))
+        state.optimizer.step()
+        state.step = step + 1
+        save(state)
+        examined = state.step % per_epoch == 0 and state.step > per_epoch and bool(held_out)
+        if examined and right_share(student, held_out, voices(state.leaves)) >= config.enough_recall:
+            return "recall"
+        if control.budget.seconds is not None and control.elapsed >= control.budget.seconds:
+            return "seconds"
+        if control.budget.tokens is not None and student.tokens >= control.budget.tokens:
+            return "tokens"
+    return "steps"
+
+
+def _loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
+    with torch.enable_grad():
+        logits = student.logits(
+            [p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices
+        )
+        losses = []
+        start = 0
+        for prepared in chosen:
+            count = len(prepared.lesson.answer)
+            span = slice(start, start + count)
+            lesson = prepared.lesson
+            device = logits.device
+            by_token = divergence(logits[span], lesson.indices.to(device), lesson.logprobs.to(device), distill)
+            losses.append(prepared.weight * by_token.mean())
+            start += count
+        return torch.stack(losses).mean()
+
+
+@torch.no_grad()
+def right_share(student: Student, held_out: Sequence[Prepared], voices: Voices | None, batch: int = 32) -> float:
+    """Share of the held-out answers' tokens that come first in the student's logits."""
+    right = total = 0
+    for start in range(0, len(held_out), batch):
+        some = held_out[start : start + batch]
+        logits = student.logits([p.below for p in some], [p.ids for p in some], [p.positions for p in some], voices)
+        answers = torch.tensor([token for p in some for token in p.lesson.answer], device=logits.device)
+        right += int((logits.argmax(-1) == answers).sum())
+        total += answers.numel()
+    return right / max(total, 1)

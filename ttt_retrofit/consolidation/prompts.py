@@ -1,0 +1,75 @@
+"""The prompts of `prompts.toml`, or of a file in its place."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError
+
+FIELDS = {
+    "conversation": {"gap", "hidden"},
+    "document": {"gap", "hidden"},
+    "quote": {"hidden"},
+    "quoted": {"statement"},
+    "quote_document": {"hidden"},
+    "quoted_document": {"statement"},
+    "reading": {"context", "question"},
+    "plain": {"context", "question"},
+}
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What the model is asked while it studies; see the comments in `prompts.toml`."""
+
+    conversation: str
+    document: str
+    usual: tuple[str, ...]
+    quote: str
+    quoted: str
+    quote_document: str
+    quoted_document: str
+    reading: str
+    plain: str
+    unknown: tuple[str, ...]
+    general: tuple[str, ...]
+    unrelated: tuple[str, ...]
+
+    @classmethod
+    def load(cls, path: str | os.PathLike | None = None) -> Prompts:
+        """Read a file, or the library's own.
+
+        Raises
+        ------
+        ConfigError
+            When the file is no TOML, or keys or placeholders are missing.
+        """
+        name = str(path) if path is not None else "prompts.toml"
+        try:
+            source = resources.files(__package__).joinpath(name) if path is None else Path(path)
+            values = tomllib.loads(source.read_text(encoding="utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(f"The prompts in {name} cannot be read: {error}") from error
+        expected = {field.name for field in dataclasses.fields(cls)}
+        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+        if missing or unknown:
+            raise ConfigError(f"The prompts in {name} lack {missing} and have unknown keys {unknown}.")
+        for key, placeholders in FIELDS.items():
+            absent = [p for p in sorted(placeholders) if "{" + p + "}" not in values[key]]
+            if absent:
+                raise ConfigError(f"The prompt {key!r} in {name} lacks the placeholders {absent}.")
+        fields: dict[str, Any] = {k: v.strip("\n") if isinstance(v, str) else tuple(v) for k, v in values.items()}
+        return cls(**fields)
+
+
+def fill(template: str, **values: str) -> str:
+    """`template` with its placeholders replaced; braces in the values stay as they are."""
+    for name, text in values.items():
+        template = template.replace("{" + name + "}", text)
+    return template

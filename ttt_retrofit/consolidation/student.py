@@ -1,0 +1,176 @@
+"""The student: the frozen base with a memory on top, whose lower layers are computed once.
+
+Layers below the memory never change, so what they make of a lesson is kept, and every training step starts from there.
+What all lessons begin with, such as a system prompt, says nothing to the gates: its keys and values are computed once.
+The head is computed for answer tokens only.
+B lessons, P tokens of the common beginning, T tokens after it, N answer tokens of a batch, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import DynamicCache
+
+from ..discovery import decoder_layers
+from ..gates import Topic, running_mean
+from ..memory.projections import Places
+from ..voices import Hearing, Voices, bind, hearing
+
+
+class _Reached(Exception):
+    """The layer whose input was wanted has been reached; nothing above it needs computing."""
+
+
+class Student:
+    """A private plain copy of the base, prepared for many forwards from one layer up."""
+
+    def __init__(self, plain: Any, places: Places) -> None:
+        self.model, self.places = plain, places
+        _, self.layers = decoder_layers(plain)
+        self.replayed: Tensor | None = None
+        self.wrapper: type | None = None  # of what a layer returns, where that is a tuple
+        self.positions: tuple[Tensor, Tensor] | None = None
+        self.tokens = 0  # processed by the layers from the memory up
+        self.beginning: list[int] = []
+        self.cache: list[tuple[Tensor, Tensor]] = []
+        bind(plain, places.layer, [projection.path for projection in places.projections])
+        for index in range(places.index):
+            _make_replaying(self, self.layers[index], last=index == places.index - 1)
+        plain.get_output_embeddings().register_forward_pre_hook(self._only_positions)
+
+    @torch.no_grad()
+    def share(self, beginning: Sequence[int], voices: Voices) -> None:
+        """Read once what the lessons that come begin with; `logits` then takes it as read.
+
+        Nothing is shared where a gate opens in it: what a memory says there would change while it learns.
+        """
+        if not beginning:
+            return
+        cache: Any = DynamicCache(config=self.model.config)
+        ids = torch.tensor([list(beginning)], device=self.model.device)
+        entering: list[Tensor] = []
+        handle = self._layer().register_forward_pre_hook(_keeping(entering), with_kwargs=True)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        handle.remove()
+        if self.opens(entering[0][0], voices):
+            return
+        self.beginning = list(beginning)
+        self.cache = [(layer.keys, layer.values) for layer in cache.layers]
+        self.topic = running_mean(entering[0], None, torch.tensor([len(beginning)], device=ids.device))[2]
+
+    @torch.no_grad()
+    def below(self, lessons: Sequence[Sequence[int]], batch: int = 32) -> list[Tensor]:
+        """What enters the memory's lowest layer for every whole token sequence: (P + T, D) each."""
+        found: dict[int, Tensor] = {}
+        order = sorted(range(len(lessons)), key=lambda index: len(lessons[index]))
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            ids, mask = self._padded([lessons[index] for index in chosen])
+            hidden = self._capture(ids, mask)
+            found |= {index: hidden[row, : len(lessons[index])].clone() for row, index in enumerate(chosen)}
+        return [found[index] for index in range(len(lessons))]
+
+    def logits(
+        self,
+        below: Sequence[Tensor],
+        lessons: Sequence[Sequence[int]],
+        positions: Sequence[range],
+        voices: Voices | None,
+    ) -> Tensor:
+        """Logits (N, V) after the given positions of every lesson, one lesson after the other."""
+        shared = self._shared(lessons, positions)
+        lessons = [lesson[shared:] for lesson in lessons]
+        ids, mask = self._padded(lessons)
+        rows = [row for row, span in enumerate(positions) for _ in span]
+        columns = [column - shared for span in positions for column in span]
+        device = ids.device
+        self.positions = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
+        self.replayed = None
+        if self.places.index > 0:
+            self.replayed = pad_sequence([hidden[shared:] for hidden in below], batch_first=True)
+        self.tokens += sum(len(lesson) for lesson in lessons)
+        cache, topic = self._begun(len(lessons)) if shared else (None, None)
+        mask = torch.cat([mask.new_ones(len(lessons), shared), mask], dim=1)
+        heard = None if voices is None else Hearing(voices, topic, [len(lesson) for lesson in lessons])
+        try:
+            with hearing(heard):
+                inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
+                return self.model(**inputs, use_cache=cache is not None).logits[0]
+        finally:
+            self.positions, self.replayed = None, None
+
+    def _shared(self, lessons: Sequence[Sequence[int]], positions: Sequence[range]) -> int:
+        """How many tokens of these lessons have been read already: all of the common beginning, or none."""
+        count = len(self.beginning)
+        begins = all(list(lesson[:count]) == self.beginning for lesson in lessons)
+        return count if begins and all(span.start >= count for span in positions) else 0
+
+    def _begun(self, rows: int) -> tuple[DynamicCache, Topic]:
+        """The past of that many rows that have read the common beginning."""
+        cache = DynamicCache(config=self.model.config)
+        for index, (keys, values) in enumerate(self.cache):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+        return cache, self.topic.select(torch.zeros(rows, dtype=torch.long, device=self.topic.seen.device))
+
+    def opens(self, below: Tensor, voices: Voices) -> bool:
+        """Whether any gate opens anywhere in a text. below: (T, D)."""
+        heard = Hearing(voices, None, [below.shape[0]])
+        heard.listen(below[None])
+        return heard.open is not None
+
+    def _padded(self, lessons: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        width = max(len(lesson) for lesson in lessons)
+        ids = torch.tensor([[*lesson, *[0] * (width - len(lesson))] for lesson in lessons], device=self.model.device)
+        lengths = torch.tensor([len(lesson) for lesson in lessons], device=self.model.device)
+        return ids, (torch.arange(width, device=ids.device) < lengths[:, None]).long()
+
+    def _capture(self, ids: Tensor, mask: Tensor) -> Tensor:
+        reached: list[Tensor] = []
+        handle = self._layer().register_forward_pre_hook(_keeping(reached, stop=True), with_kwargs=True)
+        try:
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        except _Reached:
+            pass
+        finally:
+            handle.remove()
+        return reached[0]
+
+    def _layer(self) -> nn.Module:
+        return self.layers[self.places.index]
+
+    def _only_positions(self, module: nn.Module, args: tuple) -> tuple | None:
+        if self.positions is None:
+            return None
+        rows, columns = self.positions
+        return (args[0][rows, columns][None], *args[1:])
+
+
+def _keeping(kept: list[Tensor], stop: bool = False) -> Callable[[nn.Module, tuple, dict[str, Any]], None]:
+    """A hook that keeps what enters a layer."""
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        kept.append(args[0] if args else kwargs["hidden_states"])
+        if stop:
+            raise _Reached
+
+    return hook
+
+
+def _make_replaying(student: Student, layer: nn.Module, last: bool) -> None:
+    """While something is replayed, a layer below the memory hands on what it gets, the last one what is replayed."""
+    compute = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if student.replayed is None:
+            output = compute(*args, **kwargs)
+            student.wrapper = tuple if isinstance(output, tuple) else None
+            return output
+        hidden = student.replayed if last else (args[0] if args else kwargs["hidden_states"])
+        return (hidden,) if student.wrapper is tuple else hidden
+
+    layer.forward = forward

@@ -1,0 +1,218 @@
+"""Study: the model writes its own questions about a context, answers them with the context before it, and keeps those
+answers that give something the context said.
+
+Every detail of every statement is hidden once, and a question is written that asks for it. So each is asked for, names,
+numbers and strings verbatim, in every direction: from the name to the thing and from the thing to the name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..memory.lessons import Lesson
+from .config import ConsolidationConfig
+from .control import Control
+from .pieces import Context
+from .prompts import Prompts, fill
+from .words import content, details, resemblance, stem, stems, value, words
+from .writer import Answer, Message, Phrasing, Writer
+
+ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
+QUESTION_TOKENS = 24
+TEMPERATURE = 0.7  # of other wordings than the likeliest
+BATCH = 64
+HIDDEN = "____"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question before it is answered."""
+
+    text: str
+    statement: int  # the statement it is about, -1 for none
+    detail: str = ""  # what it was written to ask for
+    source: str = ""  # where its answer must come from, if not from that statement
+    by_user: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and what a right answer has to hold."""
+
+    text: str
+    value: frozenset[str]  # words, lower case; empty where nothing is known
+    answer: Answer
+    statement: int
+    detail: str = ""
+    held_out: bool = False
+
+
+def ask(
+    context: Context, writer: Writer, prompts: Prompts, config: ConsolidationConfig, control: Control
+) -> list[Asked]:
+    """Questions about every detail of every statement, written by the model."""
+    template = prompts.conversation if context.conversation else prompts.document
+    hidden = [
+        (number, detail)
+        for number, statement in enumerate(context.statements)
+        for detail in details(statement.text)[: config.details]
+    ]
+    filled = [
+        fill(template, gap=context.statements[number].text.replace(detail, HIDDEN, 1), hidden=detail)
+        for number, detail in hidden
+    ]
+    prompts_ids = [writer.tokenizer(text).input_ids for text in filled]
+    asked: list[Asked] = []
+    total = len(hidden) * config.wordings
+    for wording in range(config.wordings):
+        for start in range(0, len(hidden), BATCH):
+            control.at("questions", wording * len(hidden) + start, total)
+            continued = writer.answer(
+                prompts_ids[start : start + BATCH], QUESTION_TOKENS, BATCH, kept=1, line=True,
+                temperature=TEMPERATURE if wording else 0.0, seed=config.seed + wording,
+            )  # fmt: skip
+            for (number, detail), answer in zip(hidden[start : start + BATCH], continued):
+                text = writer.text(answer).split("?")[0].strip() + "?"
+                if _asks(text, detail):
+                    asked.append(Asked(text, number, detail))
+    # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
+    asked += [Asked(asked_back(context.statements[number].text, detail), number, detail) for number, detail in hidden]
+    return distinct([*asked, *(usual_questions(context, prompts) if context.conversation else [])])
+
+
+def asked_back(sentence: str, detail: str) -> str:
+    """The sentence with a question word in the place of one detail."""
+    return sentence.replace(detail, "what", 1).rstrip(".!") + "?"
+
+
+def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
+    """The usual questions about whatever a statement mentions."""
+    asked = []
+    for text in prompts.usual:
+        wanted = {stem(word) for word in content(text)}
+        if not wanted:
+            asked.append(Asked(text, -1))
+            continue
+        numbers = [number for number, s in enumerate(context.statements) if wanted & stems(s.text)]
+        for piece in dict.fromkeys(context.statements[number].piece for number in numbers):
+            about = [number for number in numbers if context.statements[number].piece == piece]
+            asked.append(Asked(text, about[0], source=" ".join(context.statements[n].text for n in about)))
+    return asked
+
+
+def answer(
+    asked: Sequence[Asked],
+    context: Context,
+    teacher: Writer,
+    phrasing: Phrasing,
+    prompts: Prompts,
+    config: ConsolidationConfig,
+    control: Control,
+) -> list[Question]:
+    """The teacher's answers with the piece in its context; those that give nothing of it are dropped.
+
+    What it cannot find in the piece it is asked once more with the statement alone: small teachers lose the thread.
+    """
+    found: list[Question] = []
+    missed = list(asked)
+    for narrow in (False, True):
+        missed, some = [], missed
+        for start in range(0, len(some), BATCH):
+            control.at("answers again" if narrow else "answers", start, len(some))
+            batch = some[start : start + BATCH]
+            answers = teacher.answer(
+                [with_context(one, context, phrasing, prompts, narrow) for one in batch],
+                config.answer_tokens, BATCH, config.kept_logits, line=not phrasing.chat,
+            )  # fmt: skip
+            for one, given in zip(batch, answers):
+                gives = value(teacher.text(given), one.text, _source(one, context))
+                wanted = content(one.detail) & gives if one.detail else gives
+                if wanted or (narrow and one.by_user):
+                    found.append(Question(one.text, frozenset(wanted), given, one.statement, one.detail))
+                elif one.statement >= 0:
+                    missed.append(one)
+                elif one.by_user:
+                    found.append(Question(one.text, frozenset(), given, -1))
+    return found
+
+
+def with_context(
+    asked: Asked, context: Context, phrasing: Phrasing, prompts: Prompts, narrow: bool = False
+) -> list[int]:
+    """The prompt by which the teacher answers: the piece that the statement stands in, then the question.
+
+    `narrow` gives it the statement alone, with what was said just before.
+    """
+    piece: Any = (
+        context.pieces[context.statements[asked.statement].piece] if asked.statement >= 0 else context.pieces[-1]
+    )
+    if narrow:
+        statement = context.statements[asked.statement]
+        piece = f"{statement.before} {statement.text}".strip()
+    if narrow and context.conversation:
+        piece = ({"role": "user", "content": piece}, {"role": "assistant", "content": "Noted."})
+    if isinstance(piece, str):
+        if phrasing.chat:
+            return phrasing.asked(fill(prompts.reading, context=piece, question=asked.text))
+        return phrasing.asked(asked.text, [{"role": "user", "content": piece}])
+    messages: list[Message] = list(piece)
+    return phrasing.asked(asked.text, messages)
+
+
+def quotes(context: Context, phrasing: Phrasing, prompts: Prompts, config: ConsolidationConfig) -> list[Lesson]:
+    """What was said about every detail, word by word: next-token loss on the raw text."""
+    template, reply = prompts.quote_document, prompts.quoted_document
+    if context.conversation:
+        template, reply = prompts.quote, prompts.quoted
+    lessons = []
+    for statement in context.statements:
+        ids = phrasing.said(fill(reply, statement=statement.text))
+        certain = torch.tensor(ids, dtype=torch.int32)[:, None]
+        for detail in details(statement.text)[: config.details]:
+            prompt = tuple(phrasing.asked(fill(template, hidden=detail)))
+            nothing = torch.zeros(len(ids), 1, dtype=torch.float16)
+            lessons.append(Lesson("text", prompt, tuple(ids), certain, nothing))
+    return lessons
+
+
+def hold_out(questions: Sequence[Question], share: float = 0.12) -> list[Question]:
+    """All questions, a share of which are never trained on: only ones whose answer two others give too, so that nothing
+    that was said goes untaught.
+    """
+    held: set[int] = set()
+    for i, question in enumerate(questions):
+        others = [j for j, q in enumerate(questions) if j != i and j not in held and question.value <= q.value]
+        if question.value and len(others) >= 2 and len(held) < share * len(questions):
+            held.add(i)
+    return [replace(question, held_out=i in held) for i, question in enumerate(questions)]
+
+
+def unanswered(prompts: Prompts, context: Context) -> list[str]:
+    """Stock questions of which the context says not a word."""
+    known = content(context.text)
+    return [question for question in prompts.unknown if not content(question) & known]
+
+
+def distinct(asked: Sequence[Asked]) -> list[Asked]:
+    """Without those that repeat another about the same statement."""
+    kept: list[Asked] = []
+    for one in asked:
+        double = any(other.statement == one.statement and resemblance(other.text, one.text) > ALIKE for other in kept)
+        if not double:
+            kept.append(one)
+    return kept
+
+
+def _asks(text: str, detail: str) -> bool:
+    """A question of some words that does not give the detail away."""
+    return len(words(text)) >= 3 and HIDDEN not in text and not content(detail) & content(text)
+
+
+def _source(asked: Asked, context: Context) -> str:
+    if asked.source:
+        return asked.source
+    return context.text if asked.statement < 0 else context.statements[asked.statement].text

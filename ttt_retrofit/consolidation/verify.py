@@ -1,0 +1,64 @@
+"""Verification: is it recalled with the context gone, did anything else change, does it invent?
+
+Recall and inventions are judged by what is generated, through the very path that users take: the converted model with
+the memory loaded. T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..voices import Voices
+from .student import Student
+from .study import Question
+from .words import content, holds
+from .writer import Writer
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a memory moves the base on text that has nothing to do with it."""
+
+    loss: float  # relative change of the next-token loss
+    kl: float  # KL(base ‖ base + memory), nats per token
+
+
+def answered(writer: Writer, prompts: Sequence[Sequence[int]], longest: int, line: bool) -> list[str]:
+    return [writer.text(answer) for answer in writer.answer(prompts, longest, kept=1, line=line)]
+
+
+def recall(answers: Sequence[str], questions: Sequence[Question]) -> float | None:
+    """Share of the questions that were answered."""
+    if not questions:
+        return None
+    return sum(holds(answer, question.value) for answer, question in zip(answers, questions)) / len(questions)
+
+
+def inventions(answers: Sequence[str], questions: Sequence[str], remembered: set[str]) -> float | None:
+    """Share of unanswerable questions that were answered with something remembered."""
+    if not questions:
+        return None
+    invented = [bool(content(answer) & remembered - content(asked)) for answer, asked in zip(answers, questions)]
+    return sum(invented) / len(questions)
+
+
+@torch.no_grad()
+def drift(student: Student, texts: Sequence[Sequence[int]], below: Sequence[torch.Tensor], voices: Voices) -> Drift:
+    """Loss and KL over unrelated texts. Where no gate opens the two are the same forward, which is made once."""
+    loss_base = loss_memory = kl = 0.0
+    count = 0
+    for ids, hidden in zip(texts, below):
+        positions = range(len(ids) - 1)
+        base = student.logits([hidden], [ids], [positions], None).float().log_softmax(-1)
+        targets = torch.tensor(ids[1:], device=base.device)[:, None]
+        with_memory = base
+        if student.opens(hidden, voices):
+            with_memory = student.logits([hidden], [ids], [positions], voices).float().log_softmax(-1)
+            kl += (base.exp() * (base - with_memory)).sum().item()
+        loss_base -= base.gather(-1, targets).sum().item()
+        loss_memory -= with_memory.gather(-1, targets).sum().item()
+        count += len(positions)
+    return Drift(loss_memory / loss_base - 1, kl / max(count, 1))

@@ -1,0 +1,98 @@
+"""Which words of a sentence carry its information: names, numbers, and what is not a function word."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import resources
+
+WORD = re.compile(r"\w+(?:[-'.:/@]\w+)*")
+# Function words of English, and the words with which answers are phrased. In other languages every word counts.
+FUNCTION_WORDS = frozenset(resources.files(__package__).joinpath("function_words.txt").read_text().split())
+
+NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
+NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
+
+
+def words(text: str) -> list[str]:
+    """The words of a text, in lower case and in order; a hyphenated code or a time of day is one word."""
+    return [match.group().lower().removesuffix("'s") for match in WORD.finditer(text)]
+
+
+def content(text: str) -> set[str]:
+    """The words that carry information."""
+    return {word for word in words(text) if word not in FUNCTION_WORDS}
+
+
+def value(answer: str, question: str, source: str) -> set[str]:
+    """What an answer gives that its question did not: the words it took from the source."""
+    told, asked = stems(source), stems(question)
+    return {word for word in content(answer) if stem(word) in told and stem(word) not in asked}
+
+
+def stems(text: str) -> set[str]:
+    return {stem(word) for word in words(text)}
+
+
+def stem(word: str) -> str:
+    """A word without its ending, which all its forms share: "study" and "studies", "nine" and "9". Codes stay whole."""
+    word = NUMBERS.get(word, word)
+    if not word.isalpha() or len(word) < 4:
+        return word
+    return re.sub(r"(ies|ied|ing|es|ed|s|y|e)$", "", word)
+
+
+def holds(answer: str, wanted: Iterable[str]) -> bool:
+    """Whether every wanted word is in the answer, in any form and order."""
+    found = stems(answer)
+    return all(stem(word) in found for word in wanted)
+
+
+def details(sentence: str) -> list[str]:
+    """The parts of a sentence that a question may be about: runs of words that carry information, names first."""
+    runs: list[list[re.Match]] = [[]]
+    for match in re.finditer(r"\w+(?:[-'.:/@]\w+)*|[^\w\s]", sentence):
+        word = match.group()
+        if word[0].isalnum() and word.lower().removesuffix("'s") not in FUNCTION_WORDS:
+            runs[-1].append(match)
+        elif runs[-1]:
+            runs.append([])
+    found = [sentence[run[0].start() : run[-1].end()].removesuffix("'s") for run in runs if run]
+    return sorted(dict.fromkeys(found), key=lambda part: not salient(part))
+
+
+def salient(part: str) -> bool:
+    """Whether a part of a sentence holds a name or a number."""
+    return any(character.isupper() or character.isdigit() for character in part)
+
+
+def names(sentence: str) -> set[str]:
+    """The names and numbers of a sentence, lower case; its first word may be capitalised for no reason."""
+    found = [match.group() for match in WORD.finditer(sentence)]
+    return {word.lower().removesuffix("'s") for word in found[1:] if salient(word)}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text; lines end them too."""
+    parts = re.split(r"(?<=[.!?…。！？])[\"')\]]*\s+|\n+", text)
+    return [part.strip() for part in parts if part and part.strip()]
+
+
+def resemblance(one: str, other: str) -> float:
+    """Share of words that two questions have in common, from 0 to 1 (Jaccard)."""
+    a, b = set(words(one)), set(words(other))
+    return len(a & b) / len(a | b) if a | b else float(one.strip() == other.strip())

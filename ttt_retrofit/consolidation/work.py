@@ -1,0 +1,149 @@
+"""What a consolidation has done so far, on disk, so that a cancelled or killed one goes on where it was.
+
+The directory is personal (mode 0700): it holds questions and answers about the context. It is removed when the
+consolidation ends, accepted or not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+from transformers.utils import logging
+
+from ..errors import InputError
+from ..memory.files import write_atomically
+from .distill import Leaves, State
+from .study import Question
+from .writer import Answer
+
+logger = logging.get_logger(__name__)
+
+STUDY, TRAINING = "study.safetensors", "training.safetensors"
+SAVE_EVERY = 15.0  # seconds
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def default_directory() -> Path:
+    """Where work in progress is kept when nothing else is said: the user's cache."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "ttt_retrofit" / "consolidations"
+
+
+@dataclass
+class Work:
+    """The directory of one consolidation, held by one process at a time."""
+
+    directory: Path
+    last_saved: float = 0.0
+    full: bool = False  # a write failed; the work itself goes on
+
+    @classmethod
+    def open(cls, parent: Path, key: str) -> Work:
+        """Raises `InputError` when another process works on the same consolidation."""
+        directory = parent / key
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        work = cls(directory)
+        work.lock = FileLock(directory / "lock")
+        try:
+            work.lock.acquire(timeout=0)
+        except Timeout as error:
+            raise InputError(
+                f"Another process is consolidating this very context with this model ({directory}). Wait for it, or "
+                "give this one another work_dir."
+            ) from error
+        return work
+
+    def __post_init__(self) -> None:
+        self.lock: FileLock | None = None
+
+    def close(self, finished: bool) -> None:
+        if self.lock is not None:
+            self.lock.release()
+        if finished:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _write(self, name: str, tensors: dict[str, Tensor], header: Any) -> None:
+        try:
+            named = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+            blob = tensors_to_bytes(named, metadata={"header": json.dumps(header)})
+            write_atomically(self.directory / name, blob)
+        except OSError as error:
+            if not self.full:
+                logger.warning("Work in progress cannot be saved to %s: %s. Going on without.", self.directory, error)
+            self.full = True
+
+    def _read(self, name: str) -> tuple[dict[str, Tensor], Any] | None:
+        path = self.directory / name
+        try:
+            blob = path.read_bytes()
+            size = int.from_bytes(blob[:8], "little")
+            header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["header"])
+            return tensors_from_bytes(blob), header
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, ValueError, KeyError) as error:
+            logger.warning("%s cannot be read (%s); that part of the work is done again.", path, error)
+            return None
+
+    def save_study(self, questions: Sequence[Question]) -> None:
+        tensors = {"ids": torch.tensor([t for q in questions for t in q.answer.ids], dtype=torch.int32)}
+        if questions:
+            tensors["indices"] = torch.cat([q.answer.indices for q in questions])
+            tensors["logprobs"] = torch.cat([q.answer.logprobs for q in questions])
+        header = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.detail, q.held_out] for q in questions]
+        self._write(STUDY, tensors, header)
+
+    def load_study(self) -> list[Question] | None:
+        stored = self._read(STUDY)
+        if stored is None:
+            return None
+        tensors, header = stored
+        questions, at = [], 0
+        for text, value, count, statement, detail, held_out in header:
+            span = slice(at, at + count)
+            ids = tuple(tensors["ids"][span].tolist())
+            answer = Answer(ids, tensors["indices"][span], tensors["logprobs"][span])
+            questions.append(Question(text, frozenset(value), answer, statement, detail, held_out))
+            at += count
+        return questions
+
+    def save_training(self, state: State) -> None:
+        if time.monotonic() - self.last_saved < SAVE_EVERY:
+            return
+        self.last_saved = time.monotonic()
+        tensors = {}
+        for index, (path, name, leaf) in enumerate(_listed(state.leaves)):
+            tensors[f"{path}|{name}"] = leaf
+            moments = state.optimizer.state.get(leaf, {})
+            tensors |= {f"{index}|{moment}": moments[moment] for moment in MOMENTS if moment in moments}
+        self._write(TRAINING, tensors, {"step": state.step})
+
+    def load_training(self, state: State) -> None:
+        """Put what was saved into a fresh `state`; leaves it as it is where nothing fits."""
+        stored = self._read(TRAINING)
+        if stored is None:
+            return
+        tensors, header = stored
+        for index, (path, name, leaf) in enumerate(_listed(state.leaves)):
+            leaf.data.copy_(tensors[f"{path}|{name}"])
+            if f"{index}|{MOMENTS[0]}" in tensors:
+                moments = {m: tensors[f"{index}|{m}"].to(leaf.device) for m in MOMENTS}
+                state.optimizer.state[leaf] = {"step": torch.tensor(float(header["step"])), **moments}
+        state.step = header["step"]
+
+
+def _listed(leaves: Leaves) -> list[tuple[str, str, Tensor]]:
+    return [(path, name, leaf) for path, by_name in leaves.items() for name, leaf in by_name.items()]

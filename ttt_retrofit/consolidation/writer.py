@@ -1,0 +1,226 @@
+"""The model as a writer and as a teacher: batches of greedy answers, with the logits it was sure of.
+
+B prompts, P tokens of a prompt, N tokens of an answer, V vocabulary, K kept logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    Cache,
+    DynamicCache,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+
+Message = dict[str, str]
+# Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
+SHARED_PREFIX = 16
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was written after one prompt."""
+
+    ids: tuple[int, ...]  # N, the token that ends the answer included if it came
+    indices: Tensor  # (N, K) int32
+    logprobs: Tensor  # (N, K) float16
+
+
+class _KeepLogits(LogitsProcessor):
+    """Notes the likeliest tokens of every step, so that no second forward is needed for them."""
+
+    def __init__(self, kept: int) -> None:
+        self.kept = kept
+        self.steps: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logprobs, indices = scores.float().log_softmax(-1).topk(min(self.kept, scores.shape[-1]))
+        self.steps.append((indices.int().cpu(), logprobs.half().cpu()))
+        return scores
+
+
+class _Gumbel(LogitsProcessor):
+    """Sampling as the largest of noisy logits (Gumbel-max), with noise of its own.
+
+    The global generator is left alone: someone else may be sampling from the same model at the same time.
+    """
+
+    def __init__(self, temperature: float, seed: int) -> None:
+        self.temperature = temperature
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        uniform = torch.rand(scores.shape, generator=self.generator).clamp_min(1e-20)
+        return scores.float() / self.temperature - (-uniform.log()).log().to(scores.device)
+
+
+class _Check(StoppingCriteria):
+    """Lets the caller raise between two tokens, and stops each row at a text that ends it."""
+
+    def __init__(self, check: Callable[[], None], ends: set[int]) -> None:
+        self.check, self.ends = check, ends
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
+        self.check()
+        last = input_ids[:, -1].tolist()
+        return torch.tensor([token in self.ends for token in last], device=input_ids.device)
+
+
+class Writer:
+    """Greedy answers of a model to batches of prompts."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        check: Callable[[], None] = lambda: None,
+        cache: Callable[[], Cache] | None = None,
+        **forwarded: Any,
+    ) -> None:
+        """`cache` makes an empty one for the model; `forwarded` goes to every forward, such as memories."""
+        self.model, self.tokenizer, self.check = model, tokenizer, check
+        self.cache = cache or (lambda: DynamicCache(config=model.config))
+        self.forwarded = forwarded
+        self.tokens = 0  # processed so far
+        configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+        found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
+        self.ends = {token for token in found if token is not None}
+
+    @torch.no_grad()
+    def answer(
+        self,
+        prompts: Sequence[Sequence[int]],
+        longest: int,
+        batch: int = 32,
+        kept: int = 20,
+        line: bool = False,
+        temperature: float = 0.0,
+        seed: int = 0,
+    ) -> list[Answer]:
+        """The continuation of every prompt, at most `longest` tokens; greedy at temperature 0.
+
+        Parameters
+        ----------
+        line : end an answer at its first line break, as models without a chat template need it.
+        """
+        noise = [_Gumbel(temperature, seed)] if temperature > 0 else []
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            found = self._batch([list(prompts[index]) for index in chosen], longest, kept, line, noise)
+            answers |= dict(zip(chosen, found))
+        return [answers[index] for index in range(len(prompts))]
+
+    def text(self, answer: Answer) -> str:
+        return str(self.tokenizer.decode(list(answer.ids), skip_special_tokens=True)).strip()
+
+    def _batch(
+        self, prompts: list[list[int]], longest: int, kept: int, line: bool, noise: list[_Gumbel]
+    ) -> list[Answer]:
+        self.check()
+        model, device = self.model, self.model.device
+        ends = self.ends | (self._line_breaks() if line else set())
+        shared = _shared_prefix(prompts)
+        width = max(len(prompt) for prompt in prompts)
+        fill = next(iter(sorted(self.ends)), 0)
+        # Padding stands between what all prompts share and what is their own.
+        gaps = [width - len(prompt) for prompt in prompts]
+        ids = torch.tensor([p[:shared] + [fill] * gap + p[shared:] for p, gap in zip(prompts, gaps)], device=device)
+        mask = torch.tensor(
+            [[1] * shared + [0] * gap + [1] * (len(p) - shared) for p, gap in zip(prompts, gaps)], device=device
+        )
+        cache = None
+        if shared:
+            cache = self.cache()
+            begun = ids[:1, :shared]
+            model(input_ids=begun, past_key_values=cache, use_cache=True, logits_to_keep=1, **self.forwarded)
+            cache.batch_repeat_interleave(len(prompts))
+        logits = _KeepLogits(kept)
+        written = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            max_new_tokens=longest,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=None,
+            pad_token_id=fill,
+            logits_processor=LogitsProcessorList([logits, *noise]),
+            stopping_criteria=StoppingCriteriaList([_Check(self.check, ends)]),
+            **self.forwarded,
+        )[:, width:].tolist()
+        self.tokens += shared + sum(len(prompt) - shared for prompt in prompts) + len(prompts) * len(logits.steps)
+        return [self._cut(row, index, logits.steps, ends) for index, row in enumerate(written)]
+
+    def _cut(self, row: list[int], index: int, steps: list[tuple[Tensor, Tensor]], ends: set[int]) -> Answer:
+        length = next((n for n, token in enumerate(row) if token in ends), len(row) - 1) + 1
+        indices = torch.stack([step[0][index] for step in steps[:length]])
+        logprobs = torch.stack([step[1][index] for step in steps[:length]])
+        return Answer(tuple(row[:length]), indices, logprobs)
+
+    def _line_breaks(self) -> set[int]:
+        texts = ("\n", ".\n", "?\n", "\n\n", ".\n\n", "?\n\n")
+        found = {token for text in texts for token in self.tokenizer.encode(text, add_special_tokens=False)[-1:]}
+        return {token for token in found if "\n" in self.tokenizer.decode([token])}
+
+
+def _shared_prefix(prompts: list[list[int]]) -> int:
+    """How many tokens all prompts begin with; 0 where it is not worth a forward of its own."""
+    shared = len(common_beginning(prompts))
+    return shared if shared >= SHARED_PREFIX and len(prompts) > 1 else 0
+
+
+def common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all prompts begin with, leaving each at least one of its own."""
+    if not prompts:
+        return []
+    first, least = prompts[0], min(len(prompt) for prompt in prompts) - 1
+    shared = next((n for n in range(least) if any(prompt[n] != first[n] for prompt in prompts)), least)
+    return list(first[: max(shared, 0)])
+
+
+class Phrasing:
+    """Turns messages into token ids: through the chat template where there is one, else by plain prompts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, plain: str) -> None:
+        self.tokenizer, self.plain = tokenizer, plain
+        self.chat = tokenizer.chat_template is not None
+
+    def asked(self, question: str, before: Sequence[Message] = ()) -> list[int]:
+        """A question by the user, after earlier messages, up to where the answer begins."""
+        if self.chat:
+            return self._templated([*before, {"role": "user", "content": question}])
+        context = "\n".join(message["content"] for message in before)
+        filled = self.plain.replace("{context}", context + "\n\n" if context else "").replace("{question}", question)
+        return self.tokenizer(filled.lstrip("\n")).input_ids
+
+    def question_of(self, prompt: Sequence[int]) -> str:
+        """The question in a prompt that `asked` made without earlier messages."""
+        empty = self.asked("")
+        pairs = min(len(prompt), len(empty))
+        first = next((n for n in range(pairs) if prompt[n] != empty[n]), pairs)
+        last = next((n for n in range(pairs - first) if prompt[-1 - n] != empty[-1 - n]), pairs - first)
+        return str(self.tokenizer.decode(list(prompt[first : len(prompt) - last]))).strip()
+
+    def said(self, answer: str) -> list[int]:
+        """An answer as the model would give it after `asked`, with the token that ends it."""
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        return self.tokenizer(answer if self.chat else " " + answer, add_special_tokens=False).input_ids + end
+
+    def _templated(self, messages: list[Message]) -> list[int]:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.tokenizer(text, add_special_tokens=False).input_ids

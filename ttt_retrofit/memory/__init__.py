@@ -1,0 +1,9 @@
+"""Memories: what they are (`memory`), where they attach (`projections`), how several speak at once (`chorus`).
+
+Their versions on disk are in `store`, their exchange with PEFT in `lora`. Nothing here knows how a memory is made.
+"""
+
+from .config import MemoryConfig
+from .memory import Entry, Memory
+
+__all__ = ["Entry", "Memory", "MemoryConfig"]

@@ -1,0 +1,64 @@
+"""`MemoryConfig`: which parameters a memory has."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from ..config import LayerSelection
+from ..errors import ConfigError
+
+MemoryKind = Literal["lora", "full"]
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """Where a memory is written and how large it is. Nothing of the base changes, whatever is chosen.
+
+    Raises
+    ------
+    ConfigError
+        For a value outside its range. Layers and modules are checked against a model when a memory is made for it.
+    """
+
+    kind: MemoryKind = field(default="lora", metadata={"help": "'lora' low rank | 'full' whole matrices"})
+    rank: int = field(default=8, metadata={"help": "rank of 'lora'"})
+    layers: LayerSelection = field(
+        default=0.5, metadata={"help": "as in TTTConfig; the layers below the lowest run once and are never trained"}
+    )
+    target_modules: tuple[str, ...] = field(
+        default=("gate", "up", "down"),
+        metadata={"help": "roles 'gate', 'up', 'down', 'attention' (all its projections), or names such as 'q_proj'"},
+    )
+    gated: bool = field(
+        default=True, metadata={"help": "speak only where the text resembles what was studied; False speaks always"}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.layers, list):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if isinstance(self.target_modules, str):
+            object.__setattr__(self, "target_modules", (self.target_modules,))
+        else:
+            object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        if self.kind not in get_args(MemoryKind):
+            raise ConfigError(f"kind={self.kind!r} is not known. Choose one of {list(get_args(MemoryKind))}.")
+        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
+            raise ConfigError(f"rank={self.rank!r}: expected an integer of at least 1.")
+        if not self.target_modules:
+            raise ConfigError("target_modules is empty: a memory needs at least one projection to be written to.")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
+        """The inverse of `to_dict`."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"Unknown MemoryConfig fields {unknown}. Known fields are {sorted(known)}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values."""
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

@@ -1,0 +1,59 @@
+"""`Lesson`: one thing studied. Kept with a memory, since later consolidations replay what earlier ones learned.
+
+N answer tokens, P kept logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+LessonKind = Literal["fact", "unknown", "general", "text"]
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One thing studied: what is asked, what the teacher answered, and how sure it was of every token."""
+
+    kind: LessonKind
+    prompt: tuple[int, ...]  # token ids, chat template included
+    answer: tuple[int, ...]  # N token ids
+    indices: Tensor  # (N, P) int32, the teacher's likeliest tokens
+    logprobs: Tensor  # (N, P) float16, their log probabilities; what is left is the tail's
+    held_out: bool = False  # asked in verification, never trained on
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.answer)
+
+
+def pack(lessons: Sequence[Lesson]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+    """Lessons laid end to end in three tensors, and what tells them apart as JSON."""
+    if not lessons:
+        return {}, []
+    ids = [token for lesson in lessons for token in (*lesson.prompt, *lesson.answer)]
+    tensors = {
+        "lesson_ids": torch.tensor(ids, dtype=torch.int32),
+        "lesson_indices": torch.cat([lesson.indices.flatten() for lesson in lessons]),
+        "lesson_logprobs": torch.cat([lesson.logprobs.flatten() for lesson in lessons]),
+    }
+    header = [[x.kind, len(x.prompt), len(x.answer), x.indices.shape[1], x.held_out] for x in lessons]
+    return tensors, header
+
+
+def unpack(tensors: dict[str, Tensor], header: Sequence[Sequence[Any]]) -> tuple[Lesson, ...]:
+    """The inverse of `pack`."""
+    lessons, at, logit = [], 0, 0
+    ids = tensors["lesson_ids"].tolist() if header else []
+    for kind, prompt, answer, kept, held_out in header:
+        span = slice(logit, logit + answer * kept)
+        indices = tensors["lesson_indices"][span].view(answer, kept)
+        logprobs = tensors["lesson_logprobs"][span].view(answer, kept)
+        middle, end = at + prompt, at + prompt + answer
+        lessons.append(Lesson(kind, tuple(ids[at:middle]), tuple(ids[middle:end]), indices, logprobs, held_out))
+        at, logit = end, logit + answer * kept
+    return tuple(lessons)

@@ -1,0 +1,143 @@
+"""Low-rank weights as a standard PEFT adapter, and back.
+
+R rank, I in features, O out features.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from ..errors import CheckpointError
+from .files import write_atomically
+
+Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
+
+
+def write_adapter(
+    said: Sequence[Weights], base_name: str, directory: str | os.PathLike, rank: int, transposed: bool
+) -> dict[str, float]:
+    """Write `adapter_config.json` and `adapter_model.safetensors`.
+
+    Parameters
+    ----------
+    said : the weights of every entry, by projection; the adapter says what they say together.
+    rank : largest rank; what has more is cut to its largest singular values.
+    transposed : for bases whose projections are `Conv1D` (GPT-2).
+
+    Returns
+    -------
+    The share of each projection's energy (squared Frobenius norm) that was kept.
+    """
+    paths = dict.fromkeys(path for weights in said for path in weights)
+    tensors: dict[str, Tensor] = {}
+    kept: dict[str, float] = {}
+    factors = {path: _factors([weights[path] for weights in said if path in weights]) for path in paths}
+    most = min(rank, max(a.shape[0] for a, _ in factors.values()))
+    for path, (a, b) in factors.items():
+        a, b, kept[path] = truncated(a, b, most)
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = a.contiguous()
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = b.contiguous()
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base_name,
+        "r": most,
+        "lora_alpha": most,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": transposed,
+        "inference_mode": True,
+        "target_modules": sorted(paths),
+    }
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_atomically(target / CONFIG, json.dumps(config, indent=1).encode())
+    return kept
+
+
+def read_adapter(directory: str | os.PathLike) -> Weights:
+    """The factors of a PEFT LoRA adapter by projection, its scale folded into B.
+
+    Raises
+    ------
+    CheckpointError
+        When files are missing or damaged, or the adapter is no plain LoRA.
+    """
+    path = Path(directory)
+    try:
+        config = json.loads((path / CONFIG).read_text())
+        tensors = load_file(path / WEIGHTS)
+    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+        raise CheckpointError(f"{directory} holds no PEFT adapter that can be read: {error}") from error
+    _check_plain(directory, config)
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        match = KEY.fullmatch(key)
+        if match is None:
+            raise CheckpointError(f"{directory} holds {key!r}, expected only lora_A and lora_B of projections.")
+        found.setdefault(match["path"], {})[match["factor"].lower()] = tensor
+    weights: Weights = {}
+    for name, factors in found.items():
+        rank = factors["a"].shape[0]
+        alpha = _matching(config.get("alpha_pattern") or {}, name, config["lora_alpha"])
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        weights[name] = {"a": factors["a"], "b": factors["b"] * scale}
+    return weights
+
+
+def truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """The best approximation of b a of rank at most `rank`, and the share of its energy that it keeps.
+
+    a: (R, I), b: (O, R). By a singular value decomposition of the small core (Eckart and Young).
+    """
+    a, b = a.float(), b.float()
+    if a.shape[0] <= rank:
+        return a, b, 1.0
+    left, across = torch.linalg.qr(b)  # (O, R), (R, R)
+    right, down = torch.linalg.qr(a.mT)  # (I, R), (R, R)
+    u, singular, vh = torch.linalg.svd(across @ down.mT)
+    energy = singular.square()
+    share = (energy[:rank].sum() / energy.sum().clamp_min(torch.finfo(energy.dtype).tiny)).item()
+    root = singular[:rank].sqrt()
+    return (root[:, None] * vh[:rank]) @ right.mT, left @ (u[:, :rank] * root), share
+
+
+def _factors(weights: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+    """(R, I) and (O, R) whose product is what all entries say together."""
+    low = []
+    for by_name in weights:
+        if "full" in by_name:
+            u, singular, vh = torch.linalg.svd(by_name["full"].float(), full_matrices=False)
+            low.append((singular[:, None] * vh, u))
+        else:
+            low.append((by_name["a"].float(), by_name["b"].float()))
+    return torch.cat([a for a, _ in low]), torch.cat([b for _, b in low], dim=1)
+
+
+def _matching(pattern: dict[str, Any], name: str, default: float) -> float:
+    return next((value for key, value in pattern.items() if name == key or name.endswith("." + key)), default)
+
+
+def _check_plain(directory: str | os.PathLike, config: dict[str, Any]) -> None:
+    if config.get("peft_type") != "LORA":
+        raise CheckpointError(f"{directory} is a PEFT adapter of type {config.get('peft_type')!r}, expected 'LORA'.")
+    beyond = [name for name in ("use_dora", "fan_in_fan_out", "target_parameters", "trainable_token_indices")
+              if config.get(name)]  # fmt: skip
+    if beyond or config.get("bias", "none") != "none" or config.get("modules_to_save"):
+        raise CheckpointError(
+            f"{directory} uses {beyond or 'bias or modules_to_save'}, which a memory has no place for."
+        )

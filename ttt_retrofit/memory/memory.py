@@ -1,0 +1,383 @@
+"""`Memory`: consolidated fast weights as data: safetensors and JSON, checksummed, written atomically, never pickled.
+
+A memory is a bank of entries, one for each context it was made from. It belongs to the user whose context that was: the
+text is kept only when asked for; the lessons (questions and answers as token ids) are, since later consolidations
+replay them.
+R rank, I in features, O out features, K keys, D model width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..discovery import decoder_layers
+from ..errors import CheckpointError, ConfigError
+from ..fingerprint import fingerprint
+from ..gates import Background
+from .config import MemoryConfig
+from .files import write_atomically
+from .lessons import Lesson, pack, unpack
+from .lora import read_adapter, write_adapter
+from .report import Report
+
+FORMAT = 1
+HEADER = "memory.json"
+
+
+@dataclass(frozen=True)
+class GateKeys:
+    """What the gate of an entry resembles (`gates.py`)."""
+
+    keys: Tensor  # (K, D) whitened by the memory's background, of unit length
+    closed: float
+    opened: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an entry came from."""
+
+    sha256: str  # of the text
+    kind: str  # "text", "chat", "ids" or "cache"
+    tokens: int
+    text: str | None = None  # only with keep_text
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is remembered of one context (or of several, distilled into one)."""
+
+    name: str
+    sources: tuple[Source, ...]
+    weights: dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
+    gate: GateKeys
+    lessons: tuple[Lesson, ...]
+    created: float  # seconds since the epoch
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in _entry_tensors(self).values())
+
+    def scaled(self, factor: float) -> Entry:
+        """This entry, speaking `factor` times as loud."""
+        loud = {
+            path: {name: tensor if name == "a" else tensor * factor for name, tensor in by_name.items()}
+            for path, by_name in self.weights.items()
+        }
+        return dataclasses.replace(self, weights=loud)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """A bank of entries for one base.
+
+    Attributes
+    ----------
+    base, base_name : fingerprint and name of the model it fits; it refuses another.
+    layer : dotted name of the decoder layer at whose input the gates listen.
+    background : what that layer sees of texts about nothing in particular.
+    entries : one for each context.
+    report : figures of the consolidation that made it.
+    """
+
+    base: str
+    base_name: str
+    config: MemoryConfig
+    layer: str
+    background: Background
+    entries: tuple[Entry, ...] = ()
+    report: Report | None = None
+    created: float = field(default_factory=time.time)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors, on disk and in use."""
+        return sum(entry.nbytes for entry in self.entries) + sum(
+            t.nbytes for t in _background(self.background).values()
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
+        return self  # nothing of it ever changes
+
+    def names(self) -> list[str]:
+        """The entries' names, oldest first."""
+        return [entry.name for entry in self.entries]
+
+    def forget(self, name: str) -> Memory:
+        """Without the entry `name`: what only that context said is gone; nothing else is touched.
+
+        Raises
+        ------
+        ConfigError
+            When there is no such entry, or it was distilled together with others, which must be distilled again:
+            `model.forget_memory(name)`.
+        """
+        if name not in self.names():
+            raise ConfigError(f"No entry is named {name!r}. Entries are {self.names()}.")
+        entry = self.entries[self.names().index(name)]
+        if len(entry.sources) > 1:
+            raise ConfigError(
+                f"Entry {name!r} was distilled from {len(entry.sources)} contexts together. "
+                "Forget one of them with model.forget_memory(sha256), which distils the rest again."
+            )
+        return dataclasses.replace(
+            self, entries=tuple(e for e in self.entries if e is not entry), report=None, created=time.time()
+        )
+
+    def diff(self, other: Memory) -> dict[str, list[str]]:
+        """Names of entries that are only here, only in `other`, or in both but changed."""
+        here, there = ({entry.name: _digest(entry) for entry in memory.entries} for memory in (self, other))
+        return {
+            "only_here": [name for name in here if name not in there],
+            "only_there": [name for name in there if name not in here],
+            "changed": [name for name in here if name in there and here[name] != there[name]],
+        }
+
+    @classmethod
+    def combine(cls, memories: Sequence[Memory], weights: Sequence[float] | None = None) -> Memory:
+        """One memory with the entries of all, each speaking `weights` times as loud (1 when not given).
+
+        Raises
+        ------
+        ConfigError
+            For no memory, weights of another number, or memories of different bases or places.
+        """
+        if not memories:
+            raise ConfigError("Memory.combine() was given no memory; expected at least one.")
+        weights = [1.0] * len(memories) if weights is None else list(weights)
+        if len(weights) != len(memories):
+            raise ConfigError(f"{len(weights)} weights were given for {len(memories)} memories. Give one for each.")
+        first = memories[0]
+        for memory in memories[1:]:
+            if memory.base != first.base:
+                raise ConfigError(
+                    f"Memories of different bases cannot be combined: {first.base_name!r} and {memory.base_name!r}."
+                )
+            if memory.layer != first.layer:
+                raise ConfigError(
+                    f"Memories that listen at different layers cannot be combined: {first.layer} and {memory.layer}. "
+                    "Consolidate one of the contexts again with the other's MemoryConfig."
+                )
+            if memory.background.centre.shape != first.background.centre.shape or not torch.allclose(
+                memory.background.centre.float(), first.background.centre.float(), atol=1e-2
+            ):
+                raise ConfigError(
+                    "Memories whose gates were measured against other prompts cannot be combined. Consolidate one of "
+                    "the contexts again with the other's prompts."
+                )
+        entries: dict[str, Entry] = {}
+        for memory, weight in zip(memories, weights):
+            for entry in memory.entries:
+                name, copy = entry.name, 1
+                while name in entries:
+                    copy += 1
+                    name = f"{entry.name}-{copy}"
+                entries[name] = dataclasses.replace(entry.scaled(weight), name=name)
+        return dataclasses.replace(first, entries=tuple(entries.values()), report=None, created=time.time())
+
+    def to_lora(self, directory: str | os.PathLike, rank: int = 16, transposed: bool = False) -> dict[str, float]:
+        """Write a PEFT LoRA adapter, for `PeftModel.from_pretrained(base, directory)`.
+
+        PEFT has no gates: the adapter says always what this memory says with its gates open.
+
+        Parameters
+        ----------
+        rank : largest rank of the adapter. A memory of more is cut to its largest singular values; servers of adapters
+            often take no more than 16.
+        transposed : for bases whose projections are `Conv1D` (GPT-2).
+
+        Returns
+        -------
+        The share of each projection's energy (squared Frobenius norm) that was kept; all 1 where nothing was cut.
+        """
+        if not self.entries:
+            raise ConfigError("to_lora(): the memory is empty. Consolidate a context first.")
+        return write_adapter([entry.weights for entry in self.entries], self.base_name, directory, rank, transposed)
+
+    @classmethod
+    def from_lora(cls, directory: str | os.PathLike, model: PreTrainedModel) -> Memory:
+        """Read a PEFT LoRA adapter as a memory of `model` that always speaks.
+
+        Raises
+        ------
+        CheckpointError
+            When files are missing or damaged, the adapter is no plain LoRA, or it is not one of this model.
+        """
+        weights = read_adapter(directory)
+        prefix, layers = decoder_layers(model)
+        modules = dict(model.named_modules())
+        inside = re.compile(re.escape(prefix) + r"\.(\d+)\.")
+        numbers = [int(match.group(1)) for match in map(inside.match, weights) if match]
+        if not weights or len(numbers) < len(weights) or any(name not in modules for name in weights):
+            raise CheckpointError(
+                f"{directory} adapts {sorted(weights)[:3]}, which are not all projections in the {len(layers)} layers "
+                f"of {type(model).__name__}. It was made for another model."
+            )
+        width = model.config.get_text_config(decoder=True).hidden_size
+        entry = Entry(Path(directory).name, (), weights, GateKeys(torch.zeros(1, width), 0.0, 1.0), (), time.time())
+        config = MemoryConfig(
+            rank=max(by_name["a"].shape[0] for by_name in weights.values()),
+            target_modules=tuple(sorted({name.rpartition(".")[2] for name in weights})),
+            gated=False,
+        )
+        background = Background(torch.zeros(width), torch.zeros(width, 0), torch.zeros(0))
+        layer = f"{prefix}.{min(numbers)}"
+        return cls(fingerprint(model), model.name_or_path or "", config, layer, background, (entry,))
+
+    # ------------------------------------------------------------------ disk
+
+    def save(self, directory: str | os.PathLike) -> Path:
+        """Write `memory.json` and its tensors. The JSON is replaced last, so that a kill leaves what was there.
+
+        Raises
+        ------
+        OSError
+            When the disk is full or may not be written; what was there before still loads.
+        """
+        path = Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {f"background|{name}": tensor for name, tensor in _background(self.background).items()}
+        entries = []
+        for index, entry in enumerate(self.entries):
+            tensors |= {f"{index}|{name}": tensor for name, tensor in _entry_tensors(entry).items()}
+            entries.append(_entry_header(entry))
+        blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+        digest = hashlib.sha256(blob).hexdigest()
+        name = f"memory-{digest[:16]}.safetensors"
+        header = {
+            "format": FORMAT,
+            "base": self.base,
+            "base_name": self.base_name,
+            "config": self.config.to_dict(),
+            "layer": self.layer,
+            "created": self.created,
+            "report": None if self.report is None else self.report.to_dict(),
+            "tensors": name,
+            "sha256": digest,
+            "entries": entries,
+        }
+        write_atomically(path / name, blob)
+        write_atomically(path / HEADER, json.dumps(header, indent=1).encode())
+        for old in path.glob("memory-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
+        """Read a directory that `save` wrote, or a repository on the Hub.
+
+        Raises
+        ------
+        CheckpointError
+            When it is missing, incomplete, altered, or of another format.
+        """
+        directory = Path(path)
+        if not (directory / HEADER).exists() and not directory.exists():
+            directory = _from_hub(str(path), hub_kwargs)
+        try:
+            header = json.loads((directory / HEADER).read_text())
+            if header["format"] != FORMAT:
+                raise CheckpointError(f"{path} is a memory of format {header['format']}, expected {FORMAT}.")
+            blob = (directory / Path(header["tensors"]).name).read_bytes()
+            if hashlib.sha256(blob).hexdigest() != header["sha256"]:
+                raise CheckpointError(
+                    f"{path} was altered or cut short: the sha256 of {header['tensors']} is not the one recorded. "
+                    "Take another copy, or roll back to an earlier version."
+                )
+            tensors = tensors_from_bytes(blob)
+            entries = tuple(_entry(index, stored, tensors) for index, stored in enumerate(header["entries"]))
+            report = header["report"]
+            return cls(
+                base=header["base"],
+                base_name=header["base_name"],
+                config=MemoryConfig.from_dict(header["config"]),
+                layer=header["layer"],
+                background=Background(*(tensors[f"background|{n}"] for n in ("centre", "directions", "shrink"))),
+                entries=entries,
+                report=None if report is None else Report.from_dict(report),
+                created=header["created"],
+            )
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{path} holds no complete memory: {Path(error.filename).name} is missing. Expected a directory "
+                "written by Memory.save()."
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
+
+
+def _from_hub(name: str, kwargs: dict[str, Any]) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=[HEADER, "*.safetensors", "README.md"], **kwargs))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{name!r} is neither a directory that holds {HEADER} nor a repository that could be fetched: {error}"
+        ) from error
+
+
+def _entry_tensors(entry: Entry) -> dict[str, Tensor]:
+    """Everything of an entry that is a tensor, by name; lessons are laid end to end."""
+    named = {
+        f"weights|{path}|{name}": tensor for path, by_name in entry.weights.items() for name, tensor in by_name.items()
+    }
+    return named | {"keys": entry.gate.keys} | pack(entry.lessons)[0]
+
+
+def _background(background: Background) -> dict[str, Tensor]:
+    return {name: getattr(background, name) for name in ("centre", "directions", "shrink")}
+
+
+def _entry_header(entry: Entry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "created": entry.created,
+        "sources": [dataclasses.asdict(source) for source in entry.sources],
+        "closed": entry.gate.closed,
+        "opened": entry.gate.opened,
+        "lessons": pack(entry.lessons)[1],
+    }
+
+
+def _entry(index: int, stored: dict[str, Any], tensors: dict[str, Tensor]) -> Entry:
+    mine = {key.split("|", 1)[1]: tensor for key, tensor in tensors.items() if key.split("|", 1)[0] == str(index)}
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in mine.items():
+        if key.startswith("weights|"):
+            _, path, name = key.split("|")
+            weights.setdefault(path, {})[name] = tensor
+    return Entry(
+        name=stored["name"],
+        sources=tuple(Source(**source) for source in stored["sources"]),
+        weights=weights,
+        gate=GateKeys(mine["keys"], stored["closed"], stored["opened"]),
+        lessons=unpack(mine, stored["lessons"]),
+        created=stored["created"],
+    )
+
+
+def _digest(entry: Entry) -> str:
+    return hashlib.sha256(tensors_to_bytes({k: t.contiguous() for k, t in entry_weights(entry).items()})).hexdigest()
+
+
+def entry_weights(entry: Entry) -> dict[str, Tensor]:
+    """The weights of an entry under one name each."""
+    return {f"{path}|{name}": tensor for path, by_name in entry.weights.items() for name, tensor in by_name.items()}

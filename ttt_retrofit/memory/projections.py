@@ -1,0 +1,87 @@
+"""Finds the projections a memory is written to: of the MLPs by role, of attention, or any by name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel
+
+from ..config import ROLES
+from ..discovery import (
+    decoder_layers,
+    features,
+    find_mlps,
+    is_attention,
+    is_projection,
+    is_routed_expert,
+    select_layers,
+)
+from ..errors import ConfigError
+from .config import MemoryConfig
+
+ATTENTION = "attention"
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One matrix of the base."""
+
+    path: str
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a memory of one configuration lives in a model."""
+
+    layer: str  # the lowest layer that is written to, at whose input gates listen
+    index: int  # its number
+    projections: tuple[Projection, ...]
+
+
+def find_places(model: PreTrainedModel, config: MemoryConfig) -> Places:
+    """The layer at which gates listen, and the projections to write to, in forward order.
+
+    Raises
+    ------
+    ConfigError
+        For layers out of range, names that match nothing, or a rank larger than a matrix.
+    """
+    prefix, layers = decoder_layers(model)
+    chosen = select_layers(config.layers, len(layers))
+    hidden_size = model.config.get_text_config(decoder=True).hidden_size
+    found: list[Projection] = []
+    matched: set[str] = set()
+    seen: set[str] = set()
+    for index in chosen:
+        path = f"{prefix}.{index}"
+        roles: dict[str, set[str]] = {}
+        for mlp in find_mlps(layers[index], path, index, hidden_size):
+            for site in mlp.sites:
+                roles.setdefault(site.path, set()).add(site.role)
+        for name, module in layers[index].named_modules():
+            if not is_projection(module) or is_routed_expert(name):
+                continue
+            full = f"{path}.{name}"
+            named = {ATTENTION} if is_attention(name) else roles.get(full, set())
+            targets = {t for t in config.target_modules if t in named or full == t or full.endswith("." + t)}
+            seen.add(name)
+            if targets:
+                matched |= targets
+                found.append(Projection(full, *features(module)))
+    # Not every family has a gate; a name, though, is meant to be found.
+    unmatched = [t for t in config.target_modules if t not in matched and (t not in ROLES or not found)]
+    if unmatched:
+        raise ConfigError(
+            f"target_modules={list(config.target_modules)}: {unmatched} match nothing in the selected layers of "
+            f"{type(model).__name__}, whose projections are {sorted(seen)}. Roles are {[*ROLES, ATTENTION]}."
+        )
+    for projection in found:
+        limit = min(projection.in_features, projection.out_features)
+        if config.kind == "lora" and config.rank > limit:
+            raise ConfigError(
+                f"rank={config.rank} is larger than {projection.path} ({projection.out_features} x "
+                f"{projection.in_features}). Take rank <= {limit}, or kind='full'."
+            )
+    return Places(f"{prefix}.{chosen[0]}", chosen[0], tuple(found))

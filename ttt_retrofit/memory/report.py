@@ -1,0 +1,52 @@
+"""What consolidating a context achieved and cost, in figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Report:
+    """The verification of a memory. Rates are shares from 0 to 1; a rate over nothing asked is None."""
+
+    accepted: bool
+    reason: str  # why it was accepted or not, in one sentence
+    recall_before: float | None  # held-out questions answered without context and without this memory
+    recall: float | None  # the same with the memory, relative to answering with the full context
+    questions: int  # held out
+    false_memories: float | None  # unanswerable questions answered with something out of the context
+    false_memories_before: float | None  # the base's own share
+    drift_kl: float  # KL to the base on unrelated text, nats per token
+    drift_loss: float  # relative change of the loss on unrelated text
+    gate_recall: float | None = None  # held-out questions at which the gate opened
+    steps: int = 0
+    lessons: int = 0
+    tokens: int = 0  # processed in all: written, answered, trained on, verified
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
+    stopped: str = ""  # what ended the training: recall, steps, seconds, tokens
+    failures: tuple[tuple[str, str, str], ...] = ()  # (question, expected, answered), only with keep_text
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Report:
+        failures = tuple(tuple(failure) for failure in values.get("failures", ()))
+        return cls(**{**values, "failures": failures})
+
+    def __str__(self) -> str:
+        def share(value: float | None) -> str:
+            return "-" if value is None else f"{value:.0%}"
+
+        lines = [
+            f"{'accepted' if self.accepted else 'rejected'}: {self.reason}",
+            f"recall         {share(self.recall_before)} -> {share(self.recall)} of full context, "
+            f"{self.questions} held-out questions",
+            f"false memories {share(self.false_memories)} (base {share(self.false_memories_before)})",
+            f"drift          {self.drift_loss:+.2%} loss, {self.drift_kl:.4f} nats KL on unrelated text",
+            f"cost           {sum(self.seconds.values()):.0f} s, {self.tokens:,} tokens, {self.steps} steps",
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,255 @@
+"""`MemoryMixin`: what a converted model gains for remembering: consolidating, loading, rolling back, forgetting.
+
+The work is done in `consolidation/`, the data are `memory/`; this is where a model meets them.
+B batch rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from . import voices as hooks
+from .consolidation.config import Budget, ConsolidationConfig
+from .consolidation.consolidate import Consolidation
+from .consolidation.control import Control, Progress
+from .consolidation.job import ConsolidationJob
+from .consolidation.pieces import understand
+from .consolidation.prompts import Prompts
+from .consolidation.work import default_directory
+from .errors import CheckpointError, ConfigError, InputError
+from .fingerprint import fingerprint
+from .memory.chorus import voices
+from .memory.memory import Memory
+from .voices import Voices
+
+logger = logging.get_logger(__name__)
+
+PREPARED_AT_MOST = 4  # combinations of memories kept ready to speak
+
+if TYPE_CHECKING:
+    _Base = PreTrainedModel
+else:
+    _Base = object
+
+
+class MemoryMixin(_Base):
+    """Memories of a converted model. Those it was given stay with it as versions, the last one speaking."""
+
+    _versions: list[Memory]
+    _prepared: list[tuple[tuple[Memory | None, ...], tuple[torch.device, torch.dtype], Voices | None]]
+
+    def attach_memory(self) -> None:
+        """Begin without a memory."""
+        self._versions, self._prepared = [], []
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ which memory speaks
+
+    @property
+    def memory(self) -> Memory | None:
+        """The memory that speaks in every call that is not given `memories`."""
+        return self._versions[-1] if self._versions else None
+
+    def load_memory(self, memory: Memory | str | os.PathLike) -> Memory:
+        """Let a memory speak from now on: an object, a directory, or a repository on the Hub. Nothing is reloaded.
+
+        Raises
+        ------
+        CheckpointError
+            When it is damaged, or was made for another base. The memory before it stays.
+        """
+        loaded = memory if isinstance(memory, Memory) else Memory.load(memory)
+        self._check_memory(loaded)
+        self._versions = [*self._versions, loaded]
+        return loaded
+
+    def reset_memory(self) -> None:
+        """Forget every loaded memory: the model as it was before the first. Memories saved elsewhere stay there."""
+        self._versions, self._prepared = [], []
+
+    def rollback_memory(self) -> Memory | None:
+        """Back to the version before; returns what speaks now.
+
+        Raises
+        ------
+        ConfigError
+            When no memory is loaded.
+        """
+        if not self._versions:
+            raise ConfigError("rollback_memory(): no memory is loaded, so there is none to go back from.")
+        self._versions = self._versions[:-1]
+        return self.memory
+
+    def memory_versions(self) -> list[Memory]:
+        """What was loaded and accepted so far, oldest first; the last one speaks."""
+        return list(self._versions)
+
+    def forget_memory(self, name: str) -> Memory:
+        """A new version without the entry `name` (see `memory.names()`); returns it."""
+        if self.memory is None:
+            raise ConfigError(f"forget_memory({name!r}): no memory is loaded.")
+        return self.load_memory(self.memory.forget(name))
+
+    def voices_of(self, memories: Sequence[Memory | None] | None, rows: int) -> Voices | None:
+        """What speaks in the rows of a call, ready for its forwards.
+
+        Parameters
+        ----------
+        memories : one for each prompt, None for none; repeated for beams. Not given: the loaded memory for all.
+
+        Raises
+        ------
+        InputError
+            When their number does not fit the batch.
+        """
+        if memories is None:
+            if self.memory is None:
+                return None
+            chosen: tuple[Memory | None, ...] = (self.memory,)
+        else:
+            chosen = tuple(memories)
+            if not chosen or rows % len(chosen):
+                raise InputError(
+                    f"{len(chosen)} memories were given for a batch of {rows} rows. Give each row one, or None."
+                )
+            for memory in {id(m): m for m in chosen if m is not None}.values():
+                self._check_memory(memory)
+            if all(memory is chosen[0] for memory in chosen):
+                chosen = chosen[:1]
+            elif rows > len(chosen):
+                chosen = tuple(memory for memory in chosen for _ in range(rows // len(chosen)))
+        where = self.device, self.dtype
+        for known, place, ready in self._prepared:
+            if place == where and len(known) == len(chosen) and all(a is b for a, b in zip(known, chosen)):
+                return ready
+        ready = voices(chosen, *where)
+        if ready is not None:
+            hooks.bind(self, ready.layer, ready.terms)
+        self._prepared = [*self._prepared[1 - PREPARED_AT_MOST :], (chosen, where, ready)]
+        return ready
+
+    def bind_memory(self) -> None:
+        """Hook memories on anew, after the sites of the fast weights."""
+        hooks.unbind(self)
+        self._prepared = []
+
+    def _check_memory(self, memory: Memory) -> None:
+        if not isinstance(memory, Memory):
+            raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
+        here = fingerprint(self)
+        if memory.base != here:
+            raise CheckpointError(
+                f"This memory was made for {memory.base_name!r} (fingerprint {memory.base[:12]}), not for "
+                f"{self.name_or_path!r} ({here[:12]}). Load that base, or consolidate the context again with this one."
+            )
+
+    # ------------------------------------------------------------------ consolidating
+
+    def consolidate(
+        self,
+        context: Any,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        budget: Budget | float | dict[str, Any] | None = None,
+        config: ConsolidationConfig | None = None,
+        questions: Sequence[str] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        prompts: str | os.PathLike | Prompts | None = None,
+        background: bool = False,
+        on_done: Callable[[Memory], None] | None = None,
+        progress: bool | Callable[[Progress], None] = False,
+        work_dir: str | os.PathLike | None = None,
+        **changes: Any,
+    ) -> Any:
+        """Distil a context into a memory, verify that it is recalled, and let it speak if it is.
+
+        The model studies the context by writing questions and answering them with the context before it; a small
+        memory learns to answer the same without (`docs/design.md`). Nothing of the base changes.
+
+        Parameters
+        ----------
+        context : a text, chat messages, token ids (T,), or a `TTTCache` that kept its text.
+        tokenizer : found by the model's name when not given.
+        budget : seconds, or {"seconds": ..., "steps": ..., "tokens": ...}.
+        config : the recipe; `changes` are applied to it, such as min_recall=0.9 or keep_text=True.
+        questions : what may be asked later, instead of questions the model writes itself.
+        writer : another (model, tokenizer) that writes the questions.
+        prompts : a file in place of the library's `prompts.toml`.
+        background : return a `ConsolidationJob` at once; the model goes on answering with its old memory.
+        on_done : called with the memory when a background job has ended well.
+        progress : show a progress bar, or a function that is called with every `Progress`.
+        work_dir : where work in progress is kept, to go on from after a cancel or a kill.
+
+        Returns
+        -------
+        Memory, or a job. `memory.report.accepted` says whether it now speaks; if not, the memory before it still does,
+        and the report says why.
+
+        Raises
+        ------
+        InputError
+            For an empty context, or one that another process is working on.
+        """
+        recipe = dataclasses.replace(config or ConsolidationConfig(), **changes)
+        tokenizer = tokenizer or self._own_tokenizer()
+        earlier = self.memory
+        report, close = _reporter(progress)
+        work = Consolidation(
+            model=self,
+            tokenizer=tokenizer,
+            context=understand(context, tokenizer, recipe.piece_tokens),
+            config=recipe,
+            control=Control(Budget.of(budget), report),
+            base=fingerprint(self),
+            prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
+            own_questions=tuple(questions or ()),
+            writer=writer,
+            earlier=earlier,
+        )
+        directory = Path(work_dir) if work_dir is not None else default_directory()
+
+        def accept(memory: Memory) -> Memory:
+            close()
+            assert memory.report is not None
+            if not memory.report.accepted:
+                logger.warning("The memory was not accepted: %s", memory.report.reason)
+                return memory
+            if self.memory is not earlier:
+                reason = "another memory was loaded meanwhile; consolidate the context again on top of it."
+                return dataclasses.replace(
+                    memory, report=dataclasses.replace(memory.report, accepted=False, reason=reason)
+                )
+            self.load_memory(memory)
+            return memory
+
+        if background:
+            return ConsolidationJob(work, directory, accept, on_done)
+        return accept(work.run(directory))
+
+
+def _reporter(progress: bool | Callable[[Progress], None]) -> tuple[Callable[[Progress], None] | None, Callable]:
+    """What is told of progress, and what ends the telling."""
+    if progress is False:
+        return None, lambda: None
+    if progress is not True:
+        return progress, lambda: None
+    bar = logging.tqdm(total=1, unit="")
+
+    def show(now: Progress) -> None:
+        if bar.desc != f"{now.stage}: ":
+            bar.reset(total=now.total)
+            bar.set_description(now.stage)
+        bar.n = now.done
+        bar.refresh()
+
+    return show, bar.close
