@@ -193,16 +193,26 @@ RELATIONS: tuple[tuple[str, str, Sequence[str] | str], ...] = (
 )  # fmt: skip
 
 SMALL_TALK = (
-    "Good morning! It's raining again here, isn't it lovely weather for ducks.",
-    "Ha, thanks. I slept badly and need more coffee.",
-    "Could you tell me a fun fact about penguins?",
-    "What should one cook on a cold evening?",
-    "I've been thinking about cleaning the windows, but who has the time.",
-    "Do you think people should read more poetry?",
-    "Anyway, the traffic was terrible today.",
-    "That's funny. You always cheer people up.",
+    ("Good morning! It's raining again here.", "Good morning! A rainy day is a good excuse for a second cup of tea."),
+    ("I slept badly last night.", "I'm sorry to hear that. A short walk in daylight often helps the night after."),
+    ("Can you tell me a fun fact about penguins?", "Emperor penguins can stay under water for more than 20 minutes."),
+    ("What should one cook on a cold evening?", "A thick soup with bread is hard to beat on a cold evening."),
+    ("Do you think people should read more poetry?", "A poem takes a minute to read and can stay for years, so yes."),
+    ("The traffic was terrible today.", "That is tiring. Some music or an audiobook can make it more bearable."),
+    ("Why is the sky blue?", "Air scatters blue light more than red light, so blue reaches us from everywhere."),
+    ("How do I get a stain out of a shirt?", "Cold water and soap right away work best for most stains."),
 )
-REPLIES = ("Thanks for telling me!", "Noted.", "Got it, thank you.", "I see, good to know.", "Sure, understood.")
+REPLIES = (
+    "That is good to know.",
+    "Thank you for telling me. I will keep it in mind for when you ask.",
+    "How nice! I hope the rest of the week is just as good.",
+    "I understand. Let me know when you need that again.",
+    "Interesting, I would not have guessed that.",
+    "All right, I have taken note of it. Is there anything I can help with?",
+    "Thanks for sharing. That helps me to know you better.",
+    "Sounds good. It is always helpful to have such details at hand.",
+    "I see. Things like that are easily forgotten, so it is good that you mention it.",
+)
 LINKS = ("By the way, ", "Oh, and ", "Also, ", "Just so you know: ", "")
 
 # Never said in any conversation.
@@ -273,14 +283,21 @@ def conversation(planted: Sequence[Fact], turns: int, generator: random.Random) 
     for index, fact in enumerate(planted):
         by_turn[speaking[index * len(speaking) // len(planted)]].append(fact)
     messages: list[Message] = []
-    talk = generator.sample(SMALL_TALK, min(len(SMALL_TALK), len(idle)))
+    talk = generator.sample(SMALL_TALK, len(idle))
+    replies = [reply for _ in range(turns // len(REPLIES) + 1) for reply in generator.sample(REPLIES, len(REPLIES))]
     for turn in range(turns):
         if by_turn[turn]:
-            said = " ".join(generator.choice(LINKS) + fact.said for fact in by_turn[turn])
+            said = " ".join(_linked(generator.choice(LINKS), fact.said) for fact in by_turn[turn])
+            reply = replies.pop()
         else:
-            said = talk.pop() if talk else "How are you today?"
-        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": generator.choice(REPLIES)}]
+            said, reply = talk.pop()
+        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": reply}]
     return Conversation(tuple(messages), tuple(planted))
+
+
+def _linked(link: str, said: str) -> str:
+    """A link word before a sentence, which then goes on in lower case unless it begins with "I"."""
+    return link + said if not link or said.startswith(("I ", "I'")) else link + said[0].lower() + said[1:]
 
 
 def correct(fact: Fact, generator: random.Random) -> Fact:

@@ -9,6 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "ttt_retrofit"
 
 # From the top down. A module may import from any line below its own, never from above or beside.
 ORDER = [
+    "agent",
     "auto",
     "modeling",
     "remembering",

@@ -1,5 +1,6 @@
 """Test-time training for pretrained language models: they keep learning while they read."""
 
+from .agent import ChatSession
 from .auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .cache import TTTCache
 from .config import TTTConfig
@@ -12,6 +13,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AutoModelForCausalLM",
     "Budget",
+    "ChatSession",
     "CheckpointError",
     "ConfigError",
     "ConsolidationConfig",

@@ -32,6 +32,7 @@ from .voices import Voices
 
 logger = logging.get_logger(__name__)
 
+LOADED = "loaded"  # the memory that speaks when `consolidate` is called
 PREPARED_AT_MOST = 4  # combinations of memories kept ready to speak
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class MemoryMixin(_Base):
             When it is damaged, or was made for another base. The memory before it stays.
         """
         loaded = memory if isinstance(memory, Memory) else Memory.load(memory)
-        self._check_memory(loaded)
+        self.check_memory(loaded)
         self._versions = [*self._versions, loaded]
         return loaded
 
@@ -123,7 +124,7 @@ class MemoryMixin(_Base):
                     f"{len(chosen)} memories were given for a batch of {rows} rows. Give each row one, or None."
                 )
             for memory in {id(m): m for m in chosen if m is not None}.values():
-                self._check_memory(memory)
+                self.check_memory(memory)
             if all(memory is chosen[0] for memory in chosen):
                 chosen = chosen[:1]
             elif rows > len(chosen):
@@ -143,7 +144,8 @@ class MemoryMixin(_Base):
         hooks.unbind(self)
         self._prepared = []
 
-    def _check_memory(self, memory: Memory) -> None:
+    def check_memory(self, memory: Memory) -> None:
+        """Raise unless `memory` is one of this base."""
         if not isinstance(memory, Memory):
             raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
         here = fingerprint(self)
@@ -169,6 +171,8 @@ class MemoryMixin(_Base):
         on_done: Callable[[Memory], None] | None = None,
         progress: bool | Callable[[Progress], None] = False,
         work_dir: str | os.PathLike | None = None,
+        earlier: Memory | str | None = LOADED,
+        load: bool = True,
         **changes: Any,
     ) -> Any:
         """Distil a context into a memory, verify that it is recalled, and let it speak if it is.
@@ -189,6 +193,8 @@ class MemoryMixin(_Base):
         on_done : called with the memory when a background job has ended well.
         progress : show a progress bar, or a function that is called with every `Progress`.
         work_dir : where work in progress is kept, to go on from after a cancel or a kill.
+        earlier : the memory to add to, or None; the loaded one when not given.
+        load : False only returns the memory, which then does not speak.
 
         Returns
         -------
@@ -202,7 +208,10 @@ class MemoryMixin(_Base):
         """
         recipe = dataclasses.replace(config or ConsolidationConfig(), **changes)
         tokenizer = tokenizer or self._own_tokenizer()
-        earlier = self.memory
+        before = self.memory
+        added_to = before if isinstance(earlier, str) else earlier
+        if added_to is not None:
+            self.check_memory(added_to)
         report, close = _reporter(progress)
         work = Consolidation(
             model=self,
@@ -214,7 +223,7 @@ class MemoryMixin(_Base):
             prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
             own_questions=tuple(questions or ()),
             writer=writer,
-            earlier=earlier,
+            earlier=added_to,
         )
         directory = Path(work_dir) if work_dir is not None else default_directory()
 
@@ -224,7 +233,9 @@ class MemoryMixin(_Base):
             if not memory.report.accepted:
                 logger.warning("The memory was not accepted: %s", memory.report.reason)
                 return memory
-            if self.memory is not earlier:
+            if not load:
+                return memory
+            if self.memory is not before:
                 reason = "another memory was loaded meanwhile; consolidate the context again on top of it."
                 return dataclasses.replace(
                     memory, report=dataclasses.replace(memory.report, accepted=False, reason=reason)

@@ -123,7 +123,9 @@ class Consolidation:
         asked = [question for question in questions if not question.held_out]
         held_out = [question for question in questions if question.held_out]
         if not asked:
-            return self._rejected("no question about the context could be written and answered from it.")
+            return self._rejected(
+                "no question about the context could be written and answered from it.", teacher.tokens
+            )
 
         student = Student(plain, places)
         facts = self._prepared(student, [self._lesson(q) for q in asked])
@@ -137,7 +139,7 @@ class Consolidation:
         unknown = study.unanswered(self.prompts, self.context)
         negatives = self._negatives(student, teacher, gate, background, unknown[::2])
         replays, kept = self._replays(student, teacher, gate, background)
-        texts = self._texts(student)
+        texts = self._texts(student, asked)
 
         def voices(leaves: Leaves) -> Voices:
             return with_new(kept, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
@@ -152,7 +154,7 @@ class Consolidation:
                 work.save_training,
             )  # fmt: skip
         except FloatingPointError as error:
-            return self._rejected(f"training diverged ({error}). Try a smaller lr.")
+            return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
         self.tokens += student.tokens + teacher.tokens
         studied = [p.lesson for p in [*facts, *checks, *negatives]]
         candidate = self._candidate(kept, state, gate, background, studied, places)
@@ -183,16 +185,15 @@ class Consolidation:
         given = question.answer
         return Lesson("fact", prompt, given.ids, given.indices, given.logprobs, question.held_out)
 
-    def _prepared(self, student: Student, lessons: Sequence[Lesson], weight: float = 1.0) -> list[Prepared]:
+    def _prepared(self, student: Student, lessons: Sequence[Lesson]) -> list[Prepared]:
         below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
-        return [Prepared(lesson, hidden, weight) for lesson, hidden in zip(lessons, below)]
+        return [Prepared(lesson, hidden) for lesson, hidden in zip(lessons, below)]
 
-    def _texts(self, student: Student) -> list[Prepared]:
+    def _texts(self, student: Student, questions: Sequence[Question]) -> list[Prepared]:
         """The raw statements, for a little next-token loss."""
-        if self.config.text_weight == 0:
-            return []
-        lessons = study.quotes(self.context, self.phrasing, self.prompts, self.config)
-        return self._prepared(student, lessons, self.config.text_weight)
+        lessons = study.quotes(self.context, questions, self.phrasing, self.prompts, self.config)
+        below = student.below([(*lesson.prompt, *lesson.answer) for lesson, _ in lessons])
+        return [Prepared(lesson, hidden, weight) for (lesson, weight), hidden in zip(lessons, below)]
 
     def _negatives(
         self, student: Student, teacher: Writer, gate: GateKeys, background: Background, unknown: list[str]
@@ -314,9 +315,10 @@ class Consolidation:
             failures=failures if self.config.keep_text else (),
         )
 
-    def _rejected(self, reason: str) -> Memory:
+    def _rejected(self, reason: str, tokens: int) -> Memory:
         """The earlier memory as it was, with a report that says why nothing was added."""
-        report = Report(False, reason, None, None, 0, None, None, 0.0, 0.0, seconds=dict(self.control.seconds))
+        seconds = dict(self.control.seconds)
+        report = Report(False, reason, None, None, 0, None, None, 0.0, 0.0, tokens=tokens, seconds=seconds)
         places = find_places(self.model, self.config.memory)
         nothing = Background(torch.zeros(1), torch.zeros(1, 0), torch.zeros(0))
         earlier = self.earlier or Memory(self.base, self.model.name_or_path, self.config.memory, places.layer, nothing)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..gates import Background, Gates
@@ -123,7 +124,7 @@ def _only_full(full: tuple[tuple[int, Tensor], ...], device: torch.device) -> Te
 
 def _side_by_side(old: Gates, new: Gates) -> Gates:
     most = max(old.keys.shape[2], new.keys.shape[2])
-    keys = [torch.nn.functional.pad(k, (0, 0, 0, most - k.shape[2])) for k in (old.keys, new.keys)]
+    keys = [F.pad(k, (0, 0, 0, most - k.shape[2])) for k in (old.keys, new.keys)]
     closed, opened = torch.cat([old.closed, new.closed], 1), torch.cat([old.opened, new.opened], 1)
     return Gates(old.background, torch.cat(keys, 1), closed, opened)
 
@@ -134,17 +135,17 @@ def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor, distill: bool 
     Parameters
     ----------
     logits : (N, V) of the student.
-    indices, logprobs : (N, K) of the teacher; the rest of its mass is one event.
+    indices, logprobs : (N, K) of the teacher, -inf where it keeps fewer; the rest of its mass is one event.
     distill : False takes only the teacher's likeliest token, as a certainty.
     """
     student = logits.float().log_softmax(-1)
     if not distill:
         return -student.gather(-1, indices[:, :1].long()).squeeze(-1)
     mine = student.gather(-1, indices.long())  # (N, K)
-    teacher = logprobs.float()
-    kept = (teacher.exp() * (teacher - mine)).sum(-1)
+    teacher, filled = logprobs.float(), torch.isinf(logprobs)
+    kept = (teacher.exp() * (teacher - mine).masked_fill(filled, 0)).sum(-1)
     rest = (1 - teacher.exp().sum(-1)).clamp_min(0)
-    mine_rest = (1 - mine.exp().sum(-1)).clamp_min(1e-6)
+    mine_rest = (1 - mine.exp().masked_fill(filled, 0).sum(-1)).clamp_min(1e-6)
     return kept + torch.special.xlogy(rest, rest.clamp_min(1e-6)) - rest * mine_rest.log()
 
 
@@ -213,21 +214,24 @@ def train(
 
 
 def _loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
+    lessons = [prepared.lesson for prepared in chosen]
+    # Every lesson counts alike, however long its answer.
+    weights = [p.weight / len(p.lesson.answer) for p in chosen for _ in p.lesson.answer]
     with torch.enable_grad():
         logits = student.logits(
             [p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices
         )
-        losses = []
-        start = 0
-        for prepared in chosen:
-            count = len(prepared.lesson.answer)
-            span = slice(start, start + count)
-            lesson = prepared.lesson
-            device = logits.device
-            by_token = divergence(logits[span], lesson.indices.to(device), lesson.logprobs.to(device), distill)
-            losses.append(prepared.weight * by_token.mean())
-            start += count
-        return torch.stack(losses).mean()
+        by_token = divergence(logits, *targets(lessons, logits.device), distill)
+        return (by_token * torch.tensor(weights, device=logits.device)).sum() / len(chosen)
+
+
+def targets(lessons: Sequence[Lesson], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The teacher's tokens and log probabilities of all lessons, (N, K) each; those that keep fewer are filled up."""
+    most = max(lesson.indices.shape[1] for lesson in lessons)
+    missing = [most - lesson.indices.shape[1] for lesson in lessons]
+    indices = torch.cat([F.pad(lesson.indices.long(), (0, n)) for lesson, n in zip(lessons, missing)])
+    logprobs = torch.cat([F.pad(x.logprobs.float(), (0, n), value=-math.inf) for x, n in zip(lessons, missing)])
+    return indices.to(device), logprobs.to(device)
 
 
 @torch.no_grad()

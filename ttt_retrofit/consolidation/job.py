@@ -53,6 +53,10 @@ class ConsolidationJob:
         """Whether it has ended: accepted, rejected, cancelled or failed."""
         return self._future.done()
 
+    def wait(self) -> None:
+        """Wait until it has ended, however it ends."""
+        self._thread.join()
+
     def result(self, timeout: float | None = None) -> Memory:
         """The memory, once it is there; see `memory.report.accepted`.
 

@@ -30,6 +30,8 @@ class Prompts:
 
     conversation: str
     document: str
+    turned: tuple[tuple[str, str], ...]
+    refusals: tuple[str, ...]
     usual: tuple[str, ...]
     quote: str
     quoted: str

@@ -7,6 +7,7 @@ numbers and strings verbatim, in every direction: from the name to the thing and
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -80,13 +81,28 @@ def ask(
                 if _asks(text, detail):
                     asked.append(Asked(text, number, detail))
     # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
-    asked += [Asked(asked_back(context.statements[number].text, detail), number, detail) for number, detail in hidden]
+    for number, detail in hidden:
+        back = asked_back(context.statements[number].text, detail)
+        asked += [Asked(text, number, detail) for text in (turned(back, prompts), back)]
     return distinct([*asked, *(usual_questions(context, prompts) if context.conversation else [])])
 
 
 def asked_back(sentence: str, detail: str) -> str:
     """The sentence with a question word in the place of one detail."""
     return sentence.replace(detail, "what", 1).rstrip(".!") + "?"
+
+
+def turned(question: str, prompts: Prompts) -> str:
+    """A sentence asked back, in the order of a question where a pattern is known for it."""
+    for pattern, replacement in prompts.turned:
+        match = re.fullmatch(pattern, question)
+        if match:
+            return re.sub(r"\s+\?", "?", _lower_possessives(match.expand(replacement)))
+    return question
+
+
+def _lower_possessives(question: str) -> str:
+    return re.sub(r"\b(My|Our|The|His|Her|Its|Their)\b", lambda match: match.group().lower(), question)
 
 
 def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
@@ -129,7 +145,9 @@ def answer(
                 config.answer_tokens, BATCH, config.kept_logits, line=not phrasing.chat,
             )  # fmt: skip
             for one, given in zip(batch, answers):
-                gives = value(teacher.text(given), one.text, _source(one, context))
+                said = teacher.text(given)
+                refused = said.startswith(prompts.refusals)
+                gives = set() if refused else value(said, one.text, _source(one, context))
                 wanted = content(one.detail) & gives if one.detail else gives
                 if wanted or (narrow and one.by_user):
                     found.append(Question(one.text, frozenset(wanted), given, one.statement, one.detail))
@@ -163,20 +181,36 @@ def with_context(
     return phrasing.asked(asked.text, messages)
 
 
-def quotes(context: Context, phrasing: Phrasing, prompts: Prompts, config: ConsolidationConfig) -> list[Lesson]:
-    """What was said about every detail, word by word: next-token loss on the raw text."""
+def quotes(
+    context: Context,
+    questions: Sequence[Question],
+    phrasing: Phrasing,
+    prompts: Prompts,
+    config: ConsolidationConfig,
+) -> list[tuple[Lesson, float]]:
+    """What was said about every detail, word by word, with the weight of the lesson: next-token loss on the raw text.
+
+    A detail that no question got an answer for is asked back, and answered by the statement itself.
+    """
     template, reply = prompts.quote_document, prompts.quoted_document
     if context.conversation:
         template, reply = prompts.quote, prompts.quoted
+    given = [(question.statement, stem(word)) for question in questions for word in question.value]
     lessons = []
-    for statement in context.statements:
-        ids = phrasing.said(fill(reply, statement=statement.text))
-        certain = torch.tensor(ids, dtype=torch.int32)[:, None]
+    for number, statement in enumerate(context.statements):
         for detail in details(statement.text)[: config.details]:
-            prompt = tuple(phrasing.asked(fill(template, hidden=detail)))
-            nothing = torch.zeros(len(ids), 1, dtype=torch.float16)
-            lessons.append(Lesson("text", prompt, tuple(ids), certain, nothing))
-    return lessons
+            quoted = phrasing.said(fill(reply, statement=statement.text))
+            lessons.append((_certain(phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
+            if not any((number, stem(word)) in given for word in content(detail)):
+                back = turned(asked_back(statement.text, detail), prompts)
+                lessons.append((_certain(phrasing.asked(back), phrasing.said(statement.text)), 1.0))
+    return [(lesson, weight) for lesson, weight in lessons if weight > 0]
+
+
+def _certain(prompt: list[int], ids: list[int]) -> Lesson:
+    """A lesson whose every token is sure."""
+    indices = torch.tensor(ids, dtype=torch.int32)[:, None]
+    return Lesson("text", tuple(prompt), tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16))
 
 
 def hold_out(questions: Sequence[Question], share: float = 0.12) -> list[Question]:

@@ -71,6 +71,10 @@ def details(sentence: str) -> list[str]:
             runs[-1].append(match)
         elif runs[-1]:
             runs.append([])
+    # A long run is several things in a row ("my kitchen silver last week"), a name or number apart.
+    runs = [
+        part for run in runs for part in ([run] if len(run) < 3 or salient(run[-1].group()) else [[m] for m in run])
+    ]
     found = [sentence[run[0].start() : run[-1].end()].removesuffix("'s") for run in runs if run]
     return sorted(dict.fromkeys(found), key=lambda part: not salient(part))
 

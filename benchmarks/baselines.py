@@ -1,0 +1,59 @@
+"""Other ways to put a conversation into weights, for comparison with `consolidate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from rich.progress import track
+
+from ttt_retrofit import Memory, MemoryConfig
+from ttt_retrofit.consolidation.distill import Leaves, fresh_leaves
+from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.fingerprint import fingerprint
+from ttt_retrofit.gates import Background
+from ttt_retrofit.memory import Entry
+from ttt_retrofit.memory.chorus import voices
+from ttt_retrofit.memory.memory import GateKeys
+from ttt_retrofit.memory.projections import find_places
+from ttt_retrofit.voices import Hearing, bind, hearing
+
+from .conversations import Message
+
+
+def ungated(model: Any, config: MemoryConfig, layer: str, leaves: Leaves) -> Memory:
+    """A memory of these weights that always speaks."""
+    width = model.config.hidden_size
+    background = Background(torch.zeros(width), torch.zeros(width, 0), torch.zeros(0))
+    entry = Entry("baseline", (), leaves, GateKeys(torch.zeros(1, width), 0.0, 1.0), (), 0.0)
+    return Memory(fingerprint(model), model.name_or_path, config, layer, background, (entry,))
+
+
+def next_token_memory(model: Any, tokenizer: Any, messages: Sequence[Message], steps: int, lr: float = 1e-3) -> Memory:
+    """Next-token training on the raw conversation, with the parameters that `consolidate` has, never gated."""
+    config = MemoryConfig(gated=False)
+    plain = plain_copy(model)
+    places = find_places(plain, config)
+    bind(plain, places.layer, [projection.path for projection in places.projections])
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    leaves = fresh_leaves(places, config, 0, plain.device)
+    tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
+    optimizer = torch.optim.AdamW(tensors, lr=lr, weight_decay=0.0)
+    for step in track(range(steps), description="next-token LoRA"):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        speaking = voices([ungated(model, config, places.layer, leaves)], plain.device, torch.float32)
+        assert speaking is not None
+        with torch.enable_grad(), hearing(Hearing(speaking, None, [ids.shape[1]])):
+            logits = plain(input_ids=ids, use_cache=False).logits[0, :-1].float()
+            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+        for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors)):
+            tensor.grad = gradient
+        optimizer.step()
+    stored = {
+        path: {name: leaf.detach().to(torch.bfloat16) for name, leaf in by_name.items()}
+        for path, by_name in leaves.items()
+    }
+    return ungated(model, config, places.layer, stored)

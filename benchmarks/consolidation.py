@@ -1,0 +1,246 @@
+"""Is a conversation still known when it is gone? Recall, inventions, drift and cost of every way to remember it.
+
+python -m benchmarks.consolidation              # three conversations of 20 facts in 12 turns
+python -m benchmarks.consolidation --quick      # one
+python -m benchmarks.consolidation --plan ablation
+
+Every answer about a memory is given in a fresh process that never saw the conversation. Rows that are measured are kept
+in `results/consolidation.json`, so a run that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import bm25s
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ttt_retrofit import ConsolidationConfig, Memory, MemoryConfig, TTTConfig, wrap
+from ttt_retrofit.consolidation.words import holds, words
+
+from .conversations import UNSAID, Conversation, Fact, Message, conversation, facts
+from .models import model_directory
+from .recollect import Recollector, is_invented
+from .results import DIRECTORY, machine, markdown_table, save
+
+NAME = "consolidation"
+FACTS, TURNS = 20, 12
+SUMMARY_TOKENS = 200
+RETRIEVED = 3  # messages
+LORA_STEPS = 60  # of next-token training on the whole conversation
+
+
+def load(name: str) -> tuple[Any, Any]:
+    directory = model_directory(name)
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
+    return wrap(base, TTTConfig(learn_from="none")), AutoTokenizer.from_pretrained(directory)
+
+
+def draw(seed: int) -> Conversation:
+    generator = random.Random(seed)
+    return conversation(facts(FACTS, generator), TURNS, generator)
+
+
+def recall(answers: Sequence[str], planted: Sequence[Fact]) -> float:
+    return sum(holds(answer, words(fact.answer)) for answer, fact in zip(answers, planted)) / len(planted)
+
+
+class Bench:
+    """One model, asked about one conversation after another."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.model, self.tokenizer = load(name)
+        self.recollector = Recollector(self.model, self.tokenizer)
+
+    def prompted(self, talk: Conversation, before: Callable[[str], list[Message]]) -> dict[str, Any]:
+        """Answers with some of the conversation, or none, in the prompt."""
+        began = time.perf_counter()
+        questions = [fact.question for fact in talk.facts]
+        answers = self.recollector.answers([(before(q), q) for q in questions])
+        seconds = time.perf_counter() - began
+        unsaid = self.recollector.answers([(before(q), q) for q in UNSAID])
+        longest = max(len(self.tokenizer.apply_chat_template(before(q), tokenize=True)) if before(q) else 0
+                      for q in questions)  # fmt: skip
+        return {
+            "recall": recall(answers, talk.facts),
+            "invented": sum(map(is_invented, unsaid)) / len(unsaid),
+            "drift_prose": 0.0,
+            "drift_code": 0.0,
+            "seconds": 0.0,
+            "asking_seconds": seconds,
+            "bytes": longest * 4,
+            "answers": answers,
+        }
+
+    def no_context(self, talk: Conversation) -> dict[str, Any]:
+        return self.prompted(talk, lambda question: [])
+
+    def full_context(self, talk: Conversation) -> dict[str, Any]:
+        return self.prompted(talk, lambda question: list(talk.messages))
+
+    def retrieval(self, talk: Conversation) -> dict[str, Any]:
+        """BM25 over the user's messages."""
+        said = [message["content"] for message in talk.messages if message["role"] == "user"]
+        index = bm25s.BM25()
+        index.index(bm25s.tokenize(said, stopwords="en", show_progress=False), show_progress=False)
+
+        def before(question: str) -> list[Message]:
+            asked = bm25s.tokenize([question], stopwords="en", show_progress=False)
+            found, _ = index.retrieve(asked, k=RETRIEVED, show_progress=False)
+            text = "\n".join(said[number] for number in found[0])
+            return [{"role": "user", "content": text}, {"role": "assistant", "content": "Thank you for telling me."}]
+
+        row = self.prompted(talk, before)
+        return row | {"bytes": len("\n".join(said).encode())}
+
+    def summary(self, talk: Conversation) -> dict[str, Any]:
+        """A summary that the model writes, in the prompt."""
+        began = time.perf_counter()
+        ask = "Write down every fact I told you about myself, one sentence each, with all names and numbers."
+        written = self.recollector.answers([(list(talk.messages), ask)], longest=SUMMARY_TOKENS)[0]
+        seconds = time.perf_counter() - began
+        told = [{"role": "user", "content": written}, {"role": "assistant", "content": "Thank you for telling me."}]
+        return self.prompted(talk, lambda question: list(told)) | {"seconds": seconds, "bytes": len(written.encode())}
+
+    def next_token_lora(self, talk: Conversation) -> dict[str, Any]:
+        """The memory's own parameters without its study: next-token loss on the conversation, always speaking."""
+        from .baselines import next_token_memory
+
+        began = time.perf_counter()
+        memory = next_token_memory(self.model, self.tokenizer, talk.messages, LORA_STEPS)
+        return self.remembered(talk, memory, time.perf_counter() - began)
+
+    def memory(self, talk: Conversation, **changes: Any) -> dict[str, Any]:
+        """`consolidate`, with its defaults."""
+        self.model.reset_memory()
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as work:
+            made = self.model.consolidate(
+                list(talk.messages), tokenizer=self.tokenizer, work_dir=work, progress=True,
+                config=ConsolidationConfig(**changes),
+            )  # fmt: skip
+        seconds = time.perf_counter() - began
+        self.model.reset_memory()
+        row = self.remembered(talk, made, seconds)
+        return row | {"accepted": made.report.accepted, "report": made.report.to_dict()}
+
+    def remembered(self, talk: Conversation, memory: Memory, seconds: float) -> dict[str, Any]:
+        """Answers in a fresh process that is given the memory and nothing else."""
+        with tempfile.TemporaryDirectory() as directory:
+            memory.save(directory)
+            asked = [fact.question for fact in talk.facts]
+            found = in_fresh_process(self.name, directory, [*asked, *UNSAID])
+        answers = found["answers"][: len(asked)]
+        return {
+            "recall": recall(answers, talk.facts),
+            "invented": sum(map(is_invented, found["answers"][len(asked) :])) / len(UNSAID),
+            "drift_prose": found["drift_prose"],
+            "drift_code": found["drift_code"],
+            "seconds": seconds,
+            "asking_seconds": found["seconds"],
+            "bytes": memory.nbytes,
+            "answers": answers,
+        }
+
+
+def in_fresh_process(model: str, memory: str, questions: Sequence[str]) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.recollect", model, memory]
+    done = subprocess.run(command, input=json.dumps(list(questions)), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"The process that was to remember failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+LOW = {"rank": 8}
+PLANS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
+    "table": {
+        "no context": ("no_context", {}),
+        "full context": ("full_context", {}),
+        "BM25, 3 messages": ("retrieval", {}),
+        "summary in the prompt": ("summary", {}),
+        "next-token LoRA": ("next_token_lora", {}),
+        "consolidated memory": ("memory", {}),
+    },
+    "ablation": {
+        "MLP, rank 8 (default)": ("memory", {}),
+        "MLP, rank 4": ("memory", {"memory": MemoryConfig(rank=4)}),
+        "MLP, rank 16": ("memory", {"memory": MemoryConfig(rank=16)}),
+        "MLP, rank 64": ("memory", {"memory": MemoryConfig(rank=64)}),
+        "attention, rank 8": ("memory", {"memory": MemoryConfig(target_modules=("attention",), **LOW)}),
+        "both, rank 8": ("memory", {"memory": MemoryConfig(target_modules=("gate", "up", "down", "attention"), **LOW)}),
+        "full matrices, down": ("memory", {"memory": MemoryConfig(kind="full", target_modules=("down",)), "lr": 1e-4}),
+        "no gate": ("memory", {"memory": MemoryConfig(gated=False)}),
+        "next token instead of distillation": ("memory", {"distill": False}),
+        "without the raw text": ("memory", {"text_weight": 0.0}),
+    },
+}
+
+
+def averaged(rows: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]] | None) -> list[str]:
+    """The cells of one row of the table, over all seeds."""
+
+    def mean(key: str) -> float:
+        return statistics.mean(row[key] for row in rows)
+
+    spread = "-".join(f"{edge(row['recall'] for row in rows):.0%}" for edge in (min, max))
+    relative = "-" if not full else f"{mean('recall') / statistics.mean(row['recall'] for row in full):.0%}"
+    return [
+        f"{mean('recall'):.0%} ({spread})", relative, f"{mean('invented'):.0%}",
+        f"{mean('drift_prose'):+.2%}", f"{mean('drift_code'):+.2%}", f"{mean('seconds'):.0f}",
+        f"{mean('bytes') / 1e6:.2f}",
+    ]  # fmt: skip
+
+
+def report(done: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    lines = [f"{options.model}, {FACTS} facts in {TURNS} turns, conversations of seeds {options.seeds}.", ""]
+    for plan in (name for name in PLANS if name in done):
+        rows = done[plan]
+        full = [row for _, row in sorted(done.get("table", {}).get("full context", {}).items())]
+        header = ["system", "recall (range)", "of full context", "invented", "prose", "code", "seconds", "MB"]
+        measured = [name for name in PLANS[plan] if rows.get(name)]
+        table = [[name, *averaged([row for _, row in sorted(rows[name].items())], full)] for name in measured]
+        lines += [f"### {plan}", "", *markdown_table(header, table), ""]
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen2.5-0.5b")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--plan", choices=list(PLANS), default="table")
+    parser.add_argument("--only", nargs="+", help="rows of the plan")
+    parser.add_argument("--quick", action="store_true", help="the first seed only")
+    options = parser.parse_args()
+    seeds = options.seeds[:1] if options.quick else options.seeds
+    path = DIRECTORY / f"{NAME}.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    done = stored.get("done", {})
+    bench = Bench(options.model)
+    rows = done.setdefault(options.plan, {})
+    for seed in seeds:
+        talk = draw(seed)
+        for name, (method, settings) in PLANS[options.plan].items():
+            if str(seed) in rows.get(name, {}) or (options.only and name not in options.only):
+                continue
+            row = getattr(bench, method)(talk, **settings)
+            Console().print(f"{name}, seed {seed}: recall {row['recall']:.0%} in {row['seconds']:.0f} s")
+            rows.setdefault(name, {})[str(seed)] = row
+            settings_now = vars(options) | {"facts": FACTS, "turns": TURNS}
+            save(NAME, {"settings": settings_now, "machine": machine(), "done": done}, report(done, options))
+    Console().print("\n".join(report(done, options)), markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Answers questions from a memory alone: python -m benchmarks.recollect MODEL MEMORY < questions.json
+
+Run as a process of its own, it has no key, value or word of what the memory was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ttt_retrofit import Memory, TTTConfig, wrap
+from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.writer import Phrasing, Writer
+
+from .conversations import Message
+from .models import model_directory
+from .texts import text
+
+ANSWER_TOKENS = 32
+DRIFT_TOKENS = 1024
+# Where an answer says that it does not know; everything else about something never said is invented.
+ABSTAINS = (
+    "don't have", "do not have", "can't assist", "cannot assist", "i'm sorry", "i am sorry", "not sure", "don't know",
+    "do not know", "as an ai", "i am an ai", "unable to", "no information", "i'm not a", "i am not a",
+)  # fmt: skip
+
+
+def is_invented(answer: str) -> bool:
+    return bool(answer.strip()) and not any(said in answer.lower() for said in ABSTAINS)
+
+
+class Recollector:
+    """Asks a model through its chat template, greedily."""
+
+    def __init__(self, model: Any, tokenizer: Any, memory: Memory | None = None) -> None:
+        self.writer = Writer(model, tokenizer, cache=model.new_cache, memories=[memory], learn_from="none")
+        self.phrasing = Phrasing(tokenizer, Prompts.load().plain)
+
+    def answers(self, asked: Sequence[tuple[Sequence[Message], str]], longest: int = ANSWER_TOKENS) -> list[str]:
+        """The answer to each question after its messages."""
+        prompts = [self.phrasing.asked(question, before) for before, question in asked]
+        return [self.writer.text(answer) for answer in self.writer.answer(prompts, longest, kept=1)]
+
+
+@torch.no_grad()
+def loss(model: Any, ids: torch.Tensor, memory: Memory | None) -> float:
+    """Mean next-token loss, nats."""
+    logits = model(input_ids=ids, memories=[memory], learn_from="none").logits[0, :-1].float()
+    return torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item()
+
+
+def main() -> None:
+    name, directory = sys.argv[1:3]
+    questions = json.load(sys.stdin)
+    path = model_directory(name)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
+    model, tokenizer = wrap(base, TTTConfig(learn_from="none")), AutoTokenizer.from_pretrained(path)
+    memory = Memory.load(directory)
+    began = time.perf_counter()
+    answers = Recollector(model, tokenizer, memory).answers([([], question) for question in questions])
+    found = {"answers": answers, "seconds": time.perf_counter() - began}
+    for key, source in (("drift_prose", "emma"), ("drift_code", "turtle")):
+        ids = tokenizer(text(source), return_tensors="pt").input_ids[:, 2000 : 2000 + DRIFT_TOKENS]
+        found[key] = loss(model, ids, memory) / loss(model, ids, None) - 1
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""`ChatSession`: turns become memory in idle time, and nothing is lost on the way."""
+
+import dataclasses
+
+import pytest
+import torch
+from converted import converted
+from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
+
+from ttt_retrofit import ChatSession, CheckpointError, ConsolidationConfig, InputError, MemoryConfig
+
+CONFIG = ConsolidationConfig(
+    memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1,
+    details=40, epochs=0.1,
+)  # fmt: skip
+SETTINGS = {"max_new_tokens": 6, "do_sample": False}
+
+
+@pytest.fixture
+def model():
+    return converted("llama", chunk_size=8, sliding_window=64)
+
+
+def session(model, directory, config=CONFIG, **changes):
+    return ChatSession(model, tokenizer(), directory, keep_turns=1, config=config, questions=QUESTIONS, **changes)
+
+
+def test_older_turns_become_memory_and_their_words_and_keys_go(model, tmp_path):
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    assert chat.idle(1) is None  # the last turn stays
+    chat.send("where is Marek ?", **SETTINGS)
+    before = chat._cache.nbytes
+    report = chat.idle(120)
+    assert report.accepted and chat.last_report is report
+    assert chat.messages[0]["content"] == "where is Marek ?"
+    assert chat._cache is None and before > 0
+    assert chat.memory.names() and model.memory is None
+    chat.send("who has the key ?", **SETTINGS)
+    assert len(chat.messages) == 4
+
+
+def test_a_rejected_consolidation_keeps_every_word_and_is_not_tried_again(model, tmp_path):
+    chat = session(model, tmp_path, dataclasses.replace(CONFIG, min_recall=1.0))
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    report = chat.idle(120)
+    assert not report.accepted
+    assert chat.messages[0]["content"] == STORY and chat.memory is None
+    assert chat.idle(120) is None
+    chat.send("who has the key ?", **SETTINGS)
+
+
+def test_a_session_goes_on_after_a_restart(model, tmp_path):
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    assert chat.idle(120).accepted
+    again = session(model, tmp_path)
+    assert again.messages == chat.messages
+    assert again.memory.diff(chat.memory)["changed"] == []
+    assert again.send("who ?", **SETTINGS) == chat.send("who ?", **SETTINGS)
+
+
+def test_idle_time_that_is_too_short_is_gone_on_with_the_next_time(model, tmp_path):
+    chat = session(model, tmp_path, dataclasses.replace(CONFIG, epochs=1.0))
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    assert chat.idle(0.01) is None
+    assert len(chat.messages) == 4
+    chat.send("who has the key ?", **SETTINGS)
+    for _ in range(600):
+        if chat.idle(0.5) is not None:
+            break
+    assert chat.last_report.accepted
+    # What was said while it worked is not lost.
+    assert [message["content"] for message in chat.messages if message["role"] == "user"] == [
+        "where is Marek ?", "who has the key ?",
+    ]  # fmt: skip
+
+
+def test_turns_are_answered_from_the_cache_as_from_the_whole_prompt(model, tmp_path):
+    model.configure_ttt(learn_from="none")
+    chat, fresh = session(model, tmp_path / "a"), session(model, tmp_path / "b")
+    for said in ("where is Marek ?", "who has the key ?", "what is blue ?"):
+        fresh._cache = None
+        assert chat.send(said, **SETTINGS) == fresh.send(said, **SETTINGS)
+
+
+def test_two_users_of_one_model_never_share_a_memory(model, tmp_path):
+    first, second = session(model, tmp_path / "a"), session(model, tmp_path / "b")
+    alone = session(model, tmp_path / "c")
+    for chat, story in ((first, STORY), (second, OTHER_STORY), (alone, OTHER_STORY)):
+        chat.send(story, **SETTINGS)
+        chat.send("where is Marek ?", **SETTINGS)
+    assert first.idle(120).accepted
+    assert second.send("who is old ?", **SETTINGS) == alone.send("who is old ?", **SETTINGS)
+
+
+def test_forgetting_and_erasing(model, tmp_path):
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    chat.idle(120)
+    chat.forget(chat.memory.names()[0])
+    assert chat.memory.names() == []
+    chat.rollback()
+    assert len(chat.memory.names()) == 1
+    chat.erase()
+    assert chat.memory is None and chat.messages == []
+    assert session(model, tmp_path).messages == []
+
+
+def test_bad_input_is_refused(model, tmp_path):
+    chat = session(model, tmp_path)
+    with pytest.raises(InputError, match="empty message"):
+        chat.send("  ")
+    with pytest.raises(InputError, match="no chat template"):
+        ChatSession(model, tokenizer(chat=False), tmp_path)
+    (tmp_path / "turns.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        session(model, tmp_path)
+
+
+def test_a_store_of_another_base_is_refused(model, tmp_path):
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    assert chat.idle(120).accepted
+    torch.manual_seed(0)
+    with pytest.raises(CheckpointError, match="made for"):
+        session(converted("qwen2"), tmp_path)

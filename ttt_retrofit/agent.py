@@ -1,0 +1,233 @@
+"""`ChatSession`: a conversation that turns into memory while nobody is talking.
+
+Recent turns stay in the prompt. Older ones are consolidated in idle time; only when the memory was accepted do their
+words and their keys and values go. Everything survives a restart from the session's store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .cache import TTTCache
+from .consolidation.config import ConsolidationConfig
+from .consolidation.control import Cancelled
+from .consolidation.job import ConsolidationJob
+from .errors import CheckpointError, InputError
+from .memory.files import write_atomically
+from .memory.report import Report
+from .memory.store import MemoryStore
+
+TURNS = "turns.json"
+FORMAT = 1
+Message = dict[str, str]
+
+
+class ChatSession:
+    """A chat with one user.
+
+    Parameters
+    ----------
+    model : a converted model. Several sessions may share it: each speaks with its own memory.
+    tokenizer : with a chat template.
+    store : a directory for this user alone; made if it is not there.
+    system : a system prompt, part of every prompt and never consolidated.
+    keep_turns : the last turns (a question and its answer each) that stay in the prompt as they are.
+    config : how older turns are consolidated.
+    questions : what this agent will want to know later, instead of questions the model writes itself.
+
+    Attributes
+    ----------
+    messages : what has been said and is not yet in the memory.
+    memory : what is remembered, or None.
+    last_report : of the last consolidation that ended, accepted or not.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        store: str | os.PathLike,
+        *,
+        system: str | None = None,
+        keep_turns: int = 2,
+        config: ConsolidationConfig | None = None,
+        questions: Sequence[str] | None = None,
+    ) -> None:
+        if tokenizer.chat_template is None:
+            raise InputError(
+                f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so turns cannot be told apart. Set "
+                "tokenizer.chat_template, or use model.generate() and model.consolidate() with plain text."
+            )
+        if keep_turns < 0:
+            raise InputError(f"keep_turns={keep_turns}: expected 0 or more.")
+        self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
+        self.config, self.questions = config or ConsolidationConfig(), questions
+        self.directory = Path(store)
+        self.store = MemoryStore(self.directory / "memory")
+        self.memory = self.store.load()
+        if self.memory is not None:
+            model.check_memory(self.memory)
+        self.messages: list[Message] = self._stored_messages()
+        self.last_report: Report | None = None
+        self._rejected = 0  # messages that were in a consolidation which was rejected
+        self._job: ConsolidationJob | None = None
+        self._studied = 0  # messages in the running job
+        self._cache: TTTCache | None = None
+        self._read: list[int] = []  # the tokens in the cache
+
+    # ------------------------------------------------------------------ talking
+
+    def send(self, text: str, **generate_kwargs: Any) -> str:
+        """Say something; returns the answer. A running consolidation waits meanwhile.
+
+        Raises
+        ------
+        InputError
+            When nothing is said.
+        """
+        if not text.strip():
+            raise InputError("send() was given an empty message.")
+        if self._job is not None:
+            self._job.pause()
+            self._settle()
+        said: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        answer = self._answer(said, generate_kwargs)
+        self.messages = [*said, {"role": "assistant", "content": answer}]
+        self._write()
+        return answer
+
+    def _answer(self, said: list[Message], generate_kwargs: dict[str, Any]) -> str:
+        before = [{"role": "system", "content": self.system}] if self.system else []
+        text = self.tokenizer.apply_chat_template([*before, *said], tokenize=False, add_generation_prompt=True)
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        known = len(self._read)
+        if self._cache is None or known >= len(ids) or ids[:known] != self._read:
+            self._cache = self.model.new_cache()
+        given = torch.tensor([ids], device=self.model.device)
+        written = self.model.generate(
+            **{
+                "max_new_tokens": 256,
+                **generate_kwargs,
+                "input_ids": given,
+                "attention_mask": torch.ones_like(given),
+                "past_key_values": self._cache,
+                "memories": [self.memory],
+            }
+        )[0].tolist()
+        # The last token was written but not read yet.
+        self._read = written[:-1]
+        return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
+
+    # ------------------------------------------------------------------ idle time
+
+    def idle(self, seconds: float = 30.0) -> Report | None:
+        """Consolidate older turns for at most about `seconds`; goes on with it at the next idle time.
+
+        Returns
+        -------
+        The report if a consolidation ended, accepted or not; None if there was nothing to do or it is not done yet.
+        """
+        if self._job is None and not self._start():
+            return None
+        assert self._job is not None
+        self._job.resume()
+        deadline = time.monotonic() + seconds
+        while not self._job.done() and time.monotonic() < deadline:
+            time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+        if not self._job.done():
+            self._job.pause()
+            return None
+        return self._settle()
+
+    def _start(self) -> bool:
+        """Begin to consolidate whatever is older than the turns that are kept, if that is new."""
+        older = len(self.messages) - 2 * self.keep_turns
+        if older <= self._rejected or older <= 0:
+            return False
+        self._studied = older
+        self._job = self.model.consolidate(
+            self.messages[:older],
+            tokenizer=self.tokenizer,
+            config=self.config,
+            questions=self.questions,
+            earlier=self.memory,
+            load=False,
+            background=True,
+            work_dir=self.directory / "work",
+        )
+        return True
+
+    def _settle(self) -> Report | None:
+        """Take over what a job that has ended made: on acceptance the words and keys it has learned go."""
+        job = self._job
+        if job is None or not job.done():
+            return None
+        self._job = None
+        try:
+            memory = job.result(0)
+        except Cancelled:
+            return None
+        assert memory.report is not None
+        self.last_report = memory.report
+        if not memory.report.accepted:
+            self._rejected = self._studied
+            return memory.report
+        self.store.save(memory)  # before the words go
+        self.memory = memory
+        self.messages, self._rejected = self.messages[self._studied :], 0
+        self._cache, self._read = None, []
+        self._write()
+        return memory.report
+
+    def close(self) -> None:
+        """Stop a running consolidation; what it has done is kept for the next time."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job.wait()
+            self._settle()
+
+    # ------------------------------------------------------------------ what is remembered
+
+    def rollback(self) -> None:
+        """Back to the memory before the last consolidation."""
+        self.memory = self.store.rollback()
+        self._cache, self._read = None, []
+
+    def forget(self, name: str) -> None:
+        """Drop one entry of the memory, see `memory.names()`."""
+        if self.memory is None:
+            raise InputError(f"forget({name!r}): nothing is remembered yet.")
+        self.memory = self.memory.forget(name)
+        self.store.save(self.memory)
+        self._cache, self._read = None, []
+
+    def erase(self) -> None:
+        """Forget everything, words and memories, here and in the store."""
+        self.close()
+        self.store.erase()
+        self.memory, self.messages, self._rejected = None, [], 0
+        self._cache, self._read = None, []
+        self._write()
+
+    # ------------------------------------------------------------------ disk
+
+    def _write(self) -> None:
+        write_atomically(self.directory / TURNS, json.dumps({"format": FORMAT, "messages": self.messages}).encode())
+
+    def _stored_messages(self) -> list[Message]:
+        path = self.directory / TURNS
+        try:
+            stored = json.loads(path.read_text())
+            return list(stored["messages"])
+        except FileNotFoundError:
+            return []
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged: {error!r}. Move it away to go on without its turns.") from error
