@@ -113,6 +113,21 @@ def test_a_second_context_becomes_a_second_entry_and_leaves_the_first_as_it_was(
     assert model.rollback_memory() is first
 
 
+def test_a_single_entry_is_written_anew_with_what_it_held(model, tmp_path):
+    first = consolidate(model, directory=tmp_path, strategy="single")
+    second = consolidate(model, OTHER_STORY, directory=tmp_path, strategy="single")
+    assert [len(memory.entries) for memory in (first, second)] == [1, 1]
+    assert len(second.entries[0].sources) == 2
+    with pytest.raises(ConfigError, match="holds 2 contexts"):
+        model.forget_memory(second.names()[0])
+
+
+def test_gated_and_ungated_memories_are_not_mixed(model, tmp_path):
+    consolidate(model, directory=tmp_path)
+    with pytest.raises(ConfigError, match="has gates or has none"):
+        consolidate(model, OTHER_STORY, directory=tmp_path, memory=MemoryConfig(rank=2, layers=(2, 3), gated=False))
+
+
 def test_the_text_is_kept_only_when_asked_for(model, tmp_path):
     memory = consolidate(model, directory=tmp_path, keep_text=True)
     memory.save(tmp_path / "memory")

@@ -151,6 +151,22 @@ def test_unwrap_takes_the_memory_away():
     assert not hooks
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_merged_memory_always_speaks(family):
+    model, ids = converted(family), tokens(1, 12)
+    model.configure_ttt(learn_from="none")
+    model.load_memory(memory(model, 1, 2, gated=False))
+    expected = logits(model, ids)
+    plain = model.unwrap(merge=True)
+    with torch.no_grad():
+        assert torch.allclose(plain(ids).logits, expected, atol=1e-4)
+
+
+def test_there_must_be_a_memory_to_merge():
+    with pytest.raises(ConfigError, match="no memory is loaded"):
+        converted().unwrap(merge=True)
+
+
 def test_cache_keeps_its_text_when_asked():
     model, ids = converted(), tokens(2, 30)
     cache = model.new_cache().keep_text()

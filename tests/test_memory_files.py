@@ -4,8 +4,10 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -197,6 +199,28 @@ def test_an_adapter_of_another_model_is_refused(tmp_path):
     memory(converted("gpt2"), 1, gated=False).to_lora(tmp_path)
     with pytest.raises(CheckpointError, match="made for another model"):
         Memory.from_lora(tmp_path, converted())
+
+
+def test_a_pushed_memory_has_a_card_and_is_private(tmp_path, monkeypatch):
+    uploaded = {}
+
+    class Hub:
+        def __init__(self, token=None):
+            pass
+
+        def create_repo(self, repo_id, private, exist_ok):
+            uploaded["private"] = private
+
+        def upload_folder(self, repo_id, folder_path, **kwargs):
+            shutil.copytree(folder_path, tmp_path / "hub")
+            return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
+
+    monkeypatch.setattr("ttt_retrofit.memory.memory.HfApi", Hub)
+    made = memory(converted(), 1)
+    assert made.push_to_hub("ines/memory") == "https://hub/ines/memory"
+    assert uploaded["private"]
+    assert 'load_memory("ines/memory")' in (tmp_path / "hub" / "README.md").read_text()
+    assert Memory.load(tmp_path / "hub").diff(made)["changed"] == []
 
 
 def test_cutting_the_rank_keeps_the_largest_part():

@@ -96,10 +96,11 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
 
         Parameters
         ----------
-        merge : fold a loaded memory into the weights. Raises `ConfigError` when no memory is loaded.
+        merge : fold the loaded memory into the weights, always speaking. Raises `ConfigError` when none is loaded, or
+            they are no plain matrices.
         """
         if merge:
-            raise ConfigError("unwrap(merge=True) folds a memory into the weights, but no memory is loaded.")
+            self.merge_memory()
         layer.detach(self)
         hooks.unbind(self)
         restore_attention(self)

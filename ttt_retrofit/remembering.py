@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from . import voices as hooks
@@ -100,6 +102,33 @@ class MemoryMixin(_Base):
         if self.memory is None:
             raise ConfigError(f"forget_memory({name!r}): no memory is loaded.")
         return self.load_memory(self.memory.forget(name))
+
+    def merge_memory(self) -> None:
+        """Fold the loaded memory into the base's weights, as if its gates stood open always.
+
+        Raises
+        ------
+        ConfigError
+            When no memory is loaded, or a projection is no plain matrix (quantized, adapted, offloaded). Nothing is
+            changed then.
+        """
+        if self.memory is None:
+            raise ConfigError("unwrap(merge=True) folds a memory into the weights, but no memory is loaded.")
+        added: list[tuple[Tensor, Tensor]] = []
+        for entry in self.memory.entries:
+            for path, weights in entry.weights.items():
+                module: Any = self.get_submodule(path)
+                if type(module) not in (nn.Linear, Conv1D) or module.weight.is_meta:
+                    raise ConfigError(
+                        f"{path} is a {type(module).__name__}, into which a memory cannot be folded; expected a plain "
+                        "matrix in memory. Load the base without quantization, adapters or offloading first."
+                    )
+                change = weights["full"] if "full" in weights else weights["b"].float() @ weights["a"].float()
+                added.append((module.weight, change.mT if isinstance(module, Conv1D) else change))
+        with torch.no_grad():
+            for weight, change in added:
+                weight += change.to(weight.device, weight.dtype)
+        self.reset_memory()
 
     def voices_of(self, memories: Sequence[Memory | None] | None, rows: int) -> Voices | None:
         """What speaks in the rows of a call, ready for its forwards.

@@ -59,6 +59,7 @@ class ConsolidationConfig:
     lr: float = field(default=4e-3, metadata={"help": "of AdamW, decayed linearly"})
     batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
     epochs: float = field(default=8.0, metadata={"help": "most passes over the lessons"})
+    least_steps: int = field(default=60, metadata={"help": "taken even where the lessons are few, unless all is known"})
     distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
     text_weight: float = field(default=0.1, metadata={"help": "of the next-token loss on the raw text"})
     negatives: float = field(default=0.125, metadata={"help": "share of a step given to questions without an answer"})

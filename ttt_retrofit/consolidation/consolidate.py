@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,6 +115,12 @@ class Consolidation:
                 f"The loaded memory listens at {self.earlier.layer}, the new one would at {places.layer}. Use the "
                 "same MemoryConfig, or reset_memory() first."
             )
+        if self.earlier is not None and self.earlier.entries and self.earlier.config.gated != self.config.memory.gated:
+            raise ConfigError(
+                f"The loaded memory has gated={self.earlier.config.gated}, the new one would have "
+                f"gated={self.config.memory.gated}; one bank has gates or has none. Use the same MemoryConfig, or "
+                "reset_memory() first."
+            )
         teacher = Writer(plain, self.tokenizer, self.control.check)
         questions = work.load_study()
         if questions is None:
@@ -135,14 +141,22 @@ class Consolidation:
         general = student.below([self.phrasing.asked(q) for q in self.prompts.general])
         # Entries of one bank are measured against one background.
         background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
+        replays: list[Prepared] = []
+        kept: Memory | None = None
+        if self.config.strategy == "single":
+            earlier, kept = self._replays(student, teacher, lambda hidden: True)
+            facts += earlier
         gate = find_gate([_at_answer(p) for p in facts], silent[1::2], general[1::2], background)
         unknown = study.unanswered(self.prompts, self.context)
         negatives = self._negatives(student, teacher, gate, background, unknown[::2])
-        replays, kept = self._replays(student, teacher, gate, background)
+        if self.config.strategy == "bank":
+            replays, kept = self._replays(student, teacher, lambda hidden: _opens(hidden, gate, background))
         texts = self._texts(student, asked)
+        # One entry that is written anew does not hear the one it replaces.
+        heard = kept if self.config.strategy == "bank" else None
 
         def voices(leaves: Leaves) -> Voices:
-            return with_new(kept, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
+            return with_new(heard, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
 
         state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device), self.config)
         prompts = [p.lesson.prompt for p in [*facts, *texts, *negatives, *replays, *checks]]
@@ -216,9 +230,9 @@ class Consolidation:
         )
 
     def _replays(
-        self, student: Student, teacher: Writer, gate: GateKeys, background: Background
+        self, student: Student, teacher: Writer, opens: Callable[[Tensor], bool]
     ) -> tuple[list[Prepared], Memory | None]:
-        """Lessons of earlier contexts at which the new gate opens, and the earlier memory without what is superseded.
+        """Lessons of earlier contexts at which the new gate `opens`, and the earlier memory without what is superseded.
 
         An earlier answer is superseded where the teacher, with the new context, gives something out of that context.
         """
@@ -227,7 +241,7 @@ class Consolidation:
         entries, replays = [], []
         for entry in self.earlier.entries:
             prepared = self._prepared(student, entry.lessons)
-            touched = [p for p in prepared if p.lesson.kind == "fact" and _opens(p.below, gate, background)]
+            touched = [p for p in prepared if p.lesson.kind == "fact" and opens(p.below)]
             questions = [self.phrasing.question_of(p.lesson.prompt) for p in touched]
             asked = [Asked(q, self._about(q)) for q in questions]
             given = study.answer(
@@ -262,6 +276,9 @@ class Consolidation:
         )
         entry = Entry(self.context.sha256[:12], (source,), weights, gate, tuple(lessons), now)
         before = () if earlier is None else tuple(e for e in earlier.entries if e.name != entry.name)
+        if self.config.strategy == "single":
+            sources = (*(source for e in before for source in e.sources), source)
+            entry, before = dataclasses.replace(entry, sources=sources), ()
         return Memory(
             base=self.base,
             base_name=self.model.name_or_path,

@@ -173,7 +173,7 @@ def train(
     shares = {name: round(config.batch_size * share) if some else 0 for name, (some, share) in extra.items()}
     own = max(1, config.batch_size - sum(shares.values()))
     per_epoch = math.ceil(len(facts) / own)
-    total = max(1, math.ceil(per_epoch * config.epochs))
+    total = max(1, config.least_steps, math.ceil(per_epoch * config.epochs))
     if control.budget.steps is not None:
         total = min(total, control.budget.steps)
     tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]

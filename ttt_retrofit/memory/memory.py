@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, ModelCardData, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -127,16 +128,15 @@ class Memory:
         Raises
         ------
         ConfigError
-            When there is no such entry, or it was distilled together with others, which must be distilled again:
-            `model.forget_memory(name)`.
+            When there is no such entry, or it holds several contexts, distilled into one.
         """
         if name not in self.names():
             raise ConfigError(f"No entry is named {name!r}. Entries are {self.names()}.")
         entry = self.entries[self.names().index(name)]
         if len(entry.sources) > 1:
             raise ConfigError(
-                f"Entry {name!r} was distilled from {len(entry.sources)} contexts together. "
-                "Forget one of them with model.forget_memory(sha256), which distils the rest again."
+                f"Entry {name!r} holds {len(entry.sources)} contexts, distilled into one, which cannot be told apart. "
+                "Reset the memory and consolidate those that are to stay; strategy='bank' keeps contexts apart."
             )
         return dataclasses.replace(
             self, entries=tuple(e for e in self.entries if e is not entry), report=None, created=time.time()
@@ -242,6 +242,21 @@ class Memory:
         layer = f"{prefix}.{min(numbers)}"
         return cls(fingerprint(model), model.name_or_path or "", config, layer, background, (entry,))
 
+    def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+        """Upload to the Hub with a card; returns the address of the commit. Private unless told otherwise.
+
+        What a user said can be got out of a memory; push one only where its user agrees.
+        """
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as directory:
+            write_atomically(self.save(directory) / "README.md", memory_card(self, repo_id).encode())
+            commit = api.upload_folder(
+                repo_id=repo_id, folder_path=directory, delete_patterns="memory-*.safetensors",
+                commit_message="Upload memory",
+            )  # fmt: skip
+        return str(commit.commit_url)
+
     # ------------------------------------------------------------------ disk
 
     def save(self, directory: str | os.PathLike) -> Path:
@@ -323,6 +338,33 @@ class Memory:
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
             raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
+
+
+def memory_card(memory: Memory, repo_id: str) -> str:
+    """A card with the base, tags, a loading snippet and the report."""
+    data = ModelCardData(
+        library_name="transformers",
+        base_model=memory.base_name if not os.path.exists(memory.base_name) else None,
+        base_model_relation="adapter",
+        tags=["ttt", "test-time-training", "ttt-retrofit", "memory"],
+    )
+    report = "" if memory.report is None else f"\n## Verification\n\n```\n{memory.report}\n```\n"
+    return f"""---
+{data.to_yaml()}
+---
+
+# A memory for {memory.base_name or "a local checkpoint"}
+
+{len(memory.entries)} contexts, {memory.nbytes / 1e6:.1f} MB, made with `ttt_retrofit`. It fits this base only, and says
+what was said in those contexts: treat it like them.
+
+```python
+from ttt_retrofit import wrap
+
+model = wrap("{memory.base_name}")
+model.load_memory("{repo_id}")
+```
+{report}"""
 
 
 def _from_hub(name: str, kwargs: dict[str, Any]) -> Path:

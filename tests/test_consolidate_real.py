@@ -1,0 +1,89 @@
+"""What a pretrained model was told, it still knows when the conversation is gone, and nothing else has changed."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from benchmarks.models import model_directory
+from benchmarks.texts import text
+from ttt_retrofit import ConsolidationConfig, TTTConfig, wrap
+from ttt_retrofit.consolidation.words import holds
+
+pytestmark = pytest.mark.real
+
+TOLD = [
+    {"role": "user", "content": "The code of the garage is 7145."},
+    {"role": "assistant", "content": "Noted."},
+    {"role": "user", "content": "My dog is called Biscuit."},
+    {"role": "assistant", "content": "Lovely."},
+]
+ASKED = {
+    "What is the code of the garage?": "7145",
+    "What is my dog called?": "biscuit",
+    "What is the name of my dog?": "biscuit",
+}
+ELSEWHERE = "What is the capital of France?"
+
+RECOLLECT = """
+import json, sys
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from ttt_retrofit import Memory, TTTConfig, wrap
+directory, memory, questions = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
+tokenizer = AutoTokenizer.from_pretrained(directory)
+model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), TTTConfig(learn_from="none"))
+answers = {}
+for name, loaded in (("without", None), ("with", Memory.load(memory))):
+    for question in questions:
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        out = model.generate(**ids, max_new_tokens=16, do_sample=False, memories=[loaded])
+        answers[f"{name} {question}"] = tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def directory():
+    return model_directory("smollm2-135m")
+
+
+@pytest.fixture(scope="module")
+def told(directory, tmp_path_factory):
+    """A model that was told two facts, and its memory of them."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), TTTConfig(learn_from="none"))
+    memory = model.consolidate(
+        TOLD, tokenizer=tokenizer, config=ConsolidationConfig(wordings=2), work_dir=tmp_path_factory.mktemp("work")
+    )
+    return model, tokenizer, memory
+
+
+def test_what_was_told_is_known_in_a_fresh_process_without_the_conversation(told, directory, tmp_path):
+    _, _, memory = told
+    assert memory.report.accepted and memory.report.recall >= 0.8
+    memory.save(tmp_path)
+    command = [sys.executable, "-c", RECOLLECT, str(directory), str(tmp_path), json.dumps([*ASKED, ELSEWHERE])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout.strip().splitlines()[-1])
+    assert not any(holds(answers[f"without {question}"], [answer]) for question, answer in ASKED.items())
+    assert sum(holds(answers[f"with {question}"], [answer]) for question, answer in ASKED.items()) >= 2
+    assert answers[f"with {ELSEWHERE}"] == answers[f"without {ELSEWHERE}"]
+
+
+def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
+    model, tokenizer, memory = told
+    ids = tokenizer(text("persuasion-excerpt"), return_tensors="pt").input_ids[:, :512]
+    with torch.no_grad():
+        with_memory = model(input_ids=ids, memories=[memory]).logits
+        assert torch.equal(with_memory, model(input_ids=ids, memories=[None]).logits)
+    assert memory.report.drift_loss == 0.0
+
+
+def test_a_memory_is_small(told):
+    assert told[2].nbytes < 10e6
