@@ -46,6 +46,14 @@ def test_a_text_becomes_a_memory_that_speaks_and_nothing_of_the_base_changes(mod
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "phi3", "cohere2", "qwen3_moe", "gemma3"])
+def test_every_family_can_remember(tmp_path, family):
+    places = {"layers": (3,)} if family == "qwen3_moe" else {}
+    model = converted(family, chunk_size=8, sliding_window=64, **({"layers": (0, 3)} if places else {}))
+    config = MemoryConfig(**{"rank": 2, "layers": (2, 3), **places})
+    assert consolidate(model, directory=tmp_path, memory=config).report.steps == 3
+
+
 @pytest.mark.parametrize("kind", ["chat", "ids", "list", "cache"])
 def test_every_form_of_context_is_taken(model, tmp_path, kind):
     words = tokenizer()

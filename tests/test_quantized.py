@@ -8,11 +8,12 @@ import torch
 import transformers
 from converted import in_fresh_process, logits, perturb, ttt
 from safetensors.torch import save_file
+from test_consolidate import consolidate
 from tiny import tiny, tokens
 from transformers import BitsAndBytesConfig
 
 import ttt_retrofit
-from ttt_retrofit import wrap
+from ttt_retrofit import MemoryConfig, wrap
 
 FOUR = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 EIGHT = BitsAndBytesConfig(load_in_8bit=True)
@@ -146,3 +147,15 @@ def test_only_ttt_parameters_train_on_a_quantized_base(base):
     for name, parameter in model.named_parameters():
         if name.endswith(("start_a", "start_b")):
             assert parameter.grad is not None and parameter.grad.abs().max() > 0
+
+
+@BOTH
+def test_a_quantized_base_can_remember(tmp_path, base, bits, quantization):
+    model = ttt_retrofit.AutoModelForCausalLM.from_pretrained(
+        base, ttt_config=ttt(chunk_size=8, sliding_window=64), quantization_config=quantization, dtype=torch.float32
+    )
+    ids = tokens(1, 20)
+    before = model(ids).logits
+    memory = consolidate(model, directory=tmp_path / "work", memory=MemoryConfig(rank=2, layers=(2, 3)))
+    assert memory.report.steps == 3
+    assert torch.equal(model(ids, memories=[None]).logits, before)

@@ -62,7 +62,7 @@ class ConsolidationConfig:
     least_steps: int = field(default=60, metadata={"help": "taken even where the lessons are few, unless all is known"})
     distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
     text_weight: float = field(default=0.1, metadata={"help": "of the next-token loss on the raw text"})
-    negatives: float = field(default=0.125, metadata={"help": "share of a step given to questions without an answer"})
+    negatives: float = field(default=0.25, metadata={"help": "share of a step given to questions without an answer"})
     replay: float = field(default=0.25, metadata={"help": "share of a step given to earlier contexts"})
     enough_recall: float = field(default=0.98, metadata={"help": "stop when this share of held-out tokens is right"})
     min_recall: float = field(default=0.8, metadata={"help": "of held-out questions, to be accepted"})

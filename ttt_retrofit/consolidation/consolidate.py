@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -44,21 +44,11 @@ ANSWERED_AT_MOST = 48  # held-out questions that are asked in verification
 STORED = torch.bfloat16  # of a memory's weights
 
 
-class Rememberer(Protocol):
-    """What consolidating needs of a converted model."""
-
-    device: torch.device
-    name_or_path: str
-    memory: Memory | None
-
-    def new_cache(self) -> Any: ...
-
-
 @dataclass
 class Consolidation:
     """What is to be done, and what has been found so far."""
 
-    model: Any
+    model: Any  # a converted model: forwards, generates, carries memories, makes a `new_cache`
     tokenizer: PreTrainedTokenizerBase
     context: Context
     config: ConsolidationConfig
@@ -148,7 +138,8 @@ class Consolidation:
             facts += earlier
         gate = find_gate([_at_answer(p) for p in facts], silent[1::2], general[1::2], background)
         unknown = study.unanswered(self.prompts, self.context)
-        negatives = self._negatives(student, teacher, gate, background, unknown[::2])
+        studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
+        negatives = self._negatives(student, teacher, gate, background, studied_unknown)
         if self.config.strategy == "bank":
             replays, kept = self._replays(student, teacher, lambda hidden: _opens(hidden, gate, background))
         texts = self._texts(student, asked)
@@ -174,7 +165,7 @@ class Consolidation:
         candidate = self._candidate(kept, state, gate, background, studied, places)
         # A few questions of the user's own may leave none to hold out; then what was studied is asked again.
         checked = held_out or [question for question in asked if question.value]
-        report = self._verify(student, teacher, candidate, checked, unknown[1::2], unrelated, silent)
+        report = self._verify(student, teacher, candidate, checked, unknown[::4], unrelated, silent)
         report = dataclasses.replace(
             report, steps=state.step, lessons=len(facts), stopped=stopped, tokens=self.tokens + teacher.tokens,
             seconds=dict(self.control.seconds),

@@ -19,7 +19,7 @@ MOST_KEYS = 512
 DIRECTIONS = 128
 # Variance that every direction is granted, as a share of the mean variance: the whitening's regularisation.
 FLOOR = 0.05
-RAMP = 0.08  # cosine between silence and speaking fully
+RAMP = 0.05  # cosine between silence and speaking fully
 
 
 def means_of(hidden: Tensor) -> Tensor:
