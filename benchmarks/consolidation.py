@@ -71,8 +71,7 @@ class Bench:
         answers = self.recollector.answers([(before(q), q) for q in questions])
         seconds = time.perf_counter() - began
         unsaid = self.recollector.answers([(before(q), q) for q in UNSAID])
-        longest = max(len(self.tokenizer.apply_chat_template(before(q), tokenize=True)) if before(q) else 0
-                      for q in questions)  # fmt: skip
+        kept = max(len("\n".join(message["content"] for message in before(q)).encode()) for q in questions)
         return {
             "recall": recall(answers, talk.facts),
             "invented": sum(map(is_invented, unsaid)) / len(unsaid),
@@ -80,7 +79,7 @@ class Bench:
             "drift_code": 0.0,
             "seconds": 0.0,
             "asking_seconds": seconds,
-            "bytes": longest * 4,
+            "bytes": kept,  # of text; its keys and values take thousands of times as much while it is read
             "answers": answers,
         }
 

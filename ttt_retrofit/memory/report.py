@@ -20,7 +20,6 @@ class Report:
     false_memories_before: float | None  # the base's own share
     drift_kl: float  # KL to the base on unrelated text, nats per token
     drift_loss: float  # relative change of the loss on unrelated text
-    gate_recall: float | None = None  # held-out questions at which the gate opened
     steps: int = 0
     lessons: int = 0
     tokens: int = 0  # processed in all: written, answered, trained on, verified
