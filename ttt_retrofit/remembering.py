@@ -217,7 +217,7 @@ class MemoryMixin(_Base):
             follows, some 15 seconds on two cores.
         config : the recipe; `changes` are applied to it, such as min_recall=0.9 or keep_text=True.
         questions : what may be asked later, instead of questions the model writes itself.
-        writer : another (model, tokenizer) that writes the questions.
+        writer : another (plain model, tokenizer) that writes the questions.
         prompts : a file in place of the library's `prompts.toml`.
         background : return a `ConsolidationJob` at once; the model goes on answering with its old memory.
         on_done : called with the memory when a background job has ended well.

@@ -58,7 +58,7 @@ class Consolidation:
     own_questions: Sequence[str] = ()
     writer: tuple[Any, PreTrainedTokenizerBase] | None = None
     earlier: Memory | None = None
-    tokens: int = 0
+    tokens: int = 0  # processed by others than the teacher and the student
     phrasing: Phrasing = field(init=False)
 
     def __post_init__(self) -> None:
@@ -160,16 +160,19 @@ class Consolidation:
             )  # fmt: skip
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
-        self.tokens += student.tokens + teacher.tokens
         studied = [p.lesson for p in [*facts, *checks, *negatives]]
         candidate = self._candidate(kept, state, gate, background, studied, places)
         # A few questions of the user's own may leave none to hold out; then what was studied is asked again.
         checked = held_out or [question for question in asked if question.value]
         report = self._verify(student, teacher, candidate, checked, unknown[::4], unrelated, silent)
         report = dataclasses.replace(
-            report, steps=state.step, lessons=len(facts), stopped=stopped, tokens=self.tokens + teacher.tokens,
+            report,
+            steps=state.step,
+            lessons=len(facts),
+            stopped=stopped,
+            tokens=self.tokens + student.tokens + teacher.tokens,
             seconds=dict(self.control.seconds),
-        )  # fmt: skip
+        )
         self.control.at("done", 1, 1)
         return dataclasses.replace(candidate, report=report)
 
@@ -177,6 +180,7 @@ class Consolidation:
         writer = teacher if self.writer is None else Writer(*self.writer, self.control.check)
         own = [Asked(text, self._about(text), by_user=True) for text in self.own_questions]
         asked = own or study.ask(self.context, writer, self.prompts, self.config, self.control)
+        self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
         return study.hold_out(questions)
 
