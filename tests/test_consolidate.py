@@ -326,7 +326,7 @@ def test_a_killed_consolidation_goes_on_where_it_was(tmp_path, model):
 def test_two_processes_do_not_work_on_the_same(model, tmp_path):
     job = consolidate(model, directory=tmp_path, background=True, budget={"steps": 1000})
     job.pause()
-    while not any(tmp_path.iterdir()):
+    while job.progress.stage == "waiting":  # the first stage begins once the work is held
         time.sleep(0.01)
     with pytest.raises(InputError, match="Another process is consolidating"):
         consolidate(model, directory=tmp_path, budget={"steps": 1000})
