@@ -183,9 +183,13 @@ class ChatSession:
         self.store.save(memory)  # before the words go
         self.memory = memory
         self.messages, self._rejected = self.messages[self._studied :], 0
-        self._cache, self._read = None, []
+        self._drop_keys()
         self._write()
         return memory.report
+
+    def _drop_keys(self) -> None:
+        """Let the keys and values go; the next answer reads its prompt anew."""
+        self._cache, self._read = None, []
 
     def close(self) -> None:
         """Stop a running consolidation; what it has done is kept for the next time."""
@@ -199,7 +203,7 @@ class ChatSession:
     def rollback(self) -> None:
         """Back to the memory before the last consolidation."""
         self.memory = self.store.rollback()
-        self._cache, self._read = None, []
+        self._drop_keys()
 
     def forget(self, name: str) -> None:
         """Drop one entry of the memory, see `memory.names()`."""
@@ -207,14 +211,14 @@ class ChatSession:
             raise InputError(f"forget({name!r}): nothing is remembered yet.")
         self.memory = self.memory.forget(name)
         self.store.save(self.memory)
-        self._cache, self._read = None, []
+        self._drop_keys()
 
     def erase(self) -> None:
         """Forget everything, words and memories, here and in the store."""
         self.close()
         self.store.erase()
         self.memory, self.messages, self._rejected = None, [], 0
-        self._cache, self._read = None, []
+        self._drop_keys()
         self._write()
 
     # ------------------------------------------------------------------ disk

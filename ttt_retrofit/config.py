@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from .errors import ConfigError
 
@@ -41,8 +41,26 @@ SHAPES_STATE = (
 )
 
 
+class JSONFields:
+    """A dataclass of settings as a dictionary of JSON values, and back."""
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`. Unknown keys raise `ConfigError`: they come from another version or a typo."""
+        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"Unknown {cls.__name__} fields {unknown}. Known fields are {sorted(known)}.")
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
 @dataclass(frozen=True)
-class TTTConfig:
+class TTTConfig(JSONFields):
     """How a pretrained decoder learns while it reads (TTT-E2E, arXiv 2512.23675, §2, retrofitted).
 
     Raises
@@ -103,20 +121,6 @@ class TTTConfig:
         if name not in PRESETS:
             raise ConfigError(f"Unknown preset {name!r}. Presets are {sorted(PRESETS)}.")
         return cls(**{**PRESETS[name], **changes})
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> TTTConfig:
-        """The inverse of `to_dict`. Unknown keys raise `ConfigError`: they come from another version or a typo."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"Unknown TTTConfig fields {unknown}. Known fields are {sorted(known)}.")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A dictionary of JSON values."""
-        values = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def state_differences(self, here: TTTConfig) -> list[str]:
         """What keeps state made with this configuration from being used with `here`, in words."""

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
-from ..config import LayerSelection
+from ..config import JSONFields, LayerSelection
 from ..errors import ConfigError
 
 MemoryKind = Literal["lora", "full"]
 
 
 @dataclass(frozen=True)
-class MemoryConfig:
+class MemoryConfig(JSONFields):
     """Where a memory is written and how large it is. Nothing of the base changes, whatever is chosen.
 
     Raises
@@ -48,17 +47,3 @@ class MemoryConfig:
             raise ConfigError(f"rank={self.rank!r}: expected an integer of at least 1.")
         if not self.target_modules:
             raise ConfigError("target_modules is empty: a memory needs at least one projection to be written to.")
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> MemoryConfig:
-        """The inverse of `to_dict`."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"Unknown MemoryConfig fields {unknown}. Known fields are {sorted(known)}.")
-        return cls(**values)
-
-    def to_dict(self) -> dict[str, Any]:
-        """A dictionary of JSON values."""
-        values = dataclasses.asdict(self)
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
