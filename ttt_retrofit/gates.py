@@ -62,6 +62,10 @@ class Background:
         away = away - (common * (1 - self.shrink)[..., None, :]) @ self.directions.mT
         return F.normalize(away, dim=-1)
 
+    def float(self) -> Background:
+        """In float32, as it is computed with; it is stored in 16 bits."""
+        return Background(self.centre.float(), self.directions.float(), self.shrink.float())
+
     def to(self, device: torch.device) -> Background:
         return Background(*(tensor.to(device) for tensor in (self.centre, self.directions, self.shrink)))
 

@@ -51,7 +51,7 @@ def find_gate(
     studied : what enters the gates' layer for each lesson, (T, D), and where its answer begins.
     texts, asked : the same for unrelated texts and questions that the background was not measured on.
     """
-    seen = widened(background)
+    seen = background.float()
     means = [(means_of(hidden), start) for hidden, start in studied]
     ends = torch.stack([mean[start - 1] for mean, start in means] + [mean[-1] for mean, _ in means])
     keys = seen.whitened(ends).half()
@@ -65,8 +65,4 @@ def find_gate(
 def highest(hidden: Tensor, keys: Tensor, background: Background, start: int = SETTLED - 1) -> float:
     """The largest cosine to a key anywhere in a text from token `start` on. hidden: (T, D)."""
     means = means_of(hidden)[min(start, hidden.shape[0] - 1) :]
-    return scores(widened(background).whitened(means)[None], keys.float()[None, None]).max().item()
-
-
-def widened(background: Background) -> Background:
-    return Background(background.centre.float(), background.directions.float(), background.shrink.float())
+    return scores(background.float().whitened(means)[None], keys.float()[None, None]).max().item()
