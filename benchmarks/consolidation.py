@@ -182,7 +182,7 @@ PLANS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "full matrices, down": ("memory", {"memory": MemoryConfig(kind="full", target_modules=("down",)), "lr": 1e-4}),
         "no gate": ("memory", {"memory": MemoryConfig(gated=False)}),
         "next token instead of distillation": ("memory", {"distill": False}),
-        "without the raw text": ("memory", {"text_weight": 0.0}),
+        "with all of the raw text": ("memory", {"text_weight": 0.1}),
     },
 }
 

@@ -215,12 +215,12 @@ REPLIES = (
 )
 LINKS = ("By the way, ", "Oh, and ", "Also, ", "Just so you know: ", "")
 
-# Never said in any conversation.
+# Never said in any conversation, and none of the library's own stock of questions without an answer.
 UNSAID = (
-    "What is my mother's maiden name?", "What is my blood type?", "Which university did I attend?",
-    "What is the name of my bank?", "How tall am I?", "Which football team do I support?",
-    "What is my favourite film?", "Where did I spend last New Year's Eve?", "What is my passport number?",
-    "Which newspaper do I read?",
+    "What is my grandfather's first name?", "Which school did I go to as a child?", "What do I weigh?",
+    "Which phone company am I with?", "Who did I vote for?", "What is my favourite season?",
+    "Where did I meet my best friend?", "What is my social security number?", "Which radio station do I listen to?",
+    "How many cups of coffee do I drink a day?",
 )  # fmt: skip
 
 

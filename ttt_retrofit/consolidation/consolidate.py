@@ -41,6 +41,7 @@ from .work import Work
 from .writer import Phrasing, Writer, common_beginning
 
 ANSWERED_AT_MOST = 48  # held-out questions that are asked in verification
+BEGINNING = 16  # tokens of an answer that gives nothing: whether it gives something shows in these
 STORED = torch.bfloat16  # of a memory's weights
 
 
@@ -123,12 +124,13 @@ class Consolidation:
                 "no question about the context could be written and answered from it.", teacher.tokens
             )
 
-        student = Student(plain, places)
+        student = Student(plain_copy(self.model), places)
         facts = self._prepared(student, [self._lesson(q) for q in asked])
         checks = self._prepared(student, [self._lesson(q) for q in held_out])
         unrelated = [self._ids(text) for text in self.prompts.unrelated]
         silent = student.below(unrelated)
-        general = student.below([self.phrasing.asked(q) for q in self.prompts.general])
+        asked_generally = [self.phrasing.asked(q) for q in self.prompts.general]
+        general = student.below(asked_generally)
         # Entries of one bank are measured against one background.
         background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
         replays: list[Prepared] = []
@@ -136,9 +138,12 @@ class Consolidation:
         if self.config.strategy == "single":
             earlier, kept = self._replays(student, teacher, lambda hidden: True)
             facts += earlier
-        gate = find_gate([_at_answer(p) for p in facts], silent[1::2], general[1::2], background)
+        begun = len(common_beginning([*(p.lesson.prompt for p in facts), *asked_generally]))
+        where = [(p.below, range(begun, len(p.lesson.prompt))) for p in facts]
+        gate = find_gate(where, silent[1::2], general[1::2], background)
         unknown = study.unanswered(self.prompts, self.context)
         studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
+        studied_unknown += study.about_others(asked, self.context, self.prompts)
         negatives = self._negatives(student, teacher, gate, background, studied_unknown)
         if self.config.strategy == "bank":
             replays, kept = self._replays(student, teacher, lambda hidden: _opens(hidden, gate, background))
@@ -216,9 +221,7 @@ class Consolidation:
         ]
         self.control.at("unknown", 0, len(opened))
         line = not self.phrasing.chat
-        answers = teacher.answer(
-            [ids for _, ids in opened], self.config.answer_tokens, 32, self.config.kept_logits, line
-        )
+        answers = teacher.answer([ids for _, ids in opened], BEGINNING, 32, self.config.kept_logits, line)
         return self._prepared(
             student,
             [Lesson(kind, tuple(ids), a.ids, a.indices, a.logprobs) for (kind, ids), a in zip(opened, answers)],  # type: ignore[arg-type]
@@ -353,10 +356,6 @@ def _judge(
             f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
         )
     return True, f"recall {recall:.0%} of held-out questions, loss on unrelated text {moved.loss:+.2%}."
-
-
-def _at_answer(prepared: Prepared) -> tuple[Tensor, int]:
-    return prepared.below, len(prepared.lesson.prompt)
 
 
 def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:

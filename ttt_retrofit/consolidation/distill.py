@@ -9,7 +9,7 @@ B lessons of a step, N answer tokens of a step, K kept logits, V vocabulary, R r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +30,7 @@ from .student import Student
 
 Leaves = dict[str, dict[str, Tensor]]
 CLIP = 1.0  # norm of the gradient of a step
+ALIKE = 4  # batches among whose lessons those of like length are put together
 
 
 @dataclass(frozen=True)
@@ -177,11 +178,7 @@ def train(
     if control.budget.steps is not None:
         total = min(total, control.budget.steps)
     tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]
-    order: list[int] = []
-    for step in range(total):
-        if len(order) < own:
-            order += torch.randperm(len(facts), generator=generator).tolist()
-        chosen, order = [facts[i] for i in order[:own]], order[own:]
+    for step, chosen in zip(range(total), batches(facts, own, generator)):
         for name, (some, _) in extra.items():
             picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator).tolist()
             chosen += [some[i] for i in picks]
@@ -211,6 +208,17 @@ def train(
         if control.budget.tokens is not None and student.tokens >= control.budget.tokens:
             return "tokens"
     return "steps"
+
+
+def batches(lessons: Sequence[Prepared], size: int, generator: torch.Generator) -> Iterator[list[Prepared]]:
+    """Batches for ever, every lesson once in an epoch; those of like length together, so that little is padded."""
+    while True:
+        order = torch.randperm(len(lessons), generator=generator).tolist()
+        stretches = [order[start : start + ALIKE * size] for start in range(0, len(order), ALIKE * size)]
+        by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(lessons[i].ids))]
+        cut = [by_length[start : start + size] for start in range(0, len(order), size)]
+        for index in torch.randperm(len(cut), generator=generator).tolist():
+            yield [lessons[i] for i in cut[index]]
 
 
 def _loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..cache import TTTCache
 from ..errors import InputError
-from .words import content, names, sentences, words
+from .words import content, names, sentences, without_opener, words
 from .writer import Message
 
 NEIGHBOURS = 2  # sentences shown before a statement when questions about it are written
@@ -105,7 +105,9 @@ def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_to
             current, length = [], 0
         current.append(sentence)
         length += size
-        statements.append(Statement(sentence, " ".join(parts[max(0, index - NEIGHBOURS) : index]), len(pieces)))
+        statements.append(
+            Statement(without_opener(sentence), " ".join(parts[max(0, index - NEIGHBOURS) : index]), len(pieces))
+        )
     pieces.append(" ".join(current))
     return Context(kind, text, tuple(pieces), tuple(s for s in statements if _states(s.text)))
 
@@ -139,7 +141,7 @@ def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_to
             # An assistant that names nothing but what it was told states nothing new.
             repeats = turn["role"] == "assistant" and not names(sentence) - known
             if _states(sentence) and not repeats and not sentence.endswith("?"):
-                statements.append(Statement(sentence, " ".join(earlier[-NEIGHBOURS:]), len(pieces)))
+                statements.append(Statement(without_opener(sentence), " ".join(earlier[-NEIGHBOURS:]), len(pieces)))
             earlier.append(sentence)
             known |= set(words(sentence))
     pieces.append(tuple(current))

@@ -13,8 +13,9 @@ from typing import Any
 from ..errors import ConfigError
 
 FIELDS = {
-    "conversation": {"gap", "hidden"},
-    "document": {"gap", "hidden"},
+    "kind": {"gap", "hidden"},
+    "conversation": {"gap", "hidden", "kind"},
+    "document": {"gap", "hidden", "kind"},
     "quote": {"hidden"},
     "quoted": {"statement"},
     "quote_document": {"hidden"},
@@ -28,11 +29,12 @@ FIELDS = {
 class Prompts:
     """What the model is asked while it studies; see the comments in `prompts.toml`."""
 
+    kind: str
     conversation: str
     document: str
     turned: tuple[tuple[str, str], ...]
     refusals: tuple[str, ...]
-    usual: tuple[str, ...]
+    usual: tuple[tuple[str, str], ...]
     quote: str
     quoted: str
     quote_document: str
@@ -40,6 +42,8 @@ class Prompts:
     reading: str
     plain: str
     unknown: tuple[str, ...]
+    other_things: tuple[str, ...]
+    other_names: tuple[str, ...]
     general: tuple[str, ...]
     unrelated: tuple[str, ...]
 
@@ -66,6 +70,10 @@ class Prompts:
             absent = [p for p in sorted(placeholders) if "{" + p + "}" not in values[key]]
             if absent:
                 raise ConfigError(f"The prompt {key!r} in {name} lacks the placeholders {absent}.")
+        for key in ("turned", "usual"):
+            for pair in values[key]:
+                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+                    raise ConfigError(f'{key!r} in {name} holds {pair!r}; expected pairs of texts, as ["...", "..."].')
         fields: dict[str, Any] = {k: v.strip("\n") if isinstance(v, str) else tuple(v) for k, v in values.items()}
         return cls(**fields)
 

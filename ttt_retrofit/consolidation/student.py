@@ -31,6 +31,9 @@ class Student:
 
     def __init__(self, plain: Any, places: Places) -> None:
         self.model, self.places = plain, places
+        if plain.device.type == "cpu":
+            # For a few dozen tokens, the backward pass of fused attention takes ten times as long there.
+            plain.set_attn_implementation("eager")
         _, self.layers = decoder_layers(plain)
         self.replayed: Tensor | None = None
         self.wrapper: type | None = None  # of what a layer returns, where that is a tuple

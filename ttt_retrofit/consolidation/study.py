@@ -19,14 +19,17 @@ from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
-from .words import content, details, resemblance, stem, stems, value, words
+from .words import content, details, names, resemblance, salient, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
 
 ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
 QUESTION_TOKENS = 24
+KIND_TOKENS = 5
 TEMPERATURE = 0.7  # of other wordings than the likeliest
 BATCH = 64
 HIDDEN = "____"
+OTHERS = 40  # questions about other things and people than were mentioned
+OWNED = re.compile(r"\b(my|our|his|her|their) \w+")
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,11 @@ def ask(
     context: Context, writer: Writer, prompts: Prompts, config: ConsolidationConfig, control: Control
 ) -> list[Asked]:
     """Questions about every detail of every statement, written by the model."""
+    hidden = details_of(context, config)
+    gaps = [context.statements[number].text.replace(detail, HIDDEN, 1) for number, detail in hidden]
+    kinds = _kinds(hidden, gaps, writer, prompts, control)
     template = prompts.conversation if context.conversation else prompts.document
-    hidden = [
-        (number, detail)
-        for number, statement in enumerate(context.statements)
-        for detail in details(statement.text)[: config.details]
-    ]
-    filled = [
-        fill(template, gap=context.statements[number].text.replace(detail, HIDDEN, 1), hidden=detail)
-        for number, detail in hidden
-    ]
+    filled = [fill(template, gap=gap, hidden=detail, kind=kind) for (_, detail), gap, kind in zip(hidden, gaps, kinds)]
     prompts_ids = [writer.tokenizer(text).input_ids for text in filled]
     asked: list[Asked] = []
     total = len(hidden) * config.wordings
@@ -81,10 +79,41 @@ def ask(
                 if _asks(text, detail):
                     asked.append(Asked(text, number, detail))
     # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
-    for number, detail in hidden:
+    for (number, detail), kind in zip(hidden, kinds):
         back = asked_back(context.statements[number].text, detail)
-        asked += [Asked(text, number, detail) for text in (turned(back, prompts), back)]
+        direct = turned(back, prompts)
+        named = [re.sub(r"^What ", f"What {kind} ", text) for text in direct]
+        asked += [Asked(text, number, detail) for text in (*direct, *named, back) if _asks(text, detail)]
     return distinct([*asked, *(usual_questions(context, prompts) if context.conversation else [])])
+
+
+def details_of(context: Context, config: ConsolidationConfig) -> list[tuple[int, str]]:
+    """What is asked for: details of the statements, each with its statement's number.
+
+    Of a long context, names and numbers first, and what is named once before what is named again and again.
+    """
+    found = [
+        (number, detail)
+        for number, statement in enumerate(context.statements)
+        for index, detail in enumerate(details(statement.text))
+        if index < config.details or salient(detail)
+    ]
+    telling = sorted(found, key=lambda one: (not salient(one[1]), context.text.count(one[1])))
+    return sorted(telling[: config.most_details], key=lambda one: one[0])
+
+
+def _kinds(
+    hidden: Sequence[tuple[int, str]], gaps: Sequence[str], writer: Writer, prompts: Prompts, control: Control
+) -> list[str]:
+    """What kind of thing each detail is, in a word or two: "city", "number"."""
+    kinds: list[str] = []
+    for start in range(0, len(hidden), BATCH):
+        control.at("kinds", start, len(hidden))
+        some = zip(hidden[start : start + BATCH], gaps[start : start + BATCH])
+        ids = [writer.tokenizer(fill(prompts.kind, gap=gap, hidden=detail)).input_ids for (_, detail), gap in some]
+        found = writer.answer(ids, KIND_TOKENS, BATCH, kept=1, line=True)
+        kinds += [" ".join(words(writer.text(answer))[:2]) for answer in found]
+    return kinds
 
 
 def asked_back(sentence: str, detail: str) -> str:
@@ -92,13 +121,10 @@ def asked_back(sentence: str, detail: str) -> str:
     return sentence.replace(detail, "what", 1).rstrip(".!") + "?"
 
 
-def turned(question: str, prompts: Prompts) -> str:
-    """A sentence asked back, in the order of a question where a pattern is known for it."""
-    for pattern, replacement in prompts.turned:
-        match = re.fullmatch(pattern, question)
-        if match:
-            return re.sub(r"\s+\?", "?", _lower_possessives(match.expand(replacement)))
-    return question
+def turned(question: str, prompts: Prompts) -> list[str]:
+    """A sentence asked back, in the order of a question, by every pattern that is known for it."""
+    found = (match.expand(order) for pattern, order in prompts.turned if (match := re.fullmatch(pattern, question)))
+    return [re.sub(r"\s+\?", "?", _lower_possessives(text)) for text in found]
 
 
 def _lower_possessives(question: str) -> str:
@@ -108,8 +134,8 @@ def _lower_possessives(question: str) -> str:
 def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
     """The usual questions about whatever a statement mentions."""
     asked = []
-    for text in prompts.usual:
-        wanted = {stem(word) for word in content(text)}
+    for text, related in prompts.usual:
+        wanted = {stem(word) for word in content(text)} | stems(related)
         if not wanted:
             asked.append(Asked(text, -1))
             continue
@@ -197,13 +223,14 @@ def quotes(
         template, reply = prompts.quote, prompts.quoted
     given = [(question.statement, stem(word)) for question in questions for word in question.value]
     lessons = []
-    for number, statement in enumerate(context.statements):
-        for detail in details(statement.text)[: config.details]:
-            quoted = phrasing.said(fill(reply, statement=statement.text))
-            lessons.append((_certain(phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
-            if not any((number, stem(word)) in given for word in content(detail)):
-                back = turned(asked_back(statement.text, detail), prompts)
-                lessons.append((_certain(phrasing.asked(back), phrasing.said(statement.text)), 1.0))
+    for number, detail in details_of(context, config):
+        statement = context.statements[number]
+        quoted = phrasing.said(fill(reply, statement=statement.text))
+        lessons.append((_certain(phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
+        if not any((number, stem(word)) in given for word in content(detail)):
+            back = asked_back(statement.text, detail)
+            back = next(iter(turned(back, prompts)), back)
+            lessons.append((_certain(phrasing.asked(back), phrasing.said(statement.text)), 1.0))
     return [(lesson, weight) for lesson, weight in lessons if weight > 0]
 
 
@@ -229,6 +256,22 @@ def unanswered(prompts: Prompts, context: Context) -> list[str]:
     """Stock questions of which the context says not a word."""
     known = content(context.text)
     return [question for question in prompts.unknown if not content(question) & known]
+
+
+def about_others(questions: Sequence[Question], context: Context, prompts: Prompts) -> list[str]:
+    """The studied questions with another thing or person in them, of which nothing was said."""
+    known = stems(context.text)
+    things = [thing for thing in prompts.other_things if stem(thing) not in known]
+    strangers = [name for name in prompts.other_names if stem(name.lower()) not in known]
+    found = []
+    for index, question in enumerate(questions):
+        if things and OWNED.search(question.text):
+            found.append(OWNED.sub(rf"\1 {things[index % len(things)]}", question.text, count=1))
+        elif strangers and (named := names(question.text)):
+            name = re.compile(re.escape(min(named)), re.IGNORECASE)
+            found.append(name.sub(strangers[index % len(strangers)], question.text))
+    found = list(dict.fromkeys(found))
+    return found[:: max(1, len(found) // OTHERS)][:OTHERS]
 
 
 def distinct(asked: Sequence[Asked]) -> list[Asked]:

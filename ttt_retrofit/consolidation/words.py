@@ -10,6 +10,19 @@ WORD = re.compile(r"\w+(?:[-'.:/@]\w+)*")
 # Function words of English, and the words with which answers are phrased. In other languages every word counts.
 FUNCTION_WORDS = frozenset(resources.files(__package__).joinpath("function_words.txt").read_text().split())
 
+# The end of a line so long that only its length ended it.
+WRAPPED = re.compile(r"(?<=[^\n]{50})(?<![.!?])[ \t]*\n(?=[ \t]*[\w\"'(])(?![ \t]*\d+[.)])")
+# The end of a sentence: not after an abbreviation.
+ENDED = re.compile(r"(?<=[.!?…。！？])(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\b(?:Mrs|Esq|e\.g|i\.e)\.)[\"')\]]*\s+|\n+")
+OPENERS = re.compile(
+    r"^(?:(?:oh|ah|well|so|also|and|but|anyway|actually|btw|fyi|ok|okay|yes|no|by the way|in fact|you know|"
+    r"just so you know|for the record|as i said)\b[,:;.!]?\s+)+",
+    re.IGNORECASE,
+)
+
+# What forms of one word differ in; at least three letters stay.
+ENDING, LAST_LETTER = re.compile(r"(?<=\w{3})(ies|ied|ing|es|ed|s)$"), re.compile(r"(?<=\w{3})[ye]$")
+
 NUMBER_WORDS = (
     "zero",
     "one",
@@ -51,9 +64,9 @@ def stems(text: str) -> set[str]:
 def stem(word: str) -> str:
     """A word without its ending, which all its forms share: "study" and "studies", "nine" and "9". Codes stay whole."""
     word = NUMBERS.get(word, word)
-    if not word.isalpha() or len(word) < 4:
+    if not word.isalpha():
         return word
-    return re.sub(r"(ies|ied|ing|es|ed|s|y|e)$", "", word)
+    return LAST_LETTER.sub("", ENDING.sub("", word))
 
 
 def holds(answer: str, wanted: Iterable[str]) -> bool:
@@ -65,12 +78,16 @@ def holds(answer: str, wanted: Iterable[str]) -> bool:
 def details(sentence: str) -> list[str]:
     """The parts of a sentence that a question may be about: runs of words that carry information, names first."""
     runs: list[list[re.Match]] = [[]]
+    before = ""
     for match in re.finditer(r"\w+(?:[-'.:/@]\w+)*|[^\w\s]", sentence):
         word = match.group()
-        if word[0].isalnum() and word.lower().removesuffix("'s") not in FUNCTION_WORDS:
+        informs = word[0].isalnum() and word.lower().removesuffix("'s") not in FUNCTION_WORDS
+        # What "I" did is what a question needs to keep.
+        if informs and not (before == "I" and word.islower()):
             runs[-1].append(match)
         elif runs[-1]:
             runs.append([])
+        before = word
     # A long run is several things in a row ("my kitchen silver last week"), a name or number apart.
     runs = [
         part for run in runs for part in ([run] if len(run) < 3 or salient(run[-1].group()) else [[m] for m in run])
@@ -90,9 +107,16 @@ def names(sentence: str) -> set[str]:
     return {word.lower().removesuffix("'s") for word in found[1:] if salient(word)}
 
 
+def without_opener(sentence: str) -> str:
+    """A sentence without the words that only lead up to it: "Oh, and by the way, my ..."."""
+    rest = OPENERS.sub("", sentence)
+    return rest[:1].upper() + rest[1:] if rest != sentence else sentence
+
+
 def sentences(text: str) -> list[str]:
-    """The sentences of a text; lines end them too."""
-    parts = re.split(r"(?<=[.!?…。！？])[\"')\]]*\s+|\n+", text)
+    """The sentences of a text; lines end them too, unless the text was wrapped."""
+    text = WRAPPED.sub(" ", text)
+    parts = ENDED.split(text)
     return [part.strip() for part in parts if part and part.strip()]
 
 

@@ -1,0 +1,174 @@
+"""Ten conversations, one after the other: is the first still known after the tenth, and what of facts that changed?
+
+python -m benchmarks.lifelong                   # ten conversations, a bank of memories
+python -m benchmarks.lifelong --strategy single # the same, one memory written anew each time
+python -m benchmarks.lifelong --plan corrections
+
+Every answer is given in a fresh process that never saw a conversation. Memories are kept in `--work`, figures in
+`results/lifelong.json`, so a run that was cut off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ttt_retrofit import ConsolidationConfig, Memory
+from ttt_retrofit.consolidation.words import holds, words
+
+from .consolidation import in_fresh_process, load, recall
+from .conversations import CARS, CITIES, FOODS, JOBS, RELATIONS, Conversation, Fact, conversation, correct, facts
+from .recollect import Recollector
+from .results import DIRECTORY, machine, markdown_table, save
+from .storage import cache_directory
+
+NAME = "lifelong"
+CONVERSATIONS, FACTS, TURNS = 10, 6, 5
+ASKED_AFTER = (1, 2, 5, 10)  # conversations
+CORRECTED = 10
+PEOPLE = ("Zelda", "Bogdan", "Thandi", "Ewan", "Paavo", "Miriam", "Lorcan", "Sunniva")  # in no other fact
+
+# What one conversation says about somebody, and what a later one says about the same person; asked without the name.
+HALVES: tuple[tuple[str, str, str, Sequence[str]], ...] = (
+    ("My godson is called {p}.", "{p} works as a {v}.", "What is my godson's job?", JOBS),
+    ("My best friend is {p}.", "{p} lives in {v}.", "In which city does my best friend live?", CITIES),
+    ("My chess partner is {p}.", "{p} is allergic to {v}.", "What is my chess partner allergic to?", FOODS),
+    ("The trainer of my team is {p}.", "{p} drives a {v}.", "What car does the trainer of my team drive?", CARS),
+    ("My landlady is called {p}.", "{p} comes from {v}.", "Where does my landlady come from?", CITIES),
+)  # fmt: skip
+
+
+def draw(seed: int) -> tuple[list[Conversation], list[Fact]]:
+    """Conversations of facts that no two of them share, and questions that take two of them to answer."""
+    generator = random.Random(1000 + seed)
+    relations = generator.sample(range(len(RELATIONS)), CONVERSATIONS * FACTS)
+    people = generator.sample(PEOPLE, len(HALVES))
+    talks, together = [], []
+    for number in range(CONVERSATIONS):
+        own = facts(FACTS, generator, relations[number * FACTS : (number + 1) * FACTS])
+        named, told, question, values = HALVES[number % len(HALVES)]
+        person, value = people[number % len(HALVES)], generator.choice(values)
+        said = (named if number < len(HALVES) else told).format(p=person, v=value)
+        extra = Fact(said, question, value, -1)
+        talk = conversation([*own, extra], TURNS, generator)
+        talks.append(Conversation(talk.messages, tuple(own)))
+        if number >= len(HALVES):
+            together.append(extra)
+    return talks, together
+
+
+def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
+    """Recall of each conversation right after it, and of the first ones later."""
+    talks, together = draw(options.seed)
+    model, tokenizer = load(options.model)
+    recipe = ConsolidationConfig(strategy=options.strategy)
+    kept = options.work / options.strategy / str(options.seed)
+    for number, talk in enumerate(talks, start=1):
+        directory = kept / str(number)
+        if (directory / "memory.json").exists():
+            model.load_memory(directory)
+            continue
+        made = model.consolidate(list(talk.messages), tokenizer=tokenizer, config=recipe, progress=True, work_dir=kept)
+        row["accepted"][str(number)] = made.report.accepted
+        row["seconds"][str(number)] = sum(made.report.seconds.values())
+        if model.memory is None:
+            Console().print(f"conversation {number} was not accepted: {made.report.reason}")
+            continue
+        model.memory.save(directory)
+        asked = [*talk.facts, *(talks[0].facts if number in ASKED_AFTER else ())]
+        answers = in_fresh_process(options.model, str(directory), [fact.question for fact in asked])["answers"]
+        row["right_after"][str(number)] = recall(answers[:FACTS], talk.facts)
+        if number in ASKED_AFTER:
+            row["first"][str(number)] = recall(answers[FACTS:], talks[0].facts)
+        row["bytes"] = Memory.load(directory).nbytes
+        keep(options, row)
+    every = [fact for talk in talks for fact in talk.facts]
+    asked = [*every, *together]
+    answers = in_fresh_process(options.model, str(kept / str(CONVERSATIONS)), [f.question for f in asked])["answers"]
+    row["all_at_the_end"] = recall(answers[: len(every)], every)
+    row["together"] = recall(answers[len(every) :], together)
+    in_view = [message for talk in talks for message in talk.messages]
+    told = Recollector(model, tokenizer).answers([(in_view, fact.question) for fact in together])
+    row["together_full_context"] = recall(told, together)
+    return row
+
+
+def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
+    """Facts of one conversation that a later one changes: the new value, the old one, or neither."""
+    generator = random.Random(2000 + options.seed)
+    first = facts(CORRECTED, generator)
+    changed = [correct(fact, generator) for fact in first]
+    model, tokenizer = load(options.model)
+    recipe = ConsolidationConfig(strategy=options.strategy)
+    kept = options.work / "corrections" / options.strategy / str(options.seed)
+    for number, told in enumerate((first, changed), start=1):
+        talk = conversation(told, 8, generator)
+        made = model.consolidate(list(talk.messages), tokenizer=tokenizer, config=recipe, progress=True, work_dir=kept)
+        row["accepted"][str(number)] = made.report.accepted
+        row["seconds"][str(number)] = sum(made.report.seconds.values())
+        if model.memory is not None:
+            model.memory.save(kept / str(number))
+            questions = [fact.question for fact in first]
+            answers = in_fresh_process(options.model, str(kept / str(number)), questions)["answers"]
+            row["answers"][str(number)] = answers
+    row["before"] = recall(row["answers"]["1"], first)
+    row["new"] = recall(row["answers"]["2"], changed)
+    row["stale"] = sum(holds(a, words(f.answer)) for a, f in zip(row["answers"]["2"], first)) / CORRECTED
+    return row
+
+
+PLANS = {"successive": successive, "corrections": corrections}
+
+
+def report(rows: dict[str, Any]) -> list[str]:
+    """The tables of all rows measured so far."""
+    lines = [f"{CONVERSATIONS} conversations of {FACTS} facts in {TURNS} turns; {CORRECTED} facts corrected.", ""]
+    done = {key: row for key, row in rows.items() if "together" in row}
+    header = ["memory", "right after", *(f"first after {n}" for n in ASKED_AFTER), "all at the end", "both together",
+              "both, full context", "seconds each", "MB"]  # fmt: skip
+    body = []
+    for key, row in done.items():
+        right, seconds = row["right_after"].values(), row["seconds"].values()
+        body.append([
+            key, f"{sum(right) / len(right):.0%}", *(f"{row['first'][str(n)]:.0%}" for n in ASKED_AFTER),
+            f"{row['all_at_the_end']:.0%}", f"{row['together']:.0%}", f"{row['together_full_context']:.0%}",
+            f"{sum(seconds) / len(seconds):.0f}", f"{row['bytes'] / 1e6:.1f}",
+        ])  # fmt: skip
+    lines += [*markdown_table(header, body), ""]
+    changed = {key: row for key, row in rows.items() if "stale" in row}
+    body = [[key, *(f"{row[name]:.0%}" for name in ("before", "new", "stale"))] for key, row in changed.items()]
+    return [*lines, *markdown_table(["memory", "before", "new value", "old value"], body), ""]
+
+
+def keep(options: argparse.Namespace, row: dict[str, Any]) -> None:
+    """Keep a row, finished or not."""
+    path = DIRECTORY / f"{NAME}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    rows[f"{options.plan}, {options.strategy}, seed {options.seed}"] = row
+    save(NAME, {"model": options.model, "machine": machine(), "rows": rows}, report(rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen2.5-0.5b")
+    parser.add_argument("--plan", choices=list(PLANS), default="successive")
+    parser.add_argument("--strategy", choices=["bank", "single"], default="bank")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=cache_directory() / NAME, help="where memories are kept meanwhile")
+    options = parser.parse_args()
+    path = DIRECTORY / f"{NAME}.json"
+    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
+    key = f"{options.plan}, {options.strategy}, seed {options.seed}"
+    empty = {name: {} for name in ("accepted", "seconds", "right_after", "first", "answers")}
+    keep(options, PLANS[options.plan](options, rows.get(key, empty)))
+    Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
+
+
+if __name__ == "__main__":
+    main()

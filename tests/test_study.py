@@ -1,0 +1,107 @@
+"""What is asked about a context: pure functions over sentences, no model."""
+
+from importlib import resources
+
+import pytest
+import torch
+from words import tokenizer
+
+from ttt_retrofit.consolidation import study
+from ttt_retrofit.consolidation.config import ConsolidationConfig
+from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.words import details, holds, sentences, without_opener
+from ttt_retrofit.consolidation.writer import Answer
+from ttt_retrofit.errors import ConfigError
+
+PROMPTS = Prompts.load()
+NOTHING = Answer((), torch.zeros(0, 1, dtype=torch.int32), torch.zeros(0, 1, dtype=torch.float16))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("One is here. Two is there!", ["One is here.", "Two is there!"]),
+        ("Name: Ines\nAge: 4", ["Name: Ines", "Age: 4"]),
+        ("Mr. Harlow met Dr. Ines. They left.", ["Mr. Harlow met Dr. Ines.", "They left."]),
+        (
+            "This line is so long that it was wrapped by whoever wrote\nthe letter, and ends here.\n- A point",
+            ["This line is so long that it was wrapped by whoever wrote the letter, and ends here.", "- A point"],
+        ),
+    ],
+)
+def test_sentences_end_at_stops_and_lines_but_not_at_abbreviations_or_wraps(text, expected):
+    assert sentences(text) == expected
+
+
+def test_words_that_only_lead_up_to_a_sentence_are_left_out():
+    assert without_opener("Oh, and by the way, my code is 7719.") == "My code is 7719."
+    assert without_opener("Also known as Ines.") == "Known as Ines."
+    assert without_opener("Andrew is here.") == "Andrew is here."
+
+
+def test_an_answer_holds_a_word_in_any_of_its_forms_and_no_other_word():
+    assert holds("On Thursdays she studies nine bees.", ["thursday", "study", "9", "bee"])
+    assert not holds("He lives in Braga.", ["ines"])
+
+
+def test_details_are_names_and_numbers_first_and_no_verb_of_mine():
+    assert details("I painted my kitchen silver in Braga.") == ["Braga", "kitchen silver"]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "detail", "questions"),
+    [
+        ("My dog is called Bolt.", "Bolt", ["What is my dog called?", "What is my dog's name?"]),
+        ("My sister's name is Ines.", "Ines", ["What is my sister's name?", "What is my sister called?"]),
+        ("My neighbour Ines waters the plants.", "Ines", ["Who waters the plants?"]),
+        ("I live in Braga.", "Braga", ["Where do I live?"]),
+        ("I keep seven hens.", "seven", ["How many hens do I keep?"]),
+        ("My train leaves at 7:40.", "7:40", ["What does my train leave at?"]),
+        ("My locker is number 12.", "12", ["What number is my locker?", "What is the number of my locker?"]),
+        ("The rain fell on Ines.", "Ines", []),
+    ],
+)
+def test_a_sentence_asked_back_is_turned_by_every_pattern_that_fits(sentence, detail, questions):
+    turned = study.turned(study.asked_back(sentence, detail), PROMPTS)
+    assert set(questions) <= set(turned)
+    assert bool(turned) == bool(questions)
+
+
+def test_a_long_context_is_asked_for_its_names_and_numbers():
+    text = (
+        " ".join(f"The slow river ran near village{n:02} under heavy skies." for n in range(20))
+        + " Ines owed 85 euros."
+    )
+    context = understand(text, tokenizer(), 512)
+    found = study.details_of(context, ConsolidationConfig(most_details=22))
+    assert len(found) == 22
+    assert {"Ines", "85", "village00", "village19"} <= {detail for _, detail in found}
+
+
+def test_questions_about_others_name_nothing_that_was_mentioned():
+    context = understand("My uncle has a parrot. Bruno is nine.", tokenizer(), 512)
+    texts = ("What is my uncle's name?", "How old is Bruno?", "What is the time?")
+    questions = [study.Question(text, frozenset(), NOTHING, 0) for text in texts]
+    others = study.about_others(questions, context, PROMPTS)
+    assert len(others) == 2
+    assert others[0].startswith("What is my ") and others[0].endswith("'s name?")
+    assert not any(name in " ".join(others) for name in ("uncle", "parrot", "Bruno"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("refusals = [", "refusal = [", r"lack \['refusals'\] and have unknown keys \['refusal'\]"),
+        ("{gap}\nHidden: {hidden}\nKind:", "\nHidden: {hidden}\nKind:", r"'kind'.*lacks the placeholders \['gap'\]"),
+        ('["What is my name?", ""]', '"What is my name?"', "'usual'.*'What is my name\\?'; expected pairs"),
+        ("refusals = [", "refusals = ", "cannot be read"),
+    ],
+)
+def test_a_file_of_prompts_that_does_not_fit_is_refused(tmp_path, old, new, message):
+    own = resources.files("ttt_retrofit.consolidation").joinpath("prompts.toml").read_text()
+    assert own.count(old) == 1
+    path = tmp_path / "prompts.toml"
+    path.write_text(own.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        Prompts.load(path)
