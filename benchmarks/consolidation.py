@@ -121,6 +121,28 @@ class Bench:
         memory = next_token_memory(self.model, self.tokenizer, talk.messages, LORA_STEPS)
         return self.remembered(talk, memory, time.perf_counter() - began)
 
+    def cartridge(self, talk: Conversation) -> dict[str, Any]:
+        """PEFT's trained prefix, on the study of `consolidate`. It answers in this process, with no other keys."""
+        from . import cartridge
+        from .recollect import DRIFTS, drift_ids, loss
+
+        made, seconds = cartridge.train(self.model, self.tokenizer, talk.messages)
+        began = time.perf_counter()
+        answers = made.answers([fact.question for fact in talk.facts])
+        asking = time.perf_counter() - began
+        drifts = {}
+        for key in DRIFTS:
+            ids = drift_ids(self.tokenizer, key)
+            drifts[key] = made.loss(ids) / loss(self.model, ids, None) - 1
+        return drifts | {
+            "recall": recall(answers, talk.facts),
+            "invented": sum(map(is_invented, made.answers(UNSAID))) / len(UNSAID),
+            "seconds": seconds,
+            "asking_seconds": asking,
+            "bytes": made.nbytes,
+            "answers": answers,
+        }
+
     def memory(self, talk: Conversation, **changes: Any) -> dict[str, Any]:
         """`consolidate`, with its defaults."""
         self.model.reset_memory()
@@ -170,6 +192,7 @@ PLANS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "BM25, 3 messages": ("retrieval", {}),
         "summary in the prompt": ("summary", {}),
         "next-token LoRA": ("next_token_lora", {}),
+        "PEFT Cartridge": ("cartridge", {}),
         "consolidated memory": ("memory", {}),
     },
     "ablation": {

@@ -24,6 +24,7 @@ from .texts import text
 
 ANSWER_TOKENS = 32
 DRIFT_TOKENS = 1024
+DRIFTS = {"drift_prose": "emma", "drift_code": "turtle"}
 # Where an answer says that it does not know; everything else about something never said is invented.
 ABSTAINS = (
     "don't have", "do not have", "can't assist", "cannot assist", "i'm sorry", "i am sorry", "not sure", "don't know",
@@ -55,6 +56,11 @@ def loss(model: Any, ids: torch.Tensor, memory: Memory | None) -> float:
     return torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item()
 
 
+def drift_ids(tokenizer: Any, key: str) -> torch.Tensor:
+    """(1, T) tokens of a text that has nothing to do with any conversation."""
+    return tokenizer(text(DRIFTS[key]), return_tensors="pt").input_ids[:, 2000 : 2000 + DRIFT_TOKENS]
+
+
 def main() -> None:
     name, directory = sys.argv[1:3]
     questions = json.load(sys.stdin)
@@ -65,8 +71,8 @@ def main() -> None:
     began = time.perf_counter()
     answers = Recollector(model, tokenizer, memory).answers([([], question) for question in questions])
     found = {"answers": answers, "seconds": time.perf_counter() - began}
-    for key, source in (("drift_prose", "emma"), ("drift_code", "turtle")):
-        ids = tokenizer(text(source), return_tensors="pt").input_ids[:, 2000 : 2000 + DRIFT_TOKENS]
+    for key in DRIFTS:
+        ids = drift_ids(tokenizer, key)
         found[key] = loss(model, ids, memory) / loss(model, ids, None) - 1
     print(json.dumps(found))
 

@@ -117,6 +117,9 @@ def test_bad_input_is_refused(model, tmp_path):
         chat.send("  ")
     with pytest.raises(InputError, match="no chat template"):
         ChatSession(model, tokenizer(chat=False), tmp_path)
+    (tmp_path / "turns.json").write_text('{"format": 99, "messages": []}')
+    with pytest.raises(CheckpointError, match="format 99, expected 1"):
+        session(model, tmp_path)
     (tmp_path / "turns.json").write_text("{")
     with pytest.raises(CheckpointError, match="damaged"):
         session(model, tmp_path)

@@ -230,8 +230,11 @@ class ChatSession:
         path = self.directory / TURNS
         try:
             stored = json.loads(path.read_text())
-            return list(stored["messages"])
+            found, messages = stored["format"], list(stored["messages"])
         except FileNotFoundError:
             return []
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {error!r}. Move it away to go on without its turns.") from error
+        if found != FORMAT:
+            raise CheckpointError(f"{path} is of format {found}, expected {FORMAT}. Use the version that wrote it.")
+        return messages

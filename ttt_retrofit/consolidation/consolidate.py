@@ -37,7 +37,7 @@ from .prompts import Prompts
 from .student import Student
 from .study import Asked, Question
 from .words import content, holds
-from .work import Work
+from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
 
 ANSWERED_AT_MOST = 48  # held-out questions that are asked in verification
@@ -68,6 +68,7 @@ class Consolidation:
     def key(self) -> str:
         """Names this very consolidation, so that one that was cut off is recognised."""
         parts = [
+            f"format {FORMAT}",
             self.context.sha256,
             self.base,
             json.dumps(dataclasses.asdict(self.config), sort_keys=True, default=str),
@@ -101,17 +102,7 @@ class Consolidation:
     def _run(self, work: Work) -> Memory:
         plain = plain_copy(self.model)
         places = find_places(plain, self.config.memory)
-        if self.earlier is not None and self.earlier.entries and self.earlier.layer != places.layer:
-            raise ConfigError(
-                f"The loaded memory listens at {self.earlier.layer}, the new one would at {places.layer}. Use the "
-                "same MemoryConfig, or reset_memory() first."
-            )
-        if self.earlier is not None and self.earlier.entries and self.earlier.config.gated != self.config.memory.gated:
-            raise ConfigError(
-                f"The loaded memory has gated={self.earlier.config.gated}, the new one would have "
-                f"gated={self.config.memory.gated}; one bank has gates or has none. Use the same MemoryConfig, or "
-                "reset_memory() first."
-            )
+        self._check_earlier(places)
         teacher = Writer(plain, self.tokenizer, self.control.check)
         questions = work.load_study()
         if questions is None:
@@ -136,8 +127,8 @@ class Consolidation:
         replays: list[Prepared] = []
         kept: Memory | None = None
         if self.config.strategy == "single":
-            earlier, kept = self._replays(student, teacher, lambda hidden: True)
-            facts += earlier
+            rewritten, kept = self._replays(student, teacher, lambda hidden: True)
+            facts += rewritten
         begun = len(common_beginning([*(p.lesson.prompt for p in facts), *asked_generally]))
         where = [(p.below, range(begun, len(p.lesson.prompt))) for p in facts]
         gate = find_gate(where, silent[1::2], general[1::2], background)
@@ -149,10 +140,12 @@ class Consolidation:
             replays, kept = self._replays(student, teacher, lambda hidden: _opens(hidden, gate, background))
         texts = self._texts(student, asked)
         # One entry that is written anew does not hear the one it replaces.
-        heard = kept if self.config.strategy == "bank" else None
+        earlier = None
+        if kept is not None and self.config.strategy == "bank":
+            earlier = voices_of([kept], plain.device, torch.float32)
 
         def voices(leaves: Leaves) -> Voices:
-            return with_new(heard, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
+            return with_new(earlier, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
 
         state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device), self.config)
         prompts = [p.lesson.prompt for p in [*facts, *texts, *negatives, *replays, *checks]]
@@ -180,6 +173,22 @@ class Consolidation:
         )
         self.control.at("done", 1, 1)
         return dataclasses.replace(candidate, report=report)
+
+    def _check_earlier(self, places: Places) -> None:
+        """Entries of one bank listen at one layer, and all have gates or none has."""
+        if self.earlier is None or not self.earlier.entries:
+            return
+        if self.earlier.layer != places.layer:
+            raise ConfigError(
+                f"The loaded memory listens at {self.earlier.layer}, the new one would at {places.layer}. Use the "
+                "same MemoryConfig, or reset_memory() first."
+            )
+        if self.earlier.config.gated != self.config.memory.gated:
+            raise ConfigError(
+                f"The loaded memory has gated={self.earlier.config.gated}, the new one would have "
+                f"gated={self.config.memory.gated}; one bank has gates or has none. Use the same MemoryConfig, or "
+                "reset_memory() first."
+            )
 
     def _study(self, teacher: Writer) -> list[Question]:
         writer = teacher if self.writer is None else Writer(*self.writer, self.control.check)

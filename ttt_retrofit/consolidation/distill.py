@@ -18,10 +18,9 @@ from torch import Tensor
 
 from ..gates import Background, Gates
 from ..memory.chorus import AJAR, joined
-from ..memory.chorus import voices as voices_of
 from ..memory.config import MemoryConfig
 from ..memory.lessons import Lesson
-from ..memory.memory import GateKeys, Memory
+from ..memory.memory import GateKeys
 from ..memory.projections import Places
 from ..voices import Term, Voices
 from .config import ConsolidationConfig
@@ -80,7 +79,7 @@ def begin(leaves: Leaves, config: ConsolidationConfig) -> State:
 
 
 def with_new(
-    earlier: Memory | None,
+    old: Voices | None,
     gate: GateKeys,
     background: Background,
     gated: bool,
@@ -88,8 +87,7 @@ def with_new(
     layer: str,
     device: torch.device,
 ) -> Voices:
-    """The voices of a step: earlier entries as they are, and the one that is learned."""
-    old = None if earlier is None else voices_of([earlier], device, torch.float32)
+    """The voices of a step: those of earlier entries, which stay as they are, and the one that is learned."""
     count = 0 if old is None else old.gates.keys.shape[1]
     bounds = (gate.closed, gate.opened) if gated else AJAR
     new = Gates(

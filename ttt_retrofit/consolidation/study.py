@@ -51,7 +51,6 @@ class Question:
     value: frozenset[str]  # words, lower case; empty where nothing is known
     answer: Answer
     statement: int
-    detail: str = ""
     held_out: bool = False
 
 
@@ -176,7 +175,7 @@ def answer(
                 gives = set() if refused else value(said, one.text, _source(one, context))
                 wanted = content(one.detail) & gives if one.detail else gives
                 if wanted or (narrow and one.by_user):
-                    found.append(Question(one.text, frozenset(wanted), given, one.statement, one.detail))
+                    found.append(Question(one.text, frozenset(wanted), given, one.statement))
                 elif one.statement >= 0:
                     missed.append(one)
                 elif one.by_user:

@@ -31,6 +31,7 @@ from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
+FORMAT = 2  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 SAVE_EVERY = 15.0  # seconds
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -103,7 +104,7 @@ class Work:
         if questions:
             tensors["indices"] = torch.cat([q.answer.indices for q in questions])
             tensors["logprobs"] = torch.cat([q.answer.logprobs for q in questions])
-        header = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.detail, q.held_out] for q in questions]
+        header = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in questions]
         self._write(STUDY, tensors, header)
 
     def load_study(self) -> list[Question] | None:
@@ -112,11 +113,11 @@ class Work:
             return None
         tensors, header = stored
         questions, at = [], 0
-        for text, value, count, statement, detail, held_out in header:
+        for text, value, count, statement, held_out in header:
             span = slice(at, at + count)
             ids = tuple(tensors["ids"][span].tolist())
             answer = Answer(ids, tensors["indices"][span], tensors["logprobs"][span])
-            questions.append(Question(text, frozenset(value), answer, statement, detail, held_out))
+            questions.append(Question(text, frozenset(value), answer, statement, held_out))
             at += count
         return questions
 

@@ -1,0 +1,128 @@
+"""PEFT's Cartridge as a memory: a trained prefix of keys and values (Eyuboglu et al. 2025), studied like `consolidate`.
+
+The same questions and answers, the same loss on the teacher's kept logits, the same number of steps; what differs is
+where they are learned. A cartridge is in front of every prompt, related or not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import CartridgeConfig, get_peft_model
+from peft.tuners.cartridge.utils import initialize_kv_prefix_from_text
+from rich.progress import track
+from torch.nn.utils.rnn import pad_sequence
+
+from ttt_retrofit import ConsolidationConfig
+from ttt_retrofit.consolidation import study
+from ttt_retrofit.consolidation.config import Budget
+from ttt_retrofit.consolidation.control import Control
+from ttt_retrofit.consolidation.distill import divergence, targets
+from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.writer import Phrasing, Writer
+from ttt_retrofit.memory.lessons import Lesson
+
+from .conversations import Message
+
+VIRTUAL_TOKENS = 128  # of keys and values in every layer
+FROZEN = 1  # the first, as the paper has it: models attend to it always
+STEPS, BATCH, LR = 200, 8, 5e-3
+ANSWER_TOKENS = 32
+
+
+@dataclass
+class Cartridge:
+    """A model behind a trained prefix."""
+
+    model: Any
+    tokenizer: Any
+    phrasing: Phrasing
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the prefix in 16 bits."""
+        return 2 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+
+    @torch.no_grad()
+    def answers(self, questions: Sequence[str]) -> list[str]:
+        """Greedy answers, one by one: PEFT's prefix and left padding do not go together."""
+        found = []
+        for question in questions:
+            ids = torch.tensor([self.phrasing.asked(question)])
+            out = self.model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER_TOKENS, do_sample=False,
+                repetition_penalty=1.0, temperature=None, top_p=None, top_k=None, pad_token_id=0,
+            )  # fmt: skip
+            found.append(self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+        return found
+
+    @torch.no_grad()
+    def loss(self, ids: torch.Tensor) -> float:
+        """Mean next-token loss of a text behind the prefix, nats. ids: (1, T)."""
+        logits = self.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0, -ids.shape[1] : -1].float()
+        return torch.nn.functional.cross_entropy(logits, ids[0, 1:]).item()
+
+
+def lessons_of(model: Any, tokenizer: Any, messages: Sequence[Message]) -> list[Lesson]:
+    """What `consolidate` would study."""
+    config, prompts, control = ConsolidationConfig(), Prompts.load(), Control(Budget())
+    teacher, phrasing = Writer(plain_copy(model), tokenizer), Phrasing(tokenizer, prompts.plain)
+    context = understand(list(messages), tokenizer, config.piece_tokens)
+    asked = study.ask(context, teacher, prompts, config, control)
+    questions = study.answer(asked, context, teacher, phrasing, prompts, config, control)
+    given = [(question, question.answer) for question in questions]
+    return [
+        Lesson("fact", tuple(phrasing.asked(question.text)), answer.ids, answer.indices, answer.logprobs)
+        for question, answer in given
+    ]
+
+
+def train(model: Any, tokenizer: Any, messages: Sequence[Message]) -> tuple[Cartridge, float]:
+    """A cartridge that answers as the model does with the conversation before it; and the seconds it took."""
+    began = time.perf_counter()
+    lessons = lessons_of(model, tokenizer, messages)
+    plain = plain_copy(model)
+    behind = get_peft_model(
+        plain, CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS, num_frozen_tokens=FROZEN)
+    )
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    initialize_kv_prefix_from_text(behind, tokenizer, text=text, use_chat_template=False)
+    trained = [parameter for parameter in behind.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    order: list[int] = []
+    for step in track(range(STEPS), description="Cartridge"):
+        if len(order) < BATCH:
+            order += torch.randperm(len(lessons), generator=generator).tolist()
+        chosen, order = [lessons[index] for index in order[:BATCH]], order[BATCH:]
+        for group in optimizer.param_groups:
+            group["lr"] = LR * (1 - step / STEPS)
+        optimizer.zero_grad()
+        loss = _loss(behind, chosen)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+    phrasing = Phrasing(tokenizer, Prompts.load().plain)
+    return Cartridge(behind.eval(), tokenizer, phrasing), time.perf_counter() - began
+
+
+def _loss(behind: Any, chosen: Sequence[Lesson]) -> torch.Tensor:
+    rows = [torch.tensor([*lesson.prompt, *lesson.answer]) for lesson in chosen]
+    ids, mask = pad_sequence(rows, batch_first=True), pad_sequence([torch.ones_like(row) for row in rows], True)
+    with torch.enable_grad():
+        logits = behind(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]
+        spans = [range(len(lesson.prompt) - 1, len(row) - 1) for lesson, row in zip(chosen, rows)]
+        answers = torch.cat([logits[row, list(span)] for row, span in enumerate(spans)])
+        weights = torch.tensor([1 / len(span) for span in spans for _ in span])
+        by_token = divergence(answers, *targets(chosen, logits.device))
+        loss = (by_token * weights).sum() / len(chosen)
+    if not math.isfinite(loss.item()):
+        raise FloatingPointError("the cartridge diverged")
+    return loss
