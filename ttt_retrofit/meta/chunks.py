@@ -1,0 +1,211 @@
+"""Back through one chunk: from what later chunks make of its results to what it makes of its beginning.
+
+A chunk turns fast weights W, optimizer state and keys K into a loss L(W, K, θ), new keys, and through the gradient
+g = ∂L/∂W a step. The outer loop goes back in two parts. `through_step` is elementwise: it gives u, the derivative of all
+that follows with respect to g. `through_reading` then needs the derivative of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, whose last term
+is second order. It exists twice, and a test compares the two:
+
+- `by_double_backward`, the definition: a graph of the gradient. Needs attention that can be differentiated twice, whose
+  scores, heads x chunk x (window + chunk), it keeps for every layer.
+- `by_differences`: ⟨u, ∂L/∂W⟩ is the derivative of L along u, so its gradient is that of L at W + εu less that at
+  W - εu, over 2ε (as in DARTS, arXiv 1806.09055, eq. 8; the reverse sweep is that of MixFlow-MG, arXiv 2505.00793). Two
+  ordinary backward passes with any kernel and any quantized base; in 16 bits a difference drowns in rounding.
+
+B batch rows, C chunk, H key-value heads, N kept tokens, D head dimension, O out features, I in features.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cache import TTTCache
+from ..fast_weights import Weights
+from ..inner_loop import SiteState, next_token_losses, next_token_losses_once
+from ..learning import Learned, Outer, step_of
+from ..reading import Tokens, read
+from ..state import FastState
+from .parameters import Found, OuterParameters
+from .smoothing import differentiable
+
+# Of a whole inner step: how far W is moved, each way, to take a difference (`docs/design.md` has the error of others).
+DIFFERENCE = {torch.float32: 0.02, torch.float64: 1e-4}
+
+Keys = list[tuple[Tensor, Tensor] | None]  # (B, H, N, D) keys and values by layer; None where nothing depends on W or θ
+
+
+@dataclass
+class Chunk:
+    """A chunk that was learned from, and all that was there before it."""
+
+    before: TTTCache
+    tokens: Tokens  # (B, C)
+    learned: Learned
+
+
+@dataclass
+class Adjoint:
+    """Derivatives of the losses of all later chunks."""
+
+    fast: dict[str, Tensor]  # of the state after the step, as `FastState.tensors` names it
+    keys: Keys
+
+
+@dataclass
+class Part:
+    """Derivatives through the reading of a chunk, its step apart."""
+
+    fast: dict[str, Weights]
+    keys: Keys
+    others: list[Tensor | None]  # of the stored starts, then of `OuterParameters.others`
+
+
+Reading = Callable[[Any, OuterParameters, Chunk, float, "Direction | None", Keys], Part]
+
+
+@dataclass
+class Direction:
+    """u, and how far along it one may go and still be near W."""
+
+    u: dict[str, Weights]
+    reach: Tensor  # (B,) the length of the inner step over the length of u; 0 where u is 0
+
+
+def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tuple[Direction, dict[str, Tensor]]:
+    """Back through optimizer and trust region: u, and the derivatives of the state before the step past g."""
+    before = chunk.before.fast
+    state = {key: _leaf(tensor) for key, tensor in before.tensors().items() if key != "steps"}
+    fast = FastState.from_tensors({**state, "steps": before.steps})
+    gradients = {n: {key: _leaf(g) for key, g in by.items()} for n, by in chunk.learned.gradients.items()}
+    flat = [g for by_name in gradients.values() for g in by_name.values()]
+    rates = [site.log_lr for site in found.outer.rates.values()]
+    stored = found.outer.stored_starts
+    with torch.enable_grad():
+        optimize = differentiable(model.ttt.inner_optimizer)
+        new = step_of(model, fast, chunk.learned.losses, gradients, chunk.learned.firing, optimize).tensors()
+        reached = [key for key in state if new[key].requires_grad]
+        taken = torch.autograd.grad(
+            [new[key] for key in reached],
+            [*flat, *state.values(), *rates, *stored],
+            [adjoint.fast[key] for key in reached],
+            allow_unused=True,
+        )
+    u, rest = _zeros(taken[: len(flat)], flat), taken[len(flat) :]
+    past_g = dict(zip(state, _zeros(rest[: len(state)], list(state.values()))))
+    for parameter, gradient in zip([*rates, *stored], rest[len(state) :]):
+        found.add(parameter, gradient)
+    moved = [new[f"{n}|{key}"].detach() - state[f"{n}|{key}"].detach() for n, by in gradients.items() for key in by]
+    length = _length(u)
+    reach = torch.where(length > 0, _length(moved) / length.clamp_min(torch.finfo(length.dtype).tiny), 0)
+    given = iter(u)
+    return Direction({n: {key: next(given) for key in by} for n, by in gradients.items()}, reach), past_g
+
+
+@torch.enable_grad()
+def by_double_backward(
+    model: Any, outer: OuterParameters, chunk: Chunk, weight: float, direction: Direction | None, keys: Keys
+) -> Part:
+    """The gradient of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, by autograd."""
+    reading = _Forward(model, outer, chunk, None, order=2)
+    total = weight * reading.losses.sum() + reading.product(keys)
+    if direction is not None:
+        flat = reading.fast
+        gradients = torch.autograd.grad(reading.losses.sum(), flat, create_graph=True)
+        u = [direction.u[name][key] for name, by in chunk.learned.gradients.items() for key in by]
+        total = total + sum((g * d).sum() for g, d in zip(gradients, u))
+    return reading.part(total)
+
+
+@torch.enable_grad()
+def by_differences(
+    model: Any, outer: OuterParameters, chunk: Chunk, weight: float, direction: Direction | None, keys: Keys
+) -> Part:
+    """The same, from the gradients at W + εu and W - εu."""
+    if direction is None:
+        reading = _Forward(model, outer, chunk, None, order=1)
+        return reading.part(weight * reading.losses.sum() + reading.product(keys))
+    epsilon = DIFFERENCE[direction.reach.dtype] * direction.reach
+    slope = torch.where(epsilon > 0, 0.5 / epsilon.clamp_min(torch.finfo(epsilon.dtype).tiny), 0)
+    parts = []
+    for sign in (1, -1):
+        shift = {
+            name: {key: sign * epsilon.view(-1, 1, 1) * d for key, d in by.items()} for name, by in direction.u.items()
+        }
+        reading = _Forward(model, outer, chunk, shift, order=1)
+        value = ((0.5 * weight + sign * slope) * reading.losses).sum() + 0.5 * reading.product(keys)
+        parts.append(reading.part(value))
+    return _sum(*parts)
+
+
+class _Forward:
+    """The forward of a chunk from its beginning, with a graph down to fast weights, keys and other parameters."""
+
+    def __init__(
+        self, model: Any, outer: OuterParameters, chunk: Chunk, shift: dict[str, Weights] | None, order: int
+    ) -> None:
+        cache = copy.deepcopy(chunk.before)
+        self.outer, self.cache = outer, cache
+        sites = {}
+        for name, state in cache.fast.sites.items():
+            moved = {k: w if shift is None else w + shift[name][k] for k, w in state.weights.items()}
+            sites[name] = SiteState({key: weight.requires_grad_() for key, weight in moved.items()}, {})
+        cache.fast = FastState(sites, cache.fast.steps)
+        self.sites = sites
+        self.fast = [weight for state in sites.values() for weight in state.weights.values()]
+        self.past: dict[int, tuple[Tensor, Tensor]] = {}
+        for index, layer in enumerate(cache.layers):
+            if index >= outer.lowest and layer.is_initialized:
+                layer.keys, layer.values = (tensor.clone().requires_grad_() for tensor in layer.past())
+                self.past[index] = layer.keys, layer.values
+        (segment,) = read(model, cache, chunk.tokens, learn=False, outer=Outer(record=True, order=order))
+        losses = next_token_losses if order == 2 else next_token_losses_once
+        by_token = losses(segment.output.logits, chunk.tokens.ids)  # (B, C - 1)
+        self.losses = torch.where(chunk.learned.firing, by_token.mean(1), 0)
+
+    def product(self, keys: Keys) -> Tensor:
+        """⟨λ, K'⟩ over the keys and values that the chunk leaves behind."""
+        total = self.losses.new_zeros(())
+        for layer, adjoint in zip(self.cache.layers, keys):
+            if adjoint is not None:
+                total = total + sum((kept * a).sum() for kept, a in zip(layer.past(), adjoint))
+        return total
+
+    def part(self, total: Tensor) -> Part:
+        past = [tensor for pair in self.past.values() for tensor in pair]
+        stored, others = self.outer.stored_starts, list(self.outer.others)
+        inputs = [*self.fast, *past, *stored, *others]
+        taken = torch.autograd.grad(total, inputs, allow_unused=True)
+        fast = iter(_zeros(taken[: len(self.fast)], self.fast))
+        by_site = {name: {key: next(fast) for key in state.weights} for name, state in self.sites.items()}
+        rest = iter(_zeros(taken[len(self.fast) : len(self.fast) + len(past)], past))
+        keys: Keys = [None] * len(self.cache.layers)
+        for index in self.past:
+            keys[index] = next(rest), next(rest)
+        return Part(by_site, keys, list(taken[len(self.fast) + len(past) :]))
+
+
+def _sum(first: Part, second: Part) -> Part:
+    fast = {n: {key: g + second.fast[n][key] for key, g in by.items()} for n, by in first.fast.items()}
+    keys: Keys = [
+        None if a is None or b is None else (a[0] + b[0], a[1] + b[1]) for a, b in zip(first.keys, second.keys)
+    ]
+    others = [a if b is None else b if a is None else a + b for a, b in zip(first.others, second.others)]
+    return Part(fast, keys, others)
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_()
+
+
+def _zeros(gradients: Any, like: list[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, like)]
+
+
+def _length(tensors: list[Tensor]) -> Tensor:
+    """(B,) the norm over all tensors (B, O, I)."""
+    return torch.stack([tensor.square().sum((-2, -1)) for tensor in tensors]).sum(0).sqrt()

@@ -1,0 +1,163 @@
+"""The outer gradient of a batch of sequences: the mean over chunks of the loss that each had before its update.
+
+What a later loss owes to an earlier update can be followed exactly, in the last chunks only, or not at all:
+
+- `first_order`: the directions of the inner steps, and past keys, are constants. The gradient that steps the fast
+  weights is then the outer gradient of their start as well: it costs one read.
+- `truncated`: exact through the last k chunks, first order in those before.
+- `exact`: through every update and all keys.
+- `none`: no updates at all; plain fine-tuning of the same parameters, the control to compare with.
+
+A sweep forwards reads as in use, keeping what stood before each chunk that will be gone back through; a sweep backwards
+holds the derivatives of what is already behind it (`chunks.py`). No graph spans more than one chunk.
+B batch rows, T tokens, C chunk.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..cache import TTTCache
+from ..errors import InputError
+from ..inner_loop import next_token_losses
+from ..learning import Learned, Outer, fresh
+from ..reading import Tokens, align, read
+from .chunks import Adjoint, Chunk, Keys, Reading, by_differences, by_double_backward, through_step
+from .parameters import Found, OuterParameters
+
+Gradients = Literal["exact", "truncated", "first_order", "none"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one batch gave."""
+
+    losses: Tensor  # (B, chunks), nats per token before each update; NaN where a row has ended
+    gradients: dict[torch.nn.Parameter, Tensor]  # of the mean over all chunks of the batch
+    cache: TTTCache  # as the read left it
+
+
+def outer_gradients(
+    model: Any,
+    outer: OuterParameters,
+    ids: Tensor,
+    mask: Tensor | None,
+    gradients: Gradients,
+    truncate_chunks: int = 1,
+    rematerialise: bool = False,
+) -> Outcome:
+    """Loss and outer gradient of a batch, of which no parameter's `.grad` is touched.
+
+    Parameters
+    ----------
+    model : a converted model, not in training mode: dropout would differ between the readings of a chunk.
+    ids, mask : (B, T) token ids, and nonzero for real ones. Real tokens after a row's last whole chunk are not read.
+    truncate_chunks : k of `truncated`.
+    rematerialise : for `none`, recompute chunks in the backward pass.
+
+    Raises
+    ------
+    InputError
+        When no row holds a whole chunk.
+    """
+    tokens = align(ids, mask, None)
+    chunks = max(tokens.counts) // model.ttt.chunk_size
+    if not chunks:
+        raise InputError(
+            f"The longest of these sequences has {max(tokens.counts)} tokens, and a chunk {model.ttt.chunk_size}. "
+            "The outer loss is a mean over whole chunks: give longer sequences."
+        )
+    if gradients == "none":
+        return _without_updates(model, outer, tokens, rematerialise)
+    exact = {"exact": chunks, "truncated": min(truncate_chunks, chunks), "first_order": 0}[gradients]
+    return through_updates(model, outer, tokens, exact, _second_order(model))
+
+
+@torch.no_grad()
+def through_updates(model: Any, outer: OuterParameters, tokens: Tokens, exact: int, reading: Reading) -> Outcome:
+    """The outer gradient, exact through the last `exact` chunks and first order before them."""
+    pieces = list(_pieces(tokens, model.ttt.chunk_size))
+    weight = 1 / sum(sum(count > 0 for count in piece.counts) for piece in pieces)
+    found = Found(outer)
+    cache = model.new_cache()
+    cache.prepare(len(tokens.counts), tokens.ids.device)
+    cache.fast = fresh(model, len(tokens.counts), Outer())
+    kept: list[Chunk] = []
+    taught: list[Learned] = []
+    for index, piece in enumerate(pieces):
+        followed = index >= len(pieces) - exact
+        before = copy.deepcopy(cache) if followed else None
+        if followed:
+            _read(model, cache, piece, Outer(observe=taught.append))
+            kept.append(Chunk(before, piece, taught.pop()))
+        else:
+            _read(model, cache, piece, Outer(observe=lambda l: found.first_order(l, weight), along=outer.others))
+    _back(model, kept, weight, reading, found)
+    return Outcome(cache.loss_by_chunk, found.by_parameter, cache)
+
+
+def _back(model: Any, kept: list[Chunk], weight: float, reading: Reading, found: Found) -> None:
+    """The sweep backwards; ends at the beginning of the first chunk in `kept`, which it empties."""
+    adjoint: Adjoint | None = None
+    while kept:
+        chunk = kept.pop()
+        direction, past_g = None, {}
+        keys: Keys = [None] * len(chunk.before.layers)
+        if adjoint is not None:
+            direction, past_g = through_step(model, chunk, adjoint, found)
+            keys = adjoint.keys
+        part = reading(model, found.outer, chunk, weight, direction, keys)
+        found.at_start(part.fast, stored=False)
+        for parameter, gradient in zip([*found.outer.stored_starts, *found.outer.others], part.others):
+            found.add(parameter, gradient)
+        fast = chunk.before.fast
+        through = {f"{name}|{key}": g for name, by_name in part.fast.items() for key, g in by_name.items()}
+        state = {key: tensor for key, tensor in fast.tensors().items() if key != "steps"}
+        total = {key: through.get(key, 0) + past_g.get(key, torch.zeros_like(tensor)) for key, tensor in state.items()}
+        adjoint = Adjoint(total, part.keys)
+        if not kept:
+            weights = {n: {key: total[f"{n}|{key}"] for key in s.weights} for n, s in fast.sites.items()}
+            found.at_start(weights, stored=True)
+            found.along_steps(fast, weights)
+
+
+def _second_order(model: Any) -> Reading:
+    """Differences where they are exact enough, which is also where they are cheap."""
+    narrow = model.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(model.device.type)
+    return by_double_backward if narrow else by_differences
+
+
+def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, rematerialise: bool) -> Outcome:
+    cache, losses = model.new_cache(), []
+    for piece in _pieces(tokens, model.ttt.chunk_size):
+        real = torch.tensor([count > 0 for count in piece.counts], device=tokens.ids.device)
+        (segment,) = read(model, cache, piece, learn=False, outer=Outer(record=True, rematerialise=rematerialise))
+        with torch.enable_grad():
+            by_row = next_token_losses(segment.output.logits, piece.ids).mean(1)
+            losses.append(torch.where(real, by_row, torch.nan))
+    by_chunk = torch.stack(losses, 1)  # (B, chunks)
+    parameters = outer.all
+    taken = torch.autograd.grad(by_chunk.nanmean(), parameters, allow_unused=True)
+    found = Found(outer)
+    for parameter, gradient in zip(parameters, taken):
+        found.add(parameter, gradient)
+    return Outcome(by_chunk.detach(), found.by_parameter, cache.detach_())
+
+
+def _pieces(tokens: Tokens, size: int) -> Iterator[Tokens]:
+    """Whole chunks, one after the other; a row whose next chunk is not whole has ended."""
+    chunks = [count // size for count in tokens.counts]
+    for index in range(max(chunks)):
+        counts = [size if index < count else 0 for count in chunks]
+        yield Tokens(tokens.ids[:, index * size : (index + 1) * size], None, counts, None)
+
+
+def _read(model: Any, cache: TTTCache, piece: Tokens, outer: Outer) -> None:
+    for _ in read(model, cache, piece, learn=True, outer=outer):
+        pass
