@@ -15,6 +15,7 @@ ORDER = [
     "meta.gradients",
     "meta.chunks",
     "meta.smoothing",
+    "meta.replay",
     "meta.parameters",
     "meta.data",
     "meta.estimate",

@@ -66,7 +66,8 @@ class Outer:
     record: bool = False
     order: int = 1  # 2 keeps the inner updates themselves differentiable
     rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
-    along: tuple[Tensor, ...] = ()  # parameters whose gradients are taken along with those of the fast weights
+    folded: bool = False  # no gradient is wanted of the projections themselves, so fast matrices may be folded in
+    along: tuple[Tensor, ...] = ()  # tensors whose gradients are taken along with those of the fast weights
     observe: Callable[[Learned], None] | None = None  # told of every chunk that is learned from, before its step
 
     @property
@@ -81,7 +82,7 @@ class Learned:
 
     fast: FastState  # before the step, which may overwrite it
     gradients: dict[str, Weights]  # by site; (R, rows, columns) each
-    along: tuple[Tensor | None, ...]  # of the parameters asked for; None where the loss does not depend on one
+    along: tuple[Tensor | None, ...]  # of the tensors asked for; None where the loss does not depend on one
     losses: Tensor  # (R,) of the chunk, in nats per token
     firing: Tensor  # (R,) bool: the rows that the gradients are of
 
@@ -105,7 +106,7 @@ def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dic
     leaves: dict[str, Weights] = {}
     for site in decoder.sites if fast.sites else []:
         name, weights = site.site.name, fast.sites[site.site.name].weights
-        base = None if outer.record else site.foldable(rows)
+        base = None if outer.record and not outer.folded else site.foldable(rows)
         if base is not None:
             leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
         else:

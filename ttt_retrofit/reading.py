@@ -118,7 +118,7 @@ def _read_segment(
     moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, learn)
     if moving:
         shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
-        with torch.set_grad_enabled(outer.record), applying(FastTerms(starting_weights(decoder), len(moving))):
+        with torch.set_grad_enabled(outer.everywhere), applying(FastTerms(starting_weights(decoder), len(moving))):
             sinks.move(cache, moving, shift, decoder.base_forward)
     sinks.remember(cache, ids, taken)
     cache.remember(ids, taken)

@@ -7,9 +7,10 @@ is second order. It exists twice, and a test compares the two:
 
 - `by_double_backward`, the definition: a graph of the gradient. Needs attention that can be differentiated twice, whose
   scores, heads x chunk x (window + chunk), it keeps for every layer.
-- `by_differences`: ⟨u, ∂L/∂W⟩ is the derivative of L along u, so its gradient is that of L at W + εu less that at
-  W - εu, over 2ε (as in DARTS, arXiv 1806.09055, eq. 8; the reverse sweep is that of MixFlow-MG, arXiv 2505.00793). Two
-  ordinary backward passes with any kernel and any quantized base; in 16 bits a difference drowns in rounding.
+- `by_differences`: ⟨u, ∂L/∂W⟩ is the derivative of L along u, so its gradient is that of L at W + εu less that at W,
+  over ε (as in DARTS, arXiv 1806.09055, eq. 8; the reverse sweep is that of MixFlow-MG, arXiv 2505.00793). The gradient
+  at W is what the chunk was learned from, so one ordinary forward and backward pass is all, with any kernel and any
+  quantized base. In 16 bits a difference drowns in rounding.
 
 B batch rows, C chunk, H key-value heads, N kept tokens, D head dimension, O out features, I in features.
 """
@@ -31,10 +32,11 @@ from ..learning import Learned, Outer, step_of
 from ..reading import Tokens, read
 from ..state import FastState
 from .parameters import Found, OuterParameters
+from .replay import Output, replaying
 from .smoothing import differentiable
 
-# Of a whole inner step: how far W is moved, each way, to take a difference (`docs/design.md` has the error of others).
-DIFFERENCE = {torch.float32: 0.02, torch.float64: 1e-4}
+# Of a whole inner step: how far W is moved to take a difference (`docs/design.md` has the error of others).
+DIFFERENCE = {torch.float32: 0.005, torch.float64: 1e-6}
 
 Keys = list[tuple[Tensor, Tensor] | None]  # (B, H, N, D) keys and values by layer; None where nothing depends on W or θ
 
@@ -46,6 +48,16 @@ class Chunk:
     before: TTTCache
     tokens: Tokens  # (B, C)
     learned: Learned
+    past: dict[int, tuple[Tensor, Tensor]]  # by layer, the keys and values whose gradients follow the direct ones
+    below: list[Output]  # what the layers that nothing trained reaches made of it
+
+    def gradient(self, outer: OuterParameters) -> Part:
+        """That of the chunk's loss, as the read forwards has found it."""
+        direct, past = self.learned.along[: len(outer.direct)], iter(self.learned.along[len(outer.direct) :])
+        keys: Keys = [None] * len(self.before.layers)
+        for index, (key, value) in self.past.items():
+            keys[index] = _or_zeros(next(past), key), _or_zeros(next(past), value)
+        return Part(self.learned.gradients, keys, list(direct))
 
 
 @dataclass
@@ -62,7 +74,24 @@ class Part:
 
     fast: dict[str, Weights]
     keys: Keys
-    others: list[Tensor | None]  # of the stored starts, then of `OuterParameters.others`
+    direct: list[Tensor | None]  # of `OuterParameters.direct`
+
+    def times(self, factor: float) -> Part:
+        fast = {name: {key: factor * g for key, g in by_name.items()} for name, by_name in self.fast.items()}
+        keys: Keys = [None if pair is None else (factor * pair[0], factor * pair[1]) for pair in self.keys]
+        return Part(fast, keys, [None if g is None else factor * g for g in self.direct])
+
+    def plus(self, other: Part, factor: float) -> Part:
+        """This and `factor` times the other."""
+        fast = {n: {key: g + factor * other.fast[n][key] for key, g in by.items()} for n, by in self.fast.items()}
+        keys: Keys = [
+            None if a is None or b is None else (a[0] + factor * b[0], a[1] + factor * b[1])
+            for a, b in zip(self.keys, other.keys)
+        ]
+        direct = [
+            a if b is None else factor * b if a is None else a + factor * b for a, b in zip(self.direct, other.direct)
+        ]
+        return Part(fast, keys, direct)
 
 
 Reading = Callable[[Any, OuterParameters, Chunk, float, "Direction | None", Keys], Part]
@@ -73,7 +102,7 @@ class Direction:
     """u, and how far along it one may go and still be near W."""
 
     u: dict[str, Weights]
-    reach: Tensor  # (B,) the length of the inner step over the length of u; 0 where u is 0
+    reach: Tensor  # the length of the inner step over the length of u; 0 where u is 0
 
 
 def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tuple[Direction, dict[str, Tensor]]:
@@ -84,7 +113,7 @@ def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tu
     gradients = {n: {key: _leaf(g) for key, g in by.items()} for n, by in chunk.learned.gradients.items()}
     flat = [g for by_name in gradients.values() for g in by_name.values()]
     rates = [site.log_lr for site in found.outer.rates.values()]
-    stored = found.outer.stored_starts
+    stored = [s.parameter for by_name in found.outer.starts.values() for s in by_name.values() if s.stored]
     with torch.enable_grad():
         optimize = differentiable(model.ttt.inner_optimizer)
         new = step_of(model, fast, chunk.learned.losses, gradients, chunk.learned.firing, optimize).tensors()
@@ -95,13 +124,13 @@ def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tu
             [adjoint.fast[key] for key in reached],
             allow_unused=True,
         )
-    u, rest = _zeros(taken[: len(flat)], flat), taken[len(flat) :]
-    past_g = dict(zip(state, _zeros(rest[: len(state)], list(state.values()))))
+    u, rest = [_or_zeros(*pair) for pair in zip(taken, flat)], taken[len(flat) :]
+    past_g = {key: _or_zeros(gradient, tensor) for gradient, (key, tensor) in zip(rest, state.items())}
     for parameter, gradient in zip([*rates, *stored], rest[len(state) :]):
         found.add(parameter, gradient)
     moved = [new[f"{n}|{key}"].detach() - state[f"{n}|{key}"].detach() for n, by in gradients.items() for key in by]
     length = _length(u)
-    reach = torch.where(length > 0, _length(moved) / length.clamp_min(torch.finfo(length.dtype).tiny), 0)
+    reach = _length(moved) / length if length > 0 else torch.zeros_like(length)
     given = iter(u)
     return Direction({n: {key: next(given) for key in by} for n, by in gradients.items()}, reach), past_g
 
@@ -125,21 +154,18 @@ def by_double_backward(
 def by_differences(
     model: Any, outer: OuterParameters, chunk: Chunk, weight: float, direction: Direction | None, keys: Keys
 ) -> Part:
-    """The same, from the gradients at W + εu and W - εu."""
-    if direction is None:
+    """The same, from the gradients of L at W + εu and at W."""
+    if direction is None:  # of the last chunk, on which nothing depends
+        return chunk.gradient(outer).times(weight)
+    reach = float(direction.reach)
+    if reach == 0:  # nothing depends on the step, but on the keys
         reading = _Forward(model, outer, chunk, None, order=1)
         return reading.part(weight * reading.losses.sum() + reading.product(keys))
-    epsilon = DIFFERENCE[direction.reach.dtype] * direction.reach
-    slope = torch.where(epsilon > 0, 0.5 / epsilon.clamp_min(torch.finfo(epsilon.dtype).tiny), 0)
-    parts = []
-    for sign in (1, -1):
-        shift = {
-            name: {key: sign * epsilon.view(-1, 1, 1) * d for key, d in by.items()} for name, by in direction.u.items()
-        }
-        reading = _Forward(model, outer, chunk, shift, order=1)
-        value = ((0.5 * weight + sign * slope) * reading.losses).sum() + 0.5 * reading.product(keys)
-        parts.append(reading.part(value))
-    return _sum(*parts)
+    epsilon = DIFFERENCE[direction.reach.dtype] * reach
+    shift = {name: {key: epsilon * d for key, d in by.items()} for name, by in direction.u.items()}
+    reading = _Forward(model, outer, chunk, shift, order=1)
+    moved = reading.part(reading.losses.sum() / epsilon + reading.product(keys))
+    return moved.plus(chunk.gradient(outer), weight - 1 / epsilon)
 
 
 class _Forward:
@@ -157,12 +183,11 @@ class _Forward:
         cache.fast = FastState(sites, cache.fast.steps)
         self.sites = sites
         self.fast = [weight for state in sites.values() for weight in state.weights.values()]
-        self.past: dict[int, tuple[Tensor, Tensor]] = {}
-        for index, layer in enumerate(cache.layers):
-            if index >= outer.lowest and layer.is_initialized:
-                layer.keys, layer.values = (tensor.clone().requires_grad_() for tensor in layer.past())
-                self.past[index] = layer.keys, layer.values
-        (segment,) = read(model, cache, chunk.tokens, learn=False, outer=Outer(record=True, order=order))
+        self.past = open_past(cache, outer.lowest)
+        # Where projections are trained by themselves, their own gradient is wanted.
+        record = Outer(record=True, order=order, folded=order == 1 and not outer.others)
+        with replaying(outer.below, chunk.below):
+            (segment,) = read(model, cache, chunk.tokens, learn=False, outer=record)
         losses = next_token_losses if order == 2 else next_token_losses_once
         by_token = losses(segment.output.logits, chunk.tokens.ids)  # (B, C - 1)
         self.losses = torch.where(chunk.learned.firing, by_token.mean(1), 0)
@@ -177,35 +202,33 @@ class _Forward:
 
     def part(self, total: Tensor) -> Part:
         past = [tensor for pair in self.past.values() for tensor in pair]
-        stored, others = self.outer.stored_starts, list(self.outer.others)
-        inputs = [*self.fast, *past, *stored, *others]
+        inputs = [*self.fast, *past, *self.outer.direct]
         taken = torch.autograd.grad(total, inputs, allow_unused=True)
-        fast = iter(_zeros(taken[: len(self.fast)], self.fast))
-        by_site = {name: {key: next(fast) for key in state.weights} for name, state in self.sites.items()}
-        rest = iter(_zeros(taken[len(self.fast) : len(self.fast) + len(past)], past))
+        found = iter([_or_zeros(gradient, tensor) for gradient, tensor in zip(taken, [*self.fast, *past])])
+        by_site = {name: {key: next(found) for key in state.weights} for name, state in self.sites.items()}
         keys: Keys = [None] * len(self.cache.layers)
         for index in self.past:
-            keys[index] = next(rest), next(rest)
+            keys[index] = next(found), next(found)
         return Part(by_site, keys, list(taken[len(self.fast) + len(past) :]))
 
 
-def _sum(first: Part, second: Part) -> Part:
-    fast = {n: {key: g + second.fast[n][key] for key, g in by.items()} for n, by in first.fast.items()}
-    keys: Keys = [
-        None if a is None or b is None else (a[0] + b[0], a[1] + b[1]) for a, b in zip(first.keys, second.keys)
-    ]
-    others = [a if b is None else b if a is None else a + b for a, b in zip(first.others, second.others)]
-    return Part(fast, keys, others)
+def open_past(cache: TTTCache, lowest: int) -> dict[int, tuple[Tensor, Tensor]]:
+    """Make what the layers from `lowest` on keep into leaves of a graph, and return them."""
+    past = {}
+    for index, layer in enumerate(cache.layers):
+        if index >= lowest and layer.is_initialized:
+            layer.keys, layer.values = past[index] = tuple(t.detach().clone().requires_grad_() for t in layer.past())
+    return past
 
 
 def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
-def _zeros(gradients: Any, like: list[Tensor]) -> list[Tensor]:
-    return [torch.zeros_like(t) if g is None else g for g, t in zip(gradients, like)]
+def _or_zeros(gradient: Tensor | None, like: Tensor) -> Tensor:
+    return torch.zeros_like(like) if gradient is None else gradient
 
 
 def _length(tensors: list[Tensor]) -> Tensor:
-    """(B,) the norm over all tensors (B, O, I)."""
-    return torch.stack([tensor.square().sum((-2, -1)) for tensor in tensors]).sum(0).sqrt()
+    """The norm over all tensors together."""
+    return torch.stack([torch.linalg.vector_norm(tensor) for tensor in tensors]).norm()

@@ -28,8 +28,9 @@ from ..errors import InputError
 from ..inner_loop import next_token_losses
 from ..learning import Learned, Outer, fresh
 from ..reading import Tokens, align, read
-from .chunks import Adjoint, Chunk, Keys, Reading, by_differences, by_double_backward, through_step
+from .chunks import Adjoint, Chunk, Keys, Reading, by_differences, by_double_backward, open_past, through_step
 from .parameters import Found, OuterParameters
+from .replay import keeping
 
 Gradients = Literal["exact", "truncated", "first_order", "none"]
 
@@ -91,13 +92,15 @@ def through_updates(model: Any, outer: OuterParameters, tokens: Tokens, exact: i
     kept: list[Chunk] = []
     taught: list[Learned] = []
     for index, piece in enumerate(pieces):
-        followed = index >= len(pieces) - exact
-        before = copy.deepcopy(cache) if followed else None
-        if followed:
-            _read(model, cache, piece, Outer(observe=taught.append))
-            kept.append(Chunk(before, piece, taught.pop()))
-        else:
-            _read(model, cache, piece, Outer(observe=lambda l: found.first_order(l, weight), along=outer.others))
+        if index < len(pieces) - exact:
+            _read(model, cache, piece, Outer(observe=lambda l: found.first_order(l, weight), along=outer.direct))
+            continue
+        before = copy.deepcopy(cache)
+        past = open_past(cache, outer.lowest)
+        along = (*outer.direct, *(tensor for pair in past.values() for tensor in pair))
+        with keeping(outer.below) as below:
+            _read(model, cache, piece, Outer(observe=taught.append, along=along))
+        kept.append(Chunk(before, piece, taught.pop(), past, below))
     _back(model, kept, weight, reading, found)
     return Outcome(cache.loss_by_chunk, found.by_parameter, cache)
 
@@ -114,8 +117,7 @@ def _back(model: Any, kept: list[Chunk], weight: float, reading: Reading, found:
             keys = adjoint.keys
         part = reading(model, found.outer, chunk, weight, direction, keys)
         found.at_start(part.fast, stored=False)
-        for parameter, gradient in zip([*found.outer.stored_starts, *found.outer.others], part.others):
-            found.add(parameter, gradient)
+        found.add_direct(part.direct)
         fast = chunk.before.fast
         through = {f"{name}|{key}": g for name, by_name in part.fast.items() for key, g in by_name.items()}
         state = {key: tensor for key, tensor in fast.tensors().items() if key != "steps"}
@@ -159,5 +161,7 @@ def _pieces(tokens: Tokens, size: int) -> Iterator[Tokens]:
 
 
 def _read(model: Any, cache: TTTCache, piece: Tokens, outer: Outer) -> None:
-    for _ in read(model, cache, piece, learn=True, outer=outer):
-        pass
+    with torch.enable_grad():  # what is dropped from the window must not cut the rest off from its gradient
+        for _ in read(model, cache, piece, learn=True, outer=outer):
+            pass
+    cache.detach_()  # of keys that gradients were taken of

@@ -54,6 +54,7 @@ class OuterParameters:
     rates: dict[str, TTTSite]  # the sites whose log_lr is trained
     others: tuple[nn.Parameter, ...]  # what any graph gives a gradient of
     lowest: int  # the first decoder layer whose keys and values depend on something trained
+    below: list[nn.Module]  # the decoder layers that depend on nothing trained
 
     @property
     def all(self) -> list[nn.Parameter]:
@@ -62,8 +63,12 @@ class OuterParameters:
         return list({id(p): p for p in (*starts, *rates, *self.others)}.values())
 
     @property
-    def stored_starts(self) -> list[nn.Parameter]:
-        return [s.parameter for by_name in self.starts.values() for s in by_name.values() if s.stored]
+    def direct(self) -> tuple[nn.Parameter, ...]:
+        """What the forward of a chunk reads by itself, and not through its fast weights.
+
+        A stored start is among them for the sinks, which are read with it whenever they move along.
+        """
+        return (*(s.parameter for by_name in self.starts.values() for s in by_name.values() if s.stored), *self.others)
 
 
 def choose(model: Any, names: Sequence[str]) -> OuterParameters:
@@ -99,8 +104,9 @@ def choose(model: Any, names: Sequence[str]) -> OuterParameters:
             starts[site.site.name] = stored
         if everything or "log_lr" in names:
             rates[site.site.name] = site
-    first_site = min(site.site.layer for site in model.sites)
-    chosen = OuterParameters(starts, rates, tuple(others.values()), min(first_site + 1, _lowest(model, others)))
+    first_site, lowest = min(site.site.layer for site in model.sites), _lowest(model, others)
+    below = list(decoder_layers(model)[1][: min(first_site, lowest)])
+    chosen = OuterParameters(starts, rates, tuple(others.values()), min(first_site + 1, lowest), below)
     for parameter in chosen.all:
         parameter.requires_grad_(True)
     return chosen
@@ -142,8 +148,8 @@ class Found:
         before = self.by_parameter.get(parameter)
         self.by_parameter[parameter] = gradient if before is None else before + gradient
 
-    def add_others(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> None:
-        for parameter, gradient in zip(self.outer.others, gradients):
+    def add_direct(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> None:
+        for parameter, gradient in zip(self.outer.direct, gradients):
             self.add(parameter, None if gradient is None else weight * gradient)
 
     def first_order(self, learned: Learned, weight: float) -> None:
@@ -158,7 +164,7 @@ class Found:
         self.at_start(gradients, stored=True)
         self.at_start(gradients, stored=False)
         self.along_steps(learned.fast, gradients)
-        self.add_others(learned.along, weight)
+        self.add_direct(learned.along, weight)
 
     def at_start(self, gradients: dict[str, Weights], stored: bool) -> None:
         """Gradients (B, O, I) of the fast weights, as those of the starts that are, or are not, stored."""
