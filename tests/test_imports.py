@@ -20,6 +20,7 @@ ORDER = [
     "meta.data",
     "meta.estimate",
     "meta.config",
+    "meta.choices",
     "auto",
     "modeling",
     "remembering",

@@ -18,7 +18,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,11 +28,10 @@ from ..errors import InputError
 from ..inner_loop import next_token_losses
 from ..learning import Learned, Outer, fresh
 from ..reading import Tokens, align, read
+from .choices import Gradients
 from .chunks import Adjoint, Chunk, Keys, Reading, by_differences, by_double_backward, open_past, through_step
 from .parameters import Found, OuterParameters
 from .replay import keeping
-
-Gradients = Literal["exact", "truncated", "first_order", "none"]
 
 
 @dataclass(frozen=True)
@@ -83,16 +82,16 @@ def outer_gradients(
 @torch.no_grad()
 def through_updates(model: Any, outer: OuterParameters, tokens: Tokens, exact: int, reading: Reading) -> Outcome:
     """The outer gradient, exact through the last `exact` chunks and first order before them."""
-    pieces = list(_pieces(tokens, model.ttt.chunk_size))
-    weight = 1 / sum(sum(count > 0 for count in piece.counts) for piece in pieces)
+    chunks = list(pieces(tokens, model.ttt.chunk_size))
+    weight = 1 / sum(sum(count > 0 for count in piece.counts) for piece in chunks)
     found = Found(outer)
     cache = model.new_cache()
     cache.prepare(len(tokens.counts), tokens.ids.device)
     cache.fast = fresh(model, len(tokens.counts), Outer())
     kept: list[Chunk] = []
     taught: list[Learned] = []
-    for index, piece in enumerate(pieces):
-        if index < len(pieces) - exact:
+    for index, piece in enumerate(chunks):
+        if index < len(chunks) - exact:
             _read(model, cache, piece, Outer(observe=lambda l: found.first_order(l, weight), along=outer.direct))
             continue
         before = copy.deepcopy(cache)
@@ -137,7 +136,7 @@ def _second_order(model: Any) -> Reading:
 
 def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, rematerialise: bool) -> Outcome:
     cache, losses = model.new_cache(), []
-    for piece in _pieces(tokens, model.ttt.chunk_size):
+    for piece in pieces(tokens, model.ttt.chunk_size):
         real = torch.tensor([count > 0 for count in piece.counts], device=tokens.ids.device)
         (segment,) = read(model, cache, piece, learn=False, outer=Outer(record=True, rematerialise=rematerialise))
         with torch.enable_grad():
@@ -152,7 +151,7 @@ def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, remater
     return Outcome(by_chunk.detach(), found.by_parameter, cache.detach_())
 
 
-def _pieces(tokens: Tokens, size: int) -> Iterator[Tokens]:
+def pieces(tokens: Tokens, size: int) -> Iterator[Tokens]:
     """Whole chunks, one after the other; a row whose next chunk is not whole has ended."""
     chunks = [count // size for count in tokens.counts]
     for index in range(max(chunks)):

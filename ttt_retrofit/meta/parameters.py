@@ -22,8 +22,7 @@ from ..fast_weights import Weights
 from ..layer import TTT, TTTSite
 from ..learning import Learned
 from ..state import FastState
-
-CHOICES = ("start", "log_lr", "lora", "everything")
+from .choices import OUTER_PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -72,16 +71,16 @@ class OuterParameters:
 
 
 def choose(model: Any, names: Sequence[str]) -> OuterParameters:
-    """Freeze `model`, a converted one, but for what `names` (some of `CHOICES`) say.
+    """Freeze `model`, a converted one, but for what `names` (some of `OUTER_PARAMETERS`) say.
 
     Raises
     ------
     ConfigError
         For unknown names, LoRA that is not there, or the start of `delta` on a quantized projection.
     """
-    unknown = sorted(set(names) - set(CHOICES))
+    unknown = sorted(set(names) - set(OUTER_PARAMETERS))
     if unknown or not names:
-        raise ConfigError(f"outer_parameters={list(names)}: expected some of {list(CHOICES)}.")
+        raise ConfigError(f"outer_parameters={list(names)}: expected some of {list(OUTER_PARAMETERS)}.")
     everything = "everything" in names
     others: dict[str, nn.Parameter] = {}
     for name, parameter in model.named_parameters():
