@@ -78,7 +78,7 @@ class Outer:
 
 @dataclass(frozen=True)
 class Learned:
-    """What a chunk teaches: the gradients that its step is made of, in the rows of a state that may since have moved."""
+    """What a chunk teaches: the gradients that its step is made of."""
 
     fast: FastState  # before the step, which may overwrite it
     gradients: dict[str, Weights]  # by site; (R, rows, columns) each

@@ -1,9 +1,10 @@
 """Back through one chunk: from what later chunks make of its results to what it makes of its beginning.
 
 A chunk turns fast weights W, optimizer state and keys K into a loss L(W, K, θ), new keys, and through the gradient
-g = ∂L/∂W a step. The outer loop goes back in two parts. `through_step` is elementwise: it gives u, the derivative of all
-that follows with respect to g. `through_reading` then needs the derivative of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, whose last term
-is second order. It exists twice, and a test compares the two:
+g = ∂L/∂W a step. The outer loop goes back in two parts. `through_step` is elementwise: it gives u, the derivative of
+all that follows with respect to g. What is left is the derivative of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, with w the weight of
+this loss and λ what follows makes of the keys K' that are left behind. Its last term is second order. It exists twice,
+and a test compares the two:
 
 - `by_double_backward`, the definition: a graph of the gradient. Needs attention that can be differentiated twice, whose
   scores, heads x chunk x (window + chunk), it keeps for every layer.
@@ -48,14 +49,14 @@ class Chunk:
     before: TTTCache
     tokens: Tokens  # (B, C)
     learned: Learned
-    past: dict[int, tuple[Tensor, Tensor]]  # by layer, the keys and values whose gradients follow the direct ones
     below: list[Output]  # what the layers that nothing trained reaches made of it
 
     def gradient(self, outer: OuterParameters) -> Part:
-        """That of the chunk's loss, as the read forwards has found it."""
+        """That of the chunk's loss, as the read forwards has found it: direct parameters first, then keys and values."""
         direct, past = self.learned.along[: len(outer.direct)], iter(self.learned.along[len(outer.direct) :])
         keys: Keys = [None] * len(self.before.layers)
-        for index, (key, value) in self.past.items():
+        for index in _with_past(self.before, outer.lowest):
+            key, value = self.before.layers[index].past()
             keys[index] = _or_zeros(next(past), key), _or_zeros(next(past), value)
         return Part(self.learned.gradients, keys, list(direct))
 
@@ -109,6 +110,7 @@ def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tu
     """Back through optimizer and trust region: u, and the derivatives of the state before the step past g."""
     before = chunk.before.fast
     state = {key: _leaf(tensor) for key, tensor in before.tensors().items() if key != "steps"}
+    assert before.steps is not None
     fast = FastState.from_tensors({**state, "steps": before.steps})
     gradients = {n: {key: _leaf(g) for key, g in by.items()} for n, by in chunk.learned.gradients.items()}
     flat = [g for by_name in gradients.values() for g in by_name.values()]
@@ -183,7 +185,7 @@ class _Forward:
         cache.fast = FastState(sites, cache.fast.steps)
         self.sites = sites
         self.fast = [weight for state in sites.values() for weight in state.weights.values()]
-        self.past = open_past(cache, outer.lowest)
+        self.with_past, self.past = _with_past(cache, outer.lowest), open_past(cache, outer.lowest)
         # Where projections are trained by themselves, their own gradient is wanted.
         record = Outer(record=True, order=order, folded=order == 1 and not outer.others)
         with replaying(outer.below, chunk.below):
@@ -201,24 +203,29 @@ class _Forward:
         return total
 
     def part(self, total: Tensor) -> Part:
-        past = [tensor for pair in self.past.values() for tensor in pair]
+        past = self.past
         inputs = [*self.fast, *past, *self.outer.direct]
         taken = torch.autograd.grad(total, inputs, allow_unused=True)
         found = iter([_or_zeros(gradient, tensor) for gradient, tensor in zip(taken, [*self.fast, *past])])
         by_site = {name: {key: next(found) for key in state.weights} for name, state in self.sites.items()}
         keys: Keys = [None] * len(self.cache.layers)
-        for index in self.past:
+        for index in self.with_past:
             keys[index] = next(found), next(found)
         return Part(by_site, keys, list(taken[len(self.fast) + len(past) :]))
 
 
-def open_past(cache: TTTCache, lowest: int) -> dict[int, tuple[Tensor, Tensor]]:
-    """Make what the layers from `lowest` on keep into leaves of a graph, and return them."""
-    past = {}
-    for index, layer in enumerate(cache.layers):
-        if index >= lowest and layer.is_initialized:
-            layer.keys, layer.values = past[index] = tuple(t.detach().clone().requires_grad_() for t in layer.past())
+def open_past(cache: TTTCache, lowest: int) -> list[Tensor]:
+    """Make keys and values of the layers from `lowest` on into leaves of a graph, and return them."""
+    past = []
+    for index in _with_past(cache, lowest):
+        layer = cache.layers[index]
+        layer.keys, layer.values = (tensor.detach().clone().requires_grad_() for tensor in layer.past())
+        past += [layer.keys, layer.values]
     return past
+
+
+def _with_past(cache: TTTCache, lowest: int) -> list[int]:
+    return [index for index, layer in enumerate(cache.layers) if index >= lowest and layer.is_initialized]
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class TTTTrainingConfig(TrainingArguments):
         default=4096,
         metadata={"help": "tokens of a sequence, a multiple of the chunk; fast weights start anew with each sequence"},
     )
-    gradients: str = field(
+    gradients: Gradients = field(
         default="exact",
         metadata={
             "help": "'exact' through every update, the keys and the window | 'truncated' exact through the last "
@@ -71,9 +71,7 @@ class TTTTrainingConfig(TrainingArguments):
             raise ConfigError(f"gradients={self.gradients!r} is not known. Choose one of {list(get_args(Gradients))}.")
         unknown = sorted(set(self.outer_parameters) - set(OUTER_PARAMETERS))
         if unknown or not self.outer_parameters:
-            raise ConfigError(
-                f"outer_parameters={self.outer_parameters}: expected some of {list(OUTER_PARAMETERS)}."
-            )
+            raise ConfigError(f"outer_parameters={self.outer_parameters}: expected some of {list(OUTER_PARAMETERS)}.")
         if self.truncate_chunks < 1:
             raise ConfigError(
                 f"truncate_chunks={self.truncate_chunks}: expected at least 1. gradients='first_order' is 0 of them."

@@ -1,9 +1,10 @@
 """Texts and token ids of any origin, cut into the sequences that the outer loop reads.
 
 A sequence never holds two documents. Fast weights, keys and the window start anew with each sequence anyway, so a
-document is cut where a sequence ends, and what remains of it is a shorter sequence of its own. Packing several documents
-into one row would need all three reset in the middle of it, for nothing: a row costs what its chunks cost, and rows that
-end early cost nothing more. Sequences are whole chunks, at least two; what is left over is dropped.
+document is cut where a sequence ends, and what remains of it is a shorter sequence of its own. Packing several into one
+row would need all three reset in the middle of it, and rows of a batch that learn at different times; padding behind
+the few rows that end early is simpler, and the loss does not see it. Sequences are whole chunks, at least two; what is
+left over is dropped.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Cutter:
             document = document.tolist()
         if not isinstance(document, (list, tuple)) or not all(type(token) is int for token in document):
             raise InputError(
-                f"A document of {self.name} is a {type(document).__name__}; expected a text or a flat list of token ids."
+                f"A document of {self.name} is a {type(document).__name__}; expected a text or a flat list of token "
+                "ids."
             )
         return document
 

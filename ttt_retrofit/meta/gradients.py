@@ -16,6 +16,7 @@ B batch rows, T tokens, C chunk.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,17 @@ from ..inner_loop import next_token_losses
 from ..learning import Learned, Outer, fresh
 from ..reading import Tokens, align, read
 from .choices import Gradients
-from .chunks import Adjoint, Chunk, Keys, Reading, by_differences, by_double_backward, open_past, through_step
+from .chunks import (
+    Adjoint,
+    Chunk,
+    Direction,
+    Keys,
+    Reading,
+    by_differences,
+    by_double_backward,
+    open_past,
+    through_step,
+)
 from .parameters import Found, OuterParameters
 from .replay import keeping
 
@@ -59,7 +70,8 @@ def outer_gradients(
     model : a converted model, not in training mode: dropout would differ between the readings of a chunk.
     ids, mask : (B, T) token ids, and nonzero for real ones. Real tokens after a row's last whole chunk are not read.
     truncate_chunks : k of `truncated`.
-    rematerialise : for `none`, recompute chunks in the backward pass.
+    rematerialise : keep less and compute it again: for exact gradients, the state at every √N-th of N chunks, each
+        group of which is read a second time; for `none`, no activations.
 
     Raises
     ------
@@ -76,11 +88,13 @@ def outer_gradients(
     if gradients == "none":
         return _without_updates(model, outer, tokens, rematerialise)
     exact = {"exact": chunks, "truncated": min(truncate_chunks, chunks), "first_order": 0}[gradients]
-    return through_updates(model, outer, tokens, exact, _second_order(model))
+    return through_updates(model, outer, tokens, exact, _second_order(model), rematerialise)
 
 
 @torch.no_grad()
-def through_updates(model: Any, outer: OuterParameters, tokens: Tokens, exact: int, reading: Reading) -> Outcome:
+def through_updates(
+    model: Any, outer: OuterParameters, tokens: Tokens, exact: int, reading: Reading, rematerialise: bool = False
+) -> Outcome:
     """The outer gradient, exact through the last `exact` chunks and first order before them."""
     chunks = list(pieces(tokens, model.ttt.chunk_size))
     weight = 1 / sum(sum(count > 0 for count in piece.counts) for piece in chunks)
@@ -88,28 +102,47 @@ def through_updates(model: Any, outer: OuterParameters, tokens: Tokens, exact: i
     cache = model.new_cache()
     cache.prepare(len(tokens.counts), tokens.ids.device)
     cache.fast = fresh(model, len(tokens.counts), Outer())
-    kept: list[Chunk] = []
-    taught: list[Learned] = []
-    for index, piece in enumerate(chunks):
-        if index < len(chunks) - exact:
-            _read(model, cache, piece, Outer(observe=lambda l: found.first_order(l, weight), along=outer.direct))
-            continue
-        before = copy.deepcopy(cache)
-        past = open_past(cache, outer.lowest)
-        along = (*outer.direct, *(tensor for pair in past.values() for tensor in pair))
-        with keeping(outer.below) as below:
-            _read(model, cache, piece, Outer(observe=taught.append, along=along))
-        kept.append(Chunk(before, piece, taught.pop(), past, below))
-    _back(model, kept, weight, reading, found)
+    for piece in chunks[: len(chunks) - exact]:
+        _read(model, cache, piece, Outer(observe=lambda new: found.first_order(new, weight), along=outer.direct))
+    followed = chunks[len(chunks) - exact :]
+    size = math.ceil(math.sqrt(exact)) if rematerialise else max(exact, 1)
+    groups = [followed[start : start + size] for start in range(0, exact, size)]
+    begun = []
+    for group in groups[:-1]:
+        begun.append(copy.deepcopy(cache))
+        for piece in group:
+            _read(model, cache, piece, Outer())
+    adjoint, first = None, cache.fast
+    for group, start in reversed(list(zip(groups, [*begun, cache]))):
+        first = copy.deepcopy(start.fast)
+        adjoint = _back(model, _forwards(model, outer, start, group), weight, reading, found, adjoint)
+    if adjoint is not None:
+        at_first = {n: {key: adjoint.fast[f"{n}|{key}"] for key in s.weights} for n, s in first.sites.items()}
+        found.at_start(at_first, stored=True)
+        found.along_steps(first, at_first)
     return Outcome(cache.loss_by_chunk, found.by_parameter, cache)
 
 
-def _back(model: Any, kept: list[Chunk], weight: float, reading: Reading, found: Found) -> None:
-    """The sweep backwards; ends at the beginning of the first chunk in `kept`, which it empties."""
-    adjoint: Adjoint | None = None
+def _forwards(model: Any, outer: OuterParameters, cache: TTTCache, group: list[Tokens]) -> list[Chunk]:
+    """Read chunks as in use, keeping what going back through them takes."""
+    kept, taught = [], list[Learned]()
+    for piece in group:
+        before = copy.deepcopy(cache)
+        along = (*outer.direct, *open_past(cache, outer.lowest))
+        with keeping(outer.below) as below:
+            _read(model, cache, piece, Outer(observe=taught.append, along=along))
+        kept.append(Chunk(before, piece, taught.pop(), below))
+    return kept
+
+
+def _back(
+    model: Any, kept: list[Chunk], weight: float, reading: Reading, found: Found, adjoint: Adjoint | None
+) -> Adjoint | None:
+    """Go back through chunks, which are let go one by one, from the last to what stood before the first."""
     while kept:
         chunk = kept.pop()
-        direction, past_g = None, {}
+        direction: Direction | None = None
+        past_g: dict[str, Tensor] = {}
         keys: Keys = [None] * len(chunk.before.layers)
         if adjoint is not None:
             direction, past_g = through_step(model, chunk, adjoint, found)
@@ -117,15 +150,11 @@ def _back(model: Any, kept: list[Chunk], weight: float, reading: Reading, found:
         part = reading(model, found.outer, chunk, weight, direction, keys)
         found.at_start(part.fast, stored=False)
         found.add_direct(part.direct)
-        fast = chunk.before.fast
-        through = {f"{name}|{key}": g for name, by_name in part.fast.items() for key, g in by_name.items()}
-        state = {key: tensor for key, tensor in fast.tensors().items() if key != "steps"}
-        total = {key: through.get(key, 0) + past_g.get(key, torch.zeros_like(tensor)) for key, tensor in state.items()}
+        total = {f"{name}|{key}": g for name, by_name in part.fast.items() for key, g in by_name.items()}
+        for key, gradient in past_g.items():
+            total[key] = total[key] + gradient if key in total else gradient
         adjoint = Adjoint(total, part.keys)
-        if not kept:
-            weights = {n: {key: total[f"{n}|{key}"] for key in s.weights} for n, s in fast.sites.items()}
-            found.at_start(weights, stored=True)
-            found.along_steps(fast, weights)
+    return adjoint
 
 
 def _second_order(model: Any) -> Reading:

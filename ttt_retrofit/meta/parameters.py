@@ -97,7 +97,9 @@ def choose(model: Any, names: Sequence[str]) -> OuterParameters:
     rates: dict[str, TTTSite] = {}
     for site in model.sites:
         if everything or "start" in names:
-            stored = {key: Start(site.get_parameter(f"start_{key}"), site.site, True) for key in site.kind.learned_start}
+            stored = {
+                key: Start(site.get_parameter(f"start_{key}"), site.site, True) for key in site.kind.learned_start
+            }
             if not stored and not everything:
                 stored = {"delta": _folded_start(model, site.site)}
             starts[site.site.name] = stored

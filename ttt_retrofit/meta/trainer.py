@@ -1,7 +1,8 @@
 """`TTTTrainer`: transformers' Trainer, whose gradient is that of the outer loop.
 
-What it overrides: the data (`data.py` cuts documents), the gradient of a batch (`gradients.py`), the optimizer's groups,
-evaluation (`positions.py`), and what is logged. Checkpoints, resuming, schedules, callbacks and reports are Trainer's.
+What it overrides: the data (`data.py` cuts documents), the gradient of a batch (`gradients.py`), the optimizer's
+groups, evaluation (`positions.py`), and what is logged. Checkpoints, resuming, schedules, callbacks and reports are
+Trainer's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from transformers.utils import logging
 
 from ..auto import AutoModelForCausalLM
 from ..config import TTTConfig
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from ..modeling import TTTMixin
 from .config import TTTTrainingConfig
 from .data import collate, sequences
@@ -105,6 +106,7 @@ class TTTTrainer(Trainer):
                     group["params"] = [p for p in group["params"] if id(p) not in names]
                 lr = self.args.log_lr_learning_rate
                 optimizer.add_param_group({"params": rates, "lr": lr, "weight_decay": 0.0})
+        assert self.optimizer is not None
         return self.optimizer
 
     def training_step(
@@ -124,7 +126,7 @@ class TTTTrainer(Trainer):
                 inputs["attention_mask"],
                 self.args.gradients,
                 self.args.truncate_chunks,
-                self.args.gradient_checkpointing,
+                bool(self.args.gradient_checkpointing),
             )
         share = 1 / self.current_gradient_accumulation_steps
         self._accumulate(outcome, share)
@@ -199,7 +201,9 @@ class TTTTrainer(Trainer):
 
 def _converted(model: Any) -> Any:
     """The converted model, on its own or inside PEFT's."""
-    inside = [module for module in model.modules() if isinstance(module, TTTMixin)] if isinstance(model, nn.Module) else []
+    inside = (
+        [module for module in model.modules() if isinstance(module, TTTMixin)] if isinstance(model, nn.Module) else []
+    )
     if not inside:
         raise ConfigError(
             f"model is a {type(model).__name__}, expected a converted one. Convert it first: "
