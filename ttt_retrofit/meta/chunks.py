@@ -52,7 +52,7 @@ class Chunk:
     below: list[Output]  # what the layers that nothing trained reaches made of it
 
     def gradient(self, outer: OuterParameters) -> Part:
-        """That of the chunk's loss, as the read forwards has found it: direct parameters first, then keys and values."""
+        """That of the chunk's loss, as the read forwards found it: direct parameters first, then keys and values."""
         direct, past = self.learned.along[: len(outer.direct)], iter(self.learned.along[len(outer.direct) :])
         keys: Keys = [None] * len(self.before.layers)
         for index in _with_past(self.before, outer.lowest):

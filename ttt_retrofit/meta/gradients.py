@@ -142,17 +142,18 @@ def _back(
     while kept:
         chunk = kept.pop()
         direction: Direction | None = None
-        past_g: dict[str, Tensor] = {}
+        state = chunk.before.fast.tensors()
+        total = {key: torch.zeros_like(tensor) for key, tensor in state.items() if key != "steps"}
         keys: Keys = [None] * len(chunk.before.layers)
         if adjoint is not None:
-            direction, past_g = through_step(model, chunk, adjoint, found)
+            direction, total = through_step(model, chunk, adjoint, found)
             keys = adjoint.keys
         part = reading(model, found.outer, chunk, weight, direction, keys)
         found.at_start(part.fast, stored=False)
         found.add_direct(part.direct)
-        total = {f"{name}|{key}": g for name, by_name in part.fast.items() for key, g in by_name.items()}
-        for key, gradient in past_g.items():
-            total[key] = total[key] + gradient if key in total else gradient
+        for name, by_name in part.fast.items():
+            for key, gradient in by_name.items():
+                total[f"{name}|{key}"] = total[f"{name}|{key}"] + gradient
         adjoint = Adjoint(total, part.keys)
     return adjoint
 
