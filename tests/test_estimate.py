@@ -43,6 +43,7 @@ def test_a_model_of_four_billion_parameters_fits_eight_accelerators():
         head_dim=128, vocab_size=151936, tie_word_embeddings=True,
     )  # fmt: skip
     ttt = TTTConfig(fast_weights="lora", rank=64, chunk_size=1024, sliding_window=4096)
-    found = estimate(config, ttt, tokens=100_000_000, sequence_length=32768, devices=8, operations_per_second=1e15)
+    run = {"tokens": 100_000_000, "sequence_length": 32768, "devices": 8, "gradient_checkpointing": True}
+    found = estimate(config, ttt, **run, operations_per_second=5e14, compute_bytes=4, weight_bytes=4)
     assert found.parameters == pytest.approx(4.02e9, rel=0.01)
-    assert 10 < found.gigabytes < 80 and 0.1 < found.hours < 100
+    assert 20 < found.gigabytes < 80 and 0.1 < found.hours < 100

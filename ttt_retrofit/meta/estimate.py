@@ -8,10 +8,10 @@ begin into what is below and above them, B the backward pass of what is above, a
     exact         F + B + G, and back above the fast weights: F_above + B + G by differences, or by double backward
                   (16 bits) F_above + B + G and twice that for the gradient of the gradient
 
-`truncated` goes back through its last chunks only; `gradient_checkpointing` reads exact chunks once more. Memory is that
-of the weights; of the gradients and two Adam moments of what is trained; of the state kept at the start of each chunk;
-and of the graph of one chunk (for `none`, of all chunks). Elementwise work, and whatever a framework holds on to, is
-left out: expect a tenth to a third more.
+`truncated` goes back through its last chunks only; `gradient_checkpointing` reads exact chunks once more. Memory is
+that of the weights; of the gradients and two Adam moments of what is trained; of the state kept at the start of each
+chunk; and of the graph of one chunk (for `none`, of all chunks). Elementwise work, and whatever a framework holds on
+to, is left out: expect a tenth to a third more.
 """
 
 from __future__ import annotations
