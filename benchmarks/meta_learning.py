@@ -130,12 +130,12 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
         )  # fmt: skip
         if system not in (BASE, CONTROL):
             compared[system] = compare(rows, system, options.seeds)
-    full = rows["full attention"]
+    full, listed = rows["full attention"], ", ".join(options.texts)
     header = ["system", "updates off", "on", "gain", "range of on", "1st quarter", "2nd", "3rd", "last"]
     lines = [
         f"{options.model}, window {options.window}, chunk {options.chunk}, layers {options.layers}, "
         f"{options.fast_weights}; {options.steps} steps of one sequence of {options.sequence:,} tokens on "
-        f"{len(TUNING)} texts, {options.seeds} seeds; read over {options.tokens:,} tokens of {', '.join(options.texts)}.",
+        f"{len(TUNING)} texts, {options.seeds} seeds; read over {options.tokens:,} tokens of {listed}.",
         "",
         f"Full attention of the base over the same texts: {sum(full.values()) / len(full):.4f} nats/token.",
         "",

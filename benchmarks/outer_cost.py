@@ -1,7 +1,7 @@
 """What does a step of the outer loop cost? Seconds and peak memory, each form in a process of its own.
 
 Plain fine-tuning of the same parameters over the same tokens is what the others are held against. `autograd` is the
-whole read in one graph, with PyTorch's attention that can be differentiated twice: what one would write first.
+whole read in one graph, with attention as plain matrix products: what one would write first.
 
     python -m benchmarks.outer_cost            # 8,192 tokens, window 2,048, chunk 512
     python -m benchmarks.outer_cost --quick    # 1,536 tokens, window 512, chunk 256
@@ -23,7 +23,8 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import TTTConfig, window, wrap
+from ttt_retrofit.attention import plain_attention
 from ttt_retrofit.inner_loop import next_token_losses
 from ttt_retrofit.meta.chunks import by_double_backward
 from ttt_retrofit.meta.gradients import outer_gradients, through_updates
@@ -43,8 +44,9 @@ FORMS = {
     "truncated": "truncated, 4 chunks",
     "exact": "exact, by differences",
     "exact, recomputed": "exact, by differences, √N states kept",
-    "exact, double backward": "exact, by double backward in each chunk",
-    "autograd": "exact, autograd over the whole read",
+    "exact, double backward": "exact, by double backward in each chunk, tiled attention",
+    "exact, double backward, plain": "exact, by double backward in each chunk, plain attention",
+    "autograd": "exact, autograd over the whole read, plain attention",
 }
 PROMISED = {"exact": 2.0, "first_order": 1.2}  # times plain fine-tuning
 
@@ -71,13 +73,15 @@ def one(form: str, options: argparse.Namespace) -> dict[str, Any]:
 
 def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Tensor]:
     tokens = align(ids, None, None)
+    if form in ("autograd", "exact, double backward, plain"):
+        window.tiled_attention = plain_attention  # type: ignore[attr-defined]
     if form == "autograd":
         losses = []
         for segment in read(model, model.new_cache(), tokens, learn=True, outer=Outer(record=True, order=2)):
             part = ids[:, segment.starts[0] : segment.starts[0] + segment.taken[0]]
             losses.append(next_token_losses(segment.output.logits, part).mean())
         return list(torch.autograd.grad(torch.stack(losses).mean(), outer.all))
-    if form == "exact, double backward":
+    if form.startswith("exact, double backward"):
         chunks = ids.shape[1] // model.ttt.chunk_size
         return list(through_updates(model, outer, tokens, chunks, by_double_backward).gradients.values())
     gradients, _, recomputed = form.partition(", ")
