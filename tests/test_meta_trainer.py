@@ -1,5 +1,6 @@
 """`TTTTrainer`: trains the outer parameters as transformers' Trainer trains a model."""
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,19 @@ import transformers
 from test_pipeline import word_tokenizer
 from tiny import tiny, tokens
 
-from ttt_retrofit import ConfigError, InputError, TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
+from ttt_retrofit import (
+    AutoModelForCausalLM,
+    ConfigError,
+    InputError,
+    TTTConfig,
+    TTTTrainer,
+    TTTTrainingConfig,
+    wrap,
+)
+from ttt_retrofit.meta.chunks import by_differences, by_double_backward
+from ttt_retrofit.meta.gradients import through_updates
+from ttt_retrofit.meta.parameters import choose
+from ttt_retrofit.reading import align
 
 CHUNK = 8
 TTT = {"layers": "all", "rank": 4, "chunk_size": CHUNK, "sliding_window": 16, "sink_tokens": 2, "inner_lr": 1e-2}
@@ -150,22 +163,20 @@ def test_a_model_with_lora_trains_and_is_saved(tmp_path):
     assert not any(name.endswith("q_proj.base_layer.weight") for name in moved)
 
 
-def test_a_four_bit_base_trains(tmp_path):
-    pytest.importorskip("bitsandbytes")
-    from ttt_retrofit import AutoModelForCausalLM
+FOUR = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
 
-    tiny("llama", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "base")
-    four = transformers.BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+
+def quantized(folder, kind="lora", **settings):
+    tiny("llama", hidden_size=64, intermediate_size=128).save_pretrained(folder / "base")
+    config = transformers.BitsAndBytesConfig(**(settings or FOUR))
+    ttt = TTTConfig(**{**TTT, "fast_weights": kind})
+    return AutoModelForCausalLM.from_pretrained(
+        folder / "base", ttt_config=ttt, quantization_config=config, dtype=torch.float32
     )
 
-    def load(kind):
-        config = TTTConfig(**{**TTT, "fast_weights": kind})
-        return AutoModelForCausalLM.from_pretrained(
-            tmp_path / "base", ttt_config=config, quantization_config=four, dtype=torch.float32
-        )
 
-    run = trainer(tmp_path, load("lora"), max_steps=8, eval_dataset=documents())
+def test_a_four_bit_base_trains(tmp_path):
+    run = trainer(tmp_path, quantized(tmp_path), max_steps=8, eval_dataset=documents())
     before = run.evaluate()["eval_loss"]
     run.train()
     assert run.evaluate()["eval_loss"] < before - 0.01
@@ -174,8 +185,25 @@ def test_a_four_bit_base_trains(tmp_path):
     ids = tokens(2, 37)
     with torch.no_grad():
         assert torch.equal(again(ids).logits, run.model.eval()(ids).logits)
+
+
+@pytest.mark.parametrize("reading", [by_differences, by_double_backward])
+def test_gradients_of_a_four_bit_base_are_those_of_its_dequantized_twin(tmp_path, reading):
+    model = quantized(tmp_path)
+    dense = wrap(copy.deepcopy(model).unwrap().dequantize(), model.ttt)
+    ids, found = tokens(2, 4 * CHUNK), []
+    for one in (model, dense):
+        outer = choose(one, ["start", "log_lr"])
+        gradients = through_updates(one, outer, align(ids, None, None), 4, reading).gradients
+        found.append(torch.cat([gradients[p].flatten() for p in outer.all]))
+    assert (found[0] - found[1]).norm() < 2e-2 * found[1].norm()
+
+
+def test_what_a_quantized_base_cannot_train_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"Linear4bit.*fast_weights='lora'"):
-        trainer(tmp_path, load("delta"))
+        trainer(tmp_path, quantized(tmp_path, "delta"))
+    with pytest.raises(ConfigError, match="8-bit"):
+        trainer(tmp_path, quantized(tmp_path, load_in_8bit=True))
 
 
 # ---------------------------------------------------------------------- data

@@ -37,7 +37,7 @@ from .replay import Output, replaying
 from .smoothing import differentiable
 
 # Of a whole inner step: how far W is moved to take a difference (`docs/design.md` has the error of others).
-DIFFERENCE = {torch.float32: 0.005, torch.float64: 1e-6}
+DIFFERENCE = {torch.float32: 0.02, torch.float64: 1e-6}
 
 Keys = list[tuple[Tensor, Tensor] | None]  # (B, H, N, D) keys and values by layer; None where nothing depends on W or θ
 

@@ -8,10 +8,10 @@ begin into what is below and above them, B the backward pass of what is above, a
     exact         F + B + G, and back above the fast weights: F_above + B + G by differences, or by double backward
                   (16 bits) F_above + B + G and twice that for the gradient of the gradient
 
-`truncated` goes back through its last chunks only; `gradient_checkpointing` reads exact chunks once more. Memory is
-that of the weights; of the gradients and two Adam moments of what is trained; of the state kept at the start of each
-chunk; and of the graph of one chunk (for `none`, of all chunks). Elementwise work, and whatever a framework holds on
-to, is left out: expect a tenth to a third more.
+`truncated` goes back through its last chunks only; `gradient_checkpointing` reads exact chunks once more, and computes
+the forward of `none` twice. Memory is that of the weights; of the gradients and two Adam moments of what is trained; of
+the state kept at the start of each chunk; and of the graph of one chunk (for `none`, of all chunks). Elementwise work,
+and whatever a framework holds on to, is left out: expect a tenth to a third more.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from .choices import Gradients
 # Attention multiplies queries x keys x head size twice forward, and five times backward (the scores again, and one each
 # for scores, queries, keys and values).
 ATTENTION_FORWARD, ATTENTION_BACKWARD = 2, 5
-SCORES = 6  # tensors of the size of the scores that a double backward through plain attention keeps
 HIDDENS, WIDES, LOGITS = 10, 4, 3  # tensors of widths D, F and V that the graph of a layer, an MLP and the loss keep
 FULL = 4  # bytes of float32
 
@@ -108,6 +107,8 @@ def estimate(
     back = once if compute_bytes == FULL else 3 * once
     again = forward_below + once if gradient_checkpointing else 0.0
     per_token = forward_below + once + exact / chunks * (back + again)
+    if gradients == "none" and gradient_checkpointing:
+        per_token += forward_below + forward_above
 
     rows = sequences_per_device
     state = (1 + len(state_names(ttt.inner_optimizer))) * fast * FULL  # per row, as the trained starts are not
@@ -118,7 +119,7 @@ def estimate(
     activations = above * (HIDDENS * text.hidden_size + WIDES * max(widest, text.hidden_size)) * compute_bytes
     chunk = ttt.chunk_size * (activations + LOGITS * text.vocab_size * FULL)
     if exact and compute_bytes != FULL:
-        chunk = 3 * chunk + above * heads * ttt.chunk_size * keys * SCORES * compute_bytes
+        chunk *= 3  # the graph of the gradient besides that of the loss; attention keeps its inputs alone
     if gradients == "none":
         chunk *= 1 if gradient_checkpointing else chunks
     parameters = sum(parameter.numel() for parameter in model.parameters())

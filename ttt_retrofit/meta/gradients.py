@@ -160,8 +160,10 @@ def _back(
 
 def _second_order(model: Any) -> Reading:
     """Differences where they are exact enough, which is also where they are cheap."""
-    narrow = model.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled(model.device.type)
-    return by_double_backward if narrow else by_differences
+    narrow = (torch.float16, torch.bfloat16)
+    computes = {vars(module).get("compute_dtype") for module in model.modules()}  # of 4-bit projections
+    in_16_bits = model.dtype in narrow or torch.is_autocast_enabled(model.device.type) or computes & set(narrow)
+    return by_double_backward if in_16_bits else by_differences
 
 
 def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, rematerialise: bool) -> Outcome:

@@ -73,6 +73,11 @@ class TTTTrainer(Trainer):
             model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config)
         self.ttt_model = _converted(model)
         args.check_fits(self.ttt_model.ttt)
+        if args.gradients in ("exact", "truncated") and vars(self.ttt_model).get("is_loaded_in_8bit"):
+            raise ConfigError(
+                f"gradients={args.gradients!r}: an 8-bit base rounds what passes through it, so its gradient has no "
+                "derivative. Load it in 4 bits or in full, or take gradients='first_order'."
+            )
         self.outer: OuterParameters = choose(self.ttt_model, args.outer_parameters)
         _warn_of_narrow(self.outer)
         self._metrics: dict[str, list[float]] = defaultdict(list)
