@@ -195,9 +195,9 @@ def step_of(
     firing: Tensor,
     optimize: Optimizer | None = None,
 ) -> FastState:
-    """The state after the step of every row that fires and is sound.
+    """The state after the step of every row that fires and is sound, of the sites that there are gradients of.
 
-    losses, firing: (R,); gradients: by site. Without a graph to keep, tensors of `fast` may be overwritten.
+    losses, firing: (R,). Without a graph to keep, tensors of `fast` may be overwritten.
     optimize: in place of the configured optimizer.
     """
     assert fast.steps is not None
@@ -215,6 +215,8 @@ def step_of(
     in_place = everyone and len(set(taken)) == 1 and not torch.is_grad_enabled()
     sites = {}
     for site in decoder.sites:
+        if site.site.name not in gradients:
+            continue
         state, constants = fast.sites[site.site.name], site.constants(decoder.ttt.inner_lr)
         by_name = gradients[site.site.name]
         if in_place:

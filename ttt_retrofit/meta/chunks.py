@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..cache import TTTCache
 from ..fast_weights import Weights
-from ..inner_loop import SiteState, next_token_losses, next_token_losses_once
+from ..inner_loop import SiteState, next_token_losses, next_token_losses_once, sound_rows
 from ..learning import Learned, Outer, step_of
 from ..reading import Tokens, read
 from ..state import FastState
@@ -107,34 +107,36 @@ class Direction:
 
 
 def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tuple[Direction, dict[str, Tensor]]:
-    """Back through optimizer and trust region: u, and the derivatives of the state before the step past g."""
-    before = chunk.before.fast
-    state = {key: _leaf(tensor) for key, tensor in before.tensors().items() if key != "steps"}
-    assert before.steps is not None
-    fast = FastState.from_tensors({**state, "steps": before.steps})
-    gradients = {n: {key: _leaf(g) for key, g in by.items()} for n, by in chunk.learned.gradients.items()}
-    flat = [g for by_name in gradients.values() for g in by_name.values()]
-    rates = [site.log_lr for site in found.outer.rates.values()]
-    stored = [s.parameter for by_name in found.outer.starts.values() for s in by_name.values() if s.stored]
-    with torch.enable_grad():
-        optimize = differentiable(model.ttt.inner_optimizer)
-        new = step_of(model, fast, chunk.learned.losses, gradients, chunk.learned.firing, optimize).tensors()
-        reached = [key for key in state if new[key].requires_grad]
-        taken = torch.autograd.grad(
-            [new[key] for key in reached],
-            [*flat, *state.values(), *rates, *stored],
-            [adjoint.fast[key] for key in reached],
-            allow_unused=True,
-        )
-    u, rest = [_or_zeros(*pair) for pair in zip(taken, flat)], taken[len(flat) :]
-    past_g = {key: _or_zeros(gradient, tensor) for gradient, (key, tensor) in zip(rest, state.items())}
-    for parameter, gradient in zip([*rates, *stored], rest[len(state) :]):
-        found.add(parameter, gradient)
-    moved = [new[f"{n}|{key}"].detach() - state[f"{n}|{key}"].detach() for n, by in gradients.items() for key in by]
-    length = _length(u)
-    reach = _length(moved) / length if length > 0 else torch.zeros_like(length)
-    given = iter(u)
-    return Direction({n: {key: next(given) for key in by} for n, by in gradients.items()}, reach), past_g
+    """Back through optimizer and trust region: u, and the derivatives of the state before the step past g.
+
+    Site after site, so that the graph of one is all there is of it.
+    """
+    learned, before = chunk.learned, chunk.before.fast.tensors()
+    flat = [gradient for by_name in learned.gradients.values() for gradient in by_name.values()]
+    firing = learned.firing & sound_rows(learned.losses, flat, model.vocabulary_size)
+    u: dict[str, Weights] = {}
+    past_g: dict[str, Tensor] = {}
+    moved = []
+    for name, by_name in learned.gradients.items():
+        state = {key: _leaf(tensor) for key, tensor in before.items() if key.partition("|")[0] == name}
+        fast = FastState.from_tensors({**state, "steps": before["steps"]})
+        gradients = {key: _leaf(gradient) for key, gradient in by_name.items()}
+        outer = found.outer.of_step(name)
+        with torch.enable_grad():
+            optimize = differentiable(model.ttt.inner_optimizer)
+            new = step_of(model, fast, learned.losses, {name: gradients}, firing, optimize).tensors()
+            reached = [key for key in state if new[key].requires_grad]
+            inputs = [*gradients.values(), *state.values(), *outer]
+            seeds = [adjoint.fast[key] for key in reached]
+            taken = iter(torch.autograd.grad([new[key] for key in reached], inputs, seeds, allow_unused=True))
+        u[name] = {key: _or_zeros(next(taken), gradient) for key, gradient in gradients.items()}
+        past_g |= {key: _or_zeros(next(taken), tensor) for key, tensor in state.items()}
+        for parameter in outer:
+            found.add(parameter, next(taken))
+        moved.append(_length([(new[f"{name}|{key}"] - state[f"{name}|{key}"]).detach() for key in gradients]))
+    length = _length([d for by_name in u.values() for d in by_name.values()])
+    reach = torch.stack(moved).norm() / length if length > 0 else torch.zeros_like(length)
+    return Direction(u, reach), past_g
 
 
 @torch.enable_grad()

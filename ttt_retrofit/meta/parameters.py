@@ -61,6 +61,11 @@ class OuterParameters:
         rates = [site.log_lr for site in self.rates.values()]
         return list({id(p): p for p in (*starts, *rates, *self.others)}.values())
 
+    def of_step(self, site: str) -> list[nn.Parameter]:
+        """What the step of a site depends on: its rate, and its starts, towards which the trust region shrinks."""
+        rate = [self.rates[site].log_lr] if site in self.rates else []
+        return [*rate, *(start.parameter for start in self.starts.get(site, {}).values() if start.stored)]
+
     @property
     def direct(self) -> tuple[nn.Parameter, ...]:
         """What the forward of a chunk reads by itself, and not through its fast weights.
