@@ -118,6 +118,16 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
             assert torch.equal(a, b), name
 
 
+@pytest.mark.parametrize("gradients", ["exact", "none"])
+def test_gradient_checkpointing_trains_the_same(tmp_path, gradients):
+    ends = []
+    for checkpointing in (False, True):
+        run = trainer(tmp_path, gradients=gradients, gradient_checkpointing=checkpointing, max_steps=3)
+        run.train()
+        ends.append(run.outer.all)
+    assert all(torch.equal(a, b) for a, b in zip(*ends))
+
+
 @pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
 def test_a_trained_checkpoint_loads_with_the_same_logits(tmp_path, kind):
     run = trainer(tmp_path, kind=kind, max_steps=2)
@@ -263,6 +273,7 @@ def test_bad_data_is_refused(tmp_path):
         (["a text"], "tokenizer"),
         ([{"body": "x"}], "'body'"),
         ([[0.5, 1.0]], "flat list of token ids"),
+        ([[5] * 39 + [97]], "token ids 5 to 97"),
     ):
         with pytest.raises(InputError, match=message):
             trainer(tmp_path, data=data)
@@ -283,6 +294,8 @@ def test_bad_settings_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             trainer(tmp_path, **settings)
+    with pytest.raises(ConfigError, match="512 positions"):
+        trainer(tmp_path, converted("gpt2"), sequence_length=640)
     with pytest.raises(ConfigError, match="expected a converted one"):
         trainer(tmp_path, tiny("llama"))
     with pytest.raises(ConfigError, match="expected a TTTTrainingConfig"):

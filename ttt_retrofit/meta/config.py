@@ -56,14 +56,18 @@ class TTTTrainingConfig(TrainingArguments):
         # Every process cuts the same stream and takes its share; the rows of a batch may differ in length.
         self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
 
-    def check_fits(self, ttt: TTTConfig) -> None:
-        """Raises `ConfigError` where these settings contradict how the model reads."""
+    def check_fits(self, ttt: TTTConfig, positions: int | None) -> None:
+        """Raises `ConfigError` where these settings contradict how the model reads, or how far it can."""
         chunk = ttt.chunk_size
         if self.sequence_length < 2 * chunk or self.sequence_length % chunk:
             raise ConfigError(
                 f"sequence_length={self.sequence_length}: expected a multiple of the chunk, {chunk} tokens, and at "
                 "least two of them, for the first chunk's loss comes before any update. Take a longer sequence, or "
                 "configure_ttt(chunk_size=...)."
+            )
+        if positions is not None and self.sequence_length > positions:
+            raise ConfigError(
+                f"sequence_length={self.sequence_length}, but the model has learned {positions} positions."
             )
 
     def _check_choices(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -27,7 +28,12 @@ Row = dict[str, list[int]]
 
 
 def sequences(
-    data: Any, length: int, chunk: int, tokenizer: PreTrainedTokenizerBase | None, name: str = "train_dataset"
+    data: Any,
+    length: int,
+    chunk: int,
+    vocabulary: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    name: str = "train_dataset",
 ) -> Dataset:
     """The sequences of a data set, each a row {"input_ids": [...]} of whole chunks, at most `length` tokens.
 
@@ -35,6 +41,7 @@ def sequences(
     ----------
     data : documents, each a text, token ids, or a mapping with "text" or "input_ids": a list, a `datasets.Dataset`, or
         anything that can only be iterated over (a streaming data set), which is cut while it is read.
+    vocabulary : of the model; ids from there on are refused.
     tokenizer : for texts.
     name : what to call it in errors.
 
@@ -48,15 +55,18 @@ def sequences(
             f"{name} is a {type(data).__name__}; expected documents: a list of texts or of token ids, or a data set "
             "with a column 'text' or 'input_ids'."
         )
-    cutter = Cutter(length, chunk, tokenizer, name)
+    cutter = Cutter(length, chunk, vocabulary, tokenizer, name)
     return Cut(cutter.rows(data)) if isinstance(data, Sized) else Streamed(data, cutter)
 
 
 class Cutter:
     """Cuts documents, and says at the end what it had to leave out."""
 
-    def __init__(self, length: int, chunk: int, tokenizer: PreTrainedTokenizerBase | None, name: str) -> None:
-        self.length, self.chunk, self.tokenizer, self.name = length, chunk, tokenizer, name
+    def __init__(
+        self, length: int, chunk: int, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None, name: str
+    ) -> None:
+        self.length, self.chunk, self.vocabulary = length, chunk, vocabulary
+        self.tokenizer, self.name = tokenizer, name
 
     def rows(self, documents: Iterable[Any]) -> Iterator[Row]:
         seen = used = 0
@@ -94,12 +104,17 @@ class Cutter:
             if self.tokenizer is None:
                 raise InputError(f"{self.name} holds texts. Pass processing_class=, the tokenizer of the model.")
             return self.tokenizer(document, verbose=False)["input_ids"]
-        if isinstance(document, Tensor):
+        if isinstance(document, (Tensor, np.ndarray)):
             document = document.tolist()
         if not isinstance(document, (list, tuple)) or not all(type(token) is int for token in document):
             raise InputError(
                 f"A document of {self.name} is a {type(document).__name__}; expected a text or a flat list of token "
                 "ids."
+            )
+        if document and not 0 <= min(document) <= max(document) < self.vocabulary:
+            raise InputError(
+                f"{self.name} holds the token ids {min(document)} to {max(document)}, and the vocabulary has 0 to "
+                f"{self.vocabulary - 1}. Check that tokenizer and model belong together."
             )
         return document
 

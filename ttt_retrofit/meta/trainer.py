@@ -72,7 +72,7 @@ class TTTTrainer(Trainer):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
             model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config)
         self.ttt_model = _converted(model)
-        args.check_fits(self.ttt_model.ttt)
+        args.check_fits(self.ttt_model.ttt, self.ttt_model.learned_positions)
         if args.gradients in ("exact", "truncated") and vars(self.ttt_model).get("is_loaded_in_8bit"):
             raise ConfigError(
                 f"gradients={args.gradients!r}: an 8-bit base rounds what passes through it, so its gradient has no "
@@ -87,7 +87,8 @@ class TTTTrainer(Trainer):
                 return None
             if isinstance(data, dict):
                 return {key: cut(value, f"{name}[{key!r}]") for key, value in data.items()}
-            return sequences(data, args.sequence_length, self.ttt_model.ttt.chunk_size, processing_class, name)
+            ttt, vocabulary = self.ttt_model.ttt, self.ttt_model.vocabulary_size
+            return sequences(data, args.sequence_length, ttt.chunk_size, vocabulary, processing_class, name)
 
         with _trainable(self.ttt_model):
             super().__init__(
