@@ -67,6 +67,7 @@ def train(model: Any, tokenizer: Any, gradients: str, seed: int, options: argpar
             logging_steps=max(options.steps // 10, 1),
             save_strategy="no",
             report_to=[],
+            dataloader_pin_memory=torch.cuda.is_available(),
             seed=seed,
             data_seed=seed,
         )
@@ -207,6 +208,9 @@ def main() -> None:
     directory = model_directory(options.model)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     ids = {name: tokenizer(text(name), return_tensors="pt").input_ids[:, : options.tokens] for name in options.texts}
+    short = [name for name, tokens in ids.items() if tokens.shape[1] < options.tokens]
+    if short:
+        raise SystemExit(f"{short} have fewer than {options.tokens} tokens. Choose other --texts or fewer --tokens.")
     if "full attention" not in rows:
         base = AutoModelForCausalLM.from_pretrained(directory).eval()
         rows["full attention"] = {name: full_attention(base, tokens).mean for name, tokens in ids.items()}
