@@ -1,6 +1,7 @@
 """`TTTTrainer`: trains the outer parameters as transformers' Trainer trains a model."""
 
 import copy
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -300,6 +301,15 @@ def test_bad_settings_are_refused(tmp_path):
         trainer(tmp_path, tiny("llama"))
     with pytest.raises(ConfigError, match="expected a TTTTrainingConfig"):
         TTTTrainer(converted(), transformers.TrainingArguments(str(tmp_path), use_cpu=True))
+
+
+def test_settings_are_read_from_a_command_line(tmp_path):
+    given = ["--output_dir", str(tmp_path), "--gradients", "truncated", "--outer_parameters", "start", "log_lr"]
+    (args,) = transformers.HfArgumentParser(TTTTrainingConfig).parse_args_into_dataclasses([*given, "--use_cpu"])
+    assert (args.gradients, args.outer_parameters) == ("truncated", ["start", "log_lr"])
+    assert all(
+        f.metadata.get("help") for f in dataclasses.fields(args) if f.name in vars(TTTTrainingConfig)["__annotations__"]
+    )
 
 
 def test_a_model_is_loaded_by_name(tmp_path):
