@@ -10,6 +10,7 @@ import datasets
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator, DistributedType
 from test_pipeline import word_tokenizer
 from tiny import tiny, tokens
 
@@ -323,6 +324,14 @@ def test_a_model_is_loaded_by_name(tmp_path):
 
 
 # ---------------------------------------------------------------------- several processes
+
+
+def test_a_sharded_launch_is_refused(tmp_path, monkeypatch):
+    """Where the launcher, not the settings, asks for it."""
+    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(ConfigError, match="FSDP shards parameters"):
+        trainer(tmp_path)
+
 
 LAUNCHED = """
 import sys, torch

@@ -175,6 +175,22 @@ def test_every_parameter_of_the_model_can_be_trained(kind, wide_corner):
 
 
 @pytest.mark.parametrize("kind", ["delta", "lora"])
+def test_lora_on_the_upper_layers_can_be_trained(kind, wide_corner):
+    peft = pytest.importorskip("peft")
+    model = converted("gpt_neox", fast_weights=kind, layers=[2, 3], inner_lr=0.5)
+    config = peft.LoraConfig(
+        r=2, target_modules=["query_key_value"], layers_to_transform=[2, 3], init_lora_weights=False
+    )
+    peft.get_peft_model(model, config).double().eval()
+    outer, ids = choose(model, ["start", "log_lr", "lora"]), tokens(2, 4 * CHUNK)
+    names = {p: name for name, p in model.named_parameters()}
+    assert len(outer.below) == 2 and outer.lowest == 2 and len(outer.others) == 4
+    whole = dict(zip(outer.all, torch.autograd.grad(exact_loss(model, ids, order=2), outer.all)))
+    assert_same(sweep(model, outer, ids), whole, 1e-5, names)
+    assert_same(sweep(model, outer, ids, reading=by_double_backward), whole, 1e-9, names)
+
+
+@pytest.mark.parametrize("kind", ["delta", "lora"])
 def test_a_padded_row_counts_as_it_does_alone(kind):
     model = converted("gpt2", fast_weights=kind)
     outer, ids = choose(model, ["start", "log_lr"]), tokens(2, 5 * CHUNK)

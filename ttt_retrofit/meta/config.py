@@ -11,6 +11,12 @@ from ..config import TTTConfig
 from ..errors import ConfigError
 from .choices import OUTER_PARAMETERS, Gradients
 
+SHARDED = (
+    "{} shards parameters behind hooks that know gradients of one backward pass; the outer loop goes through a model "
+    "several times for one gradient. Use several processes with a whole model each (accelerate launch --multi_gpu), a "
+    "4-bit base, or fast_weights='lora'."
+)
+
 
 @dataclass
 class TTTTrainingConfig(TrainingArguments):
@@ -85,11 +91,6 @@ class TTTTrainingConfig(TrainingArguments):
         if self.fp16:
             raise ConfigError("fp16=True: fast weights take steps that float16 cannot hold. Use bf16=True.")
         if self.fsdp or self.deepspeed:
-            raise ConfigError(
-                f"{'fsdp' if self.fsdp else 'deepspeed'} shards parameters behind hooks that know gradients of one "
-                "backward pass; the outer loop goes through a model several times for one gradient. Use several "
-                "processes with a whole model each (accelerate launch --multi_gpu), a 4-bit base, or "
-                "fast_weights='lora'."
-            )
+            raise ConfigError(SHARDED.format("fsdp" if self.fsdp else "deepspeed"))
         if self.torch_compile:
             raise ConfigError("torch_compile=True: the outer loop runs chunks of the plain model. Leave it off.")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
@@ -23,7 +24,7 @@ from ..auto import AutoModelForCausalLM
 from ..config import TTTConfig
 from ..errors import ConfigError
 from ..modeling import TTTMixin
-from .config import TTTTrainingConfig
+from .config import SHARDED, TTTTrainingConfig
 from .data import collate, sequences
 from .gradients import Outcome, outer_gradients
 from .parameters import OuterParameters, choose
@@ -90,6 +91,7 @@ class TTTTrainer(Trainer):
             ttt, vocabulary = self.ttt_model.ttt, self.ttt_model.vocabulary_size
             return sequences(data, args.sequence_length, ttt.chunk_size, vocabulary, processing_class, name)
 
+        args._n_gpu = min(args.n_gpu, 1)  # one process, one model: torch's DataParallel would split batches over copies
         with _trainable(self.ttt_model):
             super().__init__(
                 model=model,
@@ -100,6 +102,8 @@ class TTTTrainer(Trainer):
                 processing_class=processing_class,
                 **kwargs,
             )
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ConfigError(SHARDED.format(self.accelerator.distributed_type.value))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's, with the log inner rates in a group of their own."""
