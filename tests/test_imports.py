@@ -10,6 +10,17 @@ PACKAGE = Path(__file__).parent.parent / "ttt_retrofit"
 # From the top down. A module may import from any line below its own, never from above or beside.
 ORDER = [
     "agent",
+    "meta.trainer",
+    "meta.positions",
+    "meta.gradients",
+    "meta.chunks",
+    "meta.smoothing",
+    "meta.replay",
+    "meta.parameters",
+    "meta.data",
+    "meta.estimate",
+    "meta.config",
+    "meta.choices",
     "auto",
     "modeling",
     "remembering",

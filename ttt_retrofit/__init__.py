@@ -1,5 +1,9 @@
 """Test-time training for pretrained language models: they keep learning while they read."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from .agent import ChatSession
 from .auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .cache import TTTCache
@@ -7,6 +11,10 @@ from .config import TTTConfig
 from .consolidation.config import Budget, ConsolidationConfig
 from .errors import CheckpointError, ConfigError, InputError, TTTError, UnsupportedModelError
 from .memory import Memory, MemoryConfig
+
+if TYPE_CHECKING:
+    from .meta.config import TTTTrainingConfig
+    from .meta.trainer import TTTTrainer
 
 __version__ = "0.1.0"
 
@@ -24,6 +32,18 @@ __all__ = [
     "TTTConfig",
     "TTTError",
     "TTTModelConfig",
+    "TTTTrainer",
+    "TTTTrainingConfig",
     "UnsupportedModelError",
     "wrap",
 ]
+
+_LAZY = {"TTTTrainer": "trainer", "TTTTrainingConfig": "config"}  # Trainer's imports are heavy, and need accelerate
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        from importlib import import_module
+
+        return getattr(import_module(f".meta.{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

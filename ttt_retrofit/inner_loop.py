@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from .config import TTTConfig
 from .fast_weights import FastWeights, Weights
-from .inner_optimizers import IN_PLACE, OPTIMIZERS, State, state_names
+from .inner_optimizers import IN_PLACE, OPTIMIZERS, Optimizer, State, state_names
 
 IGNORED = -100  # cross_entropy's mark for a position without a target
 
@@ -112,7 +112,13 @@ def fresh_state(
 
 
 def update(
-    kind: FastWeights, state: SiteState, gradients: Weights, constants: SiteConstants, config: TTTConfig, step: Tensor
+    kind: FastWeights,
+    state: SiteState,
+    gradients: Weights,
+    constants: SiteConstants,
+    config: TTTConfig,
+    step: Tensor,
+    optimize: Optimizer | None = None,
 ) -> SiteState:
     """One inner step of one site: optimizer, then the trust region ‖ΔW‖ <= max_relative_update · ‖W‖.
 
@@ -120,8 +126,9 @@ def update(
     ----------
     gradients : as `state.weights`, (B, rows, columns).
     step : (B,) the number of this update in each row, from 1.
+    optimize : in place of the configured optimizer, for the outer loop.
     """
-    optimize = OPTIMIZERS[config.inner_optimizer]
+    optimize = optimize or OPTIMIZERS[config.inner_optimizer]
     weights, optimizer = {}, {}
     for name, gradient in gradients.items():
         direction, optimizer[name] = optimize(gradient, state.optimizer[name], step)

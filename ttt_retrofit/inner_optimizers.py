@@ -60,7 +60,9 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     tall = matrix.shape[-2] > matrix.shape[-1]
     x = matrix.mT if tall else matrix
-    x = x / torch.sqrt((x * x).sum((-2, -1), keepdim=True) + 1e-14)
+    square = (x * x).sum((-2, -1), keepdim=True)
+    # A matrix that no gradient ever reached is a constant: at zero the quotient's derivative is 1e7.
+    x = torch.where(square > 0, x / torch.sqrt(square + 1e-14), 0)
     for _ in range(NEWTON_SCHULZ_STEPS):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x

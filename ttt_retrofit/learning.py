@@ -7,6 +7,7 @@ B batch rows, R rows of a state, C chunk, V vocabulary, O out features, I in fea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -26,6 +27,7 @@ from .inner_loop import (
     update,
     update_,
 )
+from .inner_optimizers import Optimizer
 from .layer import FOLDED, TTTSite
 from .state import FastState
 
@@ -64,6 +66,25 @@ class Outer:
     record: bool = False
     order: int = 1  # 2 keeps the inner updates themselves differentiable
     rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
+    folded: bool = False  # no gradient is wanted of the projections themselves, so fast matrices may be folded in
+    along: tuple[Tensor, ...] = ()  # tensors whose gradients are taken along with those of the fast weights
+    observe: Callable[[Learned], None] | None = None  # told of every chunk that is learned from, before its step
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the forward keeps a graph below the first TTT site, too."""
+        return self.record or bool(self.along)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a chunk teaches: the gradients that its step is made of."""
+
+    fast: FastState  # before the step, which may overwrite it
+    gradients: dict[str, Weights]  # by site; (R, rows, columns) each
+    along: tuple[Tensor | None, ...]  # of the tensors asked for; None where the loss does not depend on one
+    losses: Tensor  # (R,) of the chunk, in nats per token
+    firing: Tensor  # (R,) bool: the rows that the gradients are of
 
 
 def fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
@@ -83,9 +104,9 @@ def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dic
     A folded leaf stands for the fast matrix in it: the gradient with respect to either is the same.
     """
     leaves: dict[str, Weights] = {}
-    for site in decoder.sites:
+    for site in decoder.sites if fast.sites else []:
         name, weights = site.site.name, fast.sites[site.site.name].weights
-        base = None if outer.record else site.foldable(rows)
+        base = None if outer.record and not outer.folded else site.foldable(rows)
         if base is not None:
             leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
         else:
@@ -146,21 +167,43 @@ def learn_from(
     """
     firing = torch.tensor(fires, device=losses.device)
     by_row = chunk_loss(losses, targets)
-    gradients = torch.autograd.grad(
+    flat = [leaf for by_name in leaves.values() for leaf in by_name.values()]
+    taken = torch.autograd.grad(
         torch.where(firing, by_row, 0).sum(),
-        [leaf for by_name in leaves.values() for leaf in by_name.values()],
+        [*flat, *outer.along],
         create_graph=outer.record and outer.order == 2,
         retain_graph=outer.record,
+        allow_unused=bool(outer.along),
     )
+    remaining = iter(taken)
+    gradients = {
+        name: {key: next(remaining).view_as(weight) for key, weight in fast.sites[name].weights.items()}
+        for name in leaves
+    }
+    if outer.observe is not None:
+        outer.observe(Learned(fast, gradients, taken[len(flat) :], by_row.detach(), firing))
     with torch.set_grad_enabled(outer.record):
-        new = _step(decoder, fast, by_row, list(gradients), firing)
+        new = step_of(decoder, fast, by_row, gradients, firing)
     return (new if outer.record else new.detach()), by_row.tolist()
 
 
-def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Tensor], firing: Tensor) -> FastState:
+def step_of(
+    decoder: Decoder,
+    fast: FastState,
+    losses: Tensor,
+    gradients: dict[str, Weights],
+    firing: Tensor,
+    optimize: Optimizer | None = None,
+) -> FastState:
+    """The state after the step of every row that fires and is sound, of the sites that there are gradients of.
+
+    losses, firing: (R,). Without a graph to keep, tensors of `fast` may be overwritten.
+    optimize: in place of the configured optimizer.
+    """
     assert fast.steps is not None
     vocabulary = decoder.vocabulary_size
-    applied = firing & sound_rows(losses, gradients, vocabulary)
+    flat = [gradient for by_name in gradients.values() for gradient in by_name.values()]
+    applied = firing & sound_rows(losses, flat, vocabulary)
     everyone = bool(applied.all())
     if not everyone and not bool((applied == firing).all()):
         logger.warning_once(
@@ -168,17 +211,18 @@ def _step(decoder: Decoder, fast: FastState, losses: Tensor, gradients: list[Ten
             "of the fast weights was dropped. This is reported once."
         )
     step = fast.steps + 1
-    remaining = iter(gradients)
     taken = fast.steps.tolist()
     in_place = everyone and len(set(taken)) == 1 and not torch.is_grad_enabled()
     sites = {}
     for site in decoder.sites:
+        if site.site.name not in gradients:
+            continue
         state, constants = fast.sites[site.site.name], site.constants(decoder.ttt.inner_lr)
-        by_name = {name: next(remaining).view_as(weight) for name, weight in state.weights.items()}
+        by_name = gradients[site.site.name]
         if in_place:
             update_(decoder.kind, state, by_name, constants, decoder.ttt, taken[0] + 1)
         else:
-            new = update(decoder.kind, state, by_name, constants, decoder.ttt, step)
+            new = update(decoder.kind, state, by_name, constants, decoder.ttt, step, optimize)
             state = new if everyone else _choose(applied, new, state)
         sites[site.site.name] = state
     return FastState(sites, torch.where(applied, step, fast.steps))

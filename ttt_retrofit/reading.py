@@ -118,7 +118,7 @@ def _read_segment(
     moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, learn)
     if moving:
         shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
-        with torch.set_grad_enabled(outer.record), applying(FastTerms(starting_weights(decoder), len(moving))):
+        with torch.set_grad_enabled(outer.everywhere), applying(FastTerms(starting_weights(decoder), len(moving))):
             sinks.move(cache, moving, shift, decoder.base_forward)
     sinks.remember(cache, ids, taken)
     cache.remember(ids, taken)
@@ -128,7 +128,9 @@ def _read_segment(
     heard = None if voices is None else Hearing(voices, before, taken)
     if outer.record or any(at_once):
         view = cache.view()
-        fast = cache.fast if cache.fast.sites else fresh(decoder, len(taken), outer)
+        fast = cache.fast
+        if not fast.sites and (learn or decoder.kind.learned_start):
+            fast = fresh(decoder, len(taken), outer)
         leaves = leaves_of(decoder, fast, len(taken), outer)
         output = _forward(decoder, view, leaves, inputs, outer, heard)
         cache.absorb(view, with_graph=outer.record)
@@ -188,12 +190,12 @@ def _forward(
     heard: Hearing | None,
 ) -> Any:
     """A forward with a graph: of everything for the outer loop, else from the first TTT site up."""
-    terms = FastTerms(leaves, inputs["input_ids"].shape[0], record=not outer.record)
+    terms = FastTerms(leaves, inputs["input_ids"].shape[0], record=not outer.everywhere)
 
     def run() -> Any:
         second = twice_differentiable() if outer.record and outer.order == 2 else nullcontext()
         with (
-            torch.set_grad_enabled(outer.record),
+            torch.set_grad_enabled(outer.everywhere),
             applying(terms),
             hearing(heard),
             attending(view.attended),

@@ -25,7 +25,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, eager_mask, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from .attention import needs_second_order
+from .attention import needs_second_order, tiled_attention
 from .errors import UnsupportedModelError
 
 PREFIX = "ttt_"
@@ -121,8 +121,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 def ttt_sdpa_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
     """transformers' scaled-dot-product attention, twice differentiable where that is asked for."""
     if needs_second_order():
-        with sdpa_kernel(SDPBackend.MATH):
-            return sdpa_attention_forward(module, *args, **kwargs)
+        return _twice_differentiable_attention(module, *args, **kwargs), None
     if _grouped_on_cpu(module, *args, **kwargs):
         return _grouped_attention(*args, **kwargs), None
     return sdpa_attention_forward(module, *args, **kwargs)
@@ -150,6 +149,34 @@ def _grouped_attention(
     out = scaled_dot_product_attention(
         query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=True
     )
+    return out.transpose(1, 2).contiguous()
+
+
+def _twice_differentiable_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """(B, heads, Q, D) over (B, key-value heads, K, D) -> (B, Q, heads, D)."""
+    if dropout or position_bias is not None or kwargs.get("softcap") is not None:
+        # Rare: PyTorch's own form, which keeps the scores of every layer.
+        rest = {"dropout": dropout, "scaling": scaling, "position_bias": position_bias, **kwargs}
+        with sdpa_kernel(SDPBackend.MATH):
+            return sdpa_attention_forward(module, query, key, value, mask, **rest)[0]
+    groups = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    if mask is None:  # `_unmasked`: plain causal attention
+        seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
+        mask = _additive(seen.tril(key.shape[2] - query.shape[2])[None, None], query.dtype)
+    elif mask.dtype == torch.bool:
+        mask = _additive(mask, query.dtype)
+    out = tiled_attention(query, key, value, mask, query.shape[3] ** -0.5 if scaling is None else scaling)
     return out.transpose(1, 2).contiguous()
 
 

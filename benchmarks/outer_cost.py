@@ -1,0 +1,149 @@
+"""What does a step of the outer loop cost? Seconds and peak memory, each form in a process of its own.
+
+Plain fine-tuning of the same parameters over the same tokens is what the others are held against. `autograd` is the
+whole read in one graph, with attention as plain matrix products: what one would write first.
+
+    python -m benchmarks.outer_cost            # 8,192 tokens, window 2,048, chunk 512
+    python -m benchmarks.outer_cost --quick    # 1,536 tokens, window 512, chunk 256
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ttt_retrofit import TTTConfig, window, wrap
+from ttt_retrofit.attention import plain_attention
+from ttt_retrofit.inner_loop import next_token_losses
+from ttt_retrofit.meta.chunks import by_double_backward
+from ttt_retrofit.meta.gradients import outer_gradients, through_updates
+from ttt_retrofit.meta.parameters import choose
+from ttt_retrofit.reading import Outer, align, read
+
+from .models import model_directory
+from .results import machine, markdown_table, save
+from .texts import text
+
+NAME = "outer_cost"
+PLAIN = "none"
+FORMS = {
+    PLAIN: "plain fine-tuning",
+    "none, recomputed": "plain fine-tuning, chunks recomputed in the backward pass",
+    "first_order": "first order",
+    "truncated": "truncated, 4 chunks",
+    "exact": "exact, by differences",
+    "exact, recomputed": "exact, by differences, √N states kept",
+    "exact, double backward": "exact, by double backward in each chunk, tiled attention",
+    "exact, double backward, plain": "exact, by double backward in each chunk, plain attention",
+    "autograd": "exact, autograd over the whole read, plain attention",
+}
+PROMISED = {"exact": 2.0, "first_order": 1.2}  # times plain fine-tuning
+
+
+def one(form: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each step, peak resident bytes above the loaded model, and the gradient's norm."""
+    directory = model_directory(options.model)
+    base = AutoModelForCausalLM.from_pretrained(directory).eval()
+    config = TTTConfig(sliding_window=options.window, chunk_size=options.chunk)
+    model = wrap(base, config)
+    outer = choose(model, ["start", "log_lr"])
+    ids = AutoTokenizer.from_pretrained(directory)(text(options.text), return_tensors="pt").input_ids
+    ids = ids[:, : options.tokens]
+    outer_gradients(model, outer, ids[:, : 2 * options.chunk], None, "first_order")  # warms up
+    before = peak()
+    seconds, norm = [], 0.0
+    for _ in range(options.repeats):
+        began = time.perf_counter()
+        gradients = step(form, model, outer, ids)
+        seconds.append(time.perf_counter() - began)
+        norm = torch.stack([g.norm() for g in gradients]).norm().item()
+    return {"seconds": seconds, "bytes": peak() - before, "norm": norm}
+
+
+def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Tensor]:
+    tokens = align(ids, None, None)
+    if form in ("autograd", "exact, double backward, plain"):
+        window.tiled_attention = plain_attention  # type: ignore[attr-defined]
+    if form == "autograd":
+        losses = []
+        for segment in read(model, model.new_cache(), tokens, learn=True, outer=Outer(record=True, order=2)):
+            part = ids[:, segment.starts[0] : segment.starts[0] + segment.taken[0]]
+            losses.append(next_token_losses(segment.output.logits, part).mean())
+        return list(torch.autograd.grad(torch.stack(losses).mean(), outer.all))
+    if form.startswith("exact, double backward"):
+        chunks = ids.shape[1] // model.ttt.chunk_size
+        return list(through_updates(model, outer, tokens, chunks, by_double_backward).gradients.values())
+    gradients, _, recomputed = form.partition(", ")
+    outcome = outer_gradients(model, outer, ids, None, gradients, 4, rematerialise=bool(recomputed))  # type: ignore[arg-type]
+    return list(outcome.gradients.values())
+
+
+def peak() -> int:
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=8192)
+    parser.add_argument("--window", type=int, default=2048)
+    parser.add_argument("--chunk", type=int, default=512)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--text", default="northanger-abbey")
+    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--one", choices=list(FORMS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.quick:
+        options.tokens, options.window, options.chunk, options.repeats = 1536, 512, 256, 1
+    if options.one:
+        print(json.dumps(one(options.one, options)))
+        return
+
+    console, measured = Console(), {}
+    for form in options.forms:
+        console.print(f"{form} …")
+        given = [
+            f"--{name}={getattr(options, name)}" for name in ("model", "tokens", "window", "chunk", "repeats", "text")
+        ]
+        command = [sys.executable, "-m", "benchmarks.outer_cost", f"--one={form}", *given]
+        run = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+        # The plain forms may well run out of memory, which is a result.
+        ran = run.returncode == 0
+        measured[form] = json.loads(run.stdout.splitlines()[-1]) if ran else {"failed": run.stderr[-300:]}
+    rows = []
+    for form, found in measured.items():
+        if "failed" in found:
+            rows.append([FORMS[form], "did not run", "", "", ""])
+            continue
+        seconds = statistics.median(found["seconds"])
+        plain = measured.get(PLAIN, {}).get("seconds")
+        ratio = f"{seconds / statistics.median(plain):.2f}x" if plain else ""
+        promised = f"{PROMISED[form]}x" if form in PROMISED else ""
+        rows.append([FORMS[form], f"{seconds:.1f}", ratio, promised, f"{found['bytes'] / 1e9:.2f}"])
+    header = ["a step", "seconds", "of plain fine-tuning", "promised", "peak memory above the model, GB"]
+    lines = [
+        f"{options.model}, {options.tokens:,} tokens, window {options.window}, chunk {options.chunk}, default layers.",
+        "",
+        *markdown_table(header, rows),
+        "",
+    ]
+    report = {"settings": vars(options), "machine": machine(), "measured": measured}
+    if not options.quick:
+        save(NAME, report, lines)
+    console.print("\n".join(lines), markup=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""`estimate`: bytes and hours by arithmetic, in proportion to what they are made of."""
+
+import pytest
+from tiny import tiny, tiny_config
+from transformers import Qwen3Config
+
+from ttt_retrofit import TTTConfig
+from ttt_retrofit.meta.estimate import estimate
+
+TTT = TTTConfig(chunk_size=8, sliding_window=16, sink_tokens=2, rank=4, layers=[2, 3])
+RUN = {"tokens": 10_000, "sequence_length": 64, "operations_per_second": 1e9}
+
+
+def of(ttt=TTT, **changes):
+    return estimate(tiny_config("llama"), ttt, **{**RUN, **changes})
+
+
+def test_parameters_are_counted_without_weights():
+    found, model = of(), tiny("llama")
+    assert found.parameters == sum(p.numel() for p in model.parameters())
+    assert found.trained == 2 * (32 * 48 + 1)
+
+
+def test_first_order_costs_one_read_and_exact_less_than_two_in_full_precision():
+    first, exact, doubled = of(gradients="first_order"), of(compute_bytes=4), of(compute_bytes=2)
+    assert first.operations_per_token == of(gradients="none").operations_per_token
+    assert 1.5 < exact.operations_per_token / first.operations_per_token < 2
+    assert exact.operations_per_token < doubled.operations_per_token < 4 * first.operations_per_token
+    assert of(gradients="truncated", truncate_chunks=8) == of()
+
+
+def test_hours_are_shared_by_devices_and_memory_grows_by_states_alone():
+    assert of(devices=4).hours == pytest.approx(of().hours / 4)
+    short, long = (of(sequence_length=length).memory for length in (64, 256))
+    assert long["states kept"] == pytest.approx(4 * short["states kept"])
+    assert all(long[name] == short[name] for name in short if name != "states kept")
+    assert of(sequence_length=256, gradient_checkpointing=True).memory["states kept"] < long["states kept"] / 2
+
+
+def test_a_model_of_four_billion_parameters_fits_eight_accelerators():
+    config = Qwen3Config(
+        hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8,
+        head_dim=128, vocab_size=151936, tie_word_embeddings=True,
+    )  # fmt: skip
+    ttt = TTTConfig(fast_weights="lora", rank=64, chunk_size=1024, sliding_window=4096)
+    run = {"tokens": 100_000_000, "sequence_length": 32768, "devices": 8, "gradient_checkpointing": True}
+    found = estimate(config, ttt, **run, operations_per_second=5e14, compute_bytes=4, weight_bytes=4)
+    assert found.parameters == pytest.approx(4.02e9, rel=0.01)
+    assert 20 < found.gigabytes < 80 and 0.1 < found.hours < 100

@@ -1,0 +1,96 @@
+"""`TTTTrainingConfig`: transformers' `TrainingArguments` and the few settings of the outer loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import get_args
+
+from transformers import TrainingArguments
+
+from ..config import TTTConfig
+from ..errors import ConfigError
+from .choices import OUTER_PARAMETERS, Gradients
+
+SHARDED = (
+    "{} shards parameters behind hooks that know gradients of one backward pass; the outer loop goes through a model "
+    "several times for one gradient. Use several processes with a whole model each (accelerate launch --multi_gpu), a "
+    "4-bit base, or fast_weights='lora'."
+)
+
+
+@dataclass
+class TTTTrainingConfig(TrainingArguments):
+    """How the outer loop trains (TTT-E2E, arXiv 2512.23675, §2.2, retrofitted).
+
+    Raises
+    ------
+    ConfigError
+        For values outside their range, and for half precision, FSDP and DeepSpeed, which cannot carry the outer loop.
+    """
+
+    sequence_length: int = field(
+        default=4096,
+        metadata={"help": "tokens of a sequence, a multiple of the chunk; fast weights start anew with each sequence"},
+    )
+    gradients: Gradients = field(
+        default="exact",
+        metadata={
+            "help": "'exact' through every update, the keys and the window | 'truncated' exact through the last "
+            "`truncate_chunks` chunks, first order before | 'first_order' as cheap as reading | 'none' no updates at "
+            "all: plain fine-tuning of the same parameters, the control to compare with"
+        },
+    )
+    truncate_chunks: int = field(default=4, metadata={"help": "chunks that 'truncated' goes back through exactly"})
+    outer_parameters: list[str] = field(
+        default_factory=lambda: ["start", "log_lr"],
+        metadata={
+            "help": "what is trained: 'start' of the fast weights (for 'delta', the projections they are added to), "
+            "'log_lr' one inner learning rate for each site, 'lora' adapters that the model carries, 'everything'"
+        },
+    )
+    learning_rate: float = field(default=3e-5, metadata={"help": "outer learning rate of all but the inner rates"})
+    log_lr_learning_rate: float = field(default=0.05, metadata={"help": "outer learning rate of the log inner rates"})
+    max_grad_norm: float = field(default=1.0, metadata={"help": "largest norm of the outer gradient; 0 does not clip"})
+    evaluate_without_updates: bool = field(
+        default=True, metadata={"help": "also evaluate with updates off, to see what they are worth"}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_choices()
+        self._check_unsupported()
+        # Every process cuts the same stream and takes its share; the rows of a batch may differ in length.
+        self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
+
+    def check_fits(self, ttt: TTTConfig, positions: int | None) -> None:
+        """Raises `ConfigError` where these settings contradict how the model reads, or how far it can."""
+        chunk = ttt.chunk_size
+        if self.sequence_length < 2 * chunk or self.sequence_length % chunk:
+            raise ConfigError(
+                f"sequence_length={self.sequence_length}: expected a multiple of the chunk, {chunk} tokens, and at "
+                "least two of them, for the first chunk's loss comes before any update. Take a longer sequence, or "
+                "configure_ttt(chunk_size=...)."
+            )
+        if positions is not None and self.sequence_length > positions:
+            raise ConfigError(
+                f"sequence_length={self.sequence_length}, but the model has learned {positions} positions."
+            )
+
+    def _check_choices(self) -> None:
+        if self.gradients not in get_args(Gradients):
+            raise ConfigError(f"gradients={self.gradients!r} is not known. Choose one of {list(get_args(Gradients))}.")
+        unknown = sorted(set(self.outer_parameters) - set(OUTER_PARAMETERS))
+        if unknown or not self.outer_parameters:
+            raise ConfigError(f"outer_parameters={self.outer_parameters}: expected some of {list(OUTER_PARAMETERS)}.")
+        if self.truncate_chunks < 1:
+            raise ConfigError(
+                f"truncate_chunks={self.truncate_chunks}: expected at least 1. gradients='first_order' is 0 of them."
+            )
+
+    def _check_unsupported(self) -> None:
+        if self.fp16:
+            raise ConfigError("fp16=True: fast weights take steps that float16 cannot hold. Use bf16=True.")
+        if self.fsdp or self.deepspeed:
+            raise ConfigError(SHARDED.format("fsdp" if self.fsdp else "deepspeed"))
+        if self.torch_compile:
+            raise ConfigError("torch_compile=True: the outer loop runs chunks of the plain model. Leave it off.")

@@ -1,0 +1,245 @@
+"""`TTTTrainer`: transformers' Trainer, whose gradient is that of the outer loop.
+
+What it overrides: the data (`data.py` cuts documents), the gradient of a batch (`gradients.py`), the optimizer's
+groups, evaluation (`positions.py`), and what is logged. Checkpoints, resuming, schedules, callbacks and reports are
+Trainer's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from accelerate import DistributedType
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from ..auto import AutoModelForCausalLM
+from ..config import TTTConfig
+from ..errors import ConfigError
+from ..modeling import TTTMixin
+from .config import SHARDED, TTTTrainingConfig
+from .data import collate, sequences
+from .gradients import Outcome, outer_gradients
+from .parameters import OuterParameters, choose
+from .positions import by_position
+
+logger = logging.get_logger(__name__)
+
+
+class TTTTrainer(Trainer):
+    """Meta-learns where a converted model's fast weights start and how they step.
+
+    Parameters
+    ----------
+    model : a converted model, one with PEFT's LoRA on it, or the name or directory of a converted checkpoint or a base.
+    args : the outer loop's settings.
+    train_dataset, eval_dataset : documents, as `data.sequences` takes them: lists of texts or token ids, or data sets
+        with a column "text" or "input_ids", streaming ones too. `eval_dataset` may be a dictionary of several.
+    processing_class : the tokenizer, for texts; found by the model's name where that is given.
+    ttt_config : how a base that is given by name is converted.
+    **kwargs : as for `transformers.Trainer`: callbacks, optimizers, ...
+
+    Raises
+    ------
+    ConfigError
+        For a model that is not converted, or settings that do not fit it.
+    InputError
+        For documents that cannot be read, or are all too short.
+    """
+
+    args: TTTTrainingConfig
+    model: Any
+
+    def __init__(
+        self,
+        model: Any,
+        args: TTTTrainingConfig,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        ttt_config: TTTConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(args, TTTTrainingConfig):
+            raise ConfigError(f"args is a {type(args).__name__}, expected a TTTTrainingConfig.")
+        if isinstance(model, (str, os.PathLike)):
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+            model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config)
+        self.ttt_model = _converted(model)
+        args.check_fits(self.ttt_model.ttt, self.ttt_model.learned_positions)
+        if args.gradients in ("exact", "truncated") and vars(self.ttt_model).get("is_loaded_in_8bit"):
+            raise ConfigError(
+                f"gradients={args.gradients!r}: an 8-bit base rounds what passes through it, so its gradient has no "
+                "derivative. Load it in 4 bits or in full, or take gradients='first_order'."
+            )
+        self.outer: OuterParameters = choose(self.ttt_model, args.outer_parameters)
+        _warn_of_narrow(self.outer)
+        self._metrics: dict[str, list[float]] = defaultdict(list)
+
+        def cut(data: Any, name: str) -> Any:
+            if data is None:
+                return None
+            if isinstance(data, dict):
+                return {key: cut(value, f"{name}[{key!r}]") for key, value in data.items()}
+            ttt, vocabulary = self.ttt_model.ttt, self.ttt_model.vocabulary_size
+            return sequences(data, args.sequence_length, ttt.chunk_size, vocabulary, processing_class, name)
+
+        args._n_gpu = min(args.n_gpu, 1)  # one process, one model: torch's DataParallel would split batches over copies
+        with _trainable(self.ttt_model):
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=collate,
+                train_dataset=cut(train_dataset, "train_dataset"),
+                eval_dataset=cut(eval_dataset, "eval_dataset"),
+                processing_class=processing_class,
+                **kwargs,
+            )
+        if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+            raise ConfigError(SHARDED.format(self.accelerator.distributed_type.value))
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Trainer's, with the log inner rates in a group of their own."""
+        if self.optimizer is None:
+            optimizer = super().create_optimizer(model)
+            rates = [site.log_lr for site in self.outer.rates.values()]
+            if rates:
+                names = {id(rate) for rate in rates}
+                for group in optimizer.param_groups:
+                    group["params"] = [p for p in group["params"] if id(p) not in names]
+                lr = self.args.log_lr_learning_rate
+                optimizer.add_param_group({"params": rates, "lr": lr, "weight_decay": 0.0})
+        assert self.optimizer is not None
+        return self.optimizer
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Add a batch's outer gradient to `.grad`; average it over processes when the optimizer is about to step.
+
+        Gradients are put in place by hand: the hooks of DistributedDataParallel know of one backward pass.
+        """
+        inputs = self._prepare_inputs(inputs)
+        self.ttt_model.eval()  # dropout would differ between the readings of a chunk
+        with self.compute_loss_context_manager():
+            outcome = outer_gradients(
+                self.ttt_model,
+                self.outer,
+                inputs["input_ids"],
+                inputs["attention_mask"],
+                self.args.gradients,
+                self.args.truncate_chunks,
+                bool(self.args.gradient_checkpointing),
+            )
+        share = 1 / self.current_gradient_accumulation_steps
+        self._accumulate(outcome, share)
+        if self.accelerator.sync_gradients:
+            self._average()
+        self._note(outcome)
+        return share * outcome.losses.nanmean()
+
+    def _accumulate(self, outcome: Outcome, share: float) -> None:
+        if not all(bool(gradient.isfinite().all()) for gradient in outcome.gradients.values()):
+            logger.warning_once("A batch gave an outer gradient that is not finite; it was left out. Reported once.")
+            return
+        for parameter, gradient in outcome.gradients.items():
+            gradient = share * gradient
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+    def _average(self) -> None:
+        if self.accelerator.num_processes > 1:
+            for parameter in self.outer.all:  # the same order in every process
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(gradient, "mean")
+
+    def _note(self, outcome: Outcome) -> None:
+        model, losses = self.ttt_model, outcome.losses
+        last = (~losses.isnan()).sum(1) - 1  # (B,)
+        self._metrics["inner_loss_first"].append(losses[:, 0].mean().item())
+        self._metrics["inner_loss_last"].append(losses.gather(1, last[:, None].to(losses.device)).mean().item())
+        if self.args.gradients == "none":
+            return
+        moved = []
+        for site in model.sites:
+            constants = site.constants(model.ttt.inner_lr)
+            weights = outcome.cache.fast.sites[site.site.name].weights
+            with torch.no_grad():
+                moved.append(model.kind.displacement(weights, constants.start, constants.scale).mean())
+        self._metrics["fast_weight_norm"].append(torch.stack(moved).mean().item())
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Trainer's, with the inner loop's metrics since the last time beside the training loss."""
+        if "loss" in logs:
+            for name, values in self._metrics.items():
+                gathered = self.accelerator.gather(torch.tensor(values, device=self.args.device))
+                logs[name] = gathered.float().mean().item()
+            self._metrics.clear()
+            rates = torch.stack([site.log_lr.detach().exp() for site in self.ttt_model.sites])
+            rates = self.ttt_model.ttt.inner_lr * rates
+            logs |= {"inner_lr_lowest": rates.min().item(), "inner_lr_highest": rates.max().item()}
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(
+        self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
+    ) -> EvalLoopOutput:
+        """Losses by quarter of the sequences, with updates and without: `eval_loss`, `eval_loss_q1` to `eval_loss_q4`,
+        `eval_loss_without_updates` and so on, and `eval_gain`, what updates are worth.
+        """
+        self.ttt_model.eval()
+
+        def measured(learn: bool) -> tuple[dict[str, float], int]:
+            batches = (self._prepare_inputs(batch) for batch in dataloader)
+            with self.compute_loss_context_manager():
+                return by_position(self.ttt_model, batches, learn, lambda t: self.accelerator.reduce(t, "sum"))
+
+        named, rows = measured(learn=True)
+        metrics = dict(named)
+        if self.args.evaluate_without_updates:
+            without, _ = measured(learn=False)
+            metrics |= {f"{name}_without_updates": loss for name, loss in without.items()}
+            metrics["gain"] = without["loss"] - named["loss"]
+        prefixed = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=prefixed, num_samples=rows)  # type: ignore[arg-type]
+
+
+def _converted(model: Any) -> Any:
+    """The converted model, on its own or inside PEFT's."""
+    inside = (
+        [module for module in model.modules() if isinstance(module, TTTMixin)] if isinstance(model, nn.Module) else []
+    )
+    if not inside:
+        raise ConfigError(
+            f"model is a {type(model).__name__}, expected a converted one. Convert it first: "
+            "wrap(model, TTTConfig(...)), or give its name and ttt_config=."
+        )
+    return inside[0]
+
+
+def _warn_of_narrow(outer: OuterParameters) -> None:
+    narrow = {p.dtype for p in outer.all} & {torch.bfloat16, torch.float16}
+    if narrow:
+        logger.warning(
+            "Some trained parameters are %s, in which small outer steps are lost. Load the model with "
+            "dtype=torch.float32 and train with bf16=True instead.",
+            ", ".join(map(str, narrow)),
+        )
+
+
+@contextmanager
+def _trainable(model: Any) -> Iterator[None]:
+    """Trainer refuses a quantized base without adapters; here the fast weights are what is trained beside it."""
+    quantized = vars(model).get("is_quantized", False)
+    if quantized:
+        model.is_quantized = False
+    try:
+        yield
+    finally:
+        if quantized:
+            model.is_quantized = True
