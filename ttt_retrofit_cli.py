@@ -38,6 +38,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE
 Recipe = Annotated[
     list[str] | None, typer.Option("--recipe", metavar="NAME=VALUE", help="Any field of ConsolidationConfig.")
 ]
+Questions = Annotated[Path | None, typer.Option(help="What may be asked later, a line each; else the model asks.")]
 Device = Annotated[str | None, typer.Option(help="Such as cuda:0; the GPU if there is one.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
@@ -162,6 +163,7 @@ def chat(
     model: Model,
     memory: Annotated[Path | None, typer.Option(help="Directory of this user: conversation and memory.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
+    questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
     settings: Settings = None,
@@ -172,7 +174,8 @@ def chat(
     with saying(as_json, "Stopped. What was said is kept, except an answer that was not finished.") as output:
         from ttt_retrofit.cli import chatting
 
-        chatting.chat(output, model, memory, max_new_tokens, recipe or [], _choices(window, settings), device)
+        choices = _choices(window, settings)
+        chatting.chat(output, model, memory, max_new_tokens, questions, recipe or [], choices, device)
 
 
 @app.command()
@@ -181,6 +184,7 @@ def consolidate(
     file: Annotated[Path, typer.Argument(help="A text, or chat messages in a .json file.", show_default=False)],
     memory: Annotated[Path, typer.Option(help="Directory of the user whose memory this adds to.")],
     seconds: Annotated[float | None, typer.Option(help="After which training stops.", min=1)] = None,
+    questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
     settings: Settings = None,
@@ -192,8 +196,11 @@ def consolidate(
         from ttt_retrofit.cli import remembering
 
         choices = _choices(window, settings)
-        if not remembering.consolidate(output, model, file, memory, seconds, recipe or [], choices, device):
-            raise typer.Exit(1)
+        accepted = remembering.consolidate(
+            output, model, file, memory, seconds, questions, recipe or [], choices, device
+        )
+    if not accepted:
+        raise typer.Exit(1)
 
 
 memories = typer.Typer(help="Memories on disk: versions, contents, rollback, export.", no_args_is_help=True)

@@ -21,7 +21,7 @@ from ..errors import InputError, TTTError
 from ..memory.report import Report
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
-from .remembering import recipe
+from .remembering import read_questions, recipe
 
 PATIENCE = 3.0  # seconds of silence after which idle time begins
 STEP = 0.5  # seconds of idle work between two looks at the keyboard
@@ -138,14 +138,21 @@ class Chat:
 
 
 def chat(
-    out: Output, name: str, directory: Path | None, most: int, said: list[str], choices: Choices, device: str | None
+    out: Output,
+    name: str,
+    directory: Path | None,
+    most: int,
+    questions: Path | None,
+    said: list[str],
+    choices: Choices,
+    device: str | None,
 ) -> None:
     """Talk until /quit; everything is kept in the directory for the next time, or nothing without one."""
     with nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-chat-") as where:
-        config = recipe(said)
+        config, asked = recipe(said), read_questions(questions)
         with out.aside.status(f"loading {name}"):
             model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
-        session = ChatSession(model, tokenizer, where, config=config)
+        session = ChatSession(model, tokenizer, where, config=config, questions=asked)
         kept = f"Kept in {directory}." if directory else "Nothing is kept when you leave; --memory DIR keeps it."
         out.remark(f"{kept} /help lists the commands.")
         talk = Chat(out, session, most)

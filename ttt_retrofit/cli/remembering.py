@@ -14,7 +14,7 @@ from ..consolidation.config import ConsolidationConfig
 from ..errors import CheckpointError, ConfigError, InputError
 from ..memory.memory import HEADER, Memory
 from ..memory.store import VERSIONS, MemoryStore
-from .loading import Choices, load_model, load_tokenizer, read_context, settings
+from .loading import Choices, load_model, load_tokenizer, read_context, read_text, settings
 from .output import Output, table
 
 STORE = "memory"  # of a user's directory, as in `agent`
@@ -36,18 +36,24 @@ def recipe(said: list[str]) -> ConsolidationConfig:
     return ConsolidationConfig(**changes)
 
 
+def read_questions(path: Path | None) -> list[str] | None:
+    """The lines of a file that are not empty."""
+    return None if path is None else [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
 def consolidate(
     out: Output,
     name: str,
     file: Path,
     directory: Path,
     seconds: float | None,
+    questions: Path | None,
     said: list[str],
     choices: Choices,
     device: str | None,
 ) -> bool:
     """Add what a file says to the memory in a user's directory; whether it was accepted."""
-    context, config = read_context(file), recipe(said)
+    context, config, asked = read_context(file), recipe(said), read_questions(questions)
     model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
     store = MemoryStore(directory / STORE)
     with out.stages() as progress:
@@ -56,6 +62,7 @@ def consolidate(
             tokenizer=tokenizer,
             config=config,
             budget=seconds,
+            questions=asked,
             earlier=store.load(),
             load=False,
             progress=progress,
