@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -178,7 +177,17 @@ def test_looking_at_no_memory_makes_no_directory(tmp_path):
 
 def test_a_chat_keeps_turns_and_obeys_commands(base, tmp_path):
     user = tmp_path / "ines"
-    said = ["where is Marek ?", "/help", "/memory", "/save", "/forget nobody", "/rollback", "/nothing", "who ?", "/quit"]
+    said = [
+        "where is Marek ?",
+        "/help",
+        "/memory",
+        "/save",
+        "/forget nobody",
+        "/rollback",
+        "/nothing",
+        "who ?",
+        "/quit",
+    ]
     arguments = ["chat", base, "--memory", user, "--max-new-tokens", "4", *SHORT]
     result = run(*arguments, "--json", stdin="\n".join(said))
     kept = json.loads(result.stdout)
@@ -265,4 +274,3 @@ def test_recipes_are_fields_of_the_configuration():
 
     made = recipe(QUICK)
     assert dataclasses.asdict(made)["epochs"] == 0.1 and made.min_recall == 0
-    assert Path(ttt_retrofit.__file__).parent.parent.joinpath("ttt_retrofit_cli.py").exists()

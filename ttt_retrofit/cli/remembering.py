@@ -92,7 +92,7 @@ def show_list(out: Output, directory: Path) -> None:
 
 def show(out: Output, where: Path, version: int | None) -> None:
     """One memory: its contexts and its report."""
-    memory = _memory(where, version)
+    memory = chosen_memory(where, version)
     shown = table(f"{memory.base_name}, {memory.nbytes / 1e3:,.0f} kB, made {_when(memory.created)}",
                   ["entry", "made", "contexts", "tokens", "lessons", "kB"])  # fmt: skip
     for entry in memory.entries:
@@ -118,7 +118,7 @@ def export(out: Output, where: Path, target: Path, version: int | None, rank: in
     """Write a memory as a PEFT LoRA adapter."""
     if target.exists():
         raise InputError(f"{target} exists already. Choose another name, or move it away first.")
-    kept = _memory(where, version).to_lora(target, rank=rank, transposed=transposed)
+    kept = chosen_memory(where, version).to_lora(target, rank=rank, transposed=transposed)
     least = min(kept.values())
     said = f"{target}: a LoRA adapter of rank at most {rank}, which keeps at least {least:.0%} of every projection."
     out.result({"saved": str(target), "rank": rank, "energy_kept": kept}, said)
@@ -128,7 +128,7 @@ def combine(out: Output, sources: list[Path], target: Path, weights: list[float]
     """Write one memory with the entries of several."""
     if target.exists():
         raise InputError(f"{target} exists already. Choose another name, or move it away first.")
-    memory = Memory.combine([_memory(source, None) for source in sources], weights or None)
+    memory = Memory.combine([chosen_memory(source, None) for source in sources], weights or None)
     memory.save(target)
     said = f"{target}: {len(memory.entries)} entries of {len(sources)} memories."
     out.result({"saved": str(target)} | _document(memory), said)
@@ -145,7 +145,7 @@ def _store(directory: Path) -> MemoryStore:
     )
 
 
-def _memory(where: Path, version: int | None) -> Memory:
+def chosen_memory(where: Path, version: int | None) -> Memory:
     """A memory that was saved alone, or a version out of a store: the one that speaks when none is named."""
     if (where / HEADER).exists():
         if version is not None:
