@@ -17,7 +17,7 @@ from .. import measure
 from ..cache import TTTCache
 from ..consolidation.prompts import Prompts, fill
 from ..consolidation.writer import Phrasing
-from ..errors import InputError
+from ..errors import InputError, UnsupportedModelError
 from ..measure import FULL, SINKS, TTT, Advance, Reading
 from ..memory.memory import Memory
 from .data import MemoryEffect, TextRead
@@ -93,6 +93,8 @@ def memory_effect(
     ------
     InputError
         For no question.
+    UnsupportedModelError
+        When no norm is found after the layers, as the logit lens needs it.
     """
     if not questions:
         raise InputError("memory_effect() was given no question. Give at least one that the context answers.")
@@ -138,12 +140,12 @@ def _lens(model: Any, states: Tensor) -> Tensor:
 
 
 def final_norm(decoder: torch.nn.Module) -> torch.nn.Module:
-    """The last norm of a decoder, by its place: the one child that is no list of layers and no embedding after them."""
+    """The norm that a decoder applies after its layers, found by its place: behind the list of them."""
     children = [child for _, child in decoder.named_children()]
     lists = [index for index, child in enumerate(children) if isinstance(child, torch.nn.ModuleList)]
     after = [child for child in children[lists[-1] + 1 :] if "norm" in type(child).__name__.lower()] if lists else []
     if not after:
-        raise InputError(
+        raise UnsupportedModelError(
             f"{type(decoder).__name__} has no norm after its layers; its modules are "
             f"{[type(child).__name__ for child in children]}. The logit lens cannot be drawn for it."
         )
