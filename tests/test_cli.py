@@ -91,6 +91,14 @@ def test_info_counts_what_a_cache_of_such_a_model_holds(base, settings):
     assert said["state_bytes_per_row"]["keys_and_values"] == per_token * (16 - 1 + 2 + 8)
 
 
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", "gemma3n_text", "deepseek_v3", "qwen2_moe"])
+def test_info_counts_the_keys_of_any_family(family, tmp_path):
+    tiny(family).save_pretrained(tmp_path)
+    kept = tiny(family)(tokens(1, 5)).past_key_values.layers
+    per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in kept if layer.keys is not None) // 5
+    assert document("info", tmp_path, *SMALL)["full_attention_bytes_per_token"] == per_token
+
+
 def test_info_tells_a_converted_model(base, tmp_path):
     run("convert", base, tmp_path / "converted", *SMALL)
     here, there = document("info", base, *SMALL), document("info", tmp_path / "converted")

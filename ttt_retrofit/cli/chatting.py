@@ -131,6 +131,9 @@ class Chat:
     def _remembered(self) -> str:
         memory = self.session.memory
         waiting = f"{len(self.session.messages)} messages are still in words."
+        now = self.session.progress
+        if now is not None:
+            waiting += f" Consolidating some of them: {now.stage}, {now.done} of {now.total}."
         if memory is None or not memory.entries:
             return f"Nothing is remembered yet; {waiting}"
         report = "" if memory.report is None else f"\n{memory.report}"

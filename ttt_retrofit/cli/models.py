@@ -42,13 +42,14 @@ def info(out: Output, name: str, choices: Choices) -> None:
     config = load_config(name)
     converted = is_converted(config)
     ttt = TTTConfig.from_dict({**config.ttt, **choices.changes()}) if converted else choices.config()
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    width = torch.empty(0, dtype=config.dtype or torch.float32).element_size()
+    with torch.device("meta"):  # in 16 bits, the one width that every kernel takes without data
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     if converted:
         model = model.unwrap()
     text = model.config.get_text_config(decoder=True)
     sites = find_sites(model, ttt)
-    learn, by_token = _count(sites, ttt), _bytes_of_a_token(model)
+    learn, by_token = _count(sites, ttt), _bytes_of_a_token(model, width)
     tracks = [track for _, tracks, of in [layout(text, ttt)] for track in (tracks[index] for index in of)]
     unbounded = any(track.capacity is None for track in tracks)
     kept = None if unbounded else sum(size * (track.capacity or 0) for size, track in zip(by_token, tracks))
@@ -87,8 +88,11 @@ def _count(sites: list[Site], ttt: TTTConfig) -> int:
     return sum(rows * columns for site in sites for rows, columns in kind.shapes(site).values())
 
 
-def _bytes_of_a_token(model: Any) -> list[int]:
-    """What each layer keeps of one token: asked of the family's own forward, on tensors without data."""
+def _bytes_of_a_token(model: Any, width: int) -> list[int]:
+    """What each layer keeps of one token, at `width` bytes a number: asked of the family's forward, without data."""
+    model.config.pad_token_id = None  # else some families look for it among tokens that have no value
     with torch.no_grad():
-        kept = model(input_ids=torch.zeros(1, 1, dtype=torch.long, device="meta"), use_cache=True).past_key_values
-    return [layer.keys.nbytes + layer.values.nbytes if layer.is_initialized else 0 for layer in kept.layers]
+        kept = model(torch.zeros(1, 1, dtype=torch.long, device="meta"), use_cache=True).past_key_values
+    return [
+        width * (layer.keys.numel() + layer.values.numel()) if layer.keys is not None else 0 for layer in kept.layers
+    ]

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import measure
 from ..cache import TTTCache
 from ..consolidation.prompts import Prompts, fill
 from ..consolidation.writer import Phrasing
+from ..discovery import decoder_layers
 from ..errors import InputError, UnsupportedModelError
 from ..measure import FULL, SINKS, TTT, Advance, Reading
 from ..memory.memory import Memory
@@ -94,7 +95,7 @@ def memory_effect(
     InputError
         For no question.
     UnsupportedModelError
-        When no norm is found after the layers, as the logit lens needs it.
+        When no norm is found beside the layers, or a token has more than one hidden state.
     """
     if not questions:
         raise InputError("memory_effect() was given no question. Give at least one that the context answers.")
@@ -125,6 +126,12 @@ def _last_states(model: Any, ids: list[int], memory: Memory | None) -> Tensor:
     """(L + 1, D) the hidden states of the last token, float32."""
     given = torch.tensor([ids], device=model.device)
     output = model(given, memories=[memory], learn_from="none", output_hidden_states=True, logits_to_keep=1)
+    shapes = {tuple(state.shape) for state in output.hidden_states}
+    if any(len(shape) != 3 for shape in shapes):
+        raise UnsupportedModelError(
+            f"{type(model).__name__} carries hidden states of shapes {sorted(shapes)}; expected (batch, tokens, width), "
+            "one state for each token. What a memory changes cannot be drawn for it."
+        )
     return torch.stack([state[0, -1].float() for state in output.hidden_states])
 
 
@@ -133,20 +140,27 @@ def _lens(model: Any, states: Tensor) -> Tensor:
 
     The last state has passed the norm already: transformers gives it so.
     """
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
-    norm = final_norm(decoder)
+    norm, head = final_norm(model), model.get_output_embeddings()
     normed = torch.cat([norm(states[:-1].to(model.dtype)), states[-1:].to(model.dtype)])
     return head(normed).float().log_softmax(-1)
 
 
-def final_norm(decoder: torch.nn.Module) -> torch.nn.Module:
-    """The norm that a decoder applies after its layers, found by its place: behind the list of them."""
-    children = [child for _, child in decoder.named_children()]
-    lists = [index for index, child in enumerate(children) if isinstance(child, torch.nn.ModuleList)]
-    after = [child for child in children[lists[-1] + 1 :] if "norm" in type(child).__name__.lower()] if lists else []
-    if not after:
-        raise UnsupportedModelError(
-            f"{type(decoder).__name__} has no norm after its layers; its modules are "
-            f"{[type(child).__name__ for child in children]}. The logit lens cannot be drawn for it."
-        )
-    return after[0]
+def final_norm(model: PreTrainedModel) -> torch.nn.Module:
+    """The norm that a decoder applies after its layers: the first that stands behind the list of them, or else before.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When there is none beside the layers. The message names the modules that were seen.
+    """
+    prefix, _ = decoder_layers(model)
+    owner, _, name = prefix.rpartition(".")
+    children = list(model.get_submodule(owner).named_children())
+    at = [child for child, _ in children].index(name)
+    for _, module in [*children[at:], *reversed(children[:at])]:
+        if "norm" in type(module).__name__.lower():
+            return module
+    raise UnsupportedModelError(
+        f"{owner} has no norm beside its layers; its modules are {[type(module).__name__ for _, module in children]}. "
+        "The logit lens cannot be drawn for it."
+    )

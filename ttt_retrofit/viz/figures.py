@@ -158,8 +158,9 @@ def memory_effect(effect: MemoryEffect) -> Figure:
     for index, by_question in enumerate(effect.closeness, start=1):
         _band(close, layers, by_question, index)
     close.set(xlabel="after layer", ylabel="cosine", title="Closeness to the state with the context")
+    half = len(layers) // 2  # below, the head cannot read the states yet
     for index, by_question in enumerate(effect.lens):
-        _band(lens, layers, by_question, index)
+        _band(lens, layers[half:], by_question[:, half:], index)
     lens.set(
         xlabel="after layer", ylabel="log-probability, nats", title="The answer's first token, read off each layer"
     )
