@@ -94,7 +94,7 @@ def test_asking_nothing_is_refused():
 
 def test_models_with_several_states_for_a_token_are_refused():
     model = converted("gemma3n_text")
-    with pytest.raises(UnsupportedModelError, match="one state for each token"):
+    with pytest.raises(UnsupportedModelError, match="state for each token"):
         collect.memory_effect(model, tokenizer(), memory(model, 1), "a text", ASKED)
 
 

@@ -129,8 +129,8 @@ def _last_states(model: Any, ids: list[int], memory: Memory | None) -> Tensor:
     shapes = {tuple(state.shape) for state in output.hidden_states}
     if any(len(shape) != 3 for shape in shapes):
         raise UnsupportedModelError(
-            f"{type(model).__name__} carries hidden states of shapes {sorted(shapes)}; expected (batch, tokens, width), "
-            "one state for each token. What a memory changes cannot be drawn for it."
+            f"{type(model).__name__} has hidden states of shapes {sorted(shapes)}; expected (batch, tokens, width), one "
+            "state for each token. What a memory changes cannot be drawn for it."
         )
     return torch.stack([state[0, -1].float() for state in output.hidden_states])
 
