@@ -129,7 +129,7 @@ def _last_states(model: Any, ids: list[int], memory: Memory | None) -> Tensor:
     shapes = {tuple(state.shape) for state in output.hidden_states}
     if any(len(shape) != 3 for shape in shapes):
         raise UnsupportedModelError(
-            f"{type(model).__name__} has hidden states of shapes {sorted(shapes)}; expected (batch, tokens, width), one "
+            f"{type(model).__name__} has hidden states of shapes {sorted(shapes)}; expected (batch, tokens, width), a "
             "state for each token. What a memory changes cannot be drawn for it."
         )
     return torch.stack([state[0, -1].float() for state in output.hidden_states])
