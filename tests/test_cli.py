@@ -77,6 +77,36 @@ def test_a_converted_model_loads_with_its_tokenizer(base, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["converted"]
 
 
+def test_an_interrupted_conversion_leaves_nothing(base, tmp_path, monkeypatch):
+    def half(model, directory):
+        (directory / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttt_retrofit.modeling.TTTMixin.save_pretrained", half)
+    assert "Stopped." in run("convert", base, tmp_path / "converted", *SMALL, code=130).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_training_goes_on_from_its_checkpoint(base, story, tmp_path, monkeypatch):
+    target = tmp_path / "tuned"
+    arguments = ["train", base, story, target, "--steps", "4", "--sequence-length", "32", *SMALL]
+    arguments += ["--gradients", "first_order", "--training", "save_steps=2"]
+    from ttt_retrofit.cli import training
+
+    class Interrupted(training.Follow):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "Follow", Interrupted)
+        assert "goes on from the last checkpoint" in run(*arguments, code=130).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned-checkpoints"]
+    result = run(*arguments, "--json")
+    assert "checkpoint-2" in result.stderr and json.loads(result.stdout)["steps"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+
+
 @pytest.mark.parametrize("settings", [[], ["--set", "fast_weights=lora"], ["--set", "fast_weights=prime"]])
 def test_info_counts_what_a_cache_of_such_a_model_holds(base, settings):
     said = document("info", base, *SMALL, *settings)

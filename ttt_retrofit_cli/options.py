@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,7 +50,8 @@ def saying(as_json: bool, stopped: str = STOPPED) -> Iterator[Output]:
         logging.disable_progress_bar()
         yield Output(as_json)
     except KeyboardInterrupt:
-        typer.echo(f"\n{stopped}", err=True)
+        after_the_key = "\n" if sys.stderr.isatty() else ""  # a terminal shows ^C
+        typer.echo(f"{after_the_key}{stopped}", err=True)
         raise typer.Exit(130) from None
     except _expected() as error:
         typer.echo(f"error: {' '.join(str(error).split())}", err=True)

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -47,10 +54,14 @@ class Output:
         """A line for the person who waits, never part of the result."""
         self.aside.print(text, markup=False, soft_wrap=True)
 
+    def _progress(self, *columns: ProgressColumn) -> Progress:
+        """Bars that go when they are done, and are not drawn into a file."""
+        return Progress(*columns, console=self.aside, transient=True, disable=not self.aside.is_terminal)
+
     @contextmanager
     def bars(self, names: list[str], total: int) -> Iterator[dict[str, Advance]]:
         """A bar for each name, which goes when all is done; its clock starts with the first advance."""
-        with Progress(*COLUMNS, TimeRemainingColumn(), console=self.aside, transient=True) as progress:
+        with self._progress(*COLUMNS, TimeRemainingColumn()) as progress:
 
             def bar(name: str) -> Advance:
                 task = progress.add_task(name, total=total, start=False)
@@ -66,7 +77,7 @@ class Output:
     @contextmanager
     def stages(self) -> Iterator[Callable[[Stage], None]]:
         """A bar that follows a consolidation through its stages."""
-        with Progress(*COLUMNS, console=self.aside, transient=True) as progress:
+        with self._progress(*COLUMNS) as progress:
             task = progress.add_task("starting", total=None)
 
             def show(now: Stage) -> None:
@@ -103,11 +114,6 @@ def facts(named: dict[str, str]) -> Table:
 def megabytes(count: int) -> str:
     """Bytes for eyes."""
     return f"{count / 1e6:,.1f} MB"
-
-
-def interactive() -> bool:
-    """Whether a person types what comes in."""
-    return sys.stdin.isatty()
 
 
 def _plain(value: Any) -> Any:
