@@ -3,66 +3,23 @@
 import dataclasses
 import json
 import time
+from pathlib import Path
 
 import pytest
 import torch
+from commands import SMALL, document, fails, run
 from peft import PeftModel
 from remembered import memory as remembered
 from tiny import tiny, tokens
-from typer.testing import CliRunner
-from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
+from words import OTHER_STORY, STORY, tokenizer
 
 import ttt_retrofit
 from ttt_retrofit import Memory, TTTCache, TTTConfig, wrap
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit_cli import app
 
-SMALL = ["--window", "16", "--set", "chunk_size=8", "--set", "sink_tokens=2", "--set", "inner_lr=1e-2"]
 QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "wordings=1", "details=40", "epochs=0.1"]
 SHORT = ["--window", "64", "--set", "chunk_size=8"]
 RECIPE = [part for setting in QUICK for part in ("--recipe", setting)]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("models") / "base"
-    tiny("llama", max_position_embeddings=4096).save_pretrained(directory)
-    tokenizer().save_pretrained(directory)
-    return str(directory)
-
-
-@pytest.fixture(scope="module")
-def story(tmp_path_factory):
-    path = tmp_path_factory.mktemp("texts") / "story.txt"
-    path.write_text(STORY, encoding="utf-8")
-    return str(path)
-
-
-@pytest.fixture(scope="module")
-def questions(tmp_path_factory):
-    path = tmp_path_factory.mktemp("texts") / "questions"
-    path.write_text("\n".join(QUESTIONS))
-    return path
-
-
-def run(*arguments, stdin=None, code=0):
-    result = CliRunner().invoke(app, [str(part) for part in arguments], input=stdin)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    assert result.exit_code == code, result.stderr
-    return result
-
-
-def document(*arguments, **kwargs):
-    """What a verb says with --json: exactly one document on stdout."""
-    return json.loads(run(*arguments, "--json", **kwargs).stdout)
-
-
-def fails(*arguments, stdin=None):
-    result = run(*arguments, stdin=stdin, code=1)
-    assert result.stdout == "" and result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
-    assert result.stderr.startswith("error: ")
-    return result.stderr
 
 
 def test_a_converted_model_loads_with_its_tokenizer(base, tmp_path):
@@ -256,7 +213,7 @@ def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monke
     seen = []
     monkeypatch.setattr(output, "remark", seen.append)
     choices = chatting.Choices(window=64, settings=("chunk_size=8",))
-    chatting.chat(output, base, tmp_path, 4, questions, QUICK, choices, "cpu")
+    chatting.chat(output, base, tmp_path, 4, Path(questions), QUICK, choices, "cpu")
     assert any("consolidating older turns" in line for line in seen)
     assert any("accepted:" in line for line in seen) and any("Remembered, oldest first" in line for line in seen)
     assert len(Memory.load(tmp_path / "saved").names()) == 1

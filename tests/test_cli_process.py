@@ -7,21 +7,11 @@ import subprocess
 import sys
 import time
 
-import pytest
-from tiny import tiny
-from words import STORY, tokenizer
+from words import STORY
 
 COMMAND = [sys.executable, "-m", "ttt_retrofit_cli"]
 HELP_SECONDS = 0.5
 SMALL = ["--window", "16", "--set", "chunk_size=8", "--set", "sink_tokens=2"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("models") / "base"
-    tiny("llama", max_position_embeddings=1_000_000).save_pretrained(directory)
-    tokenizer().save_pretrained(directory)
-    return str(directory)
 
 
 def run(*arguments, code=0):
@@ -39,9 +29,7 @@ def test_help_answers_before_torch_is_loaded():
     assert min(taken) < HELP_SECONDS
 
 
-def test_stdout_is_one_document_and_everything_else_goes_to_stderr(base, tmp_path):
-    story = tmp_path / "story.txt"
-    story.write_text(STORY)
+def test_stdout_is_one_document_and_everything_else_goes_to_stderr(base, story):
     done = run("read", base, story, "--json", *SMALL)
     assert json.loads(done.stdout)["tokens_seen"] > 0 and done.stdout.count("\n") == 1
 

@@ -5,10 +5,10 @@ from html.parser import HTMLParser
 import matplotlib
 import pytest
 import torch
+from commands import SMALL, document, fails, run
 from converted import converted
 from remembered import memory
 from rich.console import Console
-from test_cli import SMALL, base, document, fails, questions, run, story  # noqa: F401
 from tiny import tiny, tokens
 from words import STORY, tokenizer
 
@@ -170,7 +170,7 @@ def test_every_picture_has_a_form_for_terminals(read, effect):
     assert text.sparkline([0.0, 0.5, 1.0], 0.0, 1.0) == "▁▅█"
 
 
-def test_plot_draws_everything_that_reading_shows(base, story, tmp_path):  # noqa: F811
+def test_plot_draws_everything_that_reading_shows(base, story, tmp_path):
     said = document("plot", "reading", base, story, "--out", tmp_path / "pictures", *SMALL)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(
         f"{kind}.{form}" for kind in ("loss", "state", "surprise", "weights") for form in ("html", "png")
@@ -180,7 +180,7 @@ def test_plot_draws_everything_that_reading_shows(base, story, tmp_path):  # noq
     assert all(sentence[:40] in shown for kind, sentence in HOW_TO_READ.items() if kind != "memory")
 
 
-def test_plot_shows_what_a_memory_changed(base, story, tmp_path):  # noqa: F811
+def test_plot_shows_what_a_memory_changed(base, story, tmp_path):
     from ttt_retrofit import AutoModelForCausalLM
 
     memory(AutoModelForCausalLM.from_pretrained(base), 1, gated=False).save(tmp_path / "memory")
@@ -190,7 +190,7 @@ def test_plot_shows_what_a_memory_changed(base, story, tmp_path):  # noqa: F811
     assert (tmp_path / "pictures" / "memory.png").exists() and STORY[:20] not in str(said)
 
 
-def test_plot_names_the_extra_when_matplotlib_is_missing(base, story, tmp_path, monkeypatch):  # noqa: F811
+def test_plot_names_the_extra_when_matplotlib_is_missing(base, story, tmp_path, monkeypatch):
     from ttt_retrofit.cli import plotting
 
     monkeypatch.setattr(plotting, "find_spec", lambda name: None)
