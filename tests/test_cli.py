@@ -259,6 +259,14 @@ def test_texts_must_be_utf8_and_not_empty(base, tmp_path):
     assert "no chat messages" in fails("consolidate", base, tmp_path / "said.json", "--memory", tmp_path / "x")
 
 
+def test_names_are_shown_as_they_are(base, story, tmp_path):
+    odd = tmp_path / "[red]odd.txt"
+    odd.write_text(STORY)
+    assert "[red]odd.txt" in run("eval", base, odd, *SMALL).stdout.replace("\n", "")
+    target = tmp_path / "[b]model"
+    assert str(target) in run("convert", base, target, *SMALL).stdout.replace("\n", "")
+
+
 def test_bad_options_exit_with_2(base, story):
     assert "No such option" in run("read", base, story, "--nothing", code=2).stderr
     assert run("read", base, code=2).stdout == ""

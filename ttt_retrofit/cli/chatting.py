@@ -30,7 +30,7 @@ HELP = """/memory         what is remembered, and how well
 /forget NAME    drop one entry of the memory; /forget all drops everything, words too
 /save DIR       write the memory, for Memory.load and model.load_memory
 /help           this
-/quit           leave; the conversation goes on the next time (so does Ctrl-D)"""
+/quit           leave, as Ctrl-D does; with --memory the conversation goes on the next time"""
 
 
 class Streamer(TextStreamer):
@@ -61,7 +61,7 @@ class Chat:
             if line.startswith("/"):
                 try:
                     self._command(*line.strip().partition(" ")[::2])
-                except TTTError as error:
+                except (TTTError, OSError) as error:
                     self.out.remark(f"error: {error}")
             elif line.strip():
                 answer = self.session.send(
@@ -72,9 +72,11 @@ class Chat:
             self._prompt()
 
     def _listen(self) -> None:
-        for line in sys.stdin:
-            self._lines.put(line.rstrip("\n"))
-        self._lines.put(None)
+        try:
+            for line in sys.stdin:
+                self._lines.put(line.rstrip("\n"))
+        finally:  # however the input ends, nobody waits for more of it
+            self._lines.put(None)
 
     def _prompt(self) -> None:
         self.out.console.print("[bold]you>[/bold] ", end="")

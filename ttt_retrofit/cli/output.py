@@ -48,7 +48,7 @@ class Output:
             print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False), flush=True)
             return
         for part in seen:
-            self.console.print(part)
+            self.console.print(part, markup=False, soft_wrap=isinstance(part, str))
 
     def remark(self, text: str) -> None:
         """A line for the person who waits, never part of the result."""
@@ -89,8 +89,8 @@ class Output:
 def table(title: str, columns: list[str], caption: str = "") -> Table:
     """A table whose first column holds names, the others figures."""
     made = Table(
-        title=title,
-        caption=caption or None,
+        title=Text(title),
+        caption=Text(caption) if caption else None,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
