@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import ConfigError
 from ..gates import Background
 from ..memory.chorus import voices as voices_of
+from ..memory.entry import Entry, GateKeys, Source
 from ..memory.lessons import Lesson
-from ..memory.memory import Entry, GateKeys, Memory, Source
+from ..memory.memory import Memory
 from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices

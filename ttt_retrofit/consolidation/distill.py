@@ -19,8 +19,8 @@ from torch import Tensor
 from ..gates import Background, Gates
 from ..memory.chorus import AJAR, joined
 from ..memory.config import MemoryConfig
+from ..memory.entry import GateKeys
 from ..memory.lessons import Lesson
-from ..memory.memory import GateKeys
 from ..memory.projections import Places
 from ..voices import Term, Voices
 from .config import ConsolidationConfig

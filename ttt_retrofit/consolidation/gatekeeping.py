@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..gates import SETTLED, Background, running_mean, scores
-from ..memory.memory import GateKeys
+from ..memory.entry import GateKeys
 
 MOST_KEYS = 512
 DIRECTIONS = 128
