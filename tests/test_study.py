@@ -59,6 +59,7 @@ def test_details_are_names_and_numbers_first_and_no_verb_of_mine():
         ("I keep seven hens.", "seven", ["How many hens do I keep?"]),
         ("My train leaves at 7:40.", "7:40", ["What does my train leave at?"]),
         ("My locker is number 12.", "12", ["What number is my locker?", "What is the number of my locker?"]),
+        ("We have two kids: Otto, who is nine, and Runa.", "nine", ["What is Otto?"]),
         ("The rain fell on Ines.", "Ines", []),
     ],
 )

@@ -17,7 +17,7 @@ import torch
 from ..memory.lessons import Lesson
 from .config import ConsolidationConfig
 from .control import Control
-from .pieces import Context
+from .pieces import Context, Statement
 from .prompts import Prompts, fill
 from .words import content, details, names, resemblance, salient, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
@@ -29,6 +29,7 @@ TEMPERATURE = 0.7  # of other wordings than the likeliest
 BATCH = 64
 HIDDEN = "____"
 OTHERS = 40  # questions about other things and people than were mentioned
+REFERRING = {"he", "she", "it", "they", "him", "her", "them", "his", "its", "their"}
 OWNED = re.compile(r"\b(my|our|his|her|their) \w+")
 
 
@@ -59,7 +60,7 @@ def ask(
 ) -> list[Asked]:
     """Questions about every detail of every statement, written by the model."""
     hidden = details_of(context, config)
-    gaps = [context.statements[number].text.replace(detail, HIDDEN, 1) for number, detail in hidden]
+    gaps = [_with_gap(context.statements[number], detail) for number, detail in hidden]
     kinds = _kinds(hidden, gaps, writer, prompts, control)
     template = prompts.conversation if context.conversation else prompts.document
     filled = [fill(template, gap=gap, hidden=detail, kind=kind) for (_, detail), gap, kind in zip(hidden, gaps, kinds)]
@@ -99,6 +100,12 @@ def details_of(context: Context, config: ConsolidationConfig) -> list[tuple[int,
     ]
     telling = sorted(found, key=lambda one: (not salient(one[1]), context.text.count(one[1])))
     return sorted(telling[: config.most_details], key=lambda one: one[0])
+
+
+def _with_gap(statement: Statement, detail: str) -> str:
+    """The statement with the detail hidden, after what it refers to where it speaks of "her" or "it"."""
+    gap = statement.text.replace(detail, HIDDEN, 1)
+    return f"{statement.before} {gap}".strip() if REFERRING & set(words(statement.text)) else gap
 
 
 def _kinds(
