@@ -108,9 +108,10 @@ class ChatSession:
         before = [{"role": "system", "content": self.system}] if self.system else []
         text = self.tokenizer.apply_chat_template([*before, *said], tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        known = len(self._read)
-        if self._cache is None or known >= len(ids) or ids[:known] != self._read:
-            self._cache = self.model.new_cache()
+        known, cache = len(self._read), self._cache
+        if cache is None or known >= len(ids) or ids[:known] != self._read:
+            cache = self.model.new_cache()
+        self._drop_keys()  # of an answer that is interrupted, nobody knows what was read
         given = torch.tensor([ids], device=self.model.device)
         written = self.model.generate(
             **{
@@ -118,12 +119,12 @@ class ChatSession:
                 **generate_kwargs,
                 "input_ids": given,
                 "attention_mask": torch.ones_like(given),
-                "past_key_values": self._cache,
+                "past_key_values": cache,
                 "memories": [self.memory],
             }
         )[0].tolist()
         # The last token was written but not read yet.
-        self._read = written[:-1]
+        self._cache, self._read = cache, written[:-1]
         return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
 
     # ------------------------------------------------------------------ idle time
@@ -140,11 +141,12 @@ class ChatSession:
         assert self._job is not None
         self._job.resume()
         deadline = time.monotonic() + seconds
-        while not self._job.done() and time.monotonic() < deadline:
-            time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
-        if not self._job.done():
-            self._job.pause()
-            return None
+        try:
+            while not self._job.done() and time.monotonic() < deadline:
+                time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+        finally:  # an interrupt ends the idle time, too
+            if not self._job.done():
+                self._job.pause()
         return self._settle()
 
     def _start(self) -> bool:
