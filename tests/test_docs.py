@@ -1,5 +1,6 @@
 """The Python of the documentation runs as it is written, with tiny models under the names of real ones."""
 
+import ast
 import dataclasses
 import re
 from pathlib import Path
@@ -102,3 +103,26 @@ def test_the_python_of_every_section_runs(page, title, directory, indulgent, hub
         for long, short in SMALLER.items():
             block = block.replace(long, short)
         exec(compile(block, f"{page}, {title}, block {number}", "exec"), names)
+
+
+def said_by_the_library() -> str:
+    """All texts in its source, in one; what is filled in stands as an ellipsis."""
+    found = []
+    for path in (DOCS.parent / "ttt_retrofit").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_every_message_that_is_explained_is_one_of_the_library():
+    said, explained = said_by_the_library(), (DOCS / "troubleshooting.md").read_text()
+    entries = [line for line in explained.splitlines() if line.startswith("- **") and "transformers)" not in line]
+    assert len(entries) > 50
+    for line in entries:
+        for message in re.findall(r"\*\*`(.*?)`\*\*", line):
+            parts = [part.strip() for part in message.split("…") if len(part.strip()) > 5]
+            assert parts or message == "Cancelled", message
+            assert all(part in said for part in parts), message
