@@ -128,8 +128,9 @@ def test_forgetting_and_erasing(model, tmp_path):
     assert chat.memory.names() == []
     chat.rollback()
     assert len(chat.memory.names()) == 1
+    (tmp_path / "work" / "cut off").mkdir(parents=True)
     chat.erase()
-    assert chat.memory is None and chat.messages == []
+    assert chat.memory is None and chat.messages == [] and not (tmp_path / "work").exists()
     assert session(model, tmp_path).messages == []
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,11 @@ from .consolidation.config import ConsolidationConfig
 from .consolidation.control import Cancelled
 from .consolidation.job import ConsolidationJob
 from .errors import CheckpointError, InputError
-from .memory.files import write_atomically
+from .memory.files import private_directory, write_atomically
 from .memory.report import Report
 from .memory.store import MemoryStore
 
-TURNS = "turns.json"
+TURNS, WORK = "turns.json", "work"
 FORMAT = 1
 Message = dict[str, str]
 
@@ -70,7 +71,7 @@ class ChatSession:
             raise InputError(f"keep_turns={keep_turns}: expected 0 or more.")
         self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
         self.config, self.questions = config or ConsolidationConfig(), questions
-        self.directory = Path(store)
+        self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / "memory")
         self.memory = self.store.load()
         if self.memory is not None:
@@ -163,7 +164,7 @@ class ChatSession:
             earlier=self.memory,
             load=False,
             background=True,
-            work_dir=self.directory / "work",
+            work_dir=self.directory / WORK,
         )
         return True
 
@@ -219,6 +220,7 @@ class ChatSession:
         """Forget everything, words and memories, here and in the store."""
         self.close()
         self.store.erase()
+        shutil.rmtree(self.directory / WORK, ignore_errors=True)
         self.memory, self.messages, self._rejected = None, [], 0
         self._drop_keys()
         self._write()

@@ -36,7 +36,7 @@ from ..gates import Background
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
-from .files import write_atomically
+from .files import private_directory, write_atomically
 from .lora import read_adapter, write_adapter
 from .report import Report
 
@@ -124,6 +124,8 @@ class Memory:
         if len(weights) != len(memories):
             raise ConfigError(f"{len(weights)} weights were given for {len(memories)} memories. Give one for each.")
         first = memories[0]
+        if not all(memory.entries for memory in memories):
+            raise ConfigError("One of these memories is empty: nothing was accepted into it yet. Leave it out.")
         for memory in memories[1:]:
             if memory.base != first.base:
                 raise ConfigError(
@@ -206,10 +208,14 @@ class Memory:
         What a user said can be got out of a memory; push one only where its user agrees.
         """
         api = HfApi(token=token)
+        # Where this machine keeps the base is nobody's business.
+        public = (
+            dataclasses.replace(self, base_name=Path(self.base_name).name) if Path(self.base_name).exists() else self
+        )
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as directory:
             card = memory_card(repo_id, self.base_name, len(self.entries), self.nbytes, self.report)
-            write_atomically(self.save(directory) / "README.md", card.encode())
+            write_atomically(public.save(directory) / "README.md", card.encode())
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=directory, delete_patterns="memory-*.safetensors",
                 commit_message="Upload memory",
@@ -226,8 +232,7 @@ class Memory:
         OSError
             When the disk is full or may not be written; what was there before still loads.
         """
-        path = Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
+        path = private_directory(Path(directory))
         tensors = {f"background|{name}": tensor for name, tensor in _background(self.background).items()}
         entries = []
         for index, entry in enumerate(self.entries):
