@@ -121,8 +121,7 @@ class Consolidation:
         checks = self._prepared(student, [self._lesson(q) for q in held_out])
         unrelated = [self._ids(text) for text in self.prompts.unrelated]
         silent = student.below(unrelated)
-        asked_generally = [self.phrasing.asked(q) for q in self.prompts.general]
-        general = student.below(asked_generally)
+        general = student.below([self.phrasing.asked(q) for q in self.prompts.general])
         # Entries of one bank are measured against one background.
         background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
         replays: list[Prepared] = []
@@ -130,9 +129,7 @@ class Consolidation:
         if self.config.strategy == "single":
             rewritten, kept = self._replays(student, teacher, lambda hidden: True)
             facts += rewritten
-        begun = len(common_beginning([*(p.lesson.prompt for p in facts), *asked_generally]))
-        where = [(p.below, range(begun, len(p.lesson.prompt))) for p in facts]
-        gate = find_gate(where, silent[1::2], general[1::2], background)
+        gate = find_gate([(p.below, len(p.lesson.prompt)) for p in facts], silent[1::2], general[1::2], background)
         unknown = study.unanswered(self.prompts, self.context)
         studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
         negatives = self._negatives(student, teacher, gate, background, studied_unknown)
