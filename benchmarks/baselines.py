@@ -15,7 +15,7 @@ from ttt_retrofit.fingerprint import fingerprint
 from ttt_retrofit.gates import Background
 from ttt_retrofit.memory import Entry
 from ttt_retrofit.memory.chorus import voices
-from ttt_retrofit.memory.memory import GateKeys
+from ttt_retrofit.memory.entry import GateKeys
 from ttt_retrofit.memory.projections import find_places
 from ttt_retrofit.voices import Hearing, bind, hearing
 

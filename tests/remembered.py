@@ -9,8 +9,8 @@ import torch
 from ttt_retrofit.fingerprint import fingerprint
 from ttt_retrofit.gates import Background
 from ttt_retrofit.memory import Entry, Memory, MemoryConfig
+from ttt_retrofit.memory.entry import GateKeys, Source
 from ttt_retrofit.memory.lessons import Lesson
-from ttt_retrofit.memory.memory import GateKeys, Source
 from ttt_retrofit.memory.projections import find_places
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 from converted import converted
+from transformers.generation.streamers import BaseStreamer
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import ChatSession, CheckpointError, ConsolidationConfig, InputError, MemoryConfig
@@ -38,6 +39,27 @@ def test_older_turns_become_memory_and_their_words_and_keys_go(model, tmp_path):
     assert chat.memory.names() and model.memory is None
     chat.send("who has the key ?", **SETTINGS)
     assert len(chat.messages) == 4
+
+
+class Interrupting(BaseStreamer):
+    """Ctrl-C while an answer is written."""
+
+    def put(self, value):
+        if value.numel() == 1:
+            raise KeyboardInterrupt
+
+    def end(self):
+        pass
+
+
+def test_an_interrupted_answer_leaves_the_session_as_it_was(model, tmp_path):
+    one, other = session(model, tmp_path / "one"), session(model, tmp_path / "other")
+    for chat in (one, other):
+        chat.send("where is Marek ?", **SETTINGS)
+    with pytest.raises(KeyboardInterrupt):
+        one.send("who has the key ?", streamer=Interrupting(), **SETTINGS)
+    assert one.messages == other.messages
+    assert one.send("what is blue ?", **SETTINGS) == other.send("what is blue ?", **SETTINGS)
 
 
 def test_a_rejected_consolidation_keeps_every_word_and_is_not_tried_again(model, tmp_path):
@@ -107,8 +129,9 @@ def test_forgetting_and_erasing(model, tmp_path):
     assert chat.memory.names() == []
     chat.rollback()
     assert len(chat.memory.names()) == 1
+    (tmp_path / "work" / "cut off").mkdir(parents=True)
     chat.erase()
-    assert chat.memory is None and chat.messages == []
+    assert chat.memory is None and chat.messages == [] and not (tmp_path / "work").exists()
     assert session(model, tmp_path).messages == []
 
 

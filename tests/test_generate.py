@@ -228,6 +228,13 @@ def test_a_cache_of_another_kind_is_refused(call):
             model(tokens(1, 13), past_key_values=cache)
 
 
+def test_there_must_be_a_token_left_to_go_on_from():
+    model, ids = converted(), tokens(1, 13)
+    with pytest.raises(InputError, match="has read 13 tokens and generate\\(\\) was given 13"):
+        model.generate(ids, **GREEDY, past_key_values=model.read(ids))
+    assert model.generate(ids, **GREEDY, past_key_values=model.read(ids[:, :-1])).shape[1] > 13
+
+
 def test_a_generation_config_object_is_obeyed():
     model = converted()
     config = GenerationConfig(**GREEDY, cache_implementation="static", pad_token_id=0)

@@ -56,6 +56,8 @@ ORDER = [
     "memory.store",
     "memory.chorus",
     "memory.memory",
+    "memory.card",
+    "memory.entry",
     "memory.report",
     "memory.lora",
     "memory.lessons",

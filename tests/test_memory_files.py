@@ -38,8 +38,11 @@ def test_a_saved_memory_comes_back_bit_for_bit(tmp_path, kind):
 
 
 def test_nobody_else_may_read_a_memory(tmp_path):
-    memory(converted(), 1).save(tmp_path)
-    assert all(path.stat().st_mode & 0o077 == 0 for path in tmp_path.iterdir())
+    made, store = memory(converted(), 1), MemoryStore(tmp_path / "users" / "ines")
+    made.save(tmp_path / "saved" / "one")
+    store.save(made)
+    written = [path for path in tmp_path.rglob("*") if path.name != "lock"]
+    assert len(written) > 6 and all(path.stat().st_mode & 0o077 == 0 for path in written)
 
 
 def test_an_altered_or_truncated_file_is_refused(tmp_path):
@@ -89,6 +92,8 @@ def test_memories_that_do_not_fit_together_are_not_combined():
         Memory.combine([memory(model, 1)], [1.0, 2.0])
     with pytest.raises(ConfigError, match="no memory"):
         Memory.combine([])
+    with pytest.raises(ConfigError, match="empty"):
+        Memory.combine([memory(model, 1), dataclasses.replace(memory(model, 1), entries=())])
 
 
 def test_diff_names_what_changed():
@@ -109,6 +114,8 @@ def test_a_store_keeps_versions_and_rolls_back(tmp_path):
     assert store.current() == 1
     assert store.load(2).names() == ["entry1", "entry2"]
     assert store.save(memory(model, 3)) == 3
+    with pytest.raises(InputError, match="at least 1"):
+        store.prune(0)
     assert store.prune(keep=1) == [1, 2]
     store.erase()
     assert store.load() is None
@@ -216,11 +223,13 @@ def test_a_pushed_memory_has_a_card_and_is_private(tmp_path, monkeypatch):
             return SimpleNamespace(commit_url=f"https://hub/{repo_id}")
 
     monkeypatch.setattr("ttt_retrofit.memory.memory.HfApi", Hub)
-    made = memory(converted(), 1)
+    (tmp_path / "private" / "base").mkdir(parents=True)
+    made = dataclasses.replace(memory(converted(), 1), base_name=str(tmp_path / "private" / "base"))
     assert made.push_to_hub("ines/memory") == "https://hub/ines/memory"
     assert uploaded["private"]
     assert 'load_memory("ines/memory")' in (tmp_path / "hub" / "README.md").read_text()
     assert Memory.load(tmp_path / "hub").diff(made)["changed"] == []
+    assert "private" not in (tmp_path / "hub" / "memory.json").read_text()
 
 
 def test_cutting_the_rank_keeps_the_largest_part():

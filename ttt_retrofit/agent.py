@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +22,11 @@ from .consolidation.config import ConsolidationConfig
 from .consolidation.control import Cancelled, Progress
 from .consolidation.job import ConsolidationJob
 from .errors import CheckpointError, InputError
-from .memory.files import write_atomically
+from .memory.files import private_directory, write_atomically
 from .memory.report import Report
 from .memory.store import MemoryStore
 
-TURNS = "turns.json"
+TURNS, WORK = "turns.json", "work"
 FORMAT = 1
 Message = dict[str, str]
 
@@ -70,7 +71,7 @@ class ChatSession:
             raise InputError(f"keep_turns={keep_turns}: expected 0 or more.")
         self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
         self.config, self.questions = config or ConsolidationConfig(), questions
-        self.directory = Path(store)
+        self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / "memory")
         self.memory = self.store.load()
         if self.memory is not None:
@@ -108,9 +109,10 @@ class ChatSession:
         before = [{"role": "system", "content": self.system}] if self.system else []
         text = self.tokenizer.apply_chat_template([*before, *said], tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        known = len(self._read)
-        if self._cache is None or known >= len(ids) or ids[:known] != self._read:
-            self._cache = self.model.new_cache()
+        known, cache = len(self._read), self._cache
+        if cache is None or known >= len(ids) or ids[:known] != self._read:
+            cache = self.model.new_cache()
+        self._drop_keys()  # of an answer that is interrupted, nobody knows what was read
         given = torch.tensor([ids], device=self.model.device)
         written = self.model.generate(
             **{
@@ -118,12 +120,12 @@ class ChatSession:
                 **generate_kwargs,
                 "input_ids": given,
                 "attention_mask": torch.ones_like(given),
-                "past_key_values": self._cache,
+                "past_key_values": cache,
                 "memories": [self.memory],
             }
         )[0].tolist()
         # The last token was written but not read yet.
-        self._read = written[:-1]
+        self._cache, self._read = cache, written[:-1]
         return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
 
     # ------------------------------------------------------------------ idle time
@@ -140,11 +142,12 @@ class ChatSession:
         assert self._job is not None
         self._job.resume()
         deadline = time.monotonic() + seconds
-        while not self._job.done() and time.monotonic() < deadline:
-            time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
-        if not self._job.done():
-            self._job.pause()
-            return None
+        try:
+            while not self._job.done() and time.monotonic() < deadline:
+                time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+        finally:  # an interrupt ends the idle time, too
+            if not self._job.done():
+                self._job.pause()
         return self._settle()
 
     def _start(self) -> bool:
@@ -161,7 +164,7 @@ class ChatSession:
             earlier=self.memory,
             load=False,
             background=True,
-            work_dir=self.directory / "work",
+            work_dir=self.directory / WORK,
         )
         return True
 
@@ -222,6 +225,7 @@ class ChatSession:
         """Forget everything, words and memories, here and in the store."""
         self.close()
         self.store.erase()
+        shutil.rmtree(self.directory / WORK, ignore_errors=True)
         self.memory, self.messages, self._rejected = None, [], 0
         self._drop_keys()
         self._write()

@@ -248,6 +248,7 @@ class TTTCache(RankedCache):
         try:
             contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
             save_file(contiguous, temporary, metadata={"ttt_cache": json.dumps(header)})
+            temporary.chmod(0o600)  # it tells what was read
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

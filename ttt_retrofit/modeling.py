@@ -307,6 +307,26 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
 
     # ------------------------------------------------------------------ generate
 
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, those that were read included.
+
+        Raises
+        ------
+        InputError
+            When the cache has read all of them, so that there is none to go on from.
+        """
+        ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
+        if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
+            seen, given = max(cache.tokens_seen.tolist(), default=0), ids.shape[-1]
+            if seen >= given:
+                raise InputError(
+                    f"The cache has read {seen} tokens and generate() was given {given}: there is none left to go on "
+                    "from. Give all that was read and at least one token more; read all but the last, such as "
+                    "model.read(ids[:, :-1])."
+                )
+        family: Any = super()
+        return family.generate(inputs, *args, **kwargs)
+
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:
         family: Any = super()
         inputs = family.prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)

@@ -57,7 +57,7 @@ class ConsolidationConfig:
     most_details: int = field(default=200, metadata={"help": "that are asked for in all, names and numbers first"})
     wordings: int = field(default=4, metadata={"help": "how often a question is written for every detail"})
     kept_logits: int = field(default=20, metadata={"help": "of the teacher, for each answer token"})
-    lr: float = field(default=2e-3, metadata={"help": "of AdamW, decayed linearly"})
+    lr: float = field(default=2e-3, metadata={"help": "of AdamW, warmed up and decayed linearly"})
     batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
     epochs: float = field(default=10.0, metadata={"help": "most passes over the lessons"})
     least_steps: int = field(default=60, metadata={"help": "taken even where the lessons are few, unless all is known"})

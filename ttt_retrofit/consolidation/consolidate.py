@@ -21,8 +21,9 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import ConfigError
 from ..gates import Background
 from ..memory.chorus import voices as voices_of
+from ..memory.entry import Entry, GateKeys, Source
 from ..memory.lessons import Lesson
-from ..memory.memory import Entry, GateKeys, Memory, Source
+from ..memory.memory import Memory
 from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
@@ -41,7 +42,7 @@ from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
 
 ANSWERED_AT_MOST = 48  # held-out questions that are asked in verification
-BEGINNING = 16  # tokens of an answer that gives nothing: whether it gives something shows in these
+BEGINNING = 16  # tokens of a general answer: whether a memory disturbs it shows in these
 STORED = torch.bfloat16  # of a memory's weights
 
 
@@ -120,8 +121,7 @@ class Consolidation:
         checks = self._prepared(student, [self._lesson(q) for q in held_out])
         unrelated = [self._ids(text) for text in self.prompts.unrelated]
         silent = student.below(unrelated)
-        asked_generally = [self.phrasing.asked(q) for q in self.prompts.general]
-        general = student.below(asked_generally)
+        general = student.below([self.phrasing.asked(q) for q in self.prompts.general])
         # Entries of one bank are measured against one background.
         background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
         replays: list[Prepared] = []
@@ -129,12 +129,9 @@ class Consolidation:
         if self.config.strategy == "single":
             rewritten, kept = self._replays(student, teacher, lambda hidden: True)
             facts += rewritten
-        begun = len(common_beginning([*(p.lesson.prompt for p in facts), *asked_generally]))
-        where = [(p.below, range(begun, len(p.lesson.prompt))) for p in facts]
-        gate = find_gate(where, silent[1::2], general[1::2], background)
+        gate = find_gate([(p.below, len(p.lesson.prompt)) for p in facts], silent[1::2], general[1::2], background)
         unknown = study.unanswered(self.prompts, self.context)
         studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
-        studied_unknown += study.about_others(asked, self.context, self.prompts)
         negatives = self._negatives(student, teacher, gate, background, studied_unknown)
         if self.config.strategy == "bank":
             replays, kept = self._replays(student, teacher, lambda hidden: _opens(hidden, gate, background))
@@ -221,20 +218,23 @@ class Consolidation:
     def _negatives(
         self, student: Student, teacher: Writer, gate: GateKeys, background: Background, unknown: list[str]
     ) -> list[Prepared]:
-        """Questions without an answer in the context, answered by the base alone. Only those the gate opens for."""
-        prompts = [("unknown", self.phrasing.asked(q)) for q in unknown]
-        prompts += [("general", self.phrasing.asked(q)) for q in self.prompts.general]
-        below = student.below([ids for _, ids in prompts])
-        opened = [
-            p for p, hidden in zip(prompts, below) if not self.config.memory.gated or _opens(hidden, gate, background)
-        ]
-        self.control.at("unknown", 0, len(opened))
+        """What the context does not answer, where the gate opens: personal questions, which are to be declined, and
+        general ones, which are to be answered as the base alone does.
+        """
+
+        def heard(questions: Sequence[str]) -> list[list[int]]:
+            prompts = [self.phrasing.asked(question) for question in questions]
+            ungated = not self.config.memory.gated
+            return [p for p, h in zip(prompts, student.below(prompts)) if ungated or _opens(h, gate, background)]
+
+        declined, general = heard(unknown), heard(self.prompts.general)
+        self.control.at("unknown", 0, len(general))
         line = not self.phrasing.chat
-        answers = teacher.answer([ids for _, ids in opened], BEGINNING, 32, self.config.kept_logits, line)
-        return self._prepared(
-            student,
-            [Lesson(kind, tuple(ids), a.ids, a.indices, a.logprobs) for (kind, ids), a in zip(opened, answers)],  # type: ignore[arg-type]
-        )
+        answers = teacher.answer(general, BEGINNING, 32, self.config.kept_logits, line)
+        abstention = self.phrasing.said(self.prompts.abstention)
+        lessons = [study.certain("unknown", ids, abstention) for ids in declined]
+        lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
+        return self._prepared(student, lessons)
 
     def _replays(
         self, student: Student, teacher: Writer, opens: Callable[[Tensor], bool]

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..gates import Background, Gates
 from ..memory.chorus import AJAR, joined
 from ..memory.config import MemoryConfig
+from ..memory.entry import GateKeys
 from ..memory.lessons import Lesson
-from ..memory.memory import GateKeys
 from ..memory.projections import Places
 from ..voices import Term, Voices
 from .config import ConsolidationConfig
@@ -28,6 +28,7 @@ from .control import Control
 from .student import Student
 
 Leaves = dict[str, dict[str, Tensor]]
+WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, and ends twice as high
 CLIP = 1.0  # norm of the gradient of a step
 ALIKE = 4  # batches among whose lessons those of like length are put together
 
@@ -184,7 +185,7 @@ def train(
             continue
         control.at("train", step, total)
         for group in state.optimizer.param_groups:
-            group["lr"] = config.lr * (1 - step / total)
+            group["lr"] = config.lr * min((step + 1) / (WARMUP * total), 1) * (1 - step / total)
         loss = _loss(student, chosen, voices(state.leaves), config.distill)
         # Where no gate opened there is nothing to learn.
         gradients = (

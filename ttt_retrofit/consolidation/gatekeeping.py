@@ -13,14 +13,12 @@ import torch
 from torch import Tensor
 
 from ..gates import SETTLED, Background, running_mean, scores
-from ..memory.memory import GateKeys
+from ..memory.entry import GateKeys
 
 MOST_KEYS = 512
 DIRECTIONS = 128
 # Variance that every direction is granted, as a share of the mean variance: the whitening's regularisation.
 FLOOR = 0.05
-LEAD = 3  # tokens that begin any question, such as "What is my"
-NEXT = 0.8  # cosine from which two keys are as good as one
 RAMP = 0.05  # cosine between silence and speaking fully
 
 
@@ -42,38 +40,26 @@ def find_background(unrelated: Sequence[Tensor]) -> Background:
 
 
 def find_gate(
-    studied: Sequence[tuple[Tensor, range]], texts: Sequence[Tensor], asked: Sequence[Tensor], background: Background
+    studied: Sequence[tuple[Tensor, int]], texts: Sequence[Tensor], asked: Sequence[Tensor], background: Background
 ) -> GateKeys:
     """The gate of an entry: shut on every unrelated text, and on nine in ten unrelated questions.
 
-    The tenth is about something alike; its answer is taught to stay the base's. A memory has to speak while the
-    question names what it is about, since that is where a model looks up what it knows (Meng et al. 2022, ROME,
-    section 2): so every token of a studied question gives a key, but for its first ones, which begin any question.
+    The tenth is about something alike; its answer is taught to stay the base's.
 
     Parameters
     ----------
-    studied : what enters the gates' layer for each lesson, (T, D), and where its question stands.
+    studied : what enters the gates' layer for each lesson, (T, D), and where its answer begins.
     texts, asked : the same for unrelated texts and questions that the background was not measured on.
     """
-    means = [(means_of(hidden), question) for hidden, question in studied]
-    within = [mean[question[min(LEAD, len(question) - 1) :]] for mean, question in means]
-    found = background.float().whitened(torch.cat([*within, *(mean[-1:] for mean, _ in means)]))
-    keys = _apart(found).half()
+    seen = background.float()
+    means = [(means_of(hidden), start) for hidden, start in studied]
+    ends = torch.stack([mean[start - 1] for mean, start in means] + [mean[-1] for mean, _ in means])
+    keys = seen.whitened(ends).half()
     if keys.shape[0] > MOST_KEYS:
         keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS).long()]
     questions = torch.tensor([highest(hidden, keys, background) for hidden in asked])
     closed = max(questions.quantile(0.9).item(), *(highest(hidden, keys, background) for hidden in texts))
     return GateKeys(keys, closed, closed + RAMP)
-
-
-def _apart(keys: Tensor) -> Tensor:
-    """The keys without those that stand next to an earlier one. (N, D) -> (K, D)."""
-    kept: list[int] = []
-    near = keys @ keys.mT > NEXT
-    for index in range(keys.shape[0]):
-        if not near[index, kept].any():
-            kept.append(index)
-    return keys[kept]
 
 
 def highest(hidden: Tensor, keys: Tensor, background: Background, start: int = SETTLED - 1) -> float:

@@ -42,8 +42,7 @@ class Prompts:
     reading: str
     plain: str
     unknown: tuple[str, ...]
-    other_things: tuple[str, ...]
-    other_names: tuple[str, ...]
+    abstention: str
     general: tuple[str, ...]
     unrelated: tuple[str, ...]
 

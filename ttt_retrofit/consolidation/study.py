@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 
-from ..memory.lessons import Lesson
+from ..memory.lessons import Lesson, LessonKind
 from .config import ConsolidationConfig
 from .control import Control
-from .pieces import Context
+from .pieces import Context, Statement
 from .prompts import Prompts, fill
-from .words import content, details, names, resemblance, salient, stem, stems, value, words
+from .words import content, details, resemblance, salient, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
 
 ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
@@ -28,8 +28,7 @@ KIND_TOKENS = 5
 TEMPERATURE = 0.7  # of other wordings than the likeliest
 BATCH = 64
 HIDDEN = "____"
-OTHERS = 40  # questions about other things and people than were mentioned
-OWNED = re.compile(r"\b(my|our|his|her|their) \w+")
+REFERRING = {"he", "she", "it", "they", "him", "her", "them", "his", "its", "their"}
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def ask(
 ) -> list[Asked]:
     """Questions about every detail of every statement, written by the model."""
     hidden = details_of(context, config)
-    gaps = [context.statements[number].text.replace(detail, HIDDEN, 1) for number, detail in hidden]
+    gaps = [_with_gap(context.statements[number], detail) for number, detail in hidden]
     kinds = _kinds(hidden, gaps, writer, prompts, control)
     template = prompts.conversation if context.conversation else prompts.document
     filled = [fill(template, gap=gap, hidden=detail, kind=kind) for (_, detail), gap, kind in zip(hidden, gaps, kinds)]
@@ -99,6 +98,12 @@ def details_of(context: Context, config: ConsolidationConfig) -> list[tuple[int,
     ]
     telling = sorted(found, key=lambda one: (not salient(one[1]), context.text.count(one[1])))
     return sorted(telling[: config.most_details], key=lambda one: one[0])
+
+
+def _with_gap(statement: Statement, detail: str) -> str:
+    """The statement with the detail hidden, after what it refers to where it speaks of "her" or "it"."""
+    gap = statement.text.replace(detail, HIDDEN, 1)
+    return f"{statement.before} {gap}".strip() if REFERRING & set(words(statement.text)) else gap
 
 
 def _kinds(
@@ -225,18 +230,18 @@ def quotes(
     for number, detail in details_of(context, config):
         statement = context.statements[number]
         quoted = phrasing.said(fill(reply, statement=statement.text))
-        lessons.append((_certain(phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
+        lessons.append((certain("text", phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
         if not any((number, stem(word)) in given for word in content(detail)):
             back = asked_back(statement.text, detail)
             back = next(iter(turned(back, prompts)), back)
-            lessons.append((_certain(phrasing.asked(back), phrasing.said(statement.text)), 1.0))
+            lessons.append((certain("text", phrasing.asked(back), phrasing.said(statement.text)), 1.0))
     return [(lesson, weight) for lesson, weight in lessons if weight > 0]
 
 
-def _certain(prompt: list[int], ids: list[int]) -> Lesson:
+def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:
     """A lesson whose every token is sure."""
     indices = torch.tensor(ids, dtype=torch.int32)[:, None]
-    return Lesson("text", tuple(prompt), tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16))
+    return Lesson(kind, tuple(prompt), tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16))
 
 
 def hold_out(questions: Sequence[Question], share: float = 0.12) -> list[Question]:
@@ -255,22 +260,6 @@ def unanswered(prompts: Prompts, context: Context) -> list[str]:
     """Stock questions of which the context says not a word."""
     known = content(context.text)
     return [question for question in prompts.unknown if not content(question) & known]
-
-
-def about_others(questions: Sequence[Question], context: Context, prompts: Prompts) -> list[str]:
-    """The studied questions with another thing or person in them, of which nothing was said."""
-    known = stems(context.text)
-    things = [thing for thing in prompts.other_things if stem(thing) not in known]
-    strangers = [name for name in prompts.other_names if stem(name.lower()) not in known]
-    found = []
-    for index, question in enumerate(questions):
-        if things and OWNED.search(question.text):
-            found.append(OWNED.sub(rf"\1 {things[index % len(things)]}", question.text, count=1))
-        elif strangers and (named := names(question.text)):
-            name = re.compile(re.escape(min(named)), re.IGNORECASE)
-            found.append(name.sub(strangers[index % len(strangers)], question.text))
-    found = list(dict.fromkeys(found))
-    return found[:: max(1, len(found) // OTHERS)][:OTHERS]
 
 
 def distinct(asked: Sequence[Asked]) -> list[Asked]:

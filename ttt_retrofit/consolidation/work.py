@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..errors import InputError
-from ..memory.files import write_atomically
+from ..memory.files import private_directory, write_atomically
 from .distill import Leaves, State
 from .study import Question
 from .writer import Answer
@@ -55,7 +55,7 @@ class Work:
     def open(cls, parent: Path, key: str) -> Work:
         """Raises `InputError` when another process works on the same consolidation."""
         directory = parent / key
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_directory(directory)
         work = cls(directory)
         work.lock = FileLock(directory / "lock")
         try:

@@ -4,6 +4,7 @@ Their versions on disk are in `store`, their exchange with PEFT in `lora`. Nothi
 """
 
 from .config import MemoryConfig
-from .memory import Entry, Memory
+from .entry import Entry
+from .memory import Memory
 
 __all__ = ["Entry", "Memory", "MemoryConfig"]

@@ -14,7 +14,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..gates import Background, Gates
 from ..voices import Term, Voices
-from .memory import Entry, Memory
+from .entry import Entry
+from .memory import Memory
 
 # Cosines never reach these: the gate of a row without a memory stays shut.
 SHUT = (2.0, 3.0)

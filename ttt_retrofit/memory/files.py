@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 
+def private_directory(path: Path) -> Path:
+    """Make a directory, and those above it that are missing, for its owner only; one that is there stays as it is."""
+    if not path.is_dir():
+        private_directory(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+    return path
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, readable by its owner only: memories are personal."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, ModelCardData, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
@@ -33,57 +33,15 @@ from ..discovery import decoder_layers
 from ..errors import CheckpointError, ConfigError
 from ..fingerprint import fingerprint
 from ..gates import Background
+from .card import memory_card
 from .config import MemoryConfig
-from .files import write_atomically
-from .lessons import Lesson, pack, unpack
+from .entry import Entry, GateKeys
+from .files import private_directory, write_atomically
 from .lora import read_adapter, write_adapter
 from .report import Report
 
 FORMAT = 1
 HEADER = "memory.json"
-
-
-@dataclass(frozen=True)
-class GateKeys:
-    """What the gate of an entry resembles (`gates.py`)."""
-
-    keys: Tensor  # (K, D) whitened by the memory's background, of unit length
-    closed: float
-    opened: float
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where an entry came from."""
-
-    sha256: str  # of the text
-    kind: str  # "text", "chat", "ids" or "cache"
-    tokens: int
-    text: str | None = None  # only with keep_text
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What is remembered of one context (or of several, distilled into one)."""
-
-    name: str
-    sources: tuple[Source, ...]
-    weights: dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
-    gate: GateKeys
-    lessons: tuple[Lesson, ...]
-    created: float  # seconds since the epoch
-
-    @property
-    def nbytes(self) -> int:
-        return sum(tensor.nbytes for tensor in _entry_tensors(self).values())
-
-    def scaled(self, factor: float) -> Entry:
-        """This entry, speaking `factor` times as loud."""
-        loud = {
-            path: {name: tensor if name == "a" else tensor * factor for name, tensor in by_name.items()}
-            for path, by_name in self.weights.items()
-        }
-        return dataclasses.replace(self, weights=loud)
 
 
 @dataclass(frozen=True)
@@ -144,7 +102,7 @@ class Memory:
 
     def diff(self, other: Memory) -> dict[str, list[str]]:
         """Names of entries that are only here, only in `other`, or in both but changed."""
-        here, there = ({entry.name: _digest(entry) for entry in memory.entries} for memory in (self, other))
+        here, there = ({entry.name: entry.digest for entry in memory.entries} for memory in (self, other))
         return {
             "only_here": [name for name in here if name not in there],
             "only_there": [name for name in there if name not in here],
@@ -166,6 +124,8 @@ class Memory:
         if len(weights) != len(memories):
             raise ConfigError(f"{len(weights)} weights were given for {len(memories)} memories. Give one for each.")
         first = memories[0]
+        if not all(memory.entries for memory in memories):
+            raise ConfigError("One of these memories is empty: nothing was accepted into it yet. Leave it out.")
         for memory in memories[1:]:
             if memory.base != first.base:
                 raise ConfigError(
@@ -248,9 +208,14 @@ class Memory:
         What a user said can be got out of a memory; push one only where its user agrees.
         """
         api = HfApi(token=token)
+        # Where this machine keeps the base is nobody's business.
+        public = (
+            dataclasses.replace(self, base_name=Path(self.base_name).name) if Path(self.base_name).exists() else self
+        )
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as directory:
-            write_atomically(self.save(directory) / "README.md", memory_card(self, repo_id).encode())
+            card = memory_card(repo_id, self.base_name, len(self.entries), self.nbytes, self.report)
+            write_atomically(public.save(directory) / "README.md", card.encode())
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=directory, delete_patterns="memory-*.safetensors",
                 commit_message="Upload memory",
@@ -267,13 +232,12 @@ class Memory:
         OSError
             When the disk is full or may not be written; what was there before still loads.
         """
-        path = Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
+        path = private_directory(Path(directory))
         tensors = {f"background|{name}": tensor for name, tensor in _background(self.background).items()}
         entries = []
         for index, entry in enumerate(self.entries):
-            tensors |= {f"{index}|{name}": tensor for name, tensor in _entry_tensors(entry).items()}
-            entries.append(_entry_header(entry))
+            tensors |= {f"{index}|{name}": tensor for name, tensor in entry.tensors().items()}
+            entries.append(entry.header())
         blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(blob).hexdigest()
         name = f"memory-{digest[:16]}.safetensors"
@@ -319,7 +283,9 @@ class Memory:
                     "Take another copy, or roll back to an earlier version."
                 )
             tensors = tensors_from_bytes(blob)
-            entries = tuple(_entry(index, stored, tensors) for index, stored in enumerate(header["entries"]))
+            entries = tuple(
+                Entry.read(stored, _numbered(tensors, index)) for index, stored in enumerate(header["entries"])
+            )
             report = header["report"]
             return cls(
                 base=header["base"],
@@ -340,33 +306,6 @@ class Memory:
             raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
 
 
-def memory_card(memory: Memory, repo_id: str) -> str:
-    """A card with the base, tags, a loading snippet and the report."""
-    data = ModelCardData(
-        library_name="transformers",
-        base_model=memory.base_name if not os.path.exists(memory.base_name) else None,
-        base_model_relation="adapter",
-        tags=["ttt", "test-time-training", "ttt-retrofit", "memory"],
-    )
-    report = "" if memory.report is None else f"\n## Verification\n\n```\n{memory.report}\n```\n"
-    return f"""---
-{data.to_yaml()}
----
-
-# A memory for {memory.base_name or "a local checkpoint"}
-
-{len(memory.entries)} contexts, {memory.nbytes / 1e6:.1f} MB, made with `ttt_retrofit`. It fits this base only, and says
-what was said in those contexts: treat it like them.
-
-```python
-from ttt_retrofit import wrap
-
-model = wrap("{memory.base_name}")
-model.load_memory("{repo_id}")
-```
-{report}"""
-
-
 def _from_hub(name: str, kwargs: dict[str, Any]) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[HEADER, "*.safetensors", "README.md"], **kwargs))
@@ -376,50 +315,10 @@ def _from_hub(name: str, kwargs: dict[str, Any]) -> Path:
         ) from error
 
 
-def _entry_tensors(entry: Entry) -> dict[str, Tensor]:
-    """Everything of an entry that is a tensor, by name; lessons are laid end to end."""
-    named = {
-        f"weights|{path}|{name}": tensor for path, by_name in entry.weights.items() for name, tensor in by_name.items()
-    }
-    return named | {"keys": entry.gate.keys} | pack(entry.lessons)[0]
+def _numbered(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The tensors of the entry with that number, by their own names."""
+    return {name.partition("|")[2]: tensor for name, tensor in tensors.items() if name.partition("|")[0] == str(index)}
 
 
 def _background(background: Background) -> dict[str, Tensor]:
     return {name: getattr(background, name) for name in ("centre", "directions", "shrink")}
-
-
-def _entry_header(entry: Entry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "created": entry.created,
-        "sources": [dataclasses.asdict(source) for source in entry.sources],
-        "closed": entry.gate.closed,
-        "opened": entry.gate.opened,
-        "lessons": pack(entry.lessons)[1],
-    }
-
-
-def _entry(index: int, stored: dict[str, Any], tensors: dict[str, Tensor]) -> Entry:
-    mine = {key.split("|", 1)[1]: tensor for key, tensor in tensors.items() if key.split("|", 1)[0] == str(index)}
-    weights: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in mine.items():
-        if key.startswith("weights|"):
-            _, path, name = key.split("|")
-            weights.setdefault(path, {})[name] = tensor
-    return Entry(
-        name=stored["name"],
-        sources=tuple(Source(**source) for source in stored["sources"]),
-        weights=weights,
-        gate=GateKeys(mine["keys"], stored["closed"], stored["opened"]),
-        lessons=unpack(mine, stored["lessons"]),
-        created=stored["created"],
-    )
-
-
-def _digest(entry: Entry) -> str:
-    return hashlib.sha256(tensors_to_bytes({k: t.contiguous() for k, t in entry_weights(entry).items()})).hexdigest()
-
-
-def entry_weights(entry: Entry) -> dict[str, Tensor]:
-    """The weights of an entry under one name each."""
-    return {f"{path}|{name}": tensor for path, by_name in entry.weights.items() for name, tensor in by_name.items()}

@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import CheckpointError, ConfigError, InputError
-from .files import write_atomically
+from .files import private_directory, write_atomically
 from .memory import HEADER, Memory
 
 CURRENT = "current.json"
@@ -31,8 +31,7 @@ class MemoryStore:
     """
 
     def __init__(self, directory: str | os.PathLike) -> None:
-        self.directory = Path(directory)
-        self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.directory = private_directory(Path(directory))
         self._lock = FileLock(self.directory / "lock")
 
     @contextmanager
@@ -120,7 +119,15 @@ class MemoryStore:
             return memory
 
     def prune(self, keep: int) -> list[int]:
-        """Delete all but the newest `keep` versions and the current one; returns what was deleted."""
+        """Delete all but the newest `keep` versions and the current one; returns what was deleted.
+
+        Raises
+        ------
+        InputError
+            When `keep` is not at least 1.
+        """
+        if keep < 1:
+            raise InputError(f"prune({keep}): expected to keep at least 1 version. erase() deletes them all.")
         with self.writing():
             gone = [version for version in self.versions()[:-keep] if version != self.current()]
             for version in gone:

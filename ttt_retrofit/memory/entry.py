@@ -1,0 +1,102 @@
+"""An entry of a memory: what is remembered of one context, and how it is laid out in tensors and JSON.
+
+R rank, I in features, O out features, K keys, D model width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from .lessons import Lesson, pack, unpack
+
+
+@dataclass(frozen=True)
+class GateKeys:
+    """What the gate of an entry resembles (`gates.py`)."""
+
+    keys: Tensor  # (K, D) whitened by the memory's background, of unit length
+    closed: float
+    opened: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an entry came from."""
+
+    sha256: str  # of the text
+    kind: str  # "text", "chat", "ids" or "cache"
+    tokens: int
+    text: str | None = None  # only with keep_text
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is remembered of one context (or of several, distilled into one)."""
+
+    name: str
+    sources: tuple[Source, ...]
+    weights: dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
+    gate: GateKeys
+    lessons: tuple[Lesson, ...]
+    created: float  # seconds since the epoch
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors().values())
+
+    @property
+    def digest(self) -> str:
+        """Of what it says: sha256 of its weights."""
+        named = {name: tensor.contiguous() for name, tensor in self.named_weights().items()}
+        return hashlib.sha256(tensors_to_bytes(named)).hexdigest()
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """The weights under one name each."""
+        return {f"{path}|{name}": tensor for path, by_name in self.weights.items() for name, tensor in by_name.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything of it that is a tensor, by name; lessons are laid end to end."""
+        weights = {f"weights|{name}": tensor for name, tensor in self.named_weights().items()}
+        return weights | {"keys": self.gate.keys} | pack(self.lessons)[0]
+
+    def header(self) -> dict[str, Any]:
+        """Everything else of it, for JSON."""
+        return {
+            "name": self.name,
+            "created": self.created,
+            "sources": [dataclasses.asdict(source) for source in self.sources],
+            "closed": self.gate.closed,
+            "opened": self.gate.opened,
+            "lessons": pack(self.lessons)[1],
+        }
+
+    @classmethod
+    def read(cls, header: dict[str, Any], tensors: dict[str, Tensor]) -> Entry:
+        """The entry whose `header` and `tensors` these are."""
+        weights: dict[str, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            if key.startswith("weights|"):
+                _, path, name = key.split("|")
+                weights.setdefault(path, {})[name] = tensor
+        return cls(
+            name=header["name"],
+            sources=tuple(Source(**source) for source in header["sources"]),
+            weights=weights,
+            gate=GateKeys(tensors["keys"], header["closed"], header["opened"]),
+            lessons=unpack(tensors, header["lessons"]),
+            created=header["created"],
+        )
+
+    def scaled(self, factor: float) -> Entry:
+        """This entry, speaking `factor` times as loud."""
+        loud = {
+            path: {name: tensor if name == "a" else tensor * factor for name, tensor in by_name.items()}
+            for path, by_name in self.weights.items()
+        }
+        return dataclasses.replace(self, weights=loud)
