@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tiny import tiny
+from words import QUESTIONS, STORY, tokenizer
 
 torch.set_num_threads(1)
 
@@ -9,3 +11,28 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """A tiny base on disk, with its tokenizer."""
+    directory = tmp_path_factory.mktemp("models") / "base"
+    tiny("llama", max_position_embeddings=4096).save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory):
+    """A text on disk."""
+    path = tmp_path_factory.mktemp("texts") / "story.txt"
+    path.write_text(STORY, encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def questions(tmp_path_factory):
+    """Questions on disk, a line each."""
+    path = tmp_path_factory.mktemp("texts") / "questions"
+    path.write_text("\n".join(QUESTIONS), encoding="utf-8")
+    return str(path)

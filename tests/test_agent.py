@@ -88,8 +88,9 @@ def test_idle_time_that_is_too_short_is_gone_on_with_the_next_time(model, tmp_pa
     chat = session(model, tmp_path, dataclasses.replace(CONFIG, epochs=1.0))
     chat.send(STORY, **SETTINGS)
     chat.send("where is Marek ?", **SETTINGS)
+    assert chat.progress is None
     assert chat.idle(0.01) is None
-    assert len(chat.messages) == 4
+    assert chat.progress is not None and len(chat.messages) == 4
     chat.send("who has the key ?", **SETTINGS)
     for _ in range(600):
         if chat.idle(0.5) is not None:

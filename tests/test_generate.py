@@ -240,3 +240,9 @@ def test_a_generation_config_object_is_obeyed():
     config = GenerationConfig(**GREEDY, cache_implementation="static", pad_token_id=0)
     with pytest.raises(UnsupportedModelError, match="static"):
         model.generate(tokens(1, 13), config)
+
+
+def test_read_tells_how_many_tokens_it_has_read():
+    told = []
+    converted("llama", chunk_size=8).read(tokens(1, 29), progress=told.append)
+    assert told == [8, 8, 8, 5]

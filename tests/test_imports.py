@@ -9,7 +9,21 @@ PACKAGE = Path(__file__).parent.parent / "ttt_retrofit"
 
 # From the top down. A module may import from any line below its own, never from above or beside.
 ORDER = [
+    "cli.plotting",
+    "cli.training",
+    "cli.chatting",
+    "cli.remembering",
+    "cli.reading",
+    "cli.models",
+    "cli.loading",
+    "cli.output",
+    "viz.pages",
+    "viz.figures",
+    "viz.text",
+    "viz.collect",
+    "viz.data",
     "agent",
+    "measure",
     "meta.trainer",
     "meta.positions",
     "meta.gradients",

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks import measure, models, storage, texts
 from benchmarks.rdata import character_vectors
 from benchmarks.storage import FetchError
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import TTTConfig, UnsupportedModelError, wrap
 
 PAYLOAD = b"a GGUF file in two parts"
 NAME = "pretend"
@@ -181,7 +181,7 @@ def test_character_vectors_of_an_r_database_are_read_and_other_objects_passed_ov
 
 
 def test_losses_read_in_pieces_are_those_of_one_forward(monkeypatch):
-    monkeypatch.setattr(measure, "FULL_ATTENTION_CHUNK", 8)
+    monkeypatch.setattr("ttt_retrofit.measure.FULL_ATTENTION_CHUNK", 8)
     base = tiny("llama")
     ids = torch.randint(3, 97, (1, 37))
     whole = torch.nn.functional.cross_entropy(logits(base, ids)[0, :-1], ids[0, 1:], reduction="none")
@@ -207,9 +207,9 @@ def test_the_gap_closed_is_a_share_and_nothing_where_there_is_no_gap():
 
 def test_measuring_asks_for_the_kind_of_model_it_measures():
     ids = torch.arange(3, 20)
-    with pytest.raises(TypeError, match=r"unwrap\(\) first"):
+    with pytest.raises(UnsupportedModelError, match=r"unwrap\(\) first"):
         measure.full_attention(wrap(tiny("llama"), TTTConfig(sliding_window=16, chunk_size=8)), ids)
-    with pytest.raises(TypeError, match=r"wrap\(\) first"):
+    with pytest.raises(UnsupportedModelError, match=r"wrap\(\) first"):
         measure.streaming(tiny("llama"), ids)
     with pytest.raises(ValueError, match="at least 2"):
         measure.full_attention(tiny("llama"), ids[:1])

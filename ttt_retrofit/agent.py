@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from .cache import TTTCache
 from .consolidation.config import ConsolidationConfig
-from .consolidation.control import Cancelled
+from .consolidation.control import Cancelled, Progress
 from .consolidation.job import ConsolidationJob
 from .errors import CheckpointError, InputError
 from .memory.files import private_directory, write_atomically
@@ -200,6 +200,11 @@ class ChatSession:
             self._job.cancel()
             self._job.wait()
             self._settle()
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the consolidation that has begun is; None when there is none."""
+        return None if self._job is None else self._job.progress
 
     # ------------------------------------------------------------------ what is remembered
 

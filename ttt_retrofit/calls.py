@@ -121,7 +121,7 @@ class Collector:
         if self.hidden:
             if self.full is not None:
                 raise InputError("output_hidden_states=True needs a batch without padding.")
-            fields["hidden_states"] = tuple(torch.cat(parts, dim=1) for parts in zip(*self.hidden))
+            fields["hidden_states"] = tuple(torch.cat(parts, dim=-2) for parts in zip(*self.hidden))
         if cache is not None:
             fields["past_key_values"] = cache
         return type(self.last)(**fields)

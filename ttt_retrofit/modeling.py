@@ -9,7 +9,7 @@ B batch rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -204,7 +204,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
         past_key_values: TTTCache | None = None,
         learn_from: LearnFrom | None = None,
         memories: Sequence[Memory | None] | None = None,
-        progress: bool = False,
+        progress: bool | Callable[[int], None] = False,
     ) -> TTTCache:
         """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
 
@@ -214,7 +214,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
         tokenizer : for text; found by the model's name when not given.
         past_key_values : a cache to go on from.
         memories : as in forward; what is learned while reading adds to them.
-        progress : show a progress bar.
+        progress : show a progress bar, or a function that is called with the number of tokens just read.
 
         Returns
         -------
@@ -232,7 +232,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
                 f"read() was given {ids.shape[1]} token{'s' * (ids.shape[1] != 1)}, expected at least 2: the inner "
                 "loss is on the next token. Check that the text is not empty."
             )
-        bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=not progress)
+        bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
         with torch.no_grad(), bar:
             step = self.ttt.chunk_size
             cache = past_key_values
@@ -250,6 +250,8 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
                 )
                 cache = outputs.past_key_values
                 bar.update(part.shape[1])
+                if callable(progress):
+                    progress(part.shape[1])
         assert cache is not None
         return cache
 

@@ -1,0 +1,279 @@
+"""The command line: every verb on a tiny model, what it prints, what it leaves on disk, and how it fails."""
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import SMALL, document, fails, run
+from peft import PeftModel
+from remembered import memory as remembered
+from tiny import tiny, tokens
+from words import OTHER_STORY, STORY, tokenizer
+
+import ttt_retrofit
+from ttt_retrofit import Memory, TTTCache, TTTConfig, wrap
+from ttt_retrofit.memory.store import MemoryStore
+
+QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "wordings=1", "details=40", "epochs=0.1"]
+SHORT = ["--window", "64", "--set", "chunk_size=8"]
+RECIPE = [part for setting in QUICK for part in ("--recipe", setting)]
+
+
+def test_a_converted_model_loads_with_its_tokenizer(base, tmp_path):
+    target = tmp_path / "converted"
+    said = document("convert", base, target, *SMALL)
+    model = ttt_retrofit.AutoModelForCausalLM.from_pretrained(target)
+    assert model.ttt.chunk_size == 8 and said["ttt"] == model.ttt.to_dict()
+    assert (target / "tokenizer.json").exists()
+    assert said["parameters_that_learn"] == sum(48 * 32 for _ in model.sites)
+    assert "converted already" in fails("convert", target, tmp_path / "again")
+    assert "exists already" in fails("convert", base, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["converted"]
+
+
+def test_an_interrupted_conversion_leaves_nothing(base, tmp_path, monkeypatch):
+    def half(model, directory):
+        (directory / "config.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ttt_retrofit.modeling.TTTMixin.save_pretrained", half)
+    assert "Stopped." in run("convert", base, tmp_path / "converted", *SMALL, code=130).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_training_goes_on_from_its_checkpoint(base, story, tmp_path, monkeypatch):
+    target = tmp_path / "tuned"
+    arguments = ["train", base, story, target, "--steps", "4", "--sequence-length", "32", *SMALL]
+    arguments += ["--gradients", "first_order", "--training", "save_steps=2"]
+    from ttt_retrofit.cli import training
+
+    class Interrupted(training.Follow):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == 3:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "Follow", Interrupted)
+        assert "goes on from the last checkpoint" in run(*arguments, code=130).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned-checkpoints"]
+    result = run(*arguments, "--json")
+    assert "checkpoint-2" in result.stderr and json.loads(result.stdout)["steps"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+
+
+@pytest.mark.parametrize("settings", [[], ["--set", "fast_weights=lora"], ["--set", "fast_weights=prime"]])
+def test_info_counts_what_a_cache_of_such_a_model_holds(base, settings):
+    said = document("info", base, *SMALL, *settings)
+    config = {"sliding_window": 16, "chunk_size": 8, "sink_tokens": 2, **said["ttt"]}
+    model = wrap(tiny("llama"), TTTConfig.from_dict(config))
+    cache = model.read(tokens(1, 64))
+    fast = sum(tensor.nbytes for name, tensor in cache.fast.tensors().items() if name != "steps")
+    assert said["state_bytes_per_row"]["fast_weights"] == fast
+    full = tiny("llama")(tokens(1, 10)).past_key_values
+    per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in full.layers) // 10
+    assert said["full_attention_bytes_per_token"] == per_token
+    assert said["state_bytes_per_row"]["keys_and_values"] == per_token * (16 - 1 + 2 + 8)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma3", "gemma3n_text", "deepseek_v3", "qwen2_moe"])
+def test_info_counts_the_keys_of_any_family(family, tmp_path):
+    tiny(family).save_pretrained(tmp_path)
+    kept = tiny(family)(tokens(1, 5)).past_key_values.layers
+    per_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in kept if layer.keys is not None) // 5
+    assert document("info", tmp_path, *SMALL)["full_attention_bytes_per_token"] == per_token
+
+
+def test_info_tells_a_converted_model(base, tmp_path):
+    run("convert", base, tmp_path / "converted", *SMALL)
+    here, there = document("info", base, *SMALL), document("info", tmp_path / "converted")
+    assert not here["converted"] and there["converted"]
+    assert {**here, "model": 0, "converted": 0} == {**there, "model": 0, "converted": 0}
+
+
+def test_reading_saves_a_state_and_goes_on_from_it(base, story, tmp_path):
+    state = tmp_path / "state.safetensors"
+    first = document("read", base, story, "--save", state, *SMALL)
+    assert len(first["loss_by_chunk"]) == first["tokens_seen"] // 8
+    second = document("read", base, story, "--from", state, *SMALL)
+    both = document("read", base, story, story, *SMALL)
+    assert second["tokens_seen"] == both["tokens_seen"] == 2 * first["tokens_seen"]
+    assert second["loss_by_chunk"] == pytest.approx(both["loss_by_chunk"], abs=1e-4)
+    config = TTTConfig.from_dict(document("info", base, *SMALL)["ttt"])
+    model = ttt_retrofit.AutoModelForCausalLM.from_pretrained(base, ttt_config=config)
+    assert TTTCache.load(state, model).tokens_seen.tolist() == [first["tokens_seen"]]
+
+
+def test_stdin_is_a_file(base):
+    assert document("read", base, "-", *SMALL, stdin=STORY)["files"][0]["file"] == "-"
+
+
+def test_eval_gives_the_losses_of_three_ways_of_reading(base, story):
+    said = document("eval", base, story, *SMALL)["files"][0]["systems"]
+    assert list(said) == ["full attention", "window + sinks", "window + sinks + TTT"]
+    assert all(len(system["loss_by_quarter"]) == 4 for system in said.values())
+    ids = tokenizer()(STORY, return_tensors="pt").input_ids
+    with torch.no_grad():
+        loss = tiny("llama", max_position_embeddings=4096)(ids, labels=ids).loss.item()
+    assert said["full attention"]["loss"] == pytest.approx(loss, abs=1e-4)
+
+
+def test_demo_wants_a_model_and_a_text_and_reads_in_four_ways(base, story):
+    assert "make demo" in fails("demo")
+    shown = run("demo", base, story, "--set", "chunk_size=8", "--set", "sliding_window=16").stdout
+    assert all(name in shown for name in ("full attention", "window + sinks", "window + sinks + TTT"))
+
+
+def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined(base, questions, tmp_path):
+    user, messages = tmp_path / "ines", tmp_path / "said.json"
+    messages.write_text(json.dumps([{"role": "user", "content": STORY}, {"role": "assistant", "content": "Bolt"}]))
+    said = document("consolidate", base, messages, "--memory", user, "--questions", questions, *RECIPE, *SHORT)
+    assert said["version"] == 1 and said["report"]["accepted"]
+    listed = document("memory", "list", user)
+    assert listed["current"] == 1 and listed["versions"][0]["entries"][0]["sources"][0]["kind"] == "chat"
+    assert "speaks" in run("memory", "list", user).stdout
+    assert document("memory", "show", user)["entries"] == listed["versions"][0]["entries"]
+    assert "recall" in run("memory", "show", user).stdout
+    document("memory", "export", user, tmp_path / "adapter", "--rank", "4")
+    PeftModel.from_pretrained(tiny("llama", max_position_embeddings=4096), tmp_path / "adapter")
+    assert len(document("memory", "combine", user, user, tmp_path / "both")["entries"]) == 2
+    assert len(Memory.load(tmp_path / "both").names()) == 2
+    assert document("memory", "rollback", user) == {"directory": str(user), "before": 1, "current": None}
+    assert "no version speaks" in fails("memory", "show", user)
+    assert "empty" in fails("memory", "rollback", user)
+
+
+def test_a_rejected_memory_is_not_saved_and_exits_with_1(base, story, questions, tmp_path):
+    user = tmp_path / "ines"
+    recipe = ["--questions", questions, *RECIPE, "--recipe", "min_recall=1.0", *SHORT]
+    result = run("consolidate", base, story, "--memory", user, *recipe, "--json", code=1)
+    said = json.loads(result.stdout)
+    assert said["version"] is None and not said["report"]["accepted"]
+    assert MemoryStore(user / "memory").versions() == []
+
+
+def test_memories_saved_alone_are_shown_and_combined_with_weights(tmp_path):
+    model = wrap(tiny("llama"), TTTConfig(chunk_size=8, sliding_window=16))
+    for name, seed in (("a", 1), ("b", 2)):
+        remembered(model, seed).save(tmp_path / name)
+    document("memory", "combine", tmp_path / "a", tmp_path / "b", tmp_path / "c", "--weight", "1", "--weight", "0.5")
+    assert Memory.load(tmp_path / "c").names() == ["entry1", "entry2"]
+    assert "2 memories" in fails("memory", "combine", tmp_path / "a", tmp_path / "b", tmp_path / "d", "--weight", "1")
+    assert not (tmp_path / "d").exists()
+
+
+def test_looking_at_no_memory_makes_no_directory(tmp_path):
+    for verb in ("list", "show", "rollback"):
+        assert "no memory store" in fails("memory", verb, tmp_path / "nobody")
+    assert not (tmp_path / "nobody").exists()
+
+
+def test_a_chat_keeps_turns_and_obeys_commands(base, tmp_path):
+    user = tmp_path / "ines"
+    said = [
+        "where is Marek ?",
+        "/help",
+        "/memory",
+        "/save",
+        "/forget nobody",
+        "/rollback",
+        "/nothing",
+        "who ?",
+        "/quit",
+    ]
+    arguments = ["chat", base, "--memory", user, "--max-new-tokens", "4", *SHORT]
+    result = run(*arguments, "--json", stdin="\n".join(said))
+    kept = json.loads(result.stdout)
+    assert [turn["user"] for turn in kept["turns"]] == ["where is Marek ?", "who ?"]
+    assert len(kept["messages"]) == 4 and kept["entries"] == []
+    for part in ("/rollback ", "Nothing is remembered yet", "nothing is remembered yet", "is empty", "is no command"):
+        assert part in result.stderr
+    again = document(*arguments, stdin="/forget all\n")
+    assert again["messages"] == [] and again["turns"] == []
+
+
+def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monkeypatch):
+    from ttt_retrofit.cli import chatting
+
+    monkeypatch.setattr(chatting, "PATIENCE", 0.0)
+
+    class Typist:
+        """Types three messages, waits until the memory is there, then asks for it and leaves."""
+
+        def __iter__(self):
+            yield from (f"{STORY}\n", f"{OTHER_STORY}\n", "who ?\n")
+            while not (tmp_path / "memory" / "current.json").exists():
+                time.sleep(0.05)
+            yield from ("/memory\n", f"/save {tmp_path / 'saved'}\n", "/quit\n")
+
+    output = chatting.Output(as_json=True)
+    monkeypatch.setattr(chatting.sys, "stdin", Typist())
+    seen = []
+    monkeypatch.setattr(output, "remark", seen.append)
+    choices = chatting.Choices(window=64, settings=("chunk_size=8",))
+    chatting.chat(output, base, tmp_path, 4, Path(questions), QUICK, choices, "cpu")
+    assert any("consolidating older turns" in line for line in seen)
+    assert any("accepted:" in line for line in seen) and any("Remembered, oldest first" in line for line in seen)
+    assert len(Memory.load(tmp_path / "saved").names()) == 1
+
+
+def test_training_writes_a_model_and_cleans_up(base, story, tmp_path):
+    target = tmp_path / "tuned"
+    said = document(
+        "train", base, story, target, "--held-out", story, "--steps", "2", "--sequence-length", "32", *SMALL,
+        "--gradients", "first_order", "--training", "learning_rate=1e-3",
+    )  # fmt: skip
+    assert said["steps"] == 2 and said["evaluation"]["eval_loss"] != said["evaluation_before"]["eval_loss"]
+    assert ttt_retrofit.AutoModelForCausalLM.from_pretrained(target).ttt.chunk_size == 8
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["read", "no/such/model/anywhere", "{story}"], "no model directory"),
+        (["read", "{base}", "nowhere.txt"], "nowhere.txt"),
+        (["read", "{base}", "{story}", "--set", "chunk_size"], "expected NAME=VALUE"),
+        (["read", "{base}", "{story}", "--set", "chunks=3"], "Unknown TTTConfig fields"),
+        (["read", "{base}", "{story}", "--from", "nowhere.state"], "cannot be read as a TTTCache"),
+        (["eval", "{base}", "{story}", "--set", "sliding_window=null"], "Give --window"),
+        (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "recal=1"], "Unknown fields"),
+        (["train", "{base}", "{story}", "{tmp}/y", "--training", "nothing=1"], "Unknown fields"),
+        (["memory", "show", "{base}"], "no memory store"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(arguments, said, base, story, tmp_path):
+    given = [part.format(base=base, story=story, tmp=tmp_path) for part in arguments]
+    assert said in fails(*given)
+    assert list(tmp_path.glob("*/*.safetensors")) == []
+
+
+def test_texts_must_be_utf8_and_not_empty(base, tmp_path):
+    (tmp_path / "latin").write_bytes("Bragança".encode("latin-1"))
+    (tmp_path / "empty").write_text(" \n")
+    (tmp_path / "said.json").write_text('{"role": "user"}')
+    assert "no UTF-8" in fails("read", base, tmp_path / "latin")
+    assert "is empty" in fails("read", base, tmp_path / "empty")
+    assert "no chat messages" in fails("consolidate", base, tmp_path / "said.json", "--memory", tmp_path / "x")
+
+
+def test_names_are_shown_as_they_are(base, story, tmp_path):
+    odd = tmp_path / "[red]odd.txt"
+    odd.write_text(STORY)
+    assert "[red]odd.txt" in run("eval", base, odd, *SMALL).stdout.replace("\n", "")
+    target = tmp_path / "[b]model"
+    assert str(target) in run("convert", base, target, *SMALL).stdout.replace("\n", "")
+
+
+def test_bad_options_exit_with_2(base, story):
+    assert "No such option" in run("read", base, story, "--nothing", code=2).stderr
+    assert run("read", base, code=2).stdout == ""
+
+
+def test_recipes_are_fields_of_the_configuration():
+    from ttt_retrofit.cli.remembering import recipe
+
+    made = recipe(QUICK)
+    assert dataclasses.asdict(made)["epochs"] == 0.1 and made.min_recall == 0

@@ -1,0 +1,61 @@
+"""The command line as a program: how fast it helps, how it ends, what an interrupt leaves behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+from words import STORY
+
+COMMAND = [sys.executable, "-m", "ttt_retrofit_cli"]
+HELP_SECONDS = 0.5
+SMALL = ["--window", "16", "--set", "chunk_size=8", "--set", "sink_tokens=2"]
+
+
+def run(*arguments, code=0):
+    done = subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_help_answers_before_torch_is_loaded():
+    taken = []
+    for _ in range(3):  # another program may have the processor for a moment
+        started = time.perf_counter()
+        assert "consolidate" in run("--help").stdout
+        taken.append(time.perf_counter() - started)
+    assert min(taken) < HELP_SECONDS
+
+
+def test_stdout_is_one_document_and_everything_else_goes_to_stderr(base, story):
+    done = run("read", base, story, "--json", *SMALL)
+    assert json.loads(done.stdout)["tokens_seen"] > 0 and done.stdout.count("\n") == 1
+
+
+def test_errors_are_one_line_and_exit_with_1(tmp_path):
+    done = run("info", tmp_path / "nowhere", code=1)
+    assert done.stdout == "" and done.stderr.startswith("error: There is no model directory")
+    assert done.stderr.count("\n") == 1
+
+
+def test_bad_options_exit_with_2():
+    assert "Traceback" not in run("read", "--nothing", code=2).stderr
+
+
+def test_an_interrupt_leaves_no_state_and_exits_with_130(base, tmp_path):
+    long, state = tmp_path / "long.txt", tmp_path / "state.safetensors"
+    long.write_text(f"{STORY} " * 2000)
+    arguments = ["read", base, str(long), "--save", str(state), *SMALL]
+    environment = {**os.environ, "TERM": "xterm", "FORCE_COLOR": "1"}  # a bar is drawn once reading has begun
+    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    assert process.stderr is not None
+    seen = b""
+    while b"/" not in seen:  # tokens read of all tokens
+        seen += process.stderr.read1(1000)
+    process.send_signal(signal.SIGINT)
+    out, rest = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == b""
+    assert rest.rstrip().endswith(b"Stopped. No state was written.") and b"Traceback" not in rest
+    assert [path.name for path in tmp_path.iterdir()] == ["long.txt"]

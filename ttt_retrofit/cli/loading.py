@@ -1,0 +1,170 @@
+"""What verbs are given: models by name or directory, settings as NAME=VALUE, texts in files or on stdin."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+
+from ..auto import AutoModelForCausalLM, TTTConfigMixin
+from ..config import TTTConfig
+from ..errors import ConfigError, InputError
+
+STDIN = Path("-")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How a model is to read, as far as it was said."""
+
+    preset: str | None = None
+    window: int | None = None
+    settings: Sequence[str] = ()
+    defaults: dict[str, Any] = field(default_factory=dict)  # of the verb, for a base; what was said comes before them
+
+    def changes(self) -> dict[str, Any]:
+        """Fields of `TTTConfig`."""
+        window = {} if self.window is None else {"sliding_window": self.window}
+        return window | settings(self.settings)
+
+    def config(self) -> TTTConfig:
+        """For a base."""
+        changes = self.defaults | self.changes()
+        return TTTConfig.from_dict(TTTConfig.preset(self.preset or "default").to_dict() | changes)
+
+
+def settings(said: Sequence[str]) -> dict[str, Any]:
+    """["inner_lr=1e-3", "layers=upper"] as a dictionary; values are JSON, or else words.
+
+    Raises
+    ------
+    ConfigError
+        For what is not NAME=VALUE.
+    """
+    found: dict[str, Any] = {}
+    for part in said:
+        name, equals, value = part.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"Found the setting {part!r}, expected NAME=VALUE, such as inner_lr=1e-3.")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def load_config(name: str) -> Any:
+    """The configuration of a model; `is_converted` tells which kind it is."""
+    local = Path(name).expanduser()
+    if local.exists() and not (local / "config.json").exists():
+        raise InputError(f"{name} holds no config.json. Expected a directory written by save_pretrained, or a Hub id.")
+    if not local.exists() and (local.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
+        raise InputError(f"There is no model directory {name}. Give an existing directory, or a Hub id such as a/b.")
+    return AutoConfig.from_pretrained(local if local.exists() else name)
+
+
+def is_converted(config: Any) -> bool:
+    return isinstance(config, TTTConfigMixin)
+
+
+def load_model(name: str, choices: Choices, device: str | None = None) -> Any:
+    """A converted model, ready to read: a base is converted in memory, a converted checkpoint changed as was said.
+
+    Raises
+    ------
+    ConfigError
+        For settings that do not fit, or a preset for a model that is converted already.
+    """
+    config, where = load_config(name), Path(name).expanduser()
+    found = where if where.exists() else name
+    if is_converted(config):
+        if choices.preset is not None:
+            raise ConfigError(
+                f"{name} is converted already, and a preset is for a base. Use --set NAME=VALUE to change settings."
+            )
+        model = AutoModelForCausalLM.from_pretrained(found)
+        changes = choices.changes()
+        if changes:
+            model.configure_ttt(**changes)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(found, ttt_config=choices.config())
+    return model.eval().to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that stands beside a model."""
+    where = Path(name).expanduser()
+    return AutoTokenizer.from_pretrained(where if where.exists() else name)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file, or stdin for "-".
+
+    Raises
+    ------
+    InputError
+        When it is not UTF-8, or empty.
+    """
+    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}). Convert it first.") from None
+    if not text.strip():
+        raise InputError(f"{path} is empty: expected a text.")
+    return text
+
+
+def read_context(path: Path) -> str | list[dict[str, Any]]:
+    """A text; or, of a file named .json and of stdin that begins with "[{", a list of chat messages.
+
+    Raises
+    ------
+    InputError
+        When a .json file holds anything but a list of {"role": ..., "content": ...}.
+    """
+    text = read_text(path)
+    if path.suffix != ".json" and not (path == STDIN and text.lstrip().startswith("[{")):
+        return text
+    expected = 'expected a list of {"role": ..., "content": ...}.'
+    try:
+        messages = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is no JSON ({error}); {expected}") from None
+    if not isinstance(messages, list) or not all(
+        isinstance(message, dict) and {"role", "content"} <= set(message) for message in messages
+    ):
+        raise InputError(f"{path} holds JSON, but no chat messages; {expected}")
+    return messages
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, most: int | None = None) -> torch.Tensor:
+    """(1, T) ids of a text, at most `most` of them."""
+    return tokenizer(text, return_tensors="pt", verbose=False).input_ids[:, :most]
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """A directory to write into, which becomes `target` only when all of it is there.
+
+    Raises
+    ------
+    InputError
+        When `target` exists and holds something.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} exists already. Choose another name, or move it away first.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as directory:
+        whole = Path(directory, target.name)
+        whole.mkdir()
+        yield whole
+        whole.replace(target)

@@ -1,0 +1,14 @@
+"""What can be said on the command line: verbs, options, help. What they do is in `ttt_retrofit.cli`.
+
+It stands beside the package because importing that takes seconds (torch, transformers), and `--help` should not; so
+every verb imports what it needs when it runs.
+"""
+
+from .verbs import app
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """The entry point `ttt-retrofit`."""
+    app(prog_name="ttt-retrofit")

@@ -1,0 +1,5 @@
+"""`python -m ttt_retrofit_cli`."""
+
+from . import main
+
+main()
