@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -274,11 +275,11 @@ def test_a_full_disk_does_not_stop_the_work(model, tmp_path, monkeypatch):
 def test_a_memory_loaded_meanwhile_is_not_replaced(model, tmp_path):
     first = consolidate(model, directory=tmp_path)
     model.reset_memory()
-    job = consolidate(model, OTHER_STORY, directory=tmp_path, background=True)
-    job.pause()
+    loaded = threading.Event()
+    job = consolidate(model, OTHER_STORY, directory=tmp_path, background=True, progress=lambda now: loaded.wait(60))
     model.load_memory(first)
-    job.resume()
-    assert "loaded meanwhile" in job.result(60).report.reason
+    loaded.set()
+    assert "loaded meanwhile" in job.result(300).report.reason
     assert model.memory is first
 
 
@@ -291,6 +292,7 @@ def test_what_the_user_says_stays_data(model, tmp_path):
 
 SCRIPT = """
 import sys
+import threading
 sys.path.insert(0, {tests!r})
 import ttt_retrofit.consolidation.work as work
 work.SAVE_EVERY = 0.0
