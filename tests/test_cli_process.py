@@ -46,7 +46,10 @@ def test_an_interrupt_leaves_no_state_and_exits_with_130(base, tmp_path):
     long.write_text(f"{STORY} " * 2000)
     arguments = ["read", base, str(long), "--save", str(state), *SMALL]
     environment = {**os.environ, "TERM": "xterm", "FORCE_COLOR": "1"}  # a bar is drawn once reading has begun
-    process = subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+    process = subprocess.Popen(
+        [*COMMAND, *arguments], stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background of a shell
+    )  # fmt: skip
     assert process.stderr is not None
     seen = b""
     while b"/" not in seen:  # tokens read of all tokens

@@ -60,7 +60,7 @@ class ConsolidationConfig:
     lr: float = field(default=2e-3, metadata={"help": "of AdamW, warmed up and decayed linearly"})
     batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
     epochs: float = field(default=10.0, metadata={"help": "most passes over the lessons"})
-    least_steps: int = field(default=60, metadata={"help": "taken even where the lessons are few, unless all is known"})
+    least_steps: int = field(default=60, metadata={"help": "taken even where lessons are few, unless all is known"})
     distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
     text_weight: float = field(
         default=0.0, metadata={"help": "of next-token loss on text that questions cover already"}
