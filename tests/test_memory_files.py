@@ -230,6 +230,8 @@ def test_a_pushed_memory_has_a_card_and_is_private(tmp_path, monkeypatch):
     assert 'load_memory("ines/memory")' in (tmp_path / "hub" / "README.md").read_text()
     assert Memory.load(tmp_path / "hub").diff(made)["changed"] == []
     assert "private" not in (tmp_path / "hub" / "memory.json").read_text()
+    for name in ("memory.json", "README.md"):
+        assert str(tmp_path) not in (tmp_path / "hub" / name).read_text()
 
 
 def test_cutting_the_rank_keeps_the_largest_part():

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-
 from huggingface_hub import ModelCardData
 
 from .report import Report
 
 
-def memory_card(repo_id: str, base_name: str, contexts: int, nbytes: int, verified: Report | None) -> str:
-    """A card with the base, tags, a loading snippet and the report."""
+def memory_card(repo_id: str, base_name: str, local: bool, contexts: int, nbytes: int, verified: Report | None) -> str:
+    """A card with the base, tags, a loading snippet and the report. A `local` base is no repository to link to."""
     data = ModelCardData(
         library_name="transformers",
-        base_model=base_name if not os.path.exists(base_name) else None,
+        base_model=None if local else base_name,
         base_model_relation="adapter",
         tags=["ttt", "test-time-training", "ttt-retrofit", "memory"],
     )

@@ -208,13 +208,12 @@ class Memory:
         What a user said can be got out of a memory; push one only where its user agrees.
         """
         api = HfApi(token=token)
+        local = Path(self.base_name).exists()
         # Where this machine keeps the base is nobody's business.
-        public = (
-            dataclasses.replace(self, base_name=Path(self.base_name).name) if Path(self.base_name).exists() else self
-        )
+        public = dataclasses.replace(self, base_name=Path(self.base_name).name) if local else self
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as directory:
-            card = memory_card(repo_id, self.base_name, len(self.entries), self.nbytes, self.report)
+            card = memory_card(repo_id, public.base_name, local, len(self.entries), self.nbytes, self.report)
             write_atomically(public.save(directory) / "README.md", card.encode())
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=directory, delete_patterns="memory-*.safetensors",
