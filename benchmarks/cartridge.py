@@ -22,7 +22,7 @@ from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation import study
 from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
-from ttt_retrofit.consolidation.distill import divergence, targets
+from ttt_retrofit.consolidation.distill import mean_divergence
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.plain import plain_copy
 from ttt_retrofit.consolidation.prompts import Prompts
@@ -77,11 +77,7 @@ def lessons_of(model: Any, tokenizer: Any, messages: Sequence[Message]) -> list[
     context = understand(list(messages), tokenizer, config.piece_tokens)
     asked = study.ask(context, teacher, prompts, config, control)
     questions = study.answer(asked, context, teacher, phrasing, prompts, config, control)
-    given = [(question, question.answer) for question in questions]
-    return [
-        Lesson("fact", tuple(phrasing.asked(question.text)), answer.ids, answer.indices, answer.logprobs)
-        for question, answer in given
-    ]
+    return [study.lesson(question, phrasing) for question in questions]
 
 
 def train(model: Any, tokenizer: Any, messages: Sequence[Message]) -> tuple[Cartridge, float]:
@@ -120,9 +116,7 @@ def _loss(behind: Any, chosen: Sequence[Lesson]) -> torch.Tensor:
         logits = behind(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]
         spans = [range(len(lesson.prompt) - 1, len(row) - 1) for lesson, row in zip(chosen, rows)]
         answers = torch.cat([logits[row, list(span)] for row, span in enumerate(spans)])
-        weights = torch.tensor([1 / len(span) for span in spans for _ in span])
-        by_token = divergence(answers, *targets(chosen, logits.device))
-        loss = (by_token * weights).sum() / len(chosen)
+        loss = mean_divergence(answers, chosen, [1.0] * len(chosen))
     if not math.isfinite(loss.item()):
         raise FloatingPointError("the cartridge diverged")
     return loss

@@ -9,11 +9,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit.cli.output import COLUMNS, bar
 from ttt_retrofit.measure import (
     FULL,
     SINKS,
@@ -74,23 +75,6 @@ def converted(base: PreTrainedModel, config: TTTConfig) -> Iterator[Any]:
 @contextmanager
 def progress_bars(names: list[str], tokens: int, title: str = "") -> Iterator[dict[str, Advance]]:
     """One bar with time left for each name, on stderr; each is advanced by the tokens just read."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
+    columns = (*COLUMNS, TimeRemainingColumn(), TextColumn("left"))
     with Progress(*columns, console=Console(file=sys.stderr)) as progress:
-
-        def bar(name: str) -> Advance:
-            task = progress.add_task(f"{title}: {name}" if title else name, total=tokens, start=False)
-
-            def advance(read: int) -> None:
-                progress.start_task(task)  # the clock of each starts when its turn comes
-                progress.advance(task, read)
-
-            return advance
-
-        yield {name: bar(name) for name in names}
+        yield {name: bar(progress, f"{title}: {name}" if title else name, tokens) for name in names}

@@ -10,30 +10,15 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
-import torch
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from .measure import FULL, SINKS, TTT, WINDOW, Reading
+from ttt_retrofit.viz import figures
+from ttt_retrofit.viz.data import running_mean
 
-# Colours that stay apart for colour-blind readers and in grey (Okabe and Ito), the same in every picture.
-STYLES: dict[str, dict[str, Any]] = {
-    FULL: {"color": "#222222", "linewidth": 1.1, "linestyle": (0, (5, 2)), "zorder": 3},
-    WINDOW: {"color": "#999999", "linewidth": 1.3},
-    SINKS: {"color": "#0072B2", "linewidth": 1.6},
-    TTT: {"color": "#D55E00", "linewidth": 1.9},
-}
-LOOK: dict[str, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
+from .measure import FULL, WINDOW, Reading
+
+STYLES: dict[str, dict[str, Any]] = {**figures.STYLES, WINDOW: {"color": "#999999", "linewidth": 1.3}}
 
 
 def loss_by_position(
@@ -48,7 +33,7 @@ def loss_by_position(
     window : marked in the picture where given: before it, a window hides nothing.
     """
     losses = {name: reading.losses for name, reading in readings.items()}
-    with plt.rc_context(LOOK):
+    with plt.rc_context(figures.LOOK):
         figure, (above, below) = plt.subplots(2, 1, figsize=(8.4, 6.6), sharex=True, height_ratios=(1, 1.15))
         for name, values in losses.items():
             _draw(above, values, average, name)
@@ -78,7 +63,4 @@ def loss_by_position(
 
 def _draw(axes: Axes, values: Tensor, average: int, name: str) -> None:
     """values: (T - 1,)."""
-    average = min(average, len(values))
-    mean = torch.nn.functional.avg_pool1d(values[None, None], average, stride=1)[0, 0]
-    # A mean stands at the last token it covers: nothing in the curve comes from the future.
-    axes.plot(range(average, average + len(mean)), mean.tolist(), label=name, **STYLES.get(name, {}))
+    axes.plot(*running_mean(values, average), label=name, **STYLES.get(name, {}))

@@ -26,7 +26,7 @@ from .memory.files import private_directory, write_atomically
 from .memory.report import Report
 from .memory.store import MemoryStore
 
-TURNS, WORK = "turns.json", "work"
+TURNS, STORE, WORK = "turns.json", "memory", "work"  # in a user's directory
 FORMAT = 1
 Message = dict[str, str]
 
@@ -72,7 +72,7 @@ class ChatSession:
         self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
         self.config, self.questions = config or ConsolidationConfig(), questions
         self.directory = private_directory(Path(store))
-        self.store = MemoryStore(self.directory / "memory")
+        self.store = MemoryStore(self.directory / STORE)
         self.memory = self.store.load()
         if self.memory is not None:
             model.check_memory(self.memory)

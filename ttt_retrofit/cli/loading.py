@@ -151,6 +151,12 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, most: int | None = 
     return tokenizer(text, return_tensors="pt", verbose=False).input_ids[:, :most]
 
 
+def check_new(target: Path) -> None:
+    """Raise `InputError` where something would be written over."""
+    if target.exists():
+        raise InputError(f"{target} exists already. Choose another name, or move it away first.")
+
+
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
     """A directory to write into, which becomes `target` only when all of it is there.
@@ -160,8 +166,8 @@ def written_whole(target: Path) -> Iterator[Path]:
     InputError
         When `target` exists and holds something.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target} exists already. Choose another name, or move it away first.")
+    if not target.is_dir() or any(target.iterdir()):
+        check_new(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as directory:
         whole = Path(directory, target.name)

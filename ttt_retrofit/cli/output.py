@@ -62,17 +62,7 @@ class Output:
     def bars(self, names: list[str], total: int) -> Iterator[dict[str, Advance]]:
         """A bar for each name, which goes when all is done; its clock starts with the first advance."""
         with self._progress(*COLUMNS, TimeRemainingColumn()) as progress:
-
-            def bar(name: str) -> Advance:
-                task = progress.add_task(name, total=total, start=False)
-
-                def advance(done: int) -> None:
-                    progress.start_task(task)
-                    progress.advance(task, done)
-
-                return advance
-
-            yield {name: bar(name) for name in names}
+            yield {name: bar(progress, name, total) for name in names}
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[Stage], None]]:
@@ -84,6 +74,17 @@ class Output:
                 progress.update(task, description=now.stage, completed=now.done, total=now.total)
 
             yield show
+
+
+def bar(progress: Progress, name: str, total: int) -> Advance:
+    """A bar among others, whose clock starts when its turn comes: with the first advance."""
+    task = progress.add_task(name, total=total, start=False)
+
+    def advance(done: int) -> None:
+        progress.start_task(task)
+        progress.advance(task, done)
+
+    return advance
 
 
 def table(title: str, columns: list[str], caption: str = "") -> Table:

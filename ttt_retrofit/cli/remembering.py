@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ..agent import STORE, WORK
 from ..consolidation.config import ConsolidationConfig
 from ..errors import CheckpointError, ConfigError, InputError
 from ..memory.memory import HEADER, Memory
 from ..memory.store import VERSIONS, MemoryStore
-from .loading import Choices, load_model, load_tokenizer, read_context, read_text, settings
+from .loading import Choices, check_new, load_model, load_tokenizer, read_context, read_text, settings
 from .output import Output, table
-
-STORE = "memory"  # of a user's directory, as in `agent`
 
 
 def recipe(said: list[str]) -> ConsolidationConfig:
@@ -66,7 +65,7 @@ def consolidate(
             earlier=store.load(),
             load=False,
             progress=progress,
-            work_dir=directory / "work",
+            work_dir=directory / WORK,
         )
     accepted = memory.report.accepted
     version = store.save(memory) if accepted else None
@@ -116,8 +115,7 @@ def rollback(out: Output, directory: Path) -> None:
 
 def export(out: Output, where: Path, target: Path, version: int | None, rank: int, transposed: bool) -> None:
     """Write a memory as a PEFT LoRA adapter."""
-    if target.exists():
-        raise InputError(f"{target} exists already. Choose another name, or move it away first.")
+    check_new(target)
     kept = chosen_memory(where, version).to_lora(target, rank=rank, transposed=transposed)
     least = min(kept.values())
     said = f"{target}: a LoRA adapter of rank at most {rank}, which keeps at least {least:.0%} of every projection."
@@ -126,8 +124,7 @@ def export(out: Output, where: Path, target: Path, version: int | None, rank: in
 
 def combine(out: Output, sources: list[Path], target: Path, weights: list[float] | None) -> None:
     """Write one memory with the entries of several."""
-    if target.exists():
-        raise InputError(f"{target} exists already. Choose another name, or move it away first.")
+    check_new(target)
     memory = Memory.combine([chosen_memory(source, None) for source in sources], weights or None)
     memory.save(target)
     said = f"{target}: {len(memory.entries)} entries of {len(sources)} memories."

@@ -117,11 +117,12 @@ class Consolidation:
             )
 
         student = Student(plain_copy(self.model), places)
-        facts = self._prepared(student, [self._lesson(q) for q in asked])
-        checks = self._prepared(student, [self._lesson(q) for q in held_out])
+        facts = self._prepared(student, [study.lesson(q, self.phrasing) for q in asked])
+        checks = self._prepared(student, [study.lesson(q, self.phrasing) for q in held_out])
         unrelated = [self._ids(text) for text in self.prompts.unrelated]
         silent = student.below(unrelated)
-        general = student.below([self.phrasing.asked(q) for q in self.prompts.general])
+        asked_generally = [self.phrasing.asked(q) for q in self.prompts.general]
+        general = student.below(asked_generally)
         # Entries of one bank are measured against one background.
         background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
         replays: list[Prepared] = []
@@ -132,7 +133,14 @@ class Consolidation:
         gate = find_gate([(p.below, len(p.lesson.prompt)) for p in facts], silent[1::2], general[1::2], background)
         unknown = study.unanswered(self.prompts, self.context)
         studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
-        negatives = self._negatives(student, teacher, gate, background, studied_unknown)
+        unknown_prompts = [self.phrasing.asked(q) for q in studied_unknown]
+
+        def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
+            ungated = not self.config.memory.gated
+            return [ids for ids, hidden in zip(prompts, below) if ungated or _opens(hidden, gate, background)]
+
+        declined = heard(unknown_prompts, student.below(unknown_prompts))
+        negatives = self._negatives(student, teacher, declined, heard(asked_generally, general))
         if self.config.strategy == "bank":
             replays, kept = self._replays(student, teacher, lambda hidden: _opens(hidden, gate, background))
         texts = self._texts(student, asked)
@@ -200,11 +208,6 @@ class Consolidation:
         shared = [len(content(question) & content(s.text)) for s in self.context.statements]
         return shared.index(max(shared)) if shared and max(shared) > 0 else -1
 
-    def _lesson(self, question: Question) -> Lesson:
-        prompt = tuple(self.phrasing.asked(question.text))
-        given = question.answer
-        return Lesson("fact", prompt, given.ids, given.indices, given.logprobs, question.held_out)
-
     def _prepared(self, student: Student, lessons: Sequence[Lesson]) -> list[Prepared]:
         below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
         return [Prepared(lesson, hidden) for lesson, hidden in zip(lessons, below)]
@@ -212,22 +215,15 @@ class Consolidation:
     def _texts(self, student: Student, questions: Sequence[Question]) -> list[Prepared]:
         """The raw statements, for a little next-token loss."""
         lessons = study.quotes(self.context, questions, self.phrasing, self.prompts, self.config)
-        below = student.below([(*lesson.prompt, *lesson.answer) for lesson, _ in lessons])
-        return [Prepared(lesson, hidden, weight) for (lesson, weight), hidden in zip(lessons, below)]
+        prepared = self._prepared(student, [lesson for lesson, _ in lessons])
+        return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
     def _negatives(
-        self, student: Student, teacher: Writer, gate: GateKeys, background: Background, unknown: list[str]
+        self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
     ) -> list[Prepared]:
-        """What the context does not answer, where the gate opens: personal questions, which are to be declined, and
-        general ones, which are to be answered as the base alone does.
+        """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
+        declined, and general ones, which are to be answered as the base alone does.
         """
-
-        def heard(questions: Sequence[str]) -> list[list[int]]:
-            prompts = [self.phrasing.asked(question) for question in questions]
-            ungated = not self.config.memory.gated
-            return [p for p, h in zip(prompts, student.below(prompts)) if ungated or _opens(h, gate, background)]
-
-        declined, general = heard(unknown), heard(self.prompts.general)
         self.control.at("unknown", 0, len(general))
         line = not self.phrasing.chat
         answers = teacher.answer(general, BEGINNING, 32, self.config.kept_logits, line)

@@ -221,15 +221,23 @@ def batches(lessons: Sequence[Prepared], size: int, generator: torch.Generator) 
 
 
 def _loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
-    lessons = [prepared.lesson for prepared in chosen]
-    # Every lesson counts alike, however long its answer.
-    weights = [p.weight / len(p.lesson.answer) for p in chosen for _ in p.lesson.answer]
     with torch.enable_grad():
         logits = student.logits(
             [p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices
         )
-        by_token = divergence(logits, *targets(lessons, logits.device), distill)
-        return (by_token * torch.tensor(weights, device=logits.device)).sum() / len(chosen)
+        return mean_divergence(logits, [p.lesson for p in chosen], [p.weight for p in chosen], distill)
+
+
+def mean_divergence(
+    logits: Tensor, lessons: Sequence[Lesson], weights: Sequence[float], distill: bool = True
+) -> Tensor:
+    """Mean over lessons of the mean `divergence` of their answers' tokens: each counts by its weight, not its length.
+
+    logits : (N, V) of all answers, one after the other.
+    """
+    by_token = divergence(logits, *targets(lessons, logits.device), distill)
+    shares = [weight / len(x.answer) for x, weight in zip(lessons, weights) for _ in x.answer]
+    return (by_token * torch.tensor(shares, device=logits.device)).sum() / len(lessons)
 
 
 def targets(lessons: Sequence[Lesson], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -229,13 +229,21 @@ def quotes(
     lessons = []
     for number, detail in details_of(context, config):
         statement = context.statements[number]
-        quoted = phrasing.said(fill(reply, statement=statement.text))
-        lessons.append((certain("text", phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
+        if config.text_weight > 0:
+            quoted = phrasing.said(fill(reply, statement=statement.text))
+            lessons.append((certain("text", phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
         if not any((number, stem(word)) in given for word in content(detail)):
             back = asked_back(statement.text, detail)
             back = next(iter(turned(back, prompts)), back)
             lessons.append((certain("text", phrasing.asked(back), phrasing.said(statement.text)), 1.0))
-    return [(lesson, weight) for lesson, weight in lessons if weight > 0]
+    return lessons
+
+
+def lesson(question: Question, phrasing: Phrasing) -> Lesson:
+    """A question and the teacher's answer to it, without the context."""
+    given = question.answer
+    prompt = tuple(phrasing.asked(question.text))
+    return Lesson("fact", prompt, given.ids, given.indices, given.logprobs, question.held_out)
 
 
 def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:

@@ -19,7 +19,7 @@ from ..measure import FULL, SINKS, TTT
 from .data import CONDITIONS, MemoryEffect, TextRead, running_mean
 
 STYLES: dict[str, dict[str, Any]] = {
-    FULL: {"color": "#222222", "linewidth": 1.2, "linestyle": (0, (5, 2))},
+    FULL: {"color": "#222222", "linewidth": 1.1, "linestyle": (0, (5, 2)), "zorder": 3},
     SINKS: {"color": "#0072B2", "linewidth": 1.6},
     TTT: {"color": "#D55E00", "linewidth": 1.9},
 }
