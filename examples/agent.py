@@ -2,7 +2,7 @@
 
     python examples/agent.py --store users/ines
 
-Run it again with the same store: it still knows what was said, and nothing of the conversation is in its prompt.
+Run it again with the same store: it still knows what was said, though only the last turn is in its prompt.
 """
 
 import time
@@ -14,20 +14,19 @@ from transformers import AutoTokenizer
 
 from ttt_retrofit import ChatSession, TTTConfig, wrap
 
-# What the user says, and what the agent looks up for it.
-TURNS = [
-    ("The code of the garage is 7145.", "garage"),
-    ("My dog is called Biscuit.", "dog food"),
-    ("Is it going to rain?", "weather"),
-    ("Thank you.", None),
-]
+TURNS = {  # what the user says, and what the agent finds when it looks it up
+    "The code of the garage is 7145. When does the garage close?": "The garage closes at 10 pm.",
+    "My dog is called Biscuit. Where can I buy food for him?": "The shop in Mill Street sells dog food.",
+    "Is it going to rain?": "It stays dry until the evening.",
+    "Thank you. Good night.": "Nothing.",
+}
 QUESTION = "What is the code of the garage?"
 
 
-def look_up(topic: str, seconds: float) -> str:
+def look_up(said: str, seconds: float) -> str:
     """A tool that takes its time, as a search, a build or a slow interface would."""
     time.sleep(seconds)
-    return f"Nothing new about {topic}."
+    return TURNS[said]
 
 
 def main(
@@ -43,19 +42,16 @@ def main(
     settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
 
     with ThreadPoolExecutor(max_workers=1) as tools:
-        for said, topic in TURNS if chat.memory is None else []:
-            print(f"> {said}\n{chat.send(said, **settings)}")
-            if topic is None:
-                continue
-            call = tools.submit(look_up, topic, tool_seconds)
+        for said in TURNS if chat.memory is None else []:
+            call = tools.submit(look_up, said, tool_seconds)
             while not call.done():
-                chat.idle(seconds=0.5)  # older turns are studied meanwhile; returns soon after the tool does
-                if chat.progress is not None:
-                    print(f"  waiting for the tool; consolidation: {chat.progress.stage}")
-            print(f"> (tool) {call.result()}\n{chat.send(call.result(), **settings)}")
+                chat.idle(seconds=0.5)  # older turns are studied meanwhile; an answer never waits for it
+            if chat.progress is not None:
+                print(f"(while the tool ran: {chat.progress.stage}, {chat.progress.done} of {chat.progress.total})")
+            print(f"> {said}\n{chat.send(f'{said} (Found: {call.result()})', **settings)}")
 
-    report = chat.idle(seconds=idle_seconds)  # the user has gone; None where nothing is to be done, or not done yet
-    if report is not None:
+    # The user has gone. None: nothing is left to do, or it is not done yet.
+    while (report := chat.idle(seconds=idle_seconds)) is not None:
         print(report)
     print(f"{len(chat.messages)} messages are still in the prompt")
     chat.close()  # what is half done is kept for the next time

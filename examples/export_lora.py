@@ -32,9 +32,7 @@ assert "ttt_retrofit" not in sys.modules
 """
 
 
-def main(
-    model: str = "HuggingFaceTB/SmolLM2-135M-Instruct", adapter: Path = Path("adapter"), rank: int = 16
-) -> float:
+def main(model: str = "HuggingFaceTB/SmolLM2-135M-Instruct", adapter: Path = Path("adapter"), rank: int = 16) -> float:
     tokenizer = AutoTokenizer.from_pretrained(model)
     speaker = wrap(model, TTTConfig(learn_from="none"))
     memory = speaker.consolidate(TOLD, tokenizer=tokenizer, progress=True)
@@ -48,9 +46,7 @@ def main(
         [{"role": "user", "content": QUESTION}], add_generation_prompt=True, return_tensors="pt", return_dict=True
     ).input_ids
     logits = adapter / "logits.safetensors"
-    subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, model, adapter, logits, *map(str, ids[0].tolist())], check=True
-    )
+    subprocess.run([sys.executable, "-c", ELSEWHERE, model, adapter, logits, *map(str, ids[0].tolist())], check=True)
     # PEFT has no gates: it says what the memory says when they are open, as if it were folded into the weights.
     merged = speaker.unwrap(merge=True)
     difference = (merged(ids).logits - load_file(logits)["logits"]).abs().max().item()

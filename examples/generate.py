@@ -1,7 +1,7 @@
 """Wrap a model, let it read a text that is longer than its window, and go on from there.
 
-    python examples/generate.py
-    python examples/generate.py --model Qwen/Qwen3-0.6B --text book.txt --tokens 16384 --window 2048
+python examples/generate.py
+python examples/generate.py --model Qwen/Qwen3-0.6B --text book.txt --tokens 16384 --window 2048
 """
 
 from pathlib import Path

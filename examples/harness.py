@@ -34,7 +34,7 @@ metric_list: [{{metric: word_perplexity}}, {{metric: bits_per_byte}}]
 
 def main(
     model: str = "HuggingFaceTB/SmolLM2-135M-Instruct",
-    tasks: list[str] = ["text"],
+    tasks: list[str] | None = None,  # names of lm-eval; the text below when not given
     text: Path = NOVEL,
     characters: int = 16_000,
     window: int = 512,
@@ -53,7 +53,7 @@ def main(
         for name, learn_from in (("without updates", "none"), ("with updates", "all")):
             scorer.configure_ttt(learn_from=learn_from)
             lm = HFLM(pretrained=scorer, tokenizer=tokenizer, batch_size=1, max_length=longest)
-            scored = simple_evaluate(lm, tasks=tasks, task_manager=manager, limit=limit, bootstrap_iters=0)
+            scored = simple_evaluate(lm, tasks=tasks or ["text"], task_manager=manager, limit=limit, bootstrap_iters=0)
             found[name] = scored["results"]
             print(f"{name}: {json.dumps(scored['results'], indent=1, default=str)}")
     return found

@@ -8,7 +8,7 @@ Consolidates two short conversations first; minutes on a CPU.
 import typer
 from transformers import AutoTokenizer
 
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import Memory, TTTConfig, wrap
 
 TOLD = {
     "ines": ["The code of the garage is 7145.", "My dog is called Biscuit."],
@@ -17,7 +17,9 @@ TOLD = {
 QUESTION = "What is the code of the garage?"
 
 
-def main(model: str = "HuggingFaceTB/SmolLM2-135M-Instruct", max_new_tokens: int = 20) -> dict[str, str]:
+def main(
+    model: str = "HuggingFaceTB/SmolLM2-135M-Instruct", max_new_tokens: int = 20
+) -> tuple[dict[str, str], dict[str, Memory]]:
     tokenizer = AutoTokenizer.from_pretrained(model, padding_side="left")
     # "none": a short prompt need not change fast weights as well, which saves every row their memory.
     speaker = wrap(model, TTTConfig(learn_from="none"))
@@ -40,7 +42,7 @@ def main(model: str = "HuggingFaceTB/SmolLM2-135M-Instruct", max_new_tokens: int
     answers = tokenizer.batch_decode(written[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
     for user, answer in zip(users, answers):
         print(f"{user}: {answer.strip()}")
-    return dict(zip(users, answers))
+    return dict(zip(users, answers)), memories
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A converted model in transformers' `pipeline`: a padded batch of prompts, then a chat.
 
-    python examples/pipeline.py
+python examples/pipeline.py
 """
 
 import typer

@@ -1,7 +1,7 @@
 """A base in 4 bits (bitsandbytes) that learns while it reads: its fast weights stay in float32 beside it.
 
-    pip install 'ttt-retrofit[quant]'
-    python examples/quantized.py
+pip install 'ttt-retrofit[quant]'
+python examples/quantized.py
 """
 
 from pathlib import Path
