@@ -9,12 +9,10 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import TextRead
-from .figures import SURPRISED
+from .figures import SHADES, SURPRISED, Figure
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -81,7 +79,7 @@ def _tokens(read: TextRead, losses: Tensor) -> str:
 
 
 def _shade(loss: float) -> str:
-    red, green, blue, _ = colormaps["cividis_r"](min(loss / SURPRISED, 1.0), bytes=True)
+    red, green, blue, _ = SHADES(min(loss / SURPRISED, 1.0), bytes=True)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
