@@ -39,10 +39,11 @@ def main(
     tokenizer = AutoTokenizer.from_pretrained(model)
     speaker = wrap(model, TTTConfig(learn_from="none"))
     chat = ChatSession(speaker, tokenizer, store, keep_turns=1)
+    known = chat.memory is not None or chat.messages  # from an earlier run
     settings = {"max_new_tokens": max_new_tokens, "do_sample": False}
 
     with ThreadPoolExecutor(max_workers=1) as tools:
-        for said in TURNS if chat.memory is None else []:
+        for said in [] if known else TURNS:
             call = tools.submit(look_up, said, tool_seconds)
             while not call.done():
                 chat.idle(seconds=0.5)  # older turns are studied meanwhile; an answer never waits for it
@@ -50,7 +51,8 @@ def main(
                 print(f"(while the tool ran: {chat.progress.stage}, {chat.progress.done} of {chat.progress.total})")
             print(f"> {said}\n{chat.send(f'{said} (Found: {call.result()})', **settings)}")
 
-    # The user has gone. None: nothing is left to do, or it is not done yet.
+    print("(the user has gone)")
+    # None: nothing is left to do, or it is not done yet.
     while (report := chat.idle(seconds=idle_seconds)) is not None:
         print(report)
     print(f"{len(chat.messages)} messages are still in the prompt")
