@@ -43,6 +43,7 @@ LOOK: dict[Any, Any] = {
 }
 SURPRISED = 8.0  # nats at which a token is darkest
 SHADES = matplotlib.colormaps["cividis_r"]
+WHITE_FROM = 0.53  # of the scale: from here on white is read better on its shade than black (WCAG contrast)
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -132,8 +133,8 @@ def _lay_out(axes: Axes, tokens: list[str], losses: Tensor, width: int = 96) -> 
             column, row = 0, row + 1
         level = min(loss / SURPRISED, 1.0)
         axes.add_patch(matplotlib.patches.Rectangle((column, row), size, 0.9, color=SHADES(level), linewidth=0))
-        axes.text(column, row + 0.48, token, family="DejaVu Sans Mono", fontsize=8, va="center",
-                  color="white" if level > 0.5 else "black")  # fmt: skip
+        axes.text(column, row + 0.48, token, family="DejaVu Sans Mono", fontsize=10, va="center",
+                  color="white" if level > WHITE_FROM else "black")  # fmt: skip
         column += size
     axes.set(xlim=(0, width), ylim=(max(row + 1, 6), 0))
     axes.axis("off")
