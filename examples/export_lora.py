@@ -1,6 +1,6 @@
 """A memory as a LoRA adapter: plain PEFT says the same with it, in a process that never saw this library.
 
-    pip install 'ttt-retrofit[train]' peft
+    pip install peft
     python examples/export_lora.py
 
 Consolidates two sentences first; minutes on a CPU.
