@@ -49,6 +49,7 @@ ORDER = [
     "consolidation.pieces",
     "consolidation.writer",
     "consolidation.prompts",
+    "consolidation.aliases",
     "consolidation.words",
     "consolidation.plain",
     "consolidation.control",
