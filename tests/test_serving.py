@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -36,6 +35,14 @@ def said(*texts):
 @pytest.fixture(scope="module")
 def model():
     return converted("llama", chunk_size=8, sliding_window=64)
+
+
+@pytest.fixture(scope="module")
+def endless():
+    """A model whose answers never end by themselves."""
+    model = converted("llama", chunk_size=8, sliding_window=64)
+    model.generation_config.eos_token_id = [10_000]
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -183,38 +190,41 @@ def test_a_body_that_is_too_large_is_refused_announced_or_not(model, tmp_path):
         assert ask(client(url).chat.completions, max_tokens=2).choices
 
 
-def test_more_requests_than_may_wait_are_told_when_to_come_again(model, tmp_path):
-    with served(tmp_path, model, most=1) as (url, service):
+def begun(chat, **settings):
+    """A stream of an endless answer, which has begun."""
+    stream = chat.create(model=NAME, messages=HELLO, stream=True, max_tokens=100_000, temperature=0, **settings)
+    assert next(stream).choices[0].delta.role == "assistant" and next(stream).choices[0].delta.content
+    return stream
+
+
+ENDLESS = Limits(max_new_tokens=100_000)
+
+
+def test_more_requests_than_may_wait_are_told_when_to_come_again(endless, tmp_path):
+    with served(tmp_path, endless, most=1, limits=ENDLESS) as (url, service):
         chat = client(url).chat.completions
-        stream = chat.create(model=NAME, messages=HELLO, stream=True, max_tokens=64, temperature=0)
-        next(stream)
-        held = threading.Event()
-        first = service.answering._writing[0]
-        tell, first.tell = first.tell, lambda told: (held.wait(30), tell(told))
+        stream = begun(chat)
+        (written,) = service.answering._writing
         with pytest.raises(openai.RateLimitError) as error:
             ask(chat)
-        held.set()
         assert int(error.value.response.headers["Retry-After"]) > 0
-        assert [*stream]
+        stream.close()
+        until(lambda: written.ended, 20)
         assert ask(chat).choices
 
 
-def test_a_client_that_goes_stops_its_answer(model, tmp_path):
-    with served(tmp_path, model, limits=Limits(max_new_tokens=100_000)) as (url, service):
-        stream = client(url).chat.completions.create(
-            model=NAME, messages=HELLO, stream=True, max_tokens=100_000, temperature=0, user="ines"
-        )
-        next(stream)
+def test_a_client_that_goes_stops_its_answer(endless, tmp_path):
+    with served(tmp_path, endless, limits=ENDLESS) as (url, service):
+        stream = begun(client(url).chat.completions, user="ines")
+        (written,) = service.answering._writing
         stream.close()
-        until(lambda: not service.answering._writing, 20)
+        until(lambda: written.ended, 20)
         assert service.users.get("ines").waiting == 0
 
 
-def test_stopping_the_server_ends_what_is_being_written(model, tmp_path):
-    with served(tmp_path, model, limits=Limits(max_new_tokens=100_000)) as (url, _):
-        chat = client(url).chat.completions
-        stream = chat.create(model=NAME, messages=HELLO, stream=True, max_tokens=100_000, temperature=0)
-        next(stream)
+def test_stopping_the_server_ends_what_is_being_written(endless, tmp_path):
+    with served(tmp_path, endless, limits=ENDLESS) as (url, _):
+        stream = begun(client(url).chat.completions)
     with pytest.raises((openai.APIError, httpx.HTTPError)):
         list(stream)
 
@@ -390,7 +400,9 @@ def test_text_is_spelled_as_a_whole_however_it_is_cut():
     words = tokenizer()
     ids = words(STORY, add_special_tokens=False).input_ids
     spelling = Spelling(words)
-    assert "".join([*(spelling.add(token) for token in ids), spelling.end()]) == words.decode(ids, skip_special_tokens=True)
+    assert "".join([*(spelling.add(token) for token in ids), spelling.end()]) == words.decode(
+        ids, skip_special_tokens=True
+    )
 
 
 class Bytes:

@@ -216,7 +216,7 @@ class Answering:
             max_new_tokens=max(work.most for work in works),
             do_sample=False,
             num_beams=1,
-            pad_token_id=min(self._last, default=0),
+            pad_token_id=0,  # any token will do: nobody reads on in a row that has ended
             logits_processor=[Choosing([work.sampling for work in works])],
             stopping_criteria=StoppingCriteriaList([_Telling(works, self._last)]),
         )
