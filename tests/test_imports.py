@@ -23,6 +23,7 @@ ORDER = [
     "viz.text",
     "viz.collect",
     "viz.data",
+    "serving.page",
     "serving.app",
     "serving.door",
     "serving.keeper",

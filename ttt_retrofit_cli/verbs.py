@@ -107,6 +107,8 @@ def chat(
     model: Model,
     memory: Annotated[Path | None, typer.Option(help="Directory of this user: conversation and memory.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
+    page: Annotated[bool, typer.Option("--page", help="In a browser, with what is remembered beside it.")] = False,
+    port: Annotated[int | None, typer.Option(help="Of the page; one that is free.", min=1, max=65535)] = None,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
@@ -119,7 +121,7 @@ def chat(
         from ttt_retrofit.cli import chatting
 
         choices = choices_of(window, settings)
-        chatting.chat(output, model, memory, max_new_tokens, questions, recipe or [], choices, device)
+        chatting.chat(output, model, memory, max_new_tokens, questions, recipe or [], choices, device, page, port)
 
 
 @app.command()
