@@ -101,7 +101,7 @@ class Talk:
     def summary(self) -> str:
         """In Markdown."""
         memory, store = self.session.memory, self.session.store
-        lines = [f"**{len(memory.entries) if memory else 0} contexts remembered**"]
+        lines = [f"**Contexts remembered: {len(_entries(memory))}**"]
         if memory is not None:
             lines[0] += f", {memory.nbytes / 1e3:,.0f} kB, version {store.current()} of {len(store.versions())} kept"
             report = memory.report
@@ -140,7 +140,9 @@ def page(talk: Talk, title: str) -> gr.Blocks:
     """The page, for `launch`."""
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True) as blocks, gr.Row():
         with gr.Column(scale=3):
-            chat = gr.Chatbot(lambda: talk.shown, label=title, height="70vh", feedback_options=None)
+            chat = gr.Chatbot(
+                lambda: talk.shown, label=title, height="70vh", buttons=["copy_all"], feedback_options=None
+            )
             said = gr.Textbox(placeholder="Say something", show_label=False, submit_btn=True, elem_id="said")
         with gr.Column(scale=2):
             progress = gr.Markdown(talk.look, elem_id="progress")
