@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -169,7 +170,10 @@ def test_wrong_bodies_models_and_paths_are_errors_in_the_same_shape(running):
     assert status("GET", "/v1/nothing") == 404
     assert status("GET", "/v1/memories/nobody") == 404
     assert status("DELETE", "/v1/memories/nobody") == 404
-    assert status("GET", "/v1/models", headers={"Host": "evil.example"}) == 403
+    for host in ("evil.example", "localhost.evil.example", "[::1", "192.168.0.1:8000", ""):
+        assert status("GET", "/v1/models", headers={"Host": host}) == 403
+    for host in ("localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "127.8.8.8"):
+        assert httpx.get(f"{running.url}/v1/models", headers={"Host": host}).status_code == 200
 
 
 # ---------------------------------------------------------------------- limits and the door
@@ -220,6 +224,15 @@ def test_a_client_that_goes_stops_its_answer(endless, tmp_path):
         stream.close()
         until(lambda: written.ended, 20)
         assert service.users.get("ines").waiting == 0
+
+
+def test_a_client_that_waits_no_longer_stops_its_answer(endless, tmp_path):
+    with served(tmp_path, endless, limits=ENDLESS) as (url, service):
+        impatient = client(url).with_options(timeout=0.5)
+        with pytest.raises(openai.APITimeoutError):
+            impatient.chat.completions.create(model=NAME, messages=HELLO, max_tokens=100_000, temperature=0)
+        (written,) = service.answering._writing
+        until(lambda: written.ended, 20)
 
 
 def test_stopping_the_server_ends_what_is_being_written(endless, tmp_path):
@@ -369,6 +382,42 @@ def test_a_user_is_erased_while_a_memory_is_made(model, tmp_path):
         assert httpx.get(path).status_code == 404
         assert ask(chat, user="../ines").choices
         assert service.users.get("../ines") is not user
+
+
+def test_a_damaged_user_is_an_error_for_them_alone_and_can_be_erased(model, tmp_path):
+    with served(tmp_path, model) as (url, _):
+        chat = client(url).chat.completions
+        ask(chat, user="ines")
+    (tmp_path / folder("ines") / "turns.json").write_text("{")
+    with served(tmp_path, model, idle=0.0) as (url, _):
+        chat = client(url).chat.completions
+        with pytest.raises(openai.InternalServerError, match="log says why"):
+            ask(chat, user="ines")
+        assert ask(chat, user="otto").choices
+        assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
+        assert ask(chat, user="ines").choices
+
+
+def test_what_one_request_cannot_does_not_fail_its_neighbours(tmp_path):
+    """Of learned positions there are only so many."""
+    short = converted("gpt2", chunk_size=8, sliding_window=64)
+    with served(tmp_path, short) as (url, service):
+        chat = client(url).chat.completions
+        alone = ask(chat).choices[0].message.content
+        batches = []
+        write = service.answering._write
+        service.answering._write = lambda works: (batches.append(len(works)), time.sleep(0.2), write(works))
+
+        def answer(messages):
+            try:
+                return ask(chat, messages).choices[0].message.content
+            except openai.BadRequestError as error:
+                return error.message
+
+        with ThreadPoolExecutor(4) as pool:
+            found = [*pool.map(answer, [HELLO, HELLO, said(" ".join(["Marek"] * 600)), HELLO])]
+        assert max(batches) > 1 and "positions" in found.pop(2)
+        assert found == [alone] * 3
 
 
 def test_a_store_is_erased_from_outside_only_while_no_server_runs(model, tmp_path):

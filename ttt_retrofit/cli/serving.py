@@ -69,8 +69,8 @@ def serve(
 
         local = Path(name).expanduser()
         served = local.resolve().name if local.exists() else name
-        users = Users(Path(where), opened)
         answering = Answering(model, tokenizer, batch, most_at_once)
+        users = Users(Path(where), opened)
         service = Service(served, answering, users, Keeper(users, idle), Limits(max_body, most))
         bound = f"[{host}]" if family == socket.AF_INET6 else host
         url = f"http://{bound}:{listening.getsockname()[1]}/v1"

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 from transformers.utils import logging
 
 from ..consolidation.writer import ends
-from ..errors import InputError, TTTError
+from ..errors import InputError
 from ..memory.memory import Memory
 from .sampling import Choosing, Sampling
 from .spelling import Spelling
@@ -187,7 +187,7 @@ class Answering:
             return
         try:
             self._write(works)
-        except TTTError as error:
+        except InputError as error:
             if len(works) == 1 or any(work.written for work in works):
                 self._failed(works, error)
                 return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -61,7 +62,7 @@ class Exchange:
         ApiError
             400 where the chat template refuses the messages, 429 where too many wait.
         """
-        service, asked, loop = self.service, self.asked, asyncio.get_running_loop()
+        service, asked, told, loop = self.service, self.asked, self._told, asyncio.get_running_loop()
         try:
             self.prompt = await run_in_threadpool(service.answering.prompt, self.messages)
         except InputError as error:
@@ -72,8 +73,10 @@ class Exchange:
             sampling=Sampling.of(service.answering.model, asked.temperature, asked.top_p, asked.seed),
             most=asked.most or service.limits.max_new_tokens,
             spelling=Spelling(service.answering.tokenizer, asked.stop or ()),
-            tell=lambda told: loop.call_soon_threadsafe(self._told.put_nowait, told),
+            tell=lambda news: loop.call_soon_threadsafe(told.put_nowait, news),
         )
+        # A client that goes before the first piece never begins to listen.
+        weakref.finalize(self, self._work.cancelled.set)
         try:
             service.answering.submit(self._work)
         except Full:
@@ -99,14 +102,21 @@ class Exchange:
                     yield told
             if self.ended.reason == "cancelled":
                 raise ApiError(503, "The server is being stopped.", headers={"Retry-After": str(RETRY_AFTER)})
-            if self.user is not None:
-                identity = self.asked.identity
-                assert identity is not None
-                await run_in_threadpool(
-                    self.service.users.record, identity, self.user, self.messages, self.text
-                )  # fmt: skip
+            await run_in_threadpool(self._record)
         finally:
             self._work.cancelled.set()
+
+    def _record(self) -> None:
+        identity = self.asked.identity
+        if self.user is None or identity is None:
+            return
+        try:
+            self.service.users.record(identity, self.user, self.messages, self.text)
+        except OSError as error:
+            logger.exception("A turn could not be recorded.")
+            raise ApiError(
+                500, "The answer was written, but could not be recorded; the server's log says why."
+            ) from error
 
     async def whole(self) -> Response:
         with self.user or nullcontext():

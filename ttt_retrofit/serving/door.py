@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -14,7 +15,6 @@ from ..errors import ConfigError
 from .protocol import ApiError
 
 BODY_SECONDS = 30.0  # for a body to arrive
-LOCAL = ("localhost", "127.0.0.1", "[::1]")
 OPEN = ("/health",)  # without a key
 
 
@@ -24,6 +24,13 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _without_port(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets that do not match
+        return ""
 
 
 def check_exposure(host: str, key: str | None) -> None:
@@ -60,8 +67,8 @@ class Door:
     def _objection(self, headers: dict[bytes, bytes]) -> ApiError | None:
         if self.key is None:
             host = headers.get(b"host", b"").decode("latin-1")
-            if host.rsplit(":", 1)[0] not in LOCAL and host not in LOCAL:
-                return ApiError(403, f"The host {host!r} is not one of this server's: {', '.join(LOCAL)}.")
+            if not is_loopback(_without_port(host)):
+                return ApiError(403, f"The host {host!r} is not one of this server's. Ask for localhost.")
             return None
         given = headers.get(b"authorization", b"")
         # Compared in constant time, so that answering tells nothing of how much was right.

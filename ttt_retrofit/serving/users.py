@@ -136,7 +136,8 @@ class User:
             return self.session.settle()
 
     def working(self) -> bool:
-        return self.session.progress is not None
+        with self._lock:
+            return self.session.progress is not None
 
     def close(self) -> None:
         """Stop a consolidation; what it has done is kept for the next time."""
@@ -147,13 +148,16 @@ class User:
         """Delete everything, words and memory, and the directory."""
         with self._lock:
             self.erased = True
-            self.session.erase()
+            self.session.close()
             shutil.rmtree(self.session.directory)
 
     def status(self) -> dict[str, Any]:
         """What is remembered, in JSON values."""
-        session, progress = self.session, self.session.progress
-        memory = session.memory
+        with self._lock:
+            return self._status()
+
+    def _status(self) -> dict[str, Any]:
+        session, progress, memory = self.session, self.session.progress, self.session.memory
         return {
             "entries": [] if memory is None else [{"name": e.name, "created": e.created} for e in memory.entries],
             "bytes": 0 if memory is None else memory.nbytes,
@@ -256,13 +260,19 @@ class Users:
         return None
 
     def erase(self, identity: str) -> None:
-        """Delete all that is stored of a user."""
-        user = self.get(identity)
-        user.close()  # may wait for a step of training; others go on meanwhile
+        """Delete all that is stored of a user, damaged or not."""
+        name = folder(identity)
+        working = self._loaded.get(name)
+        if working is not None:
+            working.close()  # may wait for a step of training; others go on meanwhile
         with self._lock:
-            user.erase()
-            for kept in (self._loaded, self._recent, self._unlearned):
-                kept.pop(folder(identity), None)
+            self._recent.pop(name, None)
+            self._unlearned.pop(name, None)
+            user = self._loaded.pop(name, None)
+            if user is not None:
+                user.erase()
+            elif (self.directory / name).exists():
+                shutil.rmtree(self.directory / name)
 
 
 def held(directory: Path) -> FileLock:
