@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from transformers.utils import logging
 
-from ..errors import InputError
+from ..errors import InputError, TTTError
 from .answering import Answering, Ended, Full, Work
 from .door import Door, body, refused
 from .keeper import Keeper
@@ -114,9 +114,7 @@ class Exchange:
             self.service.users.record(identity, self.user, self.messages, self.text)
         except OSError as error:
             logger.exception("A turn could not be recorded.")
-            raise ApiError(
-                500, "The answer was written, but could not be recorded; the server's log says why."
-            ) from error
+            raise ApiError(500, "The answer could not be recorded; the server's log says why.") from error
 
     async def whole(self) -> Response:
         with self.user or nullcontext():
@@ -228,7 +226,9 @@ async def _gone(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-async def _bug(request: Request, error: Exception) -> Response:
+async def _failed(request: Request, error: Exception) -> Response:
+    """Of a user's files, say; the message names paths, which are nobody's business."""
+    logger.error("%s %s: %s", request.method, request.url.path, error)
     return refused(ApiError(500, "The server failed; its log says why."))
 
 
@@ -248,7 +248,8 @@ def application(service: Service, key: str | None) -> Starlette:
             HTTPException: _http_error,
             ApiError: _api_error,
             ClientDisconnect: _gone,
-            Exception: _bug,
+            TTTError: _failed,
+            Exception: _failed,
         },
         lifespan=service.running,
     )
