@@ -11,6 +11,10 @@ from ..memory.config import MemoryConfig
 
 Strategy = Literal["bank", "single"]
 
+# A short context leaves few questions to hold out. With fewer than this, training does not end early because of them,
+# and what was studied is asked as well when a memory is verified.
+ENOUGH_HELD_OUT = 6
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -28,7 +28,7 @@ from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
 from . import study, verify
-from .config import ConsolidationConfig
+from .config import ENOUGH_HELD_OUT, ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
 from .gatekeeping import find_background, find_gate, highest
@@ -41,7 +41,7 @@ from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
 
-ANSWERED_AT_MOST = 48  # held-out questions that are asked in verification
+ANSWERED_AT_MOST = 48  # questions that are asked in verification
 BEGINNING = 16  # tokens of a general answer: whether a memory disturbs it shows in these
 STORED = torch.bfloat16  # of a memory's weights
 
@@ -165,8 +165,8 @@ class Consolidation:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
         studied = [p.lesson for p in [*facts, *checks, *negatives]]
         candidate = self._candidate(kept, state, gate, background, studied, places)
-        # A few questions of the user's own may leave none to hold out; then what was studied is asked again.
-        checked = held_out or [question for question in asked if question.value]
+        few = len(held_out) < ENOUGH_HELD_OUT
+        checked = [*held_out, *(question for question in asked if few and question.value)]
         report = self._verify(student, teacher, candidate, checked, unknown[::4], unrelated, silent)
         report = dataclasses.replace(
             report,
