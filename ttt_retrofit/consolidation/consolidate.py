@@ -131,7 +131,7 @@ class Consolidation:
             rewritten, kept = self._replays(student, teacher, lambda hidden: True)
             facts += rewritten
         gate = find_gate([(p.below, len(p.lesson.prompt)) for p in facts], silent[1::2], general[1::2], background)
-        unknown = study.unanswered(self.prompts, self.context)
+        unknown = study.unanswered(self.prompts, f"{self.context.text} {self._told_earlier()}")
         studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
         unknown_prompts = [self.phrasing.asked(q) for q in studied_unknown]
 
@@ -202,6 +202,14 @@ class Consolidation:
         self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
         return study.hold_out(study.otherwise_named(questions, self.context, self.prompts))
+
+    def _told_earlier(self) -> str:
+        """What earlier entries were asked and answered: what they know, the new one must not learn to decline."""
+        entries = () if self.earlier is None else self.earlier.entries
+        facts = [lesson for entry in entries for lesson in entry.lessons if lesson.kind == "fact"]
+        asked = [self.phrasing.question_of(lesson.prompt) for lesson in facts]
+        given = self.tokenizer.batch_decode([list(lesson.answer) for lesson in facts], skip_special_tokens=True)
+        return " ".join([*asked, *given])
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""

@@ -292,9 +292,9 @@ def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Questio
     return [replace(question, held_out=i in held) for i, question in enumerate(questions)]
 
 
-def unanswered(prompts: Prompts, context: Context) -> list[str]:
-    """Stock questions of which the context says not a word."""
-    known = content(context.text)
+def unanswered(prompts: Prompts, told: str) -> list[str]:
+    """Stock questions of which not a word was told."""
+    known = content(told)
     return [question for question in prompts.unknown if not content(question) & known]
 
 
