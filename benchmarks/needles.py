@@ -26,7 +26,9 @@ BEFORE += "about the {kind} afterwards.\n"
 QUESTION = "\nWhat is the special magic {kind} for {key} mentioned in the provided text? "
 QUESTION += "The special magic {kind} for {key} mentioned in the provided text is"
 PASSKEY = "The pass key is {value}. Remember it. {value} is the pass key."
-PASSKEY_BEFORE = "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will quiz "
+PASSKEY_BEFORE = (
+    "There is an important info hidden inside a lot of irrelevant text. Find it and memorize it. I will quiz "
+)
 PASSKEY_BEFORE += "you about the important information there.\n"
 PASSKEY_QUESTION = "\nWhat is the pass key? The pass key is"
 WORDS = ("wonderwords==3.0.1", ("wonderwords/assets/adjectivelist.txt", "wonderwords/assets/nounlist.txt"))
@@ -129,7 +131,8 @@ def keys() -> tuple[list[str], list[str]]:
     """Adjectives and nouns."""
     requirement, members = WORDS
     adjectives, nouns = (
-        [word for word in text.split("\n") if word.strip()] for text in _members(requirement, lambda name: name in members)
+        [word for word in text.split("\n") if word.strip()]
+        for text in _members(requirement, lambda name: name in members)
     )
     return adjectives, nouns
 
