@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=256, help="tokens of the window, and of every other state")
     parser.add_argument("--sinks", type=int, default=4)
-    parser.add_argument("--samples", type=int, default=18, help="of each task; 6 strata of depth take turns")
+    parser.add_argument("--samples", type=int, default=20, help="of each task; 6 strata of depth take turns")
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--only", nargs="+", choices=list(ROWS), help="rows; slow ones run only when they are named")
     parser.add_argument("--quick", action="store_true", help="1,024 tokens, one task, 6 samples")
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run(options, rows, lambda: save(name, report, lines(report)))
     directory = save(name, report, lines(report))
     plot(report, directory / f"{name}.png")
-    Console().print("\n".join(lines(report)), markup=False)
+    Console(soft_wrap=True).print("\n".join(lines(report)), markup=False)
 
 
 if __name__ == "__main__":

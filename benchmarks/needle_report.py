@@ -34,7 +34,7 @@ def interval(row: dict[str, Any]) -> str:
     n, p, z = len(right), sum(right) / len(right), 1.96
     centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
     low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return f"{low:.2f}-{high:.2f}"
+    return f"{max(low, 0.0):.2f}-{min(high, 1.0):.2f}"
 
 
 def paired(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float, float, int] | None:

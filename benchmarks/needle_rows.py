@@ -18,13 +18,13 @@ from .models import model_directory
 from .needles import Needle, found
 from .systems import notepad
 from .systems.answer import greedy
-from .systems.evict import Context, Kept, keep_top, keep_tokens, read, whole
+from .systems.evict import Context, Kept, keep_top, read, whole
 from .systems.expected_attention import expected_attention
 from .systems.h2o import h2o
 from .systems.kvzip import kvzip, kvzip_scores
 from .systems.less_is_more import less_is_more
 from .systems.quest import quest
-from .systems.snapkv import OBSERVERS, POOL, snapkv
+from .systems.snapkv import POOL, snapkv
 from .systems.streaming_llm import streaming_llm
 from .systems.tova import tova
 from .systems.watch import Watch, watched

@@ -78,13 +78,10 @@ def keep_top_of_all(context: Context, scores: Tensor, kept: int, sinks: int = 0)
     chosen = torch.zeros(scores.numel(), dtype=torch.bool)
     chosen[scores.flatten().topk(min(kept, tokens) * layers * heads).indices] = True
     chosen = chosen.view(scores.shape)
-    indices, shown = [], []
-    for layer in chosen:
-        widest = max(int(layer.sum(-1).max()), 1)
-        index = (~layer).to(torch.uint8).argsort(-1, stable=True)[:, :widest]  # kept ones first, in order
-        indices.append(index)
-        shown.append(layer.gather(-1, index))
-    return Kept(gathered(context.cache, indices), len(context.ids), shown)
+    widest = int(chosen.sum(-1).max())  # all layers are padded to one length, which the model's mask has
+    index = chosen.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :widest]  # kept ones first
+    shown = list(chosen.gather(-1, index))
+    return Kept(gathered(context.cache, index), len(context.ids), shown)
 
 
 def keep_tokens(context: Context, index: Tensor) -> Kept:

@@ -1,8 +1,8 @@
 """LessIsMore (Yang et al. 2025, arXiv 2508.07101): all heads of many layers read the same few tokens.
 
-At a selection layer every head ranks the keys; the ranks are merged over heads in order, the first `K (1 - R)` tokens are
-kept and the most recent `K R` put beside them. Layers up to the next selection layer reuse the choice. All keys and values
-stay. H query heads, K budget, R share of recent tokens.
+At a selection layer every head ranks the keys; the ranks are merged over heads in order, the first `K (1 - R)` tokens
+are kept and the most recent `K R` put beside them. Layers up to the next selection layer reuse the choice. All keys and
+values stay. H query heads, K budget, R share of recent tokens.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def less_is_more(budget: int, layers: int) -> Watch:
 
 def select(weight: Tensor, best: int, recent: int) -> Tensor:
     """(H, K) attention -> (K,) bool: the union over heads in order of rank, cut at `best`, and the last `recent`."""
-    heads, keys = weight.shape
+    keys = weight.shape[1]
     older = keys - recent
     ranked = weight[:, :older].topk(min(best, older), -1).indices.T.flatten().tolist()  # all heads' first, then second
     first = list(dict.fromkeys(ranked))[:best]

@@ -1,7 +1,7 @@
 """Notepads beside the window: whole sentences of what was read, chosen without knowing the question.
 
-Two ways to choose, by rarity of their words and by reconstruction, as KVzip does it for single keys; two ways to keep, as
-keys and values or as text that is read again. N tokens of the context, L layers, G key-value heads.
+Two ways to choose, by rarity of their words and by reconstruction, as KVzip does it for single keys; two ways to keep,
+as keys and values or as text that is read again. N tokens of the context, L layers, G key-value heads.
 """
 
 from __future__ import annotations

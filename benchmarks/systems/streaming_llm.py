@@ -1,7 +1,7 @@
 """StreamingLLM (Xiao et al. 2023, arXiv 2309.17453): a window and the first tokens, with positions as read or as kept.
 
 Within the window re-anchoring changes nothing, for rotary attention sees distances only. So it comes down to where the
-sinks seem to be: as far behind as they were read, or right before the window, as the paper numbers what is in the cache.
+sinks seem to be: as far behind as they were read, or right before the window, as the paper numbers what it keeps.
 They are moved once for each part of `PART` tokens. N tokens, M kept, W window, S sinks.
 """
 

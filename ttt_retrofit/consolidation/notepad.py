@@ -1,7 +1,7 @@
 """What is written down word for word beside a memory: the sentences of a context that weights recall worst.
 
-Numbers, codes and rare names are what fast weights and studied answers lose, and what a tokenizer has no words for. So a
-sentence is worth its place by how many tokens its words take. It needs no forward pass, and the question is not known.
+Numbers, codes and rare names are what fast weights and studied answers lose, and what a tokenizer has no words for.
+So a sentence is worth its place by how many tokens its words take. That needs no forward pass and no question.
 """
 
 from __future__ import annotations
