@@ -43,7 +43,7 @@ def depth(index: int, tokens: int, window: int, generator: random.Random) -> tup
 
 def run(options: argparse.Namespace, stored: dict[str, Any], keep: Any) -> None:
     """Ask every row about every sample, skipping what is stored."""
-    bench = Bench(options.model, options.window, options.sinks)
+    bench = Bench(options.model, options.window, options.sinks, options.only)
     console = Console()
     for index in range(options.samples):
         for task in options.tasks:

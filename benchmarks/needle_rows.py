@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -31,13 +31,15 @@ from .systems.watch import Watch, watched
 
 # RULER allows 128 tokens; an answer that goes on for longer than these has no value left to give.
 ANSWER_TOKENS = {"number": 24, "uuid": 56}
+# Rows whose scores are taken while the context is read.
+SCORED = {"SnapKV": "snapkv", "H2O": "h2o", "TOVA": "tova", "expected attention": "expected"}
 Answered = tuple[str, int]  # the answer, and the bytes it was answered from
 
 
 class Bench:
     """A model and one needle after another; what several rows need of it is made once."""
 
-    def __init__(self, name: str, window: int, sinks: int) -> None:
+    def __init__(self, name: str, window: int, sinks: int, rows: Sequence[str]) -> None:
         directory = model_directory(name)
         self.name, self.window, self.sinks = name, window, sinks
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
