@@ -189,7 +189,7 @@ def noting(chooser: str, kept_as: str) -> Callable[[Bench], Answered]:
         window = bench.window // 2
         budget = bench.state - window - bench.sinks
         if chooser == "rarity":
-            scores = notepad.by_rarity(bench.sentences, bench.tokenizer)
+            scores = notepad.by_rarity(bench.sentences)
         else:
             scores = notepad.by_reconstruction(bench.sentences, bench.repeated)
         if kept_as == "keys":

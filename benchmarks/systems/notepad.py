@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ttt_retrofit.consolidation.notepad import chosen, rarity
+from ttt_retrofit.consolidation import notepad
+from ttt_retrofit.consolidation.notepad import rarity
 from ttt_retrofit.consolidation.words import sentences
+from ttt_retrofit.memory.notes import Note
 
 from .evict import Context, Kept, keep_tokens, read, whole
 
@@ -45,8 +47,8 @@ def sentences_of(context: str, tokenizer: PreTrainedTokenizerBase) -> list[Sente
     return found
 
 
-def by_rarity(parts: Sequence[Sentence], tokenizer: PreTrainedTokenizerBase) -> list[float]:
-    return [rarity(part.text, tokenizer) for part in parts]
+def by_rarity(parts: Sequence[Sentence]) -> list[float]:
+    return [rarity(part.text, len(part.tokens)) for part in parts]
 
 
 def by_reconstruction(parts: Sequence[Sentence], scores: Tensor) -> list[float]:
@@ -81,4 +83,5 @@ def as_text(
 
 def best(parts: Sequence[Sentence], scores: Sequence[float], budget: int) -> list[int]:
     """Numbers of the sentences that are kept, in the order of the text."""
-    return chosen([part.text for part in parts], [len(part.tokens) for part in parts], scores, budget)
+    notes = [Note(part.text, score, len(part.tokens)) for part, score in zip(parts, scores)]
+    return notepad.best(notes, budget)
