@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from ttt_retrofit import TTTConfig, wrap
 
+from .baselines import fine_tuned, text_memory
 from .models import model_directory
 from .needles import Needle, found
 from .systems import notepad
@@ -31,6 +32,7 @@ from .systems.watch import Watch, watched
 
 # RULER allows 128 tokens; an answer that goes on for longer than these has no value left to give.
 ANSWER_TOKENS = {"number": 24, "uuid": 56}
+TRAINED_STEPS, TRAINED_PART = 100, 512  # of the founding experiment: steps, and tokens of the context in each
 # Rows whose scores are taken while the context is read.
 SCORED = {"SnapKV": "snapkv", "H2O": "h2o", "TOVA": "tova", "expected attention": "expected"}
 Answered = tuple[str, int]  # the answer, and the bytes it was answered from
@@ -238,6 +240,30 @@ def learning(updates: bool) -> Callable[[Bench], Answered]:
     return row
 
 
+def training(kind: str) -> Callable[[Bench], Answered]:
+    """Next-token training on the haystack with its needle; then the question alone, by LoRA or with all weights."""
+
+    def row(bench: Bench) -> Answered:
+        if kind == "all weights":
+            tuned = fine_tuned(bench.model, bench.ids, TRAINED_STEPS, part=TRAINED_PART)
+            written = greedy(tuned, Kept(DynamicCache(), 0), bench.question, bench.limit, bench.ends, bench.complete)
+            return str(bench.tokenizer.decode(written)), sum(p.nbytes for p in tuned.parameters())
+        model = bench.converted
+        memory = text_memory(model, bench.ids, TRAINED_STEPS, part=TRAINED_PART)
+        asked = torch.tensor([bench.question])
+        out = model.generate(
+            asked,
+            attention_mask=torch.ones_like(asked),
+            max_new_tokens=bench.limit,
+            do_sample=False,
+            learn_from="none",
+            memories=[memory],
+        )
+        return str(bench.tokenizer.decode(out[0, asked.shape[1] :])), memory.nbytes
+
+    return row
+
+
 def remembering(bench: Bench) -> Answered:
     """`consolidate` on the text, its defaults; the question through the chat template."""
     from .recollect import Recollector
@@ -275,6 +301,8 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
     "notepad: reconstruction, text": noting("reconstruction", "text"),
     "notepad: reconstruction, keys": noting("reconstruction", "keys"),
     "BM25": retrieval,
+    "next-token LoRA": training("LoRA"),
+    "full fine-tuning": training("all weights"),
     "consolidated memory": remembering,
 }
-SLOW = ("consolidated memory",)  # minutes for each needle
+SLOW = ("next-token LoRA", "full fine-tuning", "consolidated memory")  # minutes for each needle
