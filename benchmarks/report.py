@@ -1,7 +1,8 @@
 """Builds `docs/results.md` anew from `results/`: python -m benchmarks.report
 
 Each section is what a figure is about (`report.toml`), then every stored table, the command, date, machine and
-versions it was made with, and its pictures. With --check nothing is written; the exit status says whether the page is up to date.
+versions it was made with, and its pictures. With --check nothing is written; the exit status says whether the page is
+up to date.
 """
 
 from __future__ import annotations
