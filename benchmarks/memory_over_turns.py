@@ -6,7 +6,7 @@ keeps; the default takes as many bytes of the default model as a memory of the d
 
     python -m benchmarks.memory_over_turns                     # five conversations; memories are slow and named apart
     python -m benchmarks.memory_over_turns --only "consolidated memory" "consolidated memory + notepad"
-    python -m benchmarks.memory_over_turns --quick             # one conversation, six rows
+    python -m benchmarks.memory_over_turns --quick             # one conversation, every third question
     python -m benchmarks.memory_over_turns --locomo locomo10.json --only BM25 "no context"
 
 Rows that were measured with the same settings are kept, so a run that was cut off goes on where it was.
@@ -18,6 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from .sessions import Sessions, draw, locomo
 from .turns_rows import ROWS, SLOW, Bench, scored
 
 NAME = "memory_over_turns"
-QUICK = ("no context", "SnapKV", "H2O", "KVzip", "notepad + last messages", "BM25")
+QUICK, EVERY = ("no context", "SnapKV", "KVzip", "notepad + last messages", "BM25"), 3  # rows, and every third question
 DRAWS = 10_000  # of the bootstrap
 KINDS = ("single-session, user", "single-session, assistant", "multi-session", "temporal", "knowledge update")
 
@@ -145,6 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         talks = locomo(options.locomo, options.questions)[:conversations]
     else:
         talks = [draw(seed) for seed in range(conversations)]
+
+    if options.quick:
+        talks = [replace(talk, asked=talk.asked[::EVERY]) for talk in talks]
 
     name = NAME + ("_locomo" if options.locomo else "") + ("_quick" if options.quick else "")
     settings = {key: getattr(options, key) for key in ("model", "state", "sinks")}
