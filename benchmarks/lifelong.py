@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ttt_retrofit import ConsolidationConfig, Memory
+from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.words import holds, words
 
 from .consolidation import in_fresh_process, load, recall
@@ -71,32 +71,39 @@ def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, An
     kept = options.work / options.strategy / str(options.seed)
     for number, talk in enumerate(talks, start=1):
         directory = kept / str(number)
-        if (directory / "memory.json").exists():
-            model.load_memory(directory)
+        if str(number) in row["right_after"]:
+            if any(list(row["accepted"].values())[:number]):
+                model.load_memory(directory)
             continue
         made = model.consolidate(list(talk.messages), tokenizer=tokenizer, config=recipe, progress=True, work_dir=kept)
         row["accepted"][str(number)] = made.report.accepted
         row["seconds"][str(number)] = sum(made.report.seconds.values())
-        if model.memory is None:
-            Console().print(f"conversation {number} was not accepted: {made.report.reason}")
-            continue
-        model.memory.save(directory)
         asked = [*talk.facts, *(talks[0].facts if number in ASKED_AFTER else ())]
-        answers = in_fresh_process(options.model, str(directory), [fact.question for fact in asked])["answers"]
+        answers = recollected(model, tokenizer, options, directory, asked)
         row["right_after"][str(number)] = recall(answers[:FACTS], talk.facts)
         if number in ASKED_AFTER:
             row["first"][str(number)] = recall(answers[FACTS:], talks[0].facts)
-        row["bytes"] = Memory.load(directory).nbytes
+        row["bytes"] = 0 if model.memory is None else model.memory.nbytes
         keep(options, row)
     every = [fact for talk in talks for fact in talk.facts]
-    asked = [*every, *together]
-    answers = in_fresh_process(options.model, str(kept / str(CONVERSATIONS)), [f.question for f in asked])["answers"]
+    answers = recollected(model, tokenizer, options, kept / "all", [*every, *together])
     row["all_at_the_end"] = recall(answers[: len(every)], every)
     row["together"] = recall(answers[len(every) :], together)
     in_view = [message for talk in talks for message in talk.messages]
     told = Recollector(model, tokenizer).answers([(in_view, fact.question) for fact in together])
     row["together_full_context"] = recall(told, together)
     return row
+
+
+def recollected(
+    model: Any, tokenizer: Any, options: argparse.Namespace, directory: Path, asked: Sequence[Fact]
+) -> list[str]:
+    """Answers out of the model's memory, kept in `directory`, in a fresh process; of the base where it has none."""
+    questions = [fact.question for fact in asked]
+    if model.memory is None:  # nothing was accepted so far
+        return Recollector(model, tokenizer).answers([([], question) for question in questions])
+    model.memory.save(directory)
+    return in_fresh_process(options.model, str(directory), questions)["answers"]
 
 
 def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
@@ -112,11 +119,7 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
         made = model.consolidate(list(talk.messages), tokenizer=tokenizer, config=recipe, progress=True, work_dir=kept)
         row["accepted"][str(number)] = made.report.accepted
         row["seconds"][str(number)] = sum(made.report.seconds.values())
-        if model.memory is not None:
-            model.memory.save(kept / str(number))
-            questions = [fact.question for fact in first]
-            answers = in_fresh_process(options.model, str(kept / str(number)), questions)["answers"]
-            row["answers"][str(number)] = answers
+        row["answers"][str(number)] = recollected(model, tokenizer, options, kept / str(number), first)
     row["before"] = recall(row["answers"]["1"], first)
     row["new"] = recall(row["answers"]["2"], changed)
     row["stale"] = sum(holds(a, words(f.answer)) for a, f in zip(row["answers"]["2"], first)) / CORRECTED

@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 
+import httpx
+from commands import document, fails
+from openai import OpenAI
 from words import STORY
 
 COMMAND = [sys.executable, "-m", "ttt_retrofit_cli"]
@@ -59,3 +62,46 @@ def test_an_interrupt_leaves_no_state_and_exits_with_130(base, tmp_path):
     assert process.returncode == 130 and out == b""
     assert rest.rstrip().endswith(b"Stopped. No state was written.") and b"Traceback" not in rest
     assert [path.name for path in tmp_path.iterdir()] == ["long.txt"]
+
+
+def started(*arguments, **environment):
+    """A verb that runs until it is interrupted, and the document that it begins with."""
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, arguments), "--json", *SMALL], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env={**os.environ, **environment}, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert process.stdout is not None
+    return process, json.loads(process.stdout.readline())
+
+
+def interrupted(process):
+    process.send_signal(signal.SIGINT)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Stopped." in rest and "Traceback" not in rest
+
+
+def test_a_server_answers_until_it_is_interrupted_and_then_its_users_can_be_erased(base, tmp_path):
+    store = tmp_path / "store"
+    process, said = started("serve", base, "--store", store, "--port", 0, TTT_RETROFIT_API_KEY="key")
+    client = OpenAI(base_url=said["url"], api_key="key", max_retries=5)
+    asked = [{"role": "user", "content": "where is Marek ?"}]
+    assert client.models.list().data[0].id == said["model"] == "base"
+    pieces = client.chat.completions.create(model="base", messages=asked, user="ines", stream=True, max_tokens=4)
+    assert "".join(piece.choices[0].delta.content or "" for piece in pieces)
+    assert "A server is using" in fails("memory", "erase", store, "ines")
+    port = said["url"].rpartition(":")[2].removesuffix("/v1")
+    assert "Address already in use" in fails("serve", base, "--port", port)
+    interrupted(process)
+    assert document("memory", "erase", store, "ines")["user"] == "ines"
+    assert "Nothing is stored" in fails("memory", "erase", store, "ines")
+    assert [path.name for path in store.iterdir()] == ["serving.lock"]
+
+
+def test_a_server_that_strangers_could_reach_wants_a_key(base):
+    assert "no API key is set" in fails("serve", base, "--host", "0.0.0.0", "--port", 0)
+
+
+def test_a_page_is_shown_until_it_is_interrupted(base, tmp_path):
+    process, said = started("chat", base, "--page", "--memory", tmp_path / "ines")
+    assert "ttt-retrofit" in httpx.get(said["url"], timeout=60).text
+    interrupted(process)

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.models import model_directory
 from benchmarks.texts import text
-from ttt_retrofit import ConsolidationConfig, TTTConfig, wrap
+from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.consolidation.words import holds
 
 pytestmark = pytest.mark.real
@@ -57,8 +57,7 @@ def told(directory, tmp_path_factory):
     """A model that was told two facts, and its memory of them."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), TTTConfig(learn_from="none"))
-    config = ConsolidationConfig(lr=4e-3)  # the default is for larger models; at it, this one learns neither fact
-    memory = model.consolidate(TOLD, tokenizer=tokenizer, config=config, work_dir=tmp_path_factory.mktemp("work"))
+    memory = model.consolidate(TOLD, tokenizer=tokenizer, work_dir=tmp_path_factory.mktemp("work"))
     return model, tokenizer, memory
 
 

@@ -93,3 +93,34 @@ def test_a_file_of_prompts_that_does_not_fit_is_refused(tmp_path, old, new, mess
     path.write_text(own.replace(old, new))
     with pytest.raises(ConfigError, match=message):
         Prompts.load(path)
+
+
+def test_a_question_may_name_the_kind_of_a_number_but_not_the_number():
+    assert study._asks("What is the number of my locker?", "number 264")
+    assert not study._asks("What is locker 264 for?", "number 264")
+    assert not study._asks("Which aunt lives in Braga?", "aunt")
+
+
+def test_things_that_only_the_examples_of_a_prompt_name_are_noticed():
+    examples = study._examples(PROMPTS.conversation)
+    assert {"garden", "cousin"} <= examples and "sentence" not in examples
+    assert study._named("How many chairs are in my garden?") & examples == {"chair", "garden"}
+    assert not study._named("When is my report due?") & examples
+
+
+def question(text, *value):
+    return study.Question(text, frozenset(value), None, 0)
+
+
+def test_the_likeliest_wordings_are_never_held_out_and_no_answer_goes_untaught():
+    asked = [question(f"{word} {number}?", word) for number in range(3) for word in ("ines", "braga")]
+    asked.append(question("Only here?", "bolt"))
+    held = study.hold_out(asked, share=1.0)
+    assert [q.text for q in held if q.held_out] == ["ines 2?", "braga 2?"]
+
+
+def test_a_question_is_studied_by_every_name_of_what_it_is_about_with_one_answer():
+    context = understand([{"role": "user", "content": "My aunt Petra grows pumpkins in Braga."}], tokenizer(), 64)
+    asked = [question("What does Petra grow?", "pumpkins"), question("Who grows pumpkins?", "petra")]
+    found = study.otherwise_named(asked, context, PROMPTS)
+    assert [(q.text, q.value) for q in found[2:]] == [("What does my aunt grow?", frozenset({"pumpkins"}))]

@@ -78,7 +78,7 @@ class ChatSession:
             model.check_memory(self.memory)
         self.messages: list[Message] = self._stored_messages()
         self.last_report: Report | None = None
-        self._rejected = 0  # messages that were in a consolidation which was rejected
+        self._rejected = 0  # messages that were in a consolidation which was rejected, or failed
         self._job: ConsolidationJob | None = None
         self._studied = 0  # messages in the running job
         self._cache: TTTCache | None = None
@@ -98,12 +98,17 @@ class ChatSession:
             raise InputError("send() was given an empty message.")
         if self._job is not None:
             self._job.pause()
-            self._settle()
+            self.settle()
         said: list[Message] = [*self.messages, {"role": "user", "content": text}]
         answer = self._answer(said, generate_kwargs)
         self.messages = [*said, {"role": "assistant", "content": answer}]
         self._write()
         return answer
+
+    def note(self, *said: Message) -> None:
+        """Take turns that were answered elsewhere, to become memory like those of `send`."""
+        self.messages = [*self.messages, *said]
+        self._write()
 
     def _answer(self, said: list[Message], generate_kwargs: dict[str, Any]) -> str:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
@@ -139,10 +144,9 @@ class ChatSession:
         -------
         The report if a consolidation ended, accepted or not; None if there was nothing to do or it is not done yet.
         """
-        if self._job is None and not self._start():
+        if not self.begin():
             return None
         assert self._job is not None
-        self._job.resume()
         deadline = time.monotonic() + seconds
         try:
             while not self._job.done() and time.monotonic() < deadline:
@@ -150,7 +154,20 @@ class ChatSession:
         finally:  # an interrupt ends the idle time, too
             if not self._job.done():
                 self._job.pause()
-        return self._settle()
+        return self.settle()
+
+    def begin(self) -> bool:
+        """Consolidate older turns in the background, from here or from where it stopped; `settle` takes it over.
+
+        Returns
+        -------
+        Whether there is anything to do.
+        """
+        if self._job is None and not self._start():
+            return False
+        assert self._job is not None
+        self._job.resume()
+        return True
 
     def _start(self) -> bool:
         """Begin to consolidate whatever is older than the turns that are kept, if that is new."""
@@ -170,8 +187,18 @@ class ChatSession:
         )
         return True
 
-    def _settle(self) -> Report | None:
-        """Take over what a job that has ended made: on acceptance the words and keys it has learned go."""
+    def settle(self) -> Report | None:
+        """Take over what a consolidation that has ended made: on acceptance the words and keys it has learned go.
+
+        Returns
+        -------
+        The report, accepted or not; None while it works, and where nothing was begun.
+
+        Raises
+        ------
+        Exception
+            What it failed with. It is not tried again until more was said.
+        """
         job = self._job
         if job is None or not job.done():
             return None
@@ -180,6 +207,9 @@ class ChatSession:
             memory = job.result(0)
         except Cancelled:
             return None
+        except Exception:
+            self._rejected = self._studied
+            raise
         assert memory.report is not None
         self.last_report = memory.report
         if not memory.report.accepted:
@@ -201,7 +231,7 @@ class ChatSession:
         if self._job is not None:
             self._job.cancel()
             self._job.wait()
-            self._settle()
+            self.settle()
 
     @property
     def progress(self) -> Progress | None:

@@ -71,3 +71,16 @@ def memory_combine(
         from ttt_retrofit.cli import remembering
 
         remembering.combine(output, sources, out, weight)
+
+
+@memories.command("erase")
+def memory_erase(
+    store: Annotated[Path, typer.Argument(help="What was given to `serve --store`.", show_default=False)],
+    user: Annotated[str, typer.Argument(help="As the requests named them.", show_default=False)],
+    as_json: Json = False,
+) -> None:
+    """Delete all that a server, which must not be running, has stored of a user."""
+    with saying(as_json) as output:
+        from ttt_retrofit.cli import remembering
+
+        remembering.erase(output, store, user)

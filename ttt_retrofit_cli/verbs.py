@@ -1,4 +1,4 @@
-"""The verbs that stand alone: convert, info, read, eval, demo, chat, consolidate, train."""
+"""The verbs that stand alone: convert, info, read, eval, demo, chat, serve, consolidate, train."""
 
 from __future__ import annotations
 
@@ -107,6 +107,8 @@ def chat(
     model: Model,
     memory: Annotated[Path | None, typer.Option(help="Directory of this user: conversation and memory.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
+    page: Annotated[bool, typer.Option("--page", help="In a browser, with what is remembered beside it.")] = False,
+    port: Annotated[int | None, typer.Option(help="Of the page; one that is free.", min=1, max=65535)] = None,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
@@ -119,7 +121,41 @@ def chat(
         from ttt_retrofit.cli import chatting
 
         choices = choices_of(window, settings)
-        chatting.chat(output, model, memory, max_new_tokens, questions, recipe or [], choices, device)
+        chatting.chat(output, model, memory, max_new_tokens, questions, recipe or [], choices, device, page, port)
+
+
+@app.command()
+def serve(
+    model: Model,
+    store: Annotated[Path | None, typer.Option(help="Directory for the memories of all users.")] = None,
+    host: Annotated[str, typer.Option(help="Address; any but a local one needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 is any that is free.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(help="That every request must bring.", envvar="TTT_RETROFIT_API_KEY")
+    ] = None,
+    idle: Annotated[
+        float, typer.Option(help="Seconds of silence after which a user's words become memory.", min=0)
+    ] = 60,
+    batch: Annotated[int, typer.Option(help="Requests answered together; each takes a state of its own.", min=1)] = 4,
+    max_concurrent: Annotated[int, typer.Option(help="Requests waiting or being answered.", min=1)] = 16,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1)] = 1 << 20,
+    max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 1024,
+    questions: Questions = None,
+    recipe: Recipe = None,
+    window: Window = None,
+    settings: Settings = None,
+    device: Device = None,
+    as_json: Json = False,
+) -> None:
+    """Serve OpenAI's protocol; every user has a memory, made while they are silent."""
+    with saying(as_json, "Stopped. What was said is kept if a --store was given.") as output:
+        from ttt_retrofit.cli import serving
+
+        choices = choices_of(window, settings)
+        serving.serve(
+            output, model, store, host, port, api_key, idle, batch, max_concurrent, max_body, max_new_tokens,
+            questions, recipe or [], choices, device,
+        )  # fmt: skip
 
 
 @app.command()

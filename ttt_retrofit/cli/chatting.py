@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from transformers import TextStreamer
 
 from ..agent import ChatSession
-from ..errors import InputError, TTTError
+from ..errors import ConfigError, InputError, TTTError
 from ..memory.report import Report
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
@@ -151,14 +152,27 @@ def chat(
     said: list[str],
     choices: Choices,
     device: str | None,
+    paged: bool = False,
+    port: int | None = None,
 ) -> None:
-    """Talk until /quit; everything is kept in the directory for the next time, or nothing without one."""
+    """Talk until /quit, or on a page until interrupted; all is kept in the directory, or nothing without one.
+
+    Raises
+    ------
+    ConfigError
+        Where a page is asked for and gradio is not installed.
+    """
+    if paged and find_spec("gradio") is None:
+        raise ConfigError("--page needs gradio. Install it with: pip install 'ttt-retrofit[chat]'.")
     with nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-chat-") as where:
         config, asked = recipe(said), read_questions(questions)
         with out.aside.status(f"loading {name}"):
             model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
         session = ChatSession(model, tokenizer, where, config=config, questions=asked)
         kept = f"Kept in {directory}." if directory else "Nothing is kept when you leave; --memory DIR keeps it."
+        if paged:
+            show(out, session, most, kept, port)
+            return
         out.remark(f"{kept} /help lists the commands.")
         talk = Chat(out, session, most)
         try:
@@ -173,3 +187,12 @@ def chat(
         "messages": session.messages,
     }
     out.result(document, "")
+
+
+def show(out: Output, session: ChatSession, most: int, kept: str, port: int | None) -> None:
+    """Talk on a page, until interrupted."""
+    from ..serving.page import Talk, launch
+
+    with launch(Talk(session, most, PATIENCE), "ttt-retrofit", port) as url:
+        out.result({"url": url}, f"The page is at {url}. {kept} Ctrl-C stops.")
+        threading.Event().wait()

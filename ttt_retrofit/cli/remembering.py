@@ -15,6 +15,7 @@ from ..consolidation.config import ConsolidationConfig
 from ..errors import CheckpointError, ConfigError, InputError
 from ..memory.memory import HEADER, Memory
 from ..memory.store import VERSIONS, MemoryStore
+from ..serving.users import erase_stored
 from .loading import Choices, check_new, load_model, load_tokenizer, read_context, read_text, settings
 from .output import Output, table
 
@@ -111,6 +112,19 @@ def rollback(out: Output, directory: Path) -> None:
     out.result(
         {"directory": str(directory), "before": before, "current": now}, f"Rolled back version {before}: {spoken}."
     )
+
+
+def erase(out: Output, directory: Path, identity: str) -> None:
+    """Delete all that a server has stored of a user.
+
+    Raises
+    ------
+    InputError
+        When nothing is stored, or a server is running.
+    """
+    if not erase_stored(directory, identity):
+        raise InputError(f"Nothing is stored of a user {identity!r} in {directory}.")
+    out.result({"store": str(directory), "user": identity}, f"Erased: words and memory of {identity}.")
 
 
 def export(out: Output, where: Path, target: Path, version: int | None, rank: int, transposed: bool) -> None:

@@ -57,10 +57,12 @@ class ConsolidationConfig:
     most_details: int = field(default=200, metadata={"help": "that are asked for in all, names and numbers first"})
     wordings: int = field(default=4, metadata={"help": "how often a question is written for every detail"})
     kept_logits: int = field(default=20, metadata={"help": "of the teacher, for each answer token"})
-    lr: float = field(default=2e-3, metadata={"help": "of AdamW, warmed up and decayed linearly"})
+    lr: float | None = field(
+        default=None, metadata={"help": "of AdamW, warmed up and decayed linearly; None: by the width of the model"}
+    )
     batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
     epochs: float = field(default=10.0, metadata={"help": "most passes over the lessons"})
-    least_steps: int = field(default=60, metadata={"help": "taken even where lessons are few, unless all is known"})
+    least_steps: int = field(default=100, metadata={"help": "taken even where lessons are few, unless all is known"})
     distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
     text_weight: float = field(
         default=0.0, metadata={"help": "of next-token loss on text that questions cover already"}
@@ -81,7 +83,7 @@ class ConsolidationConfig:
         if self.strategy not in ("bank", "single"):
             raise ConfigError(f"strategy={self.strategy!r} is not known. Choose 'bank' or 'single'.")
         for name in ("piece_tokens", "answer_tokens", "kept_logits", "batch_size", "epochs", "lr"):
-            if not getattr(self, name) > 0:
+            if (name, self.lr) != ("lr", None) and not getattr(self, name) > 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected a positive number.")
         for name in ("negatives", "replay", "min_recall", "enough_recall"):
             if not 0 <= getattr(self, name) <= 1:

@@ -153,7 +153,7 @@ class Consolidation:
         def voices(leaves: Leaves) -> Voices:
             return with_new(earlier, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
 
-        state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device), self.config)
+        state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
         prompts = [p.lesson.prompt for p in [*facts, *texts, *negatives, *replays, *checks]]
         student.share(common_beginning(prompts), voices(state.leaves))
         work.load_training(state)
@@ -202,7 +202,7 @@ class Consolidation:
         asked = own or study.ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
-        return study.hold_out(questions)
+        return study.hold_out(study.otherwise_named(questions, self.context, self.prompts))
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""

@@ -29,6 +29,9 @@ from .student import Student
 
 Leaves = dict[str, dict[str, Tensor]]
 WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, and ends twice as high
+# A step of Adam changes what a projection says in proportion to its width (muTransfer, Yang et al. 2022). Measured at
+# widths 576 and 896 (`docs/design.md`).
+LR_TIMES_WIDTH, HIGHEST_LR = 1.8, 5e-3
 CLIP = 1.0  # norm of the gradient of a step
 ALIKE = 4  # batches among whose lessons those of like length are put together
 
@@ -74,9 +77,9 @@ def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.
     return leaves
 
 
-def begin(leaves: Leaves, config: ConsolidationConfig) -> State:
+def begin(leaves: Leaves) -> State:
     tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
-    return State(leaves, torch.optim.AdamW(tensors, lr=config.lr, weight_decay=0.0))
+    return State(leaves, torch.optim.AdamW(tensors, weight_decay=0.0))
 
 
 def with_new(
@@ -177,6 +180,7 @@ def train(
     if control.budget.steps is not None:
         total = min(total, control.budget.steps)
     tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]
+    lr = min(HIGHEST_LR, LR_TIMES_WIDTH / facts[0].below.shape[-1]) if config.lr is None else config.lr
     for step, chosen in zip(range(total), batches(facts, own, generator)):
         for name, (some, _) in extra.items():
             picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator).tolist()
@@ -185,7 +189,7 @@ def train(
             continue
         control.at("train", step, total)
         for group in state.optimizer.param_groups:
-            group["lr"] = config.lr * min((step + 1) / (WARMUP * total), 1) * (1 - step / total)
+            group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * (1 - step / total)
         loss = _loss(student, chosen, voices(state.leaves), config.distill)
         # Where no gate opened there is nothing to learn.
         gradients = (

@@ -33,6 +33,7 @@ class Prompts:
     conversation: str
     document: str
     turned: tuple[tuple[str, str], ...]
+    named: tuple[str, ...]
     refusals: tuple[str, ...]
     usual: tuple[tuple[str, str], ...]
     quote: str

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..memory.lessons import Lesson, LessonKind
+from .aliases import pairs, renamed, resolved
 from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context, Statement
@@ -63,7 +64,10 @@ def ask(
     template = prompts.conversation if context.conversation else prompts.document
     filled = [fill(template, gap=gap, hidden=detail, kind=kind) for (_, detail), gap, kind in zip(hidden, gaps, kinds)]
     prompts_ids = [writer.tokenizer(text).input_ids for text in filled]
-    asked: list[Asked] = []
+    borrowed = _examples(template) - stems(f"{context.text} {' '.join(kinds)}")
+    turned_round = [_turned_round(context.statements[number].text, detail, prompts) for number, detail in hidden]
+    # Sentences turned into questions are well-formed, so they come first: of two alike, the first is kept.
+    asked = [Asked(text, *one) for one, texts in zip(hidden, turned_round) for text in texts]
     total = len(hidden) * config.wordings
     for wording in range(config.wordings):
         for start in range(0, len(hidden), BATCH):
@@ -72,17 +76,33 @@ def ask(
                 prompts_ids[start : start + BATCH], QUESTION_TOKENS, BATCH, kept=1, line=True,
                 temperature=TEMPERATURE if wording else 0.0, seed=config.seed + wording,
             )  # fmt: skip
-            for (number, detail), answer in zip(hidden[start : start + BATCH], continued):
-                text = writer.text(answer).split("?")[0].strip() + "?"
-                if _asks(text, detail):
-                    asked.append(Asked(text, number, detail))
+            written = [writer.text(answer).split("?")[0].strip() + "?" for answer in continued]
+            own = zip(hidden[start : start + BATCH], written)
+            asked += [Asked(text, *one) for one, text in own if not borrowed & _named(text)]
+    for one, kind, texts in zip(hidden, kinds, turned_round):
+        asked += [Asked(re.sub(r"^What ", f"What {kind} ", text), *one) for text in texts]
     # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
-    for (number, detail), kind in zip(hidden, kinds):
-        back = asked_back(context.statements[number].text, detail)
-        direct = turned(back, prompts)
-        named = [re.sub(r"^What ", f"What {kind} ", text) for text in direct]
-        asked += [Asked(text, number, detail) for text in (*direct, *named, back) if _asks(text, detail)]
-    return distinct([*asked, *(usual_questions(context, prompts) if context.conversation else [])])
+    asked += [Asked(asked_back(context.statements[number].text, detail), number, detail) for number, detail in hidden]
+    asked = [one for one in asked if _asks(one.text, one.detail)]
+    clear = [
+        replace(one, text=text)
+        for one in asked
+        for text in resolved(one.text, context.statements[one.statement].before)
+    ]
+    return distinct([*clear, *(usual_questions(context, prompts) if context.conversation else [])])
+
+
+def otherwise_named(questions: Sequence[Question], context: Context, prompts: Prompts) -> list[Question]:
+    """The questions, and each again by every other name of what it is about, with the same answer."""
+    known = pairs([statement.text for statement in context.statements], prompts.named)
+    found = list(questions)
+    texts = {question.text for question in questions}
+    for question in questions:
+        for text in renamed(question.text, known):
+            if text not in texts and not question.value & content(text):
+                texts.add(text)
+                found.append(replace(question, text=text))
+    return found
 
 
 def details_of(context: Context, config: ConsolidationConfig) -> list[tuple[int, str]]:
@@ -123,6 +143,13 @@ def _kinds(
 def asked_back(sentence: str, detail: str) -> str:
     """The sentence with a question word in the place of one detail."""
     return sentence.replace(detail, "what", 1).rstrip(".!") + "?"
+
+
+def _turned_round(sentence: str, detail: str, prompts: Prompts) -> list[str]:
+    """A sentence turned into questions about a detail; of "number 264", also about the 264 alone."""
+    told = " ".join(word for word in detail.split() if salient(word))
+    hidden = [detail] if told in ("", detail) else [detail, told]
+    return [text for part in hidden for text in turned(asked_back(sentence, part), prompts)]
 
 
 def turned(question: str, prompts: Prompts) -> list[str]:
@@ -252,14 +279,14 @@ def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:
     return Lesson(kind, tuple(prompt), tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16))
 
 
-def hold_out(questions: Sequence[Question], share: float = 0.12) -> list[Question]:
-    """All questions, a share of which are never trained on: only ones whose answer two others give too, so that nothing
-    that was said goes untaught.
+def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Question]:
+    """All questions, a share of which are never trained on: only ones whose answer two earlier ones give too. So nothing
+    that was said goes untaught, and of every detail the likeliest questions are taught.
     """
     held: set[int] = set()
     for i, question in enumerate(questions):
-        others = [j for j, q in enumerate(questions) if j != i and j not in held and question.value <= q.value]
-        if question.value and len(others) >= 2 and len(held) < share * len(questions):
+        earlier = [j for j, q in enumerate(questions[:i]) if j not in held and question.value <= q.value]
+        if question.value and len(earlier) >= 2 and len(held) < share * len(questions):
             held.add(i)
     return [replace(question, held_out=i in held) for i, question in enumerate(questions)]
 
@@ -281,8 +308,23 @@ def distinct(asked: Sequence[Asked]) -> list[Asked]:
 
 
 def _asks(text: str, detail: str) -> bool:
-    """A question of some words that does not give the detail away."""
-    return len(words(text)) >= 3 and HIDDEN not in text and not content(detail) & content(text)
+    """A question of some words that does not give the detail away: of "number 264", the 264."""
+    telling = content(" ".join(word for word in detail.split() if salient(word))) or content(detail)
+    return len(words(text)) >= 3 and HIDDEN not in text and not telling & content(text)
+
+
+def _named(question: str) -> set[str]:
+    """Stems of the things that a question names: "my garden", "how many chairs"."""
+    return {
+        stem(word) for word in re.findall(r"\b(?:my|our|the|his|her|its|their|your|an?|many) (\w+)", question.lower())
+    }
+
+
+def _examples(template: str) -> set[str]:
+    """Stems of the example sentences in a template: small models borrow their words for questions of their own."""
+    label = next((line.split("{gap}")[0] for line in template.splitlines() if "{gap}" in line), "")
+    told = [line.removeprefix(label) for line in template.splitlines() if label and line.startswith(label)]
+    return {stem(word) for word in content(" ".join(told).replace("{gap}", ""))}
 
 
 def _source(asked: Asked, context: Context) -> str:

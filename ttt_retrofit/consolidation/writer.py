@@ -75,6 +75,13 @@ class _Check(StoppingCriteria):
         return torch.tensor([token in self.ends for token in last], device=input_ids.device)
 
 
+def ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
+    return {token for token in found if token is not None}
+
+
 class Writer:
     """Greedy answers of a model to batches of prompts."""
 
@@ -91,9 +98,7 @@ class Writer:
         self.cache = cache or (lambda: DynamicCache(config=model.config))
         self.forwarded = forwarded
         self.tokens = 0  # processed so far
-        configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-        found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-        self.ends = {token for token in found if token is not None}
+        self.ends = ends(model, tokenizer)
 
     @torch.no_grad()
     def answer(

@@ -1,0 +1,87 @@
+"""The page in a headless Chromium: talking, a memory made in idle time, forgetting, rolling back, erasing."""
+
+import os
+import re
+import shutil
+
+import pytest
+from converted import converted
+from playwright.sync_api import expect, sync_playwright
+from served import until
+from test_agent import CONFIG
+from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
+
+from ttt_retrofit import ChatSession
+from ttt_retrofit.serving.page import Talk, launch
+
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def talk(directory, patience):
+    model = converted("llama", chunk_size=8, sliding_window=64)
+    session = ChatSession(model, tokenizer(), directory, keep_turns=1, config=CONFIG, questions=QUESTIONS)
+    return Talk(session, 6, patience)
+
+
+def test_an_answer_grows_and_a_failed_one_leaves_no_trace(tmp_path, monkeypatch):
+    page = talk(tmp_path, 1e9)
+    grown = list(page.send("where is Marek ?"))
+    assert grown[0] == [{"role": "user", "content": "where is Marek ?"}] and len(grown) > 3
+    assert grown[-1] == page.shown == page.session.messages
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(page.session.model, "generate", fails)
+    with pytest.raises(RuntimeError):
+        list(page.send("who ?"))
+    assert page.shown == grown[-1] == page.session.messages
+
+
+def test_what_is_remembered_is_shown_and_can_be_taken_back(tmp_path):
+    page = talk(tmp_path, 0.0)
+    for said in (STORY, OTHER_STORY):
+        list(page.send(said))
+    until(lambda: "Consolidating" not in page.look() and page.session.memory)
+    assert "Contexts remembered: 1" in page.summary() and "recalled" in page.summary() and "drift" in page.summary()
+    ((name, *_),) = page.entries()
+    assert any(question in QUESTIONS for question, _ in page.lessons())
+    page.change(lambda: page.session.forget(name))
+    assert page.entries() == [] and page.lessons() == []
+    page.change(page.session.rollback)
+    assert len(page.entries()) == 1
+    page.erase()
+    assert page.shown == [] and page.entries() == [] and "remembered: 0" in page.summary()
+
+
+@pytest.mark.skipif(BROWSER is None, reason=f"no Chromium: install one of {NAMES}, or name it in CHROMIUM")
+def test_a_conversation_in_a_browser_becomes_memory_and_is_forgotten(tmp_path):
+    talking = talk(tmp_path, 0.5)
+    with sync_playwright() as play, launch(talking, "ttt-retrofit", None) as url:
+        browser = play.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        page = browser.new_page()
+        asked, broken = [], []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(url)
+        for number, said in enumerate((STORY, OTHER_STORY), start=1):
+            page.locator("#said textarea").fill(said)
+            page.keyboard.press("Enter")
+            expect(page.locator(".message.bot")).to_have_count(number, timeout=30_000)
+            until(lambda: len(talking.shown) == 2 * number, 30)  # noqa: B023
+        answer = talking.session.messages[-1]["content"].split()[0]
+        expect(page.locator(".message.bot").last).to_contain_text(answer)
+        expect(page.locator("#memory")).to_contain_text("Contexts remembered: 1", timeout=60_000)
+        expect(page.locator("#progress")).to_contain_text("2 messages are still in words", timeout=10_000)
+        expect(page.get_by_text(QUESTIONS[0]).first).to_be_visible()
+        page.locator("#forget").click()
+        expect(page.locator("#memory")).to_contain_text("Contexts remembered: 0")
+        page.locator("#rollback").click()
+        expect(page.locator("#memory")).to_contain_text("Contexts remembered: 1")
+        page.locator("#erase").click()
+        expect(page.locator("#memory")).to_contain_text("Contexts remembered: 0")
+        expect(page.locator(".message.bot")).to_have_count(0)
+        browser.close()
+    assert broken == []
+    assert [address for address in asked if not re.match(rf"(data:|blob:|{url})", address)] == []

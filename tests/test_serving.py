@@ -1,0 +1,496 @@
+"""The server as clients see it: OpenAI's protocol, a memory for each user, and nothing of it for anybody else."""
+
+import dataclasses
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import httpx
+import openai
+import pytest
+import torch
+from converted import converted
+from remembered import memory as remembered
+from served import NAME, client, served, until, users
+from test_agent import CONFIG
+from transformers import GenerationConfig
+from words import OTHER_STORY, STORY, tokenizer
+
+from ttt_retrofit import ConfigError, InputError
+from ttt_retrofit.memory.store import MemoryStore
+from ttt_retrofit.serving.app import Limits
+from ttt_retrofit.serving.door import check_exposure
+from ttt_retrofit.serving.sampling import Sampling
+from ttt_retrofit.serving.spelling import Spelling
+from ttt_retrofit.serving.users import erase_stored, folder, turns
+
+HELLO = [{"role": "user", "content": "where is Marek ?"}]
+
+
+def said(*texts):
+    """A conversation: the user's messages and the answers, in turn."""
+    return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * len(texts), texts)]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return converted("llama", chunk_size=8, sliding_window=64)
+
+
+@pytest.fixture(scope="module")
+def endless():
+    """A model whose answers never end by themselves."""
+    model = converted("llama", chunk_size=8, sliding_window=64)
+    model.generation_config.eos_token_id = [10_000]
+    return model
+
+
+@pytest.fixture(scope="module")
+def running(model, tmp_path_factory):
+    """A server that is shared by tests which leave nothing behind."""
+    with served(tmp_path_factory.mktemp("store"), model) as (url, service):
+        yield SimpleNamespace(url=url, service=service, chat=client(url).chat.completions, model=model)
+
+
+def ask(chat, messages=HELLO, **settings):
+    return chat.create(model=NAME, messages=messages, **{"max_tokens": 8, "temperature": 0, **settings})
+
+
+# ---------------------------------------------------------------------- the protocol
+
+
+def test_an_answer_is_what_generate_gives(running):
+    reply = ask(running.chat)
+    ids = tokenizer().apply_chat_template(HELLO, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    written = running.model.generate(ids["input_ids"], max_new_tokens=8, do_sample=False, memories=[None])
+    new = written[0, ids["input_ids"].shape[1] :]
+    assert reply.choices[0].message.content == tokenizer().decode(new, skip_special_tokens=True)
+    assert reply.usage.prompt_tokens == ids["input_ids"].shape[1] and reply.usage.completion_tokens == len(new)
+    assert reply.choices[0].finish_reason == ("stop" if new[-1] == 2 else "length")
+
+
+def test_a_stream_says_the_same_in_pieces(running):
+    whole = ask(running.chat)
+    pieces = list(ask(running.chat, stream=True, stream_options={"include_usage": True}))
+    assert "".join(p.choices[0].delta.content or "" for p in pieces[:-1]) == whole.choices[0].message.content
+    assert sum(bool(p.choices and p.choices[0].delta.content) for p in pieces) > 3
+    assert pieces[-2].choices[0].finish_reason == whole.choices[0].finish_reason
+    assert pieces[-1].choices == [] and pieces[-1].usage == whole.usage
+    assert all(p.usage is None for p in ask(running.chat, stream=True))
+
+
+def test_an_answer_ends_before_a_stop(running):
+    whole = ask(running.chat).choices[0].message.content
+    words = whole.split(" ")
+    for stops in ([words[3]], [words[5], words[3]], [f" {words[3]}"], [words[2][-1] + " " + words[3]]):
+        reply = ask(running.chat, stop=stops[0] if len(stops) == 1 else stops)
+        expected = whole[: min(whole.find(stop) for stop in stops)]
+        assert reply.choices[0].message.content == expected and reply.choices[0].finish_reason == "stop"
+        streamed = "".join(p.choices[0].delta.content or "" for p in ask(running.chat, stop=stops, stream=True))
+        assert streamed == expected
+
+
+def test_a_seed_draws_the_same_alone_and_among_others(running):
+    sampled = {"temperature": 1.5, "top_p": 0.9}
+
+    def text(seed):
+        return ask(running.chat, seed=seed, **sampled).choices[0].message.content
+
+    alone = {seed: text(seed) for seed in range(4)}
+    assert len(set(alone.values())) > 1
+    with ThreadPoolExecutor(4) as pool:
+        assert dict(zip(alone, pool.map(text, alone))) == alone
+
+
+def test_models_and_health(running):
+    api = client(running.url)
+    assert [model.id for model in api.models.list()] == [NAME] and api.models.retrieve(NAME).id == NAME
+    assert httpx.get(f"{running.url}/health").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "param", "message"),
+    [
+        ({"messages": []}, "messages", "at least 1"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'system', 'developer'"),
+        ({"messages": [{"role": "user", "content": "  "}]}, "messages.0.content", "says nothing"),
+        ({"messages": said("a", "b")}, "messages", "role 'assistant', expected 'user'"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+         "messages.0.content.0.type", "'text'"),
+        ({"n": 2}, "n", "can only be 1"),
+        ({"logprobs": True}, "logprobs", "not supported"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty", "can only be 0"),
+        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"best_of": 2}, "best_of", "not supported"),
+        ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
+        ({"temperature": "warm"}, "temperature", "valid number"),
+        ({"top_p": 0}, "top_p", "greater than 0"),
+        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "contradict"),
+        ({"max_completion_tokens": 65}, "max_completion_tokens", "at most 64"),
+        ({"stop": ["a"] * 5}, "stop", "at most 4"),
+        ({"stop": ""}, "stop.0", "at least 1 character"),
+        ({"user": ""}, "user", "at least 1 character"),
+        ({"user": "a", "safety_identifier": "b"}, "user", "contradict"),
+        ({"stream_options": {"include_usage": True}}, "stream_options", "only for stream=true"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_is_refused_and_named(running, changes, param, message):
+    body = {"model": NAME, "messages": HELLO, **changes}
+    reply = httpx.post(f"{running.url}/v1/chat/completions", json=body)
+    error = reply.json()["error"]
+    assert reply.status_code == 400 and error["type"] == "invalid_request_error"
+    assert error["param"] == param and message in error["message"]
+
+
+def test_what_is_asked_for_as_it_is_anyway_is_taken(running):
+    fixed = {"n": 1, "frequency_penalty": 0, "logprobs": False, "response_format": {"type": "text"}, "stop": None}
+    assert ask(running.chat, **fixed).choices[0].message.content == ask(running.chat).choices[0].message.content
+
+
+def test_an_answer_can_be_sent_back_as_it_came(running):
+    answer = ask(running.chat).choices[0].message
+    assert ask(running.chat, [*HELLO, answer, {"role": "user", "content": "who ?"}]).choices
+
+
+def test_wrong_bodies_models_and_paths_are_errors_in_the_same_shape(running):
+    def status(method, path, **kwargs):
+        reply = httpx.request(method, running.url + path, **kwargs)
+        assert set(reply.json()["error"]) == {"message", "type", "param", "code"}
+        return reply.status_code
+
+    chat, kind = "/v1/chat/completions", {"Content-Type": "application/json"}
+    assert status("POST", chat, content=b"{", headers=kind) == 400
+    assert status("POST", chat, content=b'{"user": "\\ud800"}', headers=kind) == 400
+    assert status("POST", chat, content=b"{}", headers={"Content-Type": "text/plain"}) == 415
+    assert status("POST", chat, json={"model": "another", "messages": HELLO}) == 404
+    assert status("GET", chat) == 405
+    assert status("GET", "/v1/nothing") == 404
+    assert status("GET", "/v1/memories/nobody") == 404
+    assert status("DELETE", "/v1/memories/nobody") == 404
+    for host in ("evil.example", "localhost.evil.example", "[::1", "192.168.0.1:8000", ""):
+        assert status("GET", "/v1/models", headers={"Host": host}) == 403
+    for host in ("localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "127.8.8.8"):
+        assert httpx.get(f"{running.url}/v1/models", headers={"Host": host}).status_code == 200
+
+
+# ---------------------------------------------------------------------- limits and the door
+
+
+def test_a_body_that_is_too_large_is_refused_announced_or_not(model, tmp_path):
+    with served(tmp_path, model, limits=Limits(max_body=500, max_new_tokens=4)) as (url, _):
+        large = {"model": NAME, "messages": [{"role": "user", "content": "a" * 500}]}
+        with pytest.raises(openai.APIStatusError) as error:
+            client(url).chat.completions.create(**large)
+        assert error.value.status_code == 413 and "500 bytes" in error.value.message
+
+        def parts():
+            yield json.dumps(large).encode()
+
+        kind = {"Content-Type": "application/json"}
+        assert httpx.post(f"{url}/v1/chat/completions", content=parts(), headers=kind).status_code == 413
+        assert ask(client(url).chat.completions, max_tokens=2).choices
+
+
+def begun(chat, **settings):
+    """A stream of an endless answer, which has begun."""
+    stream = chat.create(model=NAME, messages=HELLO, stream=True, max_tokens=100_000, temperature=0, **settings)
+    assert next(stream).choices[0].delta.role == "assistant" and next(stream).choices[0].delta.content
+    return stream
+
+
+ENDLESS = Limits(max_new_tokens=100_000)
+
+
+def test_more_requests_than_may_wait_are_told_when_to_come_again(endless, tmp_path):
+    with served(tmp_path, endless, most=1, limits=ENDLESS) as (url, service):
+        chat = client(url).chat.completions
+        stream = begun(chat)
+        (written,) = service.answering._writing
+        with pytest.raises(openai.RateLimitError) as error:
+            ask(chat)
+        assert int(error.value.response.headers["Retry-After"]) > 0
+        stream.close()
+        until(lambda: written.ended, 20)
+        assert ask(chat).choices
+
+
+def test_a_client_that_goes_stops_its_answer(endless, tmp_path):
+    with served(tmp_path, endless, limits=ENDLESS) as (url, service):
+        stream = begun(client(url).chat.completions, user="ines")
+        (written,) = service.answering._writing
+        stream.close()
+        until(lambda: written.ended, 20)
+        assert service.users.get("ines").waiting == 0
+
+
+def test_a_client_that_waits_no_longer_stops_its_answer(endless, tmp_path):
+    with served(tmp_path, endless, limits=ENDLESS) as (url, service):
+        works, submit = [], service.answering.submit
+        service.answering.submit = lambda work: (works.append(work), submit(work))
+        impatient = client(url).with_options(timeout=0.5)
+        with pytest.raises(openai.APITimeoutError):
+            impatient.chat.completions.create(model=NAME, messages=HELLO, max_tokens=100_000, temperature=0)
+        until(lambda: works and works[0].ended, 30)
+
+
+def test_stopping_the_server_ends_what_is_being_written(endless, tmp_path):
+    with served(tmp_path, endless, limits=ENDLESS) as (url, _):
+        stream = begun(client(url).chat.completions)
+    with pytest.raises((openai.APIError, httpx.HTTPError)):
+        list(stream)
+
+
+def test_the_key_is_asked_for_everywhere_but_for_health(model, tmp_path):
+    with served(tmp_path, model, key="sésame") as (url, _):
+        for key in ("wrong", "sésam"):
+            reply = httpx.get(f"{url}/v1/models", headers={"Authorization": f"Bearer {key}".encode()})
+            assert reply.status_code == 401 and reply.json()["error"]["code"] == "invalid_api_key"
+        for method, path in (("POST", "/v1/chat/completions"), ("DELETE", "/v1/memories/ines"), ("GET", "/nothing")):
+            assert httpx.request(method, url + path).status_code == 401
+        assert httpx.get(f"{url}/health").status_code == 200
+        right = {"Authorization": "Bearer sésame".encode(), "Host": "chat.example"}
+        assert httpx.get(f"{url}/v1/models", headers=right).status_code == 200
+
+
+def test_strangers_are_not_served_without_a_key():
+    for host in ("127.0.0.1", "::1", "localhost", "127.8.8.8"):
+        check_exposure(host, None)
+    for host in ("0.0.0.0", "::", "192.168.1.2", "example.org"):
+        check_exposure(host, "key")
+        for key in (None, ""):
+            with pytest.raises(ConfigError, match="no API key"):
+                check_exposure(host, key)
+
+
+# ---------------------------------------------------------------------- users
+
+
+def test_a_user_s_words_become_memory_when_they_fall_silent(model, tmp_path):
+    with served(tmp_path, model, idle=0.3) as (url, service):
+        api = client(url)
+        before = ask(api.chat.completions, user="ines").choices[0].message.content
+        ask(api.chat.completions, said(STORY), user="ines")
+        until(lambda: service.users.get("ines").waiting == 0)
+        state = httpx.get(f"{url}/v1/memories/ines").json()
+        assert state["last_report"]["accepted"] and len(state["entries"]) >= 1 and state["consolidating"] is None
+        memory = service.users.get("ines").memory
+        ids = service.answering.prompt(HELLO)
+        written = model.generate(torch.tensor([ids]), memories=[memory], max_new_tokens=8, do_sample=False)
+        expected = tokenizer().decode(written[0, len(ids) :], skip_special_tokens=True)
+        assert ask(api.chat.completions, user="ines").choices[0].message.content == expected
+        # Nobody else hears it.
+        assert ask(api.chat.completions, user="otto").choices[0].message.content == before
+        assert ask(api.chat.completions).choices[0].message.content == before
+    with served(tmp_path, model) as (url, service):  # and it is there after a restart
+        assert service.users.get("ines").memory.names() == memory.names()
+
+
+def test_others_are_answered_while_a_memory_is_made(model, tmp_path):
+    with served(tmp_path, model, idle=0.1, config=dataclasses.replace(CONFIG, epochs=3.0)) as (url, service):
+        chat = client(url).chat.completions
+        otto = service.users.get("otto").session
+        otto.memory, otto._rejected = remembered(model, 1, 2), 1000  # his own words stay as they are
+        alone = ask(chat, user="otto", max_tokens=24).choices[0].message.content
+        ask(chat, said(STORY), user="ines")
+        ines = service.users.get("ines")
+        until(lambda: ines.working() or ines.memory)
+        while ines.memory is None:
+            assert ask(chat, user="otto", max_tokens=24).choices[0].message.content == alone
+
+
+def test_users_in_parallel_are_answered_as_each_is_alone(model, tmp_path):
+    """Greedy answers of six users with memories of their own and one without, from threads and in batches."""
+    with served(tmp_path, model, most=64) as (url, service):
+        chat, names = client(url).chat.completions, [f"user {number}" for number in range(6)]
+        for number, name in enumerate(names):
+            service.users.get(name).session.memory = remembered(model, *range(number + 1))
+        asked = [said("where is Marek ?"), said("who has the old key under window ?", "Otto", "what is blue ?")]
+        cases = [(name, messages) for messages in asked for name in [*names, None]]
+
+        def answer(case):
+            name, messages = case
+            settings = {} if name is None else {"user": name}
+            return ask(chat, messages, max_tokens=12, **settings).choices[0].message.content
+
+        alone = [answer(case) for case in cases]
+        assert len(set(alone[:7])) > 3  # the memories matter
+        batches = []
+        write = service.answering._write
+        service.answering._write = lambda works: (batches.append(len(works)), write(works))
+        for _ in range(2):
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(answer, cases)) == alone
+        assert max(batches) > 1
+
+
+def test_a_conversation_that_is_sent_again_says_nothing_new(model, tmp_path):
+    known = users(model, tmp_path)
+    user = known.get("ines")
+
+    def record(*texts):
+        known.record("ines", user, [{"role": "system", "content": "Be kind."}, *said(*texts[:-1])], texts[-1])
+        return [message["content"] for message in user.session.messages]
+
+    assert record("hello", "hi") == ["hello", "hi"]
+    assert record("hello", "hi", "my name is Ines", "noted") == ["hello", "hi", "my name is Ines", "noted"]
+    everything = record("hello", "hi", "my name is Ines", "noted", "bye", "bye")
+    assert len(everything) == 6
+    assert record("hello", "hi", "my name is Ines", "noted", "bye", "so long") == everything  # an answer once more
+    assert record("my name is Ines", "noted", "bye", "bye") == everything  # the beginning was left out
+    assert record("hello", "hi", "my name is Runa", "noted")[6:] == ["my name is Runa", "noted"]  # changed
+    assert record("hello", "good day", "yes", "fine")[8:] == ["yes", "fine"]  # another conversation
+    known.close()
+    again = users(model, tmp_path)
+    user, known = again.get("ines"), again
+    assert len(record("hello", "hi", "my name is Ines", "noted")) == 10
+
+
+def test_turns_are_questions_with_what_was_answered_before():
+    conversation = [
+        {"role": "system", "content": "s"}, {"role": "assistant", "content": "welcome"},
+        {"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "d"},
+    ]  # fmt: skip
+    found = turns(conversation)
+    assert [(t.before, t.asked, t.answered) for t in found] == [("welcome", "a\n\nb", "c"), ("c", "d", "")]
+
+
+def test_what_was_rejected_waits_for_more_words(model, tmp_path):
+    config = dataclasses.replace(CONFIG, min_recall=1.0)
+    with served(tmp_path, model, idle=0.1, config=config) as (url, service):
+        ask(client(url).chat.completions, said(STORY), user="ines")
+        user = service.users.get("ines")
+        until(lambda: user.session.last_report is not None)
+        report = user.session.last_report
+        assert not report.accepted and user.waiting == 2 and user.memory is None
+        assert not user.begin() and user.session.last_report is report
+
+
+def test_a_user_is_erased_while_a_memory_is_made(model, tmp_path):
+    with served(tmp_path, model, idle=0.1, config=dataclasses.replace(CONFIG, epochs=50.0)) as (url, service):
+        chat = client(url).chat.completions
+        ask(chat, said(STORY), user="../ines")
+        user = service.users.get("../ines")
+        until(user.working)
+        path = f"{url}/v1/memories/..%2Fines"
+        assert httpx.get(path).json()["consolidating"]["stage"]
+        assert httpx.delete(path).json() == {"id": "../ines", "object": "memory.deleted", "deleted": True}
+        assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []
+        user.record(said("late"), "answer")  # of a request that was being answered
+        assert httpx.get(path).status_code == 404
+        assert ask(chat, user="../ines").choices
+        assert service.users.get("../ines") is not user
+
+
+def test_a_damaged_user_is_an_error_for_them_alone_and_can_be_erased(model, tmp_path):
+    with served(tmp_path, model) as (url, _):
+        chat = client(url).chat.completions
+        ask(chat, user="ines")
+    (tmp_path / folder("ines") / "turns.json").write_text("{")
+    with served(tmp_path, model, idle=0.0) as (url, _):
+        chat = client(url).chat.completions
+        with pytest.raises(openai.InternalServerError, match="log says why"):
+            ask(chat, user="ines")
+        assert ask(chat, user="otto").choices
+        assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
+        assert ask(chat, user="ines").choices
+
+
+def test_what_one_request_cannot_does_not_fail_its_neighbours(tmp_path):
+    """Of learned positions there are only so many."""
+    short = converted("gpt2", chunk_size=8, sliding_window=64)
+    with served(tmp_path, short) as (url, service):
+        chat = client(url).chat.completions
+        alone = ask(chat).choices[0].message.content
+        batches = []
+        write = service.answering._write
+        service.answering._write = lambda works: (batches.append(len(works)), time.sleep(0.2), write(works))
+
+        def answer(messages):
+            try:
+                return ask(chat, messages).choices[0].message.content
+            except openai.BadRequestError as error:
+                return error.message
+
+        with ThreadPoolExecutor(4) as pool:
+            found = [*pool.map(answer, [HELLO, HELLO, said(" ".join(["Marek"] * 600)), HELLO])]
+        assert max(batches) > 1 and "positions" in found.pop(2)
+        assert found == [alone] * 3
+
+
+def test_a_store_is_erased_from_outside_only_while_no_server_runs(model, tmp_path):
+    known = users(model, tmp_path)
+    known.record("ines", known.get("ines"), HELLO, "there")
+    assert (tmp_path / folder("ines")).stat().st_mode & 0o077 == 0
+    with pytest.raises(InputError, match="A server is using"):
+        erase_stored(tmp_path, "ines")
+    with pytest.raises(InputError, match="A server is using"):
+        users(model, tmp_path)
+    known.close()
+    assert erase_stored(tmp_path, "ines") and not erase_stored(tmp_path, "ines")
+    with pytest.raises(InputError, match="no directory"):
+        erase_stored(tmp_path / "nowhere", "ines")
+
+
+def test_what_waited_when_the_server_stopped_becomes_memory_later(model, tmp_path):
+    with served(tmp_path, model) as (url, _):
+        ask(client(url).chat.completions, said(OTHER_STORY), user="ines")
+    with served(tmp_path, model, idle=0.1):
+        store = MemoryStore(tmp_path / folder("ines") / "memory")
+        until(lambda: store.versions() == [1])
+
+
+# ---------------------------------------------------------------------- pieces
+
+
+def test_text_is_spelled_as_a_whole_however_it_is_cut():
+    words = tokenizer()
+    ids = words(STORY, add_special_tokens=False).input_ids
+    spelling = Spelling(words)
+    assert "".join([*(spelling.add(token) for token in ids), spelling.end()]) == words.decode(
+        ids, skip_special_tokens=True
+    )
+
+
+class Bytes:
+    """A tokenizer of bytes: what a character of several decodes to is not known at its first."""
+
+    def decode(self, ids, skip_special_tokens):
+        return bytes(ids).decode(errors="replace")
+
+
+@pytest.mark.parametrize("stops", [(), ("né",), ("x",), ("ana", "nas"), ("🙂!",)])
+def test_characters_are_never_cut_and_stops_never_shown(stops):
+    text = "banane née 🙂 bananas"
+    spelling = Spelling(Bytes(), stops)
+    pieces = [spelling.add(byte) for byte in text.encode()]
+    shown = "".join([*pieces, spelling.end()])
+    cut = min((text.find(stop) for stop in stops if stop in text), default=len(text))
+    assert shown == text[:cut] and spelling.stopped == (cut < len(text))
+    assert not any("�" in piece for piece in pieces)
+
+
+def test_a_checkpoint_s_own_sampling_is_the_default():
+    def sampling(*given, **recommended):
+        made = Sampling.of(SimpleNamespace(generation_config=GenerationConfig(**recommended)), *given, None)
+        return made.temperature, made.top_p, made.top_k
+
+    recommended = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20}
+    assert sampling(None, None) == (0.0, 1.0, 0)
+    assert sampling(None, 0.5) == (1.0, 0.5, 0)
+    assert sampling(None, None, **recommended) == (0.6, 0.9, 20)
+    assert sampling(0.0, None, **recommended)[0] == 0.0
+    assert sampling(1.0, 0.5, **recommended) == (1.0, 0.5, 20)
+
+
+def test_draws_follow_the_distribution_and_the_nucleus():
+    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    drawing = Sampling(1.0, seed=0)
+    counts = torch.bincount(torch.tensor([int(drawing(logits).argmax()) for _ in range(4000)]), minlength=4) / 4000
+    torch.testing.assert_close(counts, logits.exp(), atol=0.03, rtol=0)
+    for narrow in (Sampling(1.0, top_p=0.75, seed=0), Sampling(1.0, top_k=2, seed=0)):
+        assert {int(narrow(logits).argmax()) for _ in range(200)} == {0, 1}
+    assert Sampling(1e-4, seed=0)(logits).argmax() == 0 and Sampling()(logits) is logits

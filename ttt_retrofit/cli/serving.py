@@ -1,0 +1,84 @@
+"""`serve`: a server with OpenAI's protocol, in which every user has a memory."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..agent import ChatSession
+from ..errors import ConfigError
+from .loading import Choices, load_model, load_tokenizer
+from .output import Output
+from .remembering import read_questions, recipe
+
+NEEDED = ("starlette", "uvicorn", "pydantic")
+GRACE = 5  # seconds that answers have to end when the server is stopped
+
+
+def serve(
+    out: Output,
+    name: str,
+    directory: Path | None,
+    host: str,
+    port: int,
+    key: str | None,
+    idle: float,
+    batch: int,
+    most_at_once: int,
+    max_body: int,
+    most: int,
+    questions: Path | None,
+    said: list[str],
+    choices: Choices,
+    device: str | None,
+) -> None:
+    """Answer until interrupted; memories are kept in the directory, or nowhere without one.
+
+    Raises
+    ------
+    ConfigError
+        Where what serves is not installed, or strangers could reach a server without a key.
+    """
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"serve needs {', '.join(missing)}. Install it with: pip install 'ttt-retrofit[serve]'.")
+    import uvicorn
+
+    from ..serving.answering import Answering
+    from ..serving.app import Limits, Service, application
+    from ..serving.door import check_exposure
+    from ..serving.keeper import Keeper
+    from ..serving.users import Users
+
+    check_exposure(host, key)
+    config, asked = recipe(said), read_questions(questions)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # Bound before the model is loaded: that the port is taken is said at once.
+    with (
+        socket.create_server((host, port), family=family) as listening,
+        nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-serve-") as where,
+    ):
+        with out.aside.status(f"loading {name}"):
+            model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+
+        def opened(path: Path) -> ChatSession:
+            return ChatSession(model, tokenizer, path, keep_turns=0, config=config, questions=asked)
+
+        local = Path(name).expanduser()
+        served = local.resolve().name if local.exists() else name
+        answering = Answering(model, tokenizer, batch, most_at_once)
+        users = Users(Path(where), opened)
+        service = Service(served, answering, users, Keeper(users, idle), Limits(max_body, most))
+        bound = f"[{host}]" if family == socket.AF_INET6 else host
+        url = f"http://{bound}:{listening.getsockname()[1]}/v1"
+        kept = f"Memories are kept in {directory}." if directory else "Nothing is kept; --store DIR keeps memories."
+        document = {"url": url, "model": served, "store": None if directory is None else str(directory)}
+        out.result(document, f"Serving {served} at {url}. {kept} Ctrl-C stops.")
+        settings = uvicorn.Config(
+            application(service, key), log_level="warning", lifespan="on", server_header=False,
+            timeout_graceful_shutdown=GRACE,
+        )  # fmt: skip
+        uvicorn.Server(settings).run(sockets=[listening])

@@ -1,0 +1,255 @@
+"""The routes: chat completions and models as OpenAI has them, health, and what is remembered of a user."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from transformers.utils import logging
+
+from ..errors import InputError, TTTError
+from .answering import Answering, Ended, Full, Work
+from .door import Door, body, refused
+from .keeper import Keeper
+from .protocol import ApiError, ChatRequest, Reply
+from .sampling import Sampling
+from .spelling import Spelling
+from .users import User, Users
+
+logger = logging.get_logger(__name__)
+
+RETRY_AFTER = 2  # seconds
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost."""
+
+    max_body: int = 1 << 20  # bytes
+    max_new_tokens: int = 1024  # of an answer
+
+
+class Exchange:
+    """One request being answered: the text, as it comes from the answering thread."""
+
+    def __init__(self, service: Service, request: Request, asked: ChatRequest, user: User | None) -> None:
+        self.service, self.request, self.asked, self.user = service, request, asked, user
+        self.messages = asked.conversation()
+        self.reply = Reply(service.name)
+        self.text = ""
+        self.prompt: list[int] = []
+        self.ended: Ended | None = None
+        self._told: asyncio.Queue[str | Ended | Exception] = asyncio.Queue()
+        self._work: Work | None = None
+
+    async def begin(self) -> None:
+        """Put it in the queue.
+
+        Raises
+        ------
+        ApiError
+            400 where the chat template refuses the messages, 429 where too many wait.
+        """
+        service, asked, told, loop = self.service, self.asked, self._told, asyncio.get_running_loop()
+        try:
+            self.prompt = await run_in_threadpool(service.answering.prompt, self.messages)
+        except InputError as error:
+            raise ApiError(400, str(error), "messages") from error
+        self._work = Work(
+            ids=self.prompt,
+            memory=None if self.user is None else self.user.memory,
+            sampling=Sampling.of(service.answering.model, asked.temperature, asked.top_p, asked.seed),
+            most=asked.most or service.limits.max_new_tokens,
+            spelling=Spelling(service.answering.tokenizer, asked.stop or ()),
+            tell=lambda news: loop.call_soon_threadsafe(told.put_nowait, news),
+        )
+        # A client that goes before the first piece never begins to listen.
+        weakref.finalize(self, self._work.cancelled.set)
+        try:
+            service.answering.submit(self._work)
+        except Full:
+            raise ApiError(
+                429, "Too many requests are waiting already.", code="rate_limit_exceeded",
+                headers={"Retry-After": str(RETRY_AFTER)},
+            ) from None  # fmt: skip
+
+    async def pieces(self) -> AsyncIterator[str]:
+        """The text; at its end the turn is recorded. Whoever stops listening stops the writing, too."""
+        assert self._work is not None
+        try:
+            while self.ended is None:
+                told = await self._told.get()
+                if isinstance(told, InputError):
+                    raise ApiError(400, str(told), "messages") from told
+                if isinstance(told, Exception):
+                    raise ApiError(500, "The answer failed; the server's log says why.") from told
+                if isinstance(told, Ended):
+                    self.ended = told
+                else:
+                    self.text += told
+                    yield told
+            if self.ended.reason == "cancelled":
+                raise ApiError(503, "The server is being stopped.", headers={"Retry-After": str(RETRY_AFTER)})
+            await run_in_threadpool(self._record)
+        finally:
+            self._work.cancelled.set()
+
+    def _record(self) -> None:
+        identity = self.asked.identity
+        if self.user is None or identity is None:
+            return
+        try:
+            self.service.users.record(identity, self.user, self.messages, self.text)
+        except OSError as error:
+            logger.exception("A turn could not be recorded.")
+            raise ApiError(500, "The answer could not be recorded; the server's log says why.") from error
+
+    async def whole(self) -> Response:
+        with self.user or nullcontext():
+            async for _ in self.pieces():
+                if await self.request.is_disconnected():
+                    raise ClientDisconnect
+        assert self.ended is not None
+        return JSONResponse(self.reply.whole(self.text, self.ended.reason, len(self.prompt), self.ended.tokens))
+
+    async def events(self) -> AsyncIterator[str]:
+        """Server-sent events. An error after the first one can only be told as one."""
+        with self.user or nullcontext():
+            try:
+                yield _event(self.reply.piece({"role": "assistant", "content": ""}))
+                async for piece in self.pieces():
+                    yield _event(self.reply.piece({"content": piece}))
+                assert self.ended is not None
+                yield _event(self.reply.piece({}, self.ended.reason))
+                if self.asked.include_usage:
+                    yield _event(self.reply.total(len(self.prompt), self.ended.tokens))
+                yield "data: [DONE]\n\n"
+            except ApiError as error:
+                yield _event(error.body())
+
+
+def _event(document: dict[str, Any]) -> str:
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
+
+
+class Service:
+    """What the routes share."""
+
+    def __init__(self, name: str, answering: Answering, users: Users, keeper: Keeper, limits: Limits) -> None:
+        self.name, self.answering, self.users, self.keeper, self.limits = name, answering, users, keeper, limits
+
+    @asynccontextmanager
+    async def running(self, _: Starlette) -> AsyncIterator[None]:
+        self.answering.start()
+        self.keeper.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(self.keeper.stop)
+            await run_in_threadpool(self.answering.stop)
+            self.users.close()
+
+    async def complete(self, request: Request) -> Response:
+        asked = ChatRequest.read(await body(request, self.limits.max_body))
+        if asked.model != self.name:
+            raise ApiError(
+                404, f"There is no model {asked.model!r} here, only {self.name!r}.", "model", "model_not_found"
+            )
+        if asked.most is not None and asked.most > self.limits.max_new_tokens:
+            raise ApiError(
+                400, f"{asked.most} tokens were asked for; this server writes at most {self.limits.max_new_tokens}.",
+                "max_tokens" if asked.max_tokens else "max_completion_tokens",
+            )  # fmt: skip
+        user = None if asked.identity is None else await run_in_threadpool(self.users.get, asked.identity)
+        exchange = Exchange(self, request, asked, user)
+        await exchange.begin()
+        if not asked.stream:
+            return await exchange.whole()
+        return StreamingResponse(
+            exchange.events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    async def models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        if request.path_params["name"] != self.name:
+            raise ApiError(404, f"There is no model {request.path_params['name']!r} here.", "model", "model_not_found")
+        return JSONResponse(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        return {"id": self.name, "object": "model", "created": 0, "owned_by": "ttt_retrofit"}
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def remembered(self, request: Request) -> Response:
+        identity = self._known(request)
+        user = await run_in_threadpool(self.users.get, identity)
+        return JSONResponse({"id": identity, "object": "memory", **await run_in_threadpool(user.status)})
+
+    async def erase(self, request: Request) -> Response:
+        identity = self._known(request)
+        await run_in_threadpool(self.users.erase, identity)
+        return JSONResponse({"id": identity, "object": "memory.deleted", "deleted": True})
+
+    def _known(self, request: Request) -> str:
+        identity = request.path_params["user"]
+        if not self.users.known(identity):
+            raise ApiError(404, f"Nothing is stored of a user {identity!r}.", "user")
+        return identity
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return refused(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}."))
+
+
+async def _api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return refused(error)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """Of a user's files, say; the message names paths, which are nobody's business."""
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return refused(ApiError(500, "The server failed; its log says why."))
+
+
+def application(service: Service, key: str | None) -> Starlette:
+    """The server as an ASGI application."""
+    return Starlette(
+        routes=[
+            Route("/health", service.health),
+            Route("/v1/models", service.models),
+            Route("/v1/models/{name:path}", service.model),
+            Route("/v1/chat/completions", service.complete, methods=["POST"]),
+            Route("/v1/memories/{user:path}", service.remembered),
+            Route("/v1/memories/{user:path}", service.erase, methods=["DELETE"]),
+        ],
+        middleware=[Middleware(Door, key=key)],
+        exception_handlers={
+            HTTPException: _http_error,
+            ApiError: _api_error,
+            ClientDisconnect: _gone,
+            TTTError: _failed,
+            Exception: _failed,
+        },
+        lifespan=service.running,
+    )

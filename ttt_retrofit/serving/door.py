@@ -1,0 +1,107 @@
+"""Who may come in, and with how much: addresses, the key, the host asked for, the size of a body."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..errors import ConfigError
+from .protocol import ApiError
+
+BODY_SECONDS = 30.0  # for a body to arrive
+OPEN = ("/health",)  # without a key
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it. A name other than localhost may resolve to anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _without_port(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # brackets that do not match
+        return ""
+
+
+def check_exposure(host: str, key: str | None) -> None:
+    """Raise `ConfigError` where strangers could reach a server that asks for no key."""
+    if not key and not is_loopback(host):
+        raise ConfigError(
+            f"--host {host} can be reached from other machines, and no API key is set: whoever reaches it could talk "
+            "to every user's memory. Give --api-key (or TTT_RETROFIT_API_KEY), or --host 127.0.0.1."
+        )
+
+
+def refused(error: ApiError) -> Response:
+    return JSONResponse(error.body(), error.status, headers=error.headers)
+
+
+class Door:
+    """Middleware that asks for the key; without one, for a local host, so that no web page can pose as local.
+
+    A page in a browser on this machine can make its own name resolve to 127.0.0.1; what it cannot do is ask for
+    another host than its own.
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None) -> None:
+        self.app, self.key = app, key.encode() if key else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN:
+            error = self._objection(dict(scope["headers"]))
+            if error is not None:
+                await refused(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _objection(self, headers: dict[bytes, bytes]) -> ApiError | None:
+        if self.key is None:
+            host = headers.get(b"host", b"").decode("latin-1")
+            if not is_loopback(_without_port(host)):
+                return ApiError(403, f"The host {host!r} is not one of this server's. Ask for localhost.")
+            return None
+        given = headers.get(b"authorization", b"")
+        # Compared in constant time, so that answering tells nothing of how much was right.
+        if not hmac.compare_digest(given, b"Bearer " + self.key):
+            said = "The API key is wrong." if given else "No API key was given: Authorization: Bearer KEY."
+            return ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        return None
+
+
+async def body(request: Request, most: int) -> bytes:
+    """The body of a request, which must be JSON: a web page cannot send that to another origin unasked.
+
+    Raises
+    ------
+    ApiError
+        415, 413 or 408.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"Content-Type is {kind or 'missing'}, expected application/json.")
+    too_large = ApiError(413, f"The body is larger than {most:,} bytes.", headers={"Connection": "close"})
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > most:
+        raise too_large
+    read = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                read += part
+                if len(read) > most:
+                    raise too_large
+    except TimeoutError:
+        raise ApiError(
+            408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", headers={"Connection": "close"}
+        ) from None
+    return bytes(read)

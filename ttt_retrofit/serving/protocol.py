@@ -1,0 +1,194 @@
+"""OpenAI's chat completions as they are spoken here: what a request may say, and the shapes of the replies.
+
+Whatever a request asks for is done or refused; no parameter is accepted and then ignored.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+Identity = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+Stop = Annotated[str, StringConstraints(min_length=1)]
+
+# Parameters of the protocol that can only be what they are anyway.
+FIXED: dict[str, list[Any]] = {
+    "n": [1],
+    "frequency_penalty": [0],
+    "presence_penalty": [0],
+    "logit_bias": [{}],
+    "logprobs": [False],
+    "modalities": [["text"]],
+    "response_format": [{"type": "text"}],
+    "store": [False],
+    "tools": [[]],
+}
+
+
+class ApiError(Exception):
+    """A reply that is an error, in OpenAI's shape."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, headers
+
+    def body(self) -> dict[str, Any]:
+        kind = "server_error" if self.status >= 500 else "invalid_request_error"
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+
+
+class _Said(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+class TextPart(_Said):
+    type: Literal["text"]
+    text: str
+
+
+def _parts(said: Any) -> Any:
+    return [{"type": "text", "text": said}] if isinstance(said, str) else said
+
+
+def _listed(said: Any) -> Any:
+    return [said] if isinstance(said, str) else said
+
+
+Parts = Annotated[list[TextPart], BeforeValidator(_parts)]
+Stops = Annotated[list[Stop], Field(max_length=4), BeforeValidator(_listed)]
+
+
+class Message(_Said):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Parts
+    # A client that sends an answer back as it got it sends these, empty.
+    refusal: None = None
+    annotations: None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: None = None
+
+    @property
+    def text(self) -> str:
+        return "\n".join(part.text for part in self.content)
+
+
+class StreamOptions(_Said):
+    include_usage: bool = False
+
+
+class ChatRequest(_Said):
+    """The body of a POST to /v1/chat/completions."""
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    user: Identity | None = None
+    safety_identifier: Identity | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    stop: Stops | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_fixed(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        for name, allowed in FIXED.items():
+            if said.get(name) is not None and said[name] not in allowed:
+                raise ApiError(400, f"{name}={said[name]!r} is not supported; it can only be {allowed[0]!r}.", name)
+        return {name: value for name, value in said.items() if name not in FIXED}
+
+    @classmethod
+    def read(cls, body: bytes) -> ChatRequest:
+        """A request that can be answered as it asks.
+
+        Raises
+        ------
+        ApiError
+            400, naming the parameter and what was expected.
+        """
+        try:
+            request = cls.model_validate_json(body)
+        except ValidationError as error:
+            raise _explained(error) from None
+        said = request.messages[-1]
+        if said.role != "user":
+            raise ApiError(400, f"The last message is of role {said.role!r}, expected 'user'.", "messages")
+        for index, message in enumerate(request.messages):
+            if message.role == "user" and not message.text.strip():
+                raise ApiError(400, "A message of the user says nothing.", f"messages.{index}.content")
+        for one, other in (("max_tokens", "max_completion_tokens"), ("user", "safety_identifier")):
+            first, second = getattr(request, one), getattr(request, other)
+            if first is not None and second is not None and first != second:
+                raise ApiError(400, f"{one}={first!r} and {other}={second!r} contradict each other; give one.", one)
+        if request.stream_options is not None and not request.stream:
+            raise ApiError(400, "stream_options is only for stream=true.", "stream_options")
+        return request
+
+    @property
+    def identity(self) -> str | None:
+        """Whose memory it is about; None for nobody's."""
+        return self.user or self.safety_identifier
+
+    @property
+    def most(self) -> int | None:
+        return self.max_tokens or self.max_completion_tokens
+
+    @property
+    def include_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    def conversation(self) -> list[dict[str, str]]:
+        """The messages as chat templates know them: `developer` is what `system` was called before."""
+        roles = {"developer": "system"}
+        return [{"role": roles.get(m.role, m.role), "content": m.text} for m in self.messages]
+
+
+def _explained(error: ValidationError) -> ApiError:
+    """The first thing that is wrong."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"{place} is not supported.", place)
+    if first["type"] == "json_invalid":
+        return ApiError(400, f"The body is no JSON: {first['msg']}.")
+    return ApiError(400, f"{place or 'The body'}: {first['msg']}.", place or None)
+
+
+def usage(prompt: int, written: int) -> dict[str, int]:
+    """Tokens read and written."""
+    return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
+
+
+class Reply:
+    """The shapes of one reply, whole or in pieces."""
+
+    def __init__(self, model: str) -> None:
+        self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+
+    def whole(self, text: str, reason: str, prompt: int, written: int) -> dict[str, Any]:
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
+        return {**self.head, "object": "chat.completion", "choices": [choice], "usage": usage(prompt, written)}
+
+    def piece(self, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
+        return {**self.head, "object": "chat.completion.chunk", "choices": [choice]}
+
+    def total(self, prompt: int, written: int) -> dict[str, Any]:
+        return {**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage(prompt, written)}
