@@ -32,6 +32,7 @@ from .config import ENOUGH_HELD_OUT, ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
 from .gatekeeping import find_background, find_gate, highest
+from .notepad import bounded, written
 from .pieces import Context
 from .plain import plain_copy, private_copy
 from .prompts import Prompts
@@ -285,18 +286,21 @@ class Consolidation:
             tokens=len(self._ids(self.context.text)),
             text=self.context.text if self.config.keep_text else None,
         )
-        entry = Entry(self.context.sha256[:12], (source,), weights, gate, tuple(lessons), now)
+        notes = written((s.text for s in self.context.statements), self.tokenizer) if self.config.notepad else []
+        entry = Entry(self.context.sha256[:12], (source,), weights, gate, tuple(lessons), now, tuple(notes))
         before = () if earlier is None else tuple(e for e in earlier.entries if e.name != entry.name)
         if self.config.strategy == "single":
             sources = (*(source for e in before for source in e.sources), source)
-            entry, before = dataclasses.replace(entry, sources=sources), ()
+            notes = [*(note for e in before for note in e.notes), *notes]
+            entry, before = dataclasses.replace(entry, sources=sources, notes=tuple(notes)), ()
+        entries = (*before, entry)
         return Memory(
             base=self.base,
             base_name=self.model.name_or_path,
             config=self.config.memory,
             layer=places.layer,
             background=background,
-            entries=(*before, entry),
+            entries=bounded(entries, self.config.notepad) if self.config.notepad else entries,
             created=now,
         )
 

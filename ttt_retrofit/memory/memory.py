@@ -38,6 +38,7 @@ from .config import MemoryConfig
 from .entry import Entry, GateKeys
 from .files import private_directory, write_atomically
 from .lora import read_adapter, write_adapter
+from .notes import Message, Note, as_turn
 from .report import Report
 
 FORMAT = 1
@@ -79,6 +80,19 @@ class Memory:
     def names(self) -> list[str]:
         """The entries' names, oldest first."""
         return [entry.name for entry in self.entries]
+
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What is kept word for word, oldest first; empty unless it was consolidated with a notepad."""
+        return tuple(note for entry in self.entries for note in entry.notes)
+
+    def with_notes(self, messages: Sequence[Message]) -> list[Message]:
+        """Chat messages with the notes read out before them, in a turn of their own after the system prompt.
+
+        Weights speak by themselves wherever a memory is loaded; notes are words, and have to be in the prompt.
+        """
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        return [*system, *as_turn(self.notes), *messages[len(system) :]]
 
     def forget(self, name: str) -> Memory:
         """Without the entry `name`: what only that context said is gone; nothing else is touched.
