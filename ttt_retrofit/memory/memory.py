@@ -127,16 +127,20 @@ class Memory:
     def combine(cls, memories: Sequence[Memory], weights: Sequence[float] | None = None) -> Memory:
         """One memory with the entries of all, each speaking `weights` times as loud (1 when not given).
 
+        A memory of weight 0 is left out: it would have nothing to say, and still keep others from speaking.
+
         Raises
         ------
         ConfigError
-            For no memory, weights of another number, or memories of different bases or places.
+            For no memory, weights of another number or all 0, or memories of different bases or places.
         """
         if not memories:
             raise ConfigError("Memory.combine() was given no memory; expected at least one.")
         weights = [1.0] * len(memories) if weights is None else list(weights)
         if len(weights) != len(memories):
             raise ConfigError(f"{len(weights)} weights were given for {len(memories)} memories. Give one for each.")
+        if not any(weights):
+            raise ConfigError("All weights are 0: nothing would be remembered. Use None for no memory.")
         first = memories[0]
         if not all(memory.entries for memory in memories):
             raise ConfigError("One of these memories is empty: nothing was accepted into it yet. Leave it out.")
@@ -159,7 +163,7 @@ class Memory:
                 )
         entries: dict[str, Entry] = {}
         for memory, weight in zip(memories, weights):
-            for entry in memory.entries:
+            for entry in memory.entries if weight else ():
                 name, copy = entry.name, 1
                 while name in entries:
                     copy += 1
