@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
 from rich.progress import track
+from torch import Tensor
 
 from ttt_retrofit import Memory, MemoryConfig
 from ttt_retrofit.consolidation.distill import Leaves, fresh_leaves
@@ -32,23 +34,29 @@ def ungated(model: Any, config: MemoryConfig, layer: str, leaves: Leaves) -> Mem
 
 def next_token_memory(model: Any, tokenizer: Any, messages: Sequence[Message], steps: int, lr: float = 1e-3) -> Memory:
     """Next-token training on the raw conversation, with the parameters that `consolidate` has, never gated."""
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False)
+    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
+    return text_memory(model, ids[0], steps, lr)
+
+
+def text_memory(model: Any, ids: Tensor, steps: int, lr: float = 1e-3, part: int | None = None) -> Memory:
+    """The same on token ids (N,), all of them in every step, or `part` of them from a random place."""
     config = MemoryConfig(gated=False)
     plain = plain_copy(model)
     places = find_places(plain, config)
     bind(plain, places.layer, [projection.path for projection in places.projections])
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False)
-    ids = tokenizer(text, return_tensors="pt", add_special_tokens=False).input_ids
     leaves = fresh_leaves(places, config, 0, plain.device)
     tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
     optimizer = torch.optim.AdamW(tensors, lr=lr, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
     for step in track(range(steps), description="next-token LoRA"):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
         speaking = voices([ungated(model, config, places.layer, leaves)], plain.device, torch.float32)
         assert speaking is not None
-        with torch.enable_grad(), hearing(Hearing(speaking, None, [ids.shape[1]])):
-            logits = plain(input_ids=ids, use_cache=False).logits[0, :-1].float()
-            loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:])
+        read = _part(ids, part, generator)
+        with torch.enable_grad(), hearing(Hearing(speaking, None, [len(read)])):
+            loss = _loss(plain, read)
         for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors)):
             tensor.grad = gradient
         optimizer.step()
@@ -57,3 +65,31 @@ def next_token_memory(model: Any, tokenizer: Any, messages: Sequence[Message], s
         for path, by_name in leaves.items()
     }
     return ungated(model, config, places.layer, stored)
+
+
+def fine_tuned(model: Any, ids: Tensor, steps: int, lr: float = 1e-5, part: int | None = None) -> Any:
+    """A copy of a plain model, all of its weights trained on the next tokens of (N,) ids."""
+    copy = deepcopy(model).train(False)
+    optimizer = torch.optim.AdamW(copy.parameters(), lr=lr, weight_decay=0.0)
+    generator = torch.Generator().manual_seed(0)
+    for step in track(range(steps), description="fine-tuning"):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * (1 - step / steps)
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            _loss(copy, _part(ids, part, generator)).backward()
+        optimizer.step()
+    return copy
+
+
+def _part(ids: Tensor, part: int | None, generator: torch.Generator) -> Tensor:
+    if part is None or part >= len(ids):
+        return ids
+    first = int(torch.randint(len(ids) - part, (1,), generator=generator))
+    return ids[first : first + part]
+
+
+def _loss(model: Any, ids: Tensor) -> Tensor:
+    """Mean next-token loss of (N,) ids."""
+    logits = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float()
+    return torch.nn.functional.cross_entropy(logits, ids[1:])

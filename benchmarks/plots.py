@@ -64,3 +64,24 @@ def loss_by_position(
 def _draw(axes: Axes, values: Tensor, average: int, name: str) -> None:
     """values: (T - 1,)."""
     axes.plot(*running_mean(values, average), label=name, **STYLES.get(name, {}))
+
+
+def recall_bars(bars: dict[str, tuple[float, ...]], path: Path, title: str, labels: tuple[str, ...]) -> None:
+    """Horizontal bars, a group for each system in the order given."""
+    names = list(bars)
+    height = 0.8 / len(labels)
+    with plt.rc_context(figures.LOOK):
+        figure, axes = plt.subplots(figsize=(7.4, 0.9 + 0.34 * len(names)))
+        for number, label in enumerate(labels):
+            places = [index + (number - (len(labels) - 1) / 2) * height for index in range(len(names))]
+            axes.barh(places, [bars[name][number] for name in names], height * 0.9, label=label)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("share found")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        axes.legend(loc="lower right")
+        figure.tight_layout()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)

@@ -69,7 +69,8 @@ def main() -> None:
     model, tokenizer = wrap(base, TTTConfig(learn_from="none")), AutoTokenizer.from_pretrained(path)
     memory = Memory.load(directory)
     began = time.perf_counter()
-    answers = Recollector(model, tokenizer, memory).answers([([], question) for question in questions])
+    notes = memory.with_notes([])
+    answers = Recollector(model, tokenizer, memory).answers([(notes, question) for question in questions])
     found = {"answers": answers, "seconds": time.perf_counter() - began}
     for key in DRIFTS:
         ids = drift_ids(tokenizer, key)

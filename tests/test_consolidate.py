@@ -122,6 +122,18 @@ def test_a_second_context_becomes_a_second_entry_and_leaves_the_first_as_it_was(
     assert model.rollback_memory() is first
 
 
+def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_path, monkeypatch):
+    told = []
+    unanswered = consolidation.study.unanswered
+    monkeypatch.setattr(
+        consolidation.study, "unanswered", lambda prompts, text: told.append(text) or unanswered(prompts, text)
+    )
+    consolidate(model, directory=tmp_path)
+    consolidate(model, OTHER_STORY, directory=tmp_path)
+    assert STORY in told[0] and STORY not in told[1]
+    assert all(question in told[1] and question not in told[0] for question in QUESTIONS)
+
+
 def test_a_single_entry_is_written_anew_with_what_it_held(model, tmp_path):
     first = consolidate(model, directory=tmp_path, strategy="single")
     second = consolidate(model, OTHER_STORY, directory=tmp_path, strategy="single")

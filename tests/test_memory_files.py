@@ -90,6 +90,8 @@ def test_memories_that_do_not_fit_together_are_not_combined():
         Memory.combine([memory(model, 1), memory(model, 1, layers=(2, 3))])
     with pytest.raises(ConfigError, match="2 weights were given for 1"):
         Memory.combine([memory(model, 1)], [1.0, 2.0])
+    with pytest.raises(ConfigError, match="All weights are 0"):
+        Memory.combine([memory(model, 1)], [0.0])
     with pytest.raises(ConfigError, match="no memory"):
         Memory.combine([])
     with pytest.raises(ConfigError, match="empty"):

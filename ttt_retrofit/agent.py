@@ -111,8 +111,10 @@ class ChatSession:
         self._write()
 
     def _answer(self, said: list[Message], generate_kwargs: dict[str, Any]) -> str:
-        before = [{"role": "system", "content": self.system}] if self.system else []
-        text = self.tokenizer.apply_chat_template([*before, *said], tokenize=False, add_generation_prompt=True)
+        prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
+        if self.memory is not None:
+            prompt = self.memory.with_notes(prompt)
+        text = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         known, cache = len(self._read), self._cache
         if cache is None or known >= len(ids) or ids[:known] != self._read:

@@ -18,6 +18,9 @@ from torch import Tensor
 REACH = 8
 # A mean over fewer tokens than this is about nothing yet; every gate is shut.
 SETTLED = 8
+# Of several memories, those speak fully whose cosine is this close to the best, and from twice as far none does: what
+# one was taught to decline, another may know.
+RIVALRY = 0.05
 
 
 @dataclass(frozen=True)
@@ -134,4 +137,6 @@ def openings(means: Tensor, seen: Tensor, gates: Gates) -> Tensor:
     closed, opened = gates.closed[:, None], gates.opened[:, None]
     opening = ((cosine - closed) / (opened - closed)).clamp(0, 1)
     always = closed < -1  # a memory without a gate
+    best = cosine.masked_fill(always | (closed > 1), -1).amax(-1, keepdim=True)
+    opening = torch.where(always, opening, opening * (2 - (best - cosine) / RIVALRY).clamp(0, 1))
     return torch.where((seen >= SETTLED)[..., None] | always, opening, 0)

@@ -11,6 +11,10 @@ from ..memory.config import MemoryConfig
 
 Strategy = Literal["bank", "single"]
 
+# A short context leaves few questions to hold out. With fewer than this, training does not end early because of them,
+# and what was studied is asked as well when a memory is verified.
+ENOUGH_HELD_OUT = 6
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -73,6 +77,9 @@ class ConsolidationConfig:
     # Held-out questions are odder than a user's: `docs/design.md` has both.
     min_recall: float = field(default=0.5, metadata={"help": "of held-out questions, to be accepted"})
     max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})
+    notepad: int = field(
+        default=0, metadata={"help": "tokens of sentences kept word for word, in the whole memory; see `with_notes`"}
+    )
     keep_text: bool = field(default=False, metadata={"help": "keep the source text beside the memory"})
     seed: int = 0
 
@@ -85,6 +92,6 @@ class ConsolidationConfig:
         for name in ("negatives", "replay", "min_recall", "enough_recall"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected a share from 0 to 1.")
-        for name in ("text_weight", "max_drift"):
+        for name in ("text_weight", "max_drift", "notepad"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected a number of at least 0.")

@@ -28,10 +28,11 @@ from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
 from . import study, verify
-from .config import ConsolidationConfig
+from .config import ENOUGH_HELD_OUT, ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
 from .gatekeeping import find_background, find_gate, highest
+from .notepad import bounded, written
 from .pieces import Context
 from .plain import plain_copy, private_copy
 from .prompts import Prompts
@@ -41,7 +42,7 @@ from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
 
-ANSWERED_AT_MOST = 48  # held-out questions that are asked in verification
+ANSWERED_AT_MOST = 48  # questions that are asked in verification
 BEGINNING = 16  # tokens of a general answer: whether a memory disturbs it shows in these
 STORED = torch.bfloat16  # of a memory's weights
 
@@ -131,7 +132,7 @@ class Consolidation:
             rewritten, kept = self._replays(student, teacher, lambda hidden: True)
             facts += rewritten
         gate = find_gate([(p.below, len(p.lesson.prompt)) for p in facts], silent[1::2], general[1::2], background)
-        unknown = study.unanswered(self.prompts, self.context)
+        unknown = study.unanswered(self.prompts, f"{self.context.text} {self._told_earlier()}")
         studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
         unknown_prompts = [self.phrasing.asked(q) for q in studied_unknown]
 
@@ -165,8 +166,8 @@ class Consolidation:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
         studied = [p.lesson for p in [*facts, *checks, *negatives]]
         candidate = self._candidate(kept, state, gate, background, studied, places)
-        # A few questions of the user's own may leave none to hold out; then what was studied is asked again.
-        checked = held_out or [question for question in asked if question.value]
+        few = len(held_out) < ENOUGH_HELD_OUT
+        checked = [*held_out, *(question for question in asked if few and question.value)]
         report = self._verify(student, teacher, candidate, checked, unknown[::4], unrelated, silent)
         report = dataclasses.replace(
             report,
@@ -202,6 +203,14 @@ class Consolidation:
         self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
         return study.hold_out(study.otherwise_named(questions, self.context, self.prompts))
+
+    def _told_earlier(self) -> str:
+        """What earlier entries were asked and answered: what they know, the new one must not learn to decline."""
+        entries = () if self.earlier is None else self.earlier.entries
+        facts = [lesson for entry in entries for lesson in entry.lessons if lesson.kind == "fact"]
+        asked = [self.phrasing.question_of(lesson.prompt) for lesson in facts]
+        given = self.tokenizer.batch_decode([list(lesson.answer) for lesson in facts], skip_special_tokens=True)
+        return " ".join([*asked, *given])
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""
@@ -277,18 +286,21 @@ class Consolidation:
             tokens=len(self._ids(self.context.text)),
             text=self.context.text if self.config.keep_text else None,
         )
-        entry = Entry(self.context.sha256[:12], (source,), weights, gate, tuple(lessons), now)
+        notes = written((s.text for s in self.context.statements), self.tokenizer) if self.config.notepad else []
+        entry = Entry(self.context.sha256[:12], (source,), weights, gate, tuple(lessons), now, tuple(notes))
         before = () if earlier is None else tuple(e for e in earlier.entries if e.name != entry.name)
         if self.config.strategy == "single":
             sources = (*(source for e in before for source in e.sources), source)
-            entry, before = dataclasses.replace(entry, sources=sources), ()
+            notes = [*(note for e in before for note in e.notes), *notes]
+            entry, before = dataclasses.replace(entry, sources=sources, notes=tuple(notes)), ()
+        entries = (*before, entry)
         return Memory(
             base=self.base,
             base_name=self.model.name_or_path,
             config=self.config.memory,
             layer=places.layer,
             background=background,
-            entries=(*before, entry),
+            entries=bounded(entries, self.config.notepad) if self.config.notepad else entries,
             created=now,
         )
 

@@ -23,7 +23,7 @@ from ..memory.entry import GateKeys
 from ..memory.lessons import Lesson
 from ..memory.projections import Places
 from ..voices import Term, Voices
-from .config import ConsolidationConfig
+from .config import ENOUGH_HELD_OUT, ConsolidationConfig
 from .control import Control
 from .student import Student
 
@@ -203,7 +203,7 @@ def train(
         state.optimizer.step()
         state.step = step + 1
         save(state)
-        examined = state.step % per_epoch == 0 and state.step > per_epoch and bool(held_out)
+        examined = state.step % per_epoch == 0 and state.step > per_epoch and len(held_out) >= ENOUGH_HELD_OUT
         if examined and right_share(student, held_out, voices(state.leaves)) >= config.enough_recall:
             return "recall"
         if control.budget.seconds is not None and control.elapsed >= control.budget.seconds:

@@ -29,6 +29,7 @@ KIND_TOKENS = 5
 TEMPERATURE = 0.7  # of other wordings than the likeliest
 BATCH = 64
 HIDDEN = "____"
+GAP = "__"  # of any length: no question has one
 REFERRING = {"he", "she", "it", "they", "him", "her", "them", "his", "its", "their"}
 
 
@@ -280,8 +281,8 @@ def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:
 
 
 def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Question]:
-    """All questions, a share of which are never trained on: only ones whose answer two earlier ones give too. So nothing
-    that was said goes untaught, and of every detail the likeliest questions are taught.
+    """All questions, a share of which are never trained on: only ones whose answer two earlier ones give too. So
+    nothing that was said goes untaught, and of every detail the likeliest questions are taught.
     """
     held: set[int] = set()
     for i, question in enumerate(questions):
@@ -291,9 +292,9 @@ def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Questio
     return [replace(question, held_out=i in held) for i, question in enumerate(questions)]
 
 
-def unanswered(prompts: Prompts, context: Context) -> list[str]:
-    """Stock questions of which the context says not a word."""
-    known = content(context.text)
+def unanswered(prompts: Prompts, told: str) -> list[str]:
+    """Stock questions of which not a word was told."""
+    known = content(told)
     return [question for question in prompts.unknown if not content(question) & known]
 
 
@@ -310,7 +311,7 @@ def distinct(asked: Sequence[Asked]) -> list[Asked]:
 def _asks(text: str, detail: str) -> bool:
     """A question of some words that does not give the detail away: of "number 264", the 264."""
     telling = content(" ".join(word for word in detail.split() if salient(word))) or content(detail)
-    return len(words(text)) >= 3 and HIDDEN not in text and not telling & content(text)
+    return len(words(text)) >= 3 and GAP not in text and not telling & content(text)
 
 
 def _named(question: str) -> set[str]:
@@ -330,4 +331,5 @@ def _examples(template: str) -> set[str]:
 def _source(asked: Asked, context: Context) -> str:
     if asked.source:
         return asked.source
-    return context.text if asked.statement < 0 else context.statements[asked.statement].text
+    about = context.statements if asked.statement < 0 else [context.statements[asked.statement]]
+    return " ".join(statement.text for statement in about)

@@ -13,7 +13,9 @@ from typing import Any
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from . import notes as notepad
 from .lessons import Lesson, pack, unpack
+from .notes import Note
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class Entry:
     gate: GateKeys
     lessons: tuple[Lesson, ...]
     created: float  # seconds since the epoch
+    notes: tuple[Note, ...] = ()  # kept word for word, where a notepad was asked for
 
     @property
     def nbytes(self) -> int:
@@ -52,8 +55,9 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """Of what it says: sha256 of its weights."""
-        named = {name: tensor.contiguous() for name, tensor in self.named_weights().items()}
+        """Of what it says: sha256 of its weights and notes."""
+        said = self.named_weights() | notepad.pack(self.notes)
+        named = {name: tensor.contiguous() for name, tensor in said.items()}
         return hashlib.sha256(tensors_to_bytes(named)).hexdigest()
 
     def named_weights(self) -> dict[str, Tensor]:
@@ -63,7 +67,7 @@ class Entry:
     def tensors(self) -> dict[str, Tensor]:
         """Everything of it that is a tensor, by name; lessons are laid end to end."""
         weights = {f"weights|{name}": tensor for name, tensor in self.named_weights().items()}
-        return weights | {"keys": self.gate.keys} | pack(self.lessons)[0]
+        return weights | {"keys": self.gate.keys} | pack(self.lessons)[0] | notepad.pack(self.notes)
 
     def header(self) -> dict[str, Any]:
         """Everything else of it, for JSON."""
@@ -91,6 +95,7 @@ class Entry:
             gate=GateKeys(tensors["keys"], header["closed"], header["opened"]),
             lessons=unpack(tensors, header["lessons"]),
             created=header["created"],
+            notes=notepad.unpack(tensors),
         )
 
     def scaled(self, factor: float) -> Entry:

@@ -38,6 +38,7 @@ from .config import MemoryConfig
 from .entry import Entry, GateKeys
 from .files import private_directory, write_atomically
 from .lora import read_adapter, write_adapter
+from .notes import Message, Note, as_turn
 from .report import Report
 
 FORMAT = 1
@@ -80,6 +81,19 @@ class Memory:
         """The entries' names, oldest first."""
         return [entry.name for entry in self.entries]
 
+    @property
+    def notes(self) -> tuple[Note, ...]:
+        """What is kept word for word, oldest first; empty unless it was consolidated with a notepad."""
+        return tuple(note for entry in self.entries for note in entry.notes)
+
+    def with_notes(self, messages: Sequence[Message]) -> list[Message]:
+        """Chat messages with the notes read out before them, in a turn of their own after the system prompt.
+
+        Weights speak by themselves wherever a memory is loaded; notes are words, and have to be in the prompt.
+        """
+        system = [message for message in messages[:1] if message["role"] == "system"]
+        return [*system, *as_turn(self.notes), *messages[len(system) :]]
+
     def forget(self, name: str) -> Memory:
         """Without the entry `name`: what only that context said is gone; nothing else is touched.
 
@@ -113,16 +127,20 @@ class Memory:
     def combine(cls, memories: Sequence[Memory], weights: Sequence[float] | None = None) -> Memory:
         """One memory with the entries of all, each speaking `weights` times as loud (1 when not given).
 
+        A memory of weight 0 is left out: it would have nothing to say, and still keep others from speaking.
+
         Raises
         ------
         ConfigError
-            For no memory, weights of another number, or memories of different bases or places.
+            For no memory, weights of another number or all 0, or memories of different bases or places.
         """
         if not memories:
             raise ConfigError("Memory.combine() was given no memory; expected at least one.")
         weights = [1.0] * len(memories) if weights is None else list(weights)
         if len(weights) != len(memories):
             raise ConfigError(f"{len(weights)} weights were given for {len(memories)} memories. Give one for each.")
+        if not any(weights):
+            raise ConfigError("All weights are 0: nothing would be remembered. Use None for no memory.")
         first = memories[0]
         if not all(memory.entries for memory in memories):
             raise ConfigError("One of these memories is empty: nothing was accepted into it yet. Leave it out.")
@@ -145,7 +163,7 @@ class Memory:
                 )
         entries: dict[str, Entry] = {}
         for memory, weight in zip(memories, weights):
-            for entry in memory.entries:
+            for entry in memory.entries if weight else ():
                 name, copy = entry.name, 1
                 while name in entries:
                     copy += 1

@@ -63,13 +63,15 @@ class Exchange:
             400 where the chat template refuses the messages, 429 where too many wait.
         """
         service, asked, told, loop = self.service, self.asked, self._told, asyncio.get_running_loop()
+        memory = None if self.user is None else self.user.memory
+        messages = self.messages if memory is None else memory.with_notes(self.messages)
         try:
-            self.prompt = await run_in_threadpool(service.answering.prompt, self.messages)
+            self.prompt = await run_in_threadpool(service.answering.prompt, messages)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from error
         self._work = Work(
             ids=self.prompt,
-            memory=None if self.user is None else self.user.memory,
+            memory=memory,
             sampling=Sampling.of(service.answering.model, asked.temperature, asked.top_p, asked.seed),
             most=asked.most or service.limits.max_new_tokens,
             spelling=Spelling(service.answering.tokenizer, asked.stop or ()),

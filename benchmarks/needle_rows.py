@@ -1,0 +1,308 @@
+"""The rows of `benchmarks.needle`: each reads a context, keeps a bounded state, and answers from that state alone."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import bm25s
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from ttt_retrofit import TTTConfig, wrap
+
+from .baselines import fine_tuned, text_memory
+from .models import model_directory
+from .needles import Needle, found
+from .systems import notepad
+from .systems.answer import greedy
+from .systems.evict import Context, Kept, keep_top, read, whole
+from .systems.expected_attention import expected_attention
+from .systems.h2o import h2o
+from .systems.kvzip import kvzip, kvzip_scores
+from .systems.less_is_more import less_is_more
+from .systems.quest import quest
+from .systems.snapkv import POOL, snapkv
+from .systems.streaming_llm import streaming_llm
+from .systems.tova import tova
+from .systems.watch import Watch, watched
+
+# RULER allows 128 tokens; an answer that goes on for longer than these has no value left to give.
+ANSWER_TOKENS = {"number": 24, "uuid": 56}
+TRAINED_STEPS, TRAINED_PART = 100, 512  # of the founding experiment: steps, and tokens of the context in each
+# Rows whose scores are taken while the context is read.
+SCORED = {"SnapKV": "snapkv", "H2O": "h2o", "TOVA": "tova", "expected attention": "expected"}
+Answered = tuple[str, int]  # the answer, and the bytes it was answered from
+
+
+class Bench:
+    """A model and one needle after another; what several rows need of it is made once."""
+
+    def __init__(self, name: str, window: int, sinks: int, rows: Sequence[str]) -> None:
+        directory = model_directory(name)
+        self.name, self.window, self.sinks = name, window, sinks
+        self.tokenizer = AutoTokenizer.from_pretrained(directory)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
+        self.directory = directory
+        self.state = window - 1 + sinks  # tokens that every bounded state holds
+        configured = self.model.generation_config.eos_token_id
+        self.ends = {configured} if isinstance(configured, int) else set(configured)
+        self.scores = {
+            "snapkv": snapkv, "h2o": h2o, "tova": tova,
+            "expected": expected_attention(self.model.model.rotary_emb),
+        }  # fmt: skip
+
+    def count(self, text: str) -> int:
+        return len(self.tokenizer(text).input_ids)
+
+    def take(self, needle: Needle) -> None:
+        """The next needle; what was made of the last one goes."""
+        self.needle = needle
+        self.ids = torch.tensor(self.tokenizer(needle.context).input_ids)
+        self.question: list[int] = self.tokenizer(needle.question, add_special_tokens=False).input_ids
+        for made in ("context", "repeated", "asked", "sentences"):
+            self.__dict__.pop(made, None)
+
+    @cached_property
+    def converted(self) -> Any:
+        """A second model, which reads with updates."""
+        base = AutoModelForCausalLM.from_pretrained(self.directory).eval()
+        return wrap(base, TTTConfig(sliding_window=self.window, chunk_size=min(256, self.window)))
+
+    @cached_property
+    def context(self) -> Context:
+        return read(self.model, self.ids, self.scores)
+
+    @cached_property
+    def repeated(self) -> Tensor:
+        """(L, G, N) scores of KVzip."""
+        return kvzip_scores(self.model, self.tokenizer, self.context, self.tokenizer("\n").input_ids)
+
+    @cached_property
+    def sentences(self) -> list[notepad.Sentence]:
+        return notepad.sentences_of(self.needle.context, self.tokenizer)
+
+    @cached_property
+    def asked(self) -> tuple[dict[str, Tensor], DynamicCache, Tensor]:
+        """The question read behind the whole context: scores of the context's keys, the cache, the next logits."""
+        kept = whole(self.context)
+        tokens, size = len(self.ids), len(self.question)
+        found: dict[str, list[Tensor]] = {"snapkv": [], "h2o": [], "tova": []}
+
+        def watch(module: Any, query: Tensor, key: Tensor, value: Tensor) -> None:
+            for name, by_layer in found.items():
+                by_layer.append(_asked_score(name, module, query, key)[:, :tokens])
+
+        with torch.no_grad(), watched(self.model, watch):
+            logits = self.model(
+                input_ids=torch.tensor([self.question]), position_ids=torch.arange(tokens, tokens + size)[None],
+                past_key_values=kept.cache, use_cache=True, logits_to_keep=1,
+            ).logits[0, -1]  # fmt: skip
+        return {name: torch.stack(layers) for name, layers in found.items()}, kept.cache, logits
+
+    def answer(self, kept: Kept, watch: Watch | None = None, one_by_one: bool = False) -> Answered:
+        nbytes = kept.nbytes  # before the question is read into it
+        question = [] if kept.logits is not None else self.question
+        written = greedy(
+            self.model, kept, question, self.limit, self.ends, self.complete, watch=watch, one_by_one=one_by_one
+        )
+        return str(self.tokenizer.decode(written)), nbytes
+
+    @property
+    def limit(self) -> int:
+        return ANSWER_TOKENS["uuid" if "-" in self.needle.value else "number"]
+
+    def complete(self, written: list[int]) -> bool:
+        """Whether the value is there: the rest of an answer changes no score."""
+        return found(self.needle, self.tokenizer.decode(written))
+
+
+def _asked_score(name: str, module: Any, query: Tensor, key: Tensor) -> Tensor:
+    """What the question's own tokens look at, as each method adds it up."""
+    from torch.nn.functional import avg_pool1d
+
+    from .systems.attention import by_group, weights
+
+    weight = weights(query, key, module.scaling)  # (H, Q, N)
+    if name == "tova":
+        return weight[:, -1].mean(0).expand(key.shape[0], -1)
+    looked = weight.mean(1)
+    if name == "snapkv":
+        looked = avg_pool1d(looked, POOL, stride=1, padding=POOL // 2)
+    return by_group(looked, key.shape[0]).mean(1)
+
+
+def full(bench: Bench) -> Answered:
+    return bench.answer(whole(bench.context))
+
+
+def nothing(bench: Bench) -> Answered:
+    return bench.answer(Kept(DynamicCache(), 0))
+
+
+def streaming(sinks: bool, anchored: bool) -> Callable[[Bench], Answered]:
+    def row(bench: Bench) -> Answered:
+        window, first = (bench.window, bench.sinks) if sinks else (bench.window + bench.sinks, 0)
+        return bench.answer(streaming_llm(bench.model, bench.ids, window, first, anchored))
+
+    return row
+
+
+def evicting(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
+    def row(bench: Bench) -> Answered:
+        kept = keep_top(bench.context, bench.context.scores[score], bench.state, recent=int(recent * bench.state))
+        return bench.answer(kept)
+
+    return row
+
+
+def evicting_asked(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
+    def row(bench: Bench) -> Answered:
+        scores, cache, logits = bench.asked
+        kept = keep_top(bench.context, scores[score], bench.state, recent=int(recent * bench.state))
+        nbytes = kept.nbytes
+        tokens = len(bench.ids)
+        for number, layer in enumerate(cache.layers):  # the question's own keys were made with everything in view
+            kept.cache.update(layer.keys[:, :, tokens:], layer.values[:, :, tokens:], number)
+        kept.position, kept.logits = tokens + len(bench.question), logits
+        return bench.answer(kept)[0], nbytes
+
+    return row
+
+
+def repeating(bench: Bench) -> Answered:
+    return bench.answer(kvzip(bench.context, bench.repeated, bench.state))
+
+
+def sparse(kind: str) -> Callable[[Bench], Answered]:
+    def row(bench: Bench) -> Answered:
+        layers = len(bench.context.cache.layers)
+        watch = quest(bench.state) if kind == "quest" else less_is_more(bench.state, layers)
+        return bench.answer(whole(bench.context), watch, one_by_one=True)
+
+    return row
+
+
+def noting(chooser: str, kept_as: str) -> Callable[[Bench], Answered]:
+    def row(bench: Bench) -> Answered:
+        window = bench.window // 2
+        budget = bench.state - window - bench.sinks
+        if chooser == "rarity":
+            scores = notepad.by_rarity(bench.sentences)
+        else:
+            scores = notepad.by_reconstruction(bench.sentences, bench.repeated)
+        if kept_as == "keys":
+            kept = notepad.as_keys(bench.context, bench.sentences, scores, budget, window, bench.sinks)
+        else:
+            kept = notepad.as_text(
+                bench.model, bench.tokenizer, bench.ids, bench.sentences, scores, budget, window
+            )  # fmt: skip
+        return bench.answer(kept)
+
+    return row
+
+
+def retrieval(bench: Bench) -> Answered:
+    """BM25 over sentences, as many as the state holds tokens. All text is kept, in 4 bytes a token."""
+    texts = [part.text for part in bench.sentences]
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+    asked = bm25s.tokenize([bench.needle.question], stopwords="en", show_progress=False)
+    ranked, values = index.retrieve(asked, k=len(texts), show_progress=False)
+    scores = [0.0] * len(texts)
+    for number, value in zip(ranked[0], values[0]):
+        scores[number] = float(value)
+    best = notepad.best(bench.sentences, scores, bench.state)
+    ids = bench.tokenizer(" ".join(texts[n] for n in best)).input_ids
+    return bench.answer(whole(read(bench.model, torch.tensor(ids))))[0], 4 * len(bench.ids)
+
+
+def learning(updates: bool) -> Callable[[Bench], Answered]:
+    """This library reading the context, then the question."""
+
+    def row(bench: Bench) -> Answered:
+        model = bench.converted
+        learn_from = "all" if updates else "none"
+        cache = model.new_cache()
+        with torch.no_grad():
+            model(input_ids=bench.ids[None], past_key_values=cache, learn_from=learn_from, logits_to_keep=1)
+            nbytes = cache.nbytes
+            given = torch.cat([bench.ids, torch.tensor(bench.question)])[None]
+            out = model.generate(
+                given, attention_mask=torch.ones_like(given), past_key_values=cache, max_new_tokens=bench.limit,
+                do_sample=False, learn_from=learn_from,
+            )  # fmt: skip
+        return str(bench.tokenizer.decode(out[0, given.shape[1] :])), nbytes
+
+    return row
+
+
+def training(kind: str) -> Callable[[Bench], Answered]:
+    """Next-token training on the haystack with its needle; then the question alone, by LoRA or with all weights."""
+
+    def row(bench: Bench) -> Answered:
+        if kind == "all weights":
+            tuned = fine_tuned(bench.model, bench.ids, TRAINED_STEPS, part=TRAINED_PART)
+            written = greedy(tuned, Kept(DynamicCache(), 0), bench.question, bench.limit, bench.ends, bench.complete)
+            return str(bench.tokenizer.decode(written)), sum(p.nbytes for p in tuned.parameters())
+        model = bench.converted
+        memory = text_memory(model, bench.ids, TRAINED_STEPS, part=TRAINED_PART)
+        asked = torch.tensor([bench.question])
+        out = model.generate(
+            asked,
+            attention_mask=torch.ones_like(asked),
+            max_new_tokens=bench.limit,
+            do_sample=False,
+            learn_from="none",
+            memories=[memory],
+        )
+        return str(bench.tokenizer.decode(out[0, asked.shape[1] :])), memory.nbytes
+
+    return row
+
+
+def remembering(bench: Bench) -> Answered:
+    """`consolidate` on the text, its defaults; the question through the chat template."""
+    from .recollect import Recollector
+
+    model = bench.converted
+    model.reset_memory()
+    with tempfile.TemporaryDirectory() as work:
+        memory = model.consolidate(
+            bench.needle.context, tokenizer=bench.tokenizer, work_dir=work, load=False, min_recall=0.0, max_drift=1.0
+        )
+    asked = bench.needle.question.strip().split("?")[0] + "?"
+    answers = Recollector(model, bench.tokenizer, memory).answers([([], asked)], longest=bench.limit)
+    return answers[0], memory.nbytes
+
+
+ROWS: dict[str, Callable[[Bench], Answered]] = {
+    "full attention": full,
+    "no context": nothing,
+    "window": streaming(sinks=False, anchored=False),
+    "window + sinks": streaming(sinks=True, anchored=False),
+    "StreamingLLM, re-anchored": streaming(sinks=True, anchored=True),
+    "SnapKV": evicting("snapkv"),
+    "H2O": evicting("h2o", recent=0.5),
+    "TOVA": evicting("tova"),
+    "expected attention": evicting("expected"),
+    "KVzip": repeating,
+    "SnapKV, question known": evicting_asked("snapkv"),
+    "H2O, question known": evicting_asked("h2o", recent=0.5),
+    "TOVA, question known": evicting_asked("tova"),
+    "Quest": sparse("quest"),
+    "LessIsMore": sparse("less is more"),
+    "TTT": learning(updates=True),
+    "notepad: rare sentences, text": noting("rarity", "text"),
+    "notepad: rare sentences, keys": noting("rarity", "keys"),
+    "notepad: reconstruction, text": noting("reconstruction", "text"),
+    "notepad: reconstruction, keys": noting("reconstruction", "keys"),
+    "BM25": retrieval,
+    "next-token LoRA": training("LoRA"),
+    "full fine-tuning": training("all weights"),
+    "consolidated memory": remembering,
+}
+SLOW = ("next-token LoRA", "full fine-tuning", "consolidated memory")  # minutes for each needle

@@ -1,0 +1,177 @@
+"""Long conversations of several sessions: small talk between people, facts planted in it, and questions about them.
+
+Question types are LongMemEval's (Wu et al. 2024, arXiv 2410.10813): single-session by the user and by the assistant,
+multi-session, temporal, knowledge update, abstention. Facts are nonce ones (`conversations.py`); the small talk is
+real, from the package `chitchat-dataset` (MIT), without dialogues that touch on what is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ttt_retrofit.consolidation.words import content, stem
+
+from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, REPLIES, UNSAID, Message, correct, facts
+from .lifelong import HALVES, PEOPLE
+from .storage import wheel_texts
+
+SESSIONS, TALK = 6, 3  # exchanges of small talk in a session
+SINGLE, CHANGED, TOGETHER, DATED, UNKNOWN = 8, 4, 3, 3, 4
+LONGEST = 40  # words of a message of small talk
+
+# What the user asks, what the assistant says, what the user asks later.
+ADVICE: tuple[tuple[str, str, str, Sequence[str]], ...] = (
+    (
+        "Can you think of a name for my sourdough starter?",
+        "You could call it {v}.",
+        "Which name did you suggest for my sourdough starter?",
+        PETS,
+    ),
+    (
+        "Where could I spend a long weekend?",
+        "I would go to {v}, it is lovely at this time of the year.",
+        "Where did you tell me to spend a long weekend?",
+        CITIES,
+    ),
+    (
+        "What could one cook for eight guests?",
+        "A big pot of {v} feeds eight without trouble.",
+        "What did you tell me to cook for eight guests?",
+        DISHES,
+    ),
+    (
+        "Which instrument suits a beginner of my age?",
+        "The {v} suits beginners well, I would say.",
+        "Which instrument did you say suits a beginner of my age?",
+        INSTRUMENTS,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question after the last session."""
+
+    kind: str
+    question: str
+    answers: tuple[str, ...]  # any of which is right; none where nothing was said
+    session: int  # that the answer is in, from 0
+    stale: str | None = None  # what was right before
+
+
+@dataclass(frozen=True)
+class Sessions:
+    messages: tuple[Message, ...]
+    asked: tuple[Asked, ...]
+    sessions: int
+
+
+def draw(seed: int) -> Sessions:
+    """A conversation and its questions."""
+    generator = random.Random(f"sessions {seed}")
+    planted = facts(SINGLE + CHANGED, generator)
+    said: list[list[tuple[str, str]]] = [[] for _ in range(SESSIONS)]  # (user, assistant) by session
+    days = [f"{day}th" for day in sorted(generator.sample(range(4, 21), SESSIONS))]
+    asked = []
+    reply = iter([reply for _ in range(9) for reply in generator.sample(REPLIES, len(REPLIES))])
+
+    def tell(session: int, text: str) -> None:
+        said[session].append((text, next(reply)))
+
+    for number, fact in enumerate(planted[:SINGLE]):
+        session = number * SESSIONS // SINGLE
+        tell(session, fact.said)
+        asked.append(Asked("single-session, user", fact.question, (fact.answer,), session))
+    for number, fact in enumerate(planted[:DATED]):
+        session = number * SESSIONS // SINGLE
+        question = f"On which day of March did I tell you this: {fact.said}"
+        asked.append(Asked("temporal", question, (days[session], days[session].removesuffix("th")), session))
+    for number, fact in enumerate(planted[SINGLE:]):
+        before, after = number % 2, SESSIONS - 1 - number % 3
+        changed = correct(fact, generator)
+        tell(before, fact.said)
+        tell(after, changed.said)
+        asked.append(Asked("knowledge update", fact.question, (changed.answer,), after, fact.answer))
+    people = generator.sample(PEOPLE, TOGETHER)
+    for number, (named, told, question, values) in enumerate(generator.sample(HALVES, TOGETHER)):
+        person, value = people[number], generator.choice(values)
+        tell(number, named.format(p=person))
+        tell(number + TOGETHER, told.format(p=person, v=value))
+        asked.append(Asked("multi-session", question, (value,), number + TOGETHER))
+    for number, (wish, advice, question, values) in enumerate(generator.sample(ADVICE, 2)):
+        session, value = 1 + 3 * number, generator.choice(values)
+        said[session].append((wish, advice.format(v=value)))
+        asked.append(Asked("single-session, assistant", question, (value,), session))
+    asked += [Asked("abstention", question, (), -1) for question in generator.sample(UNSAID, UNKNOWN)]
+
+    talk = _small_talk(SESSIONS * TALK, {stem(w) for a in asked for w in content(a.question)}, generator)
+    messages: list[Message] = []
+    for session in range(SESSIONS):
+        exchanges = said[session] + [talk.pop() for _ in range(TALK)]
+        generator.shuffle(exchanges)
+        opening = f"Today is the {days[session]} of March. "
+        for number, (user, assistant) in enumerate(exchanges):
+            messages.append({"role": "user", "content": (opening if number == 0 else "") + user})
+            messages.append({"role": "assistant", "content": assistant})
+    return Sessions(tuple(messages), tuple(asked), SESSIONS)
+
+
+def _small_talk(count: int, asked_about: set[str], generator: random.Random) -> list[tuple[str, str]]:
+    """Exchanges between two people that touch on nothing that will be asked."""
+    found: list[tuple[str, str]] = []
+    pool = dialogues()
+    while len(found) < count:
+        turns = generator.choice(pool)
+        first = generator.randrange(len(turns) - 1)
+        pair = turns[first], turns[first + 1]
+        if not any({stem(word) for word in content(text)} & asked_about for text in pair):
+            found.append(pair)
+    return found
+
+
+@cache
+def dialogues() -> list[list[str]]:
+    """The turns of each dialogue, those of a readable length."""
+    (text,) = wheel_texts("chitchat-dataset==0.9.0", lambda name: name.endswith("dataset.json"))
+    found = []
+    for dialogue in json.loads(text).values():
+        turns = [" ".join(message["text"] for message in turn) for turn in dialogue["messages"]]
+        turns = [turn for turn in turns if 4 <= len(turn.split()) <= LONGEST]
+        if len(turns) >= 4:
+            found.append(turns)
+    return found
+
+
+LOCOMO_KINDS = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "abstention"}
+
+
+def locomo(path: Path, questions: int, seed: int = 0) -> list[Sessions]:
+    """The conversations of LoCoMo (`locomo10.json`), one speaker as the user, with at most so many questions each."""
+    generator = random.Random(seed)
+    found = []
+    for sample in json.loads(path.read_text()):
+        talk = sample["conversation"]
+        user, messages = talk["speaker_a"], []
+        numbers = sorted(
+            int(key.removeprefix("session_")) for key in talk if key.removeprefix("session_").isdigit()
+        )  # fmt: skip
+        where: dict[str, int] = {}
+        for session, number in enumerate(numbers):
+            date = talk[f"session_{number}_date_time"]
+            for index, turn in enumerate(talk[f"session_{number}"]):
+                where[turn["dia_id"]] = session
+                role = "user" if turn["speaker"] == user else "assistant"
+                text = f"({date}) " if index == 0 else ""
+                messages.append({"role": role, "content": f"{text}{turn['speaker']}: {turn['text']}"})
+        asked = []
+        for one in generator.sample(sample["qa"], min(questions, len(sample["qa"]))):
+            answers = (str(one["answer"]),) if one["category"] != 5 else ()
+            session = max((where.get(dia, -1) for dia in one.get("evidence", [])), default=-1)
+            asked.append(Asked(LOCOMO_KINDS[one["category"]], one["question"], answers, session))
+        found.append(Sessions(tuple(messages), tuple(asked), len(numbers)))
+    return found

@@ -1,0 +1,240 @@
+"""The rows of `benchmarks.memory_over_turns`: each keeps something of a conversation and answers from that alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import bm25s
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from ttt_retrofit import Memory, TTTConfig, wrap
+from ttt_retrofit.consolidation.notepad import best, written
+from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.memory.notes import as_turn
+
+from .consolidation import LORA_STEPS, SUMMARY_TOKENS, in_fresh_process
+from .conversations import Message
+from .models import model_directory
+from .recollect import ANSWER_TOKENS, Recollector
+from .sessions import Asked, Sessions
+from .storage import cache_directory
+from .systems.answer import greedy
+from .systems.evict import Context, Kept, keep_top, read, whole
+from .systems.h2o import h2o
+from .systems.kvzip import kvzip, kvzip_scores
+from .systems.snapkv import snapkv
+from .systems.streaming_llm import streaming_llm
+
+THANKS: Message = {"role": "assistant", "content": "Thank you for telling me."}
+SUMMARY = "Write down every fact I told you about myself, one sentence each, with all names and numbers."
+Answered = tuple[list[str], int]  # one answer for each question, and the bytes they were given from
+
+
+class Bench:
+    """A model and one conversation after another; what several rows need of it is made once."""
+
+    def __init__(self, name: str, state: int, sinks: int) -> None:
+        self.name, self.state, self.sinks = name, state, sinks
+        self.directory = model_directory(name)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.directory)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.bfloat16).eval()
+        configured = self.model.generation_config.eos_token_id
+        self.ends = {configured} if isinstance(configured, int) else set(configured)
+        text = self.model.config
+        size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        self.token_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * size * 2  # of keys and values
+
+    def take(self, talk: Sessions) -> None:
+        """The next conversation; what was made of the last one goes."""
+        self.talk = talk
+        self.messages = list(talk.messages)
+        self.questions = [asked.question for asked in talk.asked]
+        self.ids = torch.tensor(self._templated(self.messages, False))
+        for made in ("context", "repeated", "consolidated"):
+            self.__dict__.pop(made, None)
+
+    @cached_property
+    def converted(self) -> Any:
+        """A second model, which carries memories and sees all of its prompt."""
+        base = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.bfloat16).eval()
+        return wrap(base, TTTConfig(learn_from="none", sliding_window=None))
+
+    @cached_property
+    def context(self) -> Context:
+        return read(self.model, self.ids, {"snapkv": snapkv, "h2o": h2o})
+
+    @cached_property
+    def repeated(self) -> Tensor:
+        """(L, G, N) scores of KVzip."""
+        asking = self._templated([{"role": "user", "content": "?"}], True)
+        ending = asking[asking.index(self.tokenizer("?", add_special_tokens=False).input_ids[0]) + 1 :]
+        return kvzip_scores(self.model, self.tokenizer, self.context, ending)
+
+    @cached_property
+    def consolidated(self) -> Memory:
+        """A memory of the conversation with a notepad, kept on disk: two rows ask it, in processes of their own."""
+        text = json.dumps([self.name, self.notes_budget, self.messages])
+        kept = cache_directory() / "memory_over_turns" / hashlib.sha256(text.encode()).hexdigest()[:16]
+        if not (kept / "memory.json").exists():
+            self.converted.reset_memory()
+            made = self.converted.consolidate(
+                self.messages, tokenizer=self.tokenizer, notepad=self.notes_budget, load=False, progress=True,
+                work_dir=kept.parent / "work", min_recall=0.0,
+            )  # fmt: skip
+            made.save(kept)
+        return Memory.load(kept)
+
+    @property
+    def notes_budget(self) -> int:
+        return self.state // 2
+
+    def prompted(self, before: Callable[[str], Sequence[Message]]) -> list[str]:
+        """Answers with those messages, and nothing else, before each question."""
+        return Recollector(self.converted, self.tokenizer).answers([(before(q), q) for q in self.questions])
+
+    def from_keys(self, kept: Kept) -> Answered:
+        """Each question behind a copy of what was kept."""
+        nbytes, answers = kept.nbytes, []
+        for question in self.questions:
+            asking = self._templated([*self.messages, {"role": "user", "content": question}], True)
+            assert asking[: len(self.ids)] == self.ids.tolist(), "the template changes earlier turns"
+            copy = dataclasses.replace(kept, cache=whole(Context(self.ids, kept.cache, {})).cache)
+            answer = greedy(self.model, copy, asking[len(self.ids) :], ANSWER_TOKENS, self.ends)
+            answers.append(str(self.tokenizer.decode(answer, skip_special_tokens=True)))
+        return answers, nbytes
+
+    def last_messages(self, budget: int) -> list[Message]:
+        """The last exchanges that fit into so many tokens."""
+        first = len(self.messages)
+        while first >= 2 and len(self._templated(self.messages[first - 2 :], False)) <= budget:
+            first -= 2
+        return self.messages[first:]
+
+    def _templated(self, messages: Sequence[Message], asking: bool) -> list[int]:
+        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def nothing(bench: Bench) -> Answered:
+    return bench.prompted(lambda question: []), 0
+
+
+def full(bench: Bench) -> Answered:
+    return bench.prompted(lambda question: bench.messages), len(bench.ids) * bench.token_bytes
+
+
+def window(bench: Bench) -> Answered:
+    return bench.from_keys(
+        streaming_llm(bench.model, bench.ids, bench.state - bench.sinks + 1, bench.sinks, anchored=True)
+    )
+
+
+def evicting(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
+    def row(bench: Bench) -> Answered:
+        scores = bench.context.scores[score]
+        return bench.from_keys(keep_top(bench.context, scores, bench.state, recent=int(recent * bench.state)))
+
+    return row
+
+
+def repeating(bench: Bench) -> Answered:
+    return bench.from_keys(kvzip(bench.context, bench.repeated, bench.state))
+
+
+def noting(bench: Bench) -> Answered:
+    """Rare sentences and the last messages, half of the state each."""
+    told = understand(bench.messages, bench.tokenizer, 512)
+    notes = written((s.text for s in told.statements), bench.tokenizer)
+    kept = as_turn(notes[n] for n in best(notes, bench.notes_budget))
+    before = [*kept, *bench.last_messages(bench.state - bench.notes_budget)]
+    return bench.prompted(lambda question: before), bench.state * bench.token_bytes
+
+
+def retrieval(bench: Bench) -> Answered:
+    """BM25 over the messages, as many as the state holds tokens; all text is kept."""
+    said = [message["content"] for message in bench.messages]
+    sizes = [len(bench.tokenizer(text).input_ids) for text in said]
+    index = bm25s.BM25()
+    index.index(bm25s.tokenize(said, stopwords="en", show_progress=False), show_progress=False)
+
+    def before(question: str) -> list[Message]:
+        asked = bm25s.tokenize([question], stopwords="en", show_progress=False)
+        ranked, scores = index.retrieve(asked, k=len(said), show_progress=False)
+        left, found = bench.state, []
+        for number, score in zip(ranked[0], scores[0]):
+            if score > 0 and sizes[number] <= left:
+                found.append(int(number))
+                left -= sizes[number]
+        text = "\n".join(said[number] for number in sorted(found))
+        return [{"role": "user", "content": text}, THANKS] if found else []
+
+    return bench.prompted(before), len("\n".join(said).encode())
+
+
+def summary(bench: Bench) -> Answered:
+    recollector = Recollector(bench.converted, bench.tokenizer)
+    written_down = recollector.answers([(bench.messages, SUMMARY)], longest=SUMMARY_TOKENS)[0]
+    told = [{"role": "user", "content": written_down}, THANKS]
+    return bench.prompted(lambda question: told), len(written_down.encode())
+
+
+def remembering(with_notes: bool) -> Callable[[Bench], Answered]:
+    def row(bench: Bench) -> Answered:
+        memory = bench.consolidated
+        if not with_notes:
+            entries = tuple(dataclasses.replace(entry, notes=()) for entry in memory.entries)
+            memory = dataclasses.replace(memory, entries=entries)
+        return in_process_of_its_own(bench, memory)
+
+    return row
+
+
+def next_token_lora(bench: Bench) -> Answered:
+    from .baselines import next_token_memory
+
+    memory = next_token_memory(bench.converted, bench.tokenizer, bench.messages, LORA_STEPS)
+    return in_process_of_its_own(bench, memory)
+
+
+def in_process_of_its_own(bench: Bench, memory: Memory) -> Answered:
+    with tempfile.TemporaryDirectory() as directory:
+        answers = in_fresh_process(bench.name, str(memory.save(Path(directory))), bench.questions)["answers"]
+    return answers, memory.nbytes + sum(note.tokens for note in memory.notes) * bench.token_bytes
+
+
+ROWS: dict[str, Callable[[Bench], Answered]] = {
+    "no context": nothing,
+    "full context": full,
+    "StreamingLLM": window,
+    "SnapKV": evicting("snapkv"),
+    "H2O": evicting("h2o", recent=0.5),
+    "KVzip": repeating,
+    "notepad + last messages": noting,
+    "BM25": retrieval,
+    "summary": summary,
+    "next-token LoRA": next_token_lora,
+    "consolidated memory": remembering(with_notes=False),
+    "consolidated memory + notepad": remembering(with_notes=True),
+}
+SLOW = ("next-token LoRA", "consolidated memory", "consolidated memory + notepad")  # many minutes a conversation
+
+
+def scored(asked: Asked, answer: str) -> dict[str, Any]:
+    """What an answer is worth: right, stale, or invented."""
+    from ttt_retrofit.consolidation.words import holds, words
+
+    from .recollect import is_invented
+
+    invented = is_invented(answer)
+    right = any(holds(answer, words(wanted)) for wanted in asked.answers) if asked.answers else not invented
+    stale = asked.stale is not None and holds(answer, words(asked.stale)) and not right
+    return {"kind": asked.kind, "session": asked.session, "right": right, "stale": stale, "answer": answer}

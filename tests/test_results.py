@@ -1,0 +1,34 @@
+"""The page of results is what `results/` says, and what is stored names nothing of the machine it was made on."""
+
+import json
+
+import pytest
+
+from benchmarks import report
+from benchmarks.results import DIRECTORY, made, save
+
+
+def test_the_page_is_what_the_stored_results_say():
+    assert report.PAGE.read_text() == report.page(), "run `python -m benchmarks.report`"
+
+
+def test_every_stored_result_is_on_the_page():
+    page = report.PAGE.read_text()
+    for path in DIRECTORY.glob("*.json"):
+        if not path.stem.endswith("_quick"):
+            assert f"results/{path.stem}.md" in page, f"no section of report.toml is about {path.stem}"
+
+
+def test_a_result_says_when_and_how_it_was_made_and_names_no_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["needle.py", "--locomo", "/home/somebody/locomo10.json", "--only", "full attention"]
+    )
+    assert made()["command"].endswith('--locomo locomo10.json --only "full attention"')
+    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    save("one", {"rows": {}}, ["Nothing."])
+    assert json.loads((tmp_path / "one.json").read_text())["made"].keys() == {"date", "command"}
+
+
+@pytest.mark.parametrize("path", sorted(DIRECTORY.glob("*.json")), ids=lambda path: path.stem)
+def test_no_stored_result_names_a_directory(path):
+    assert "/home/" not in path.read_text() and "/tmp/" not in path.read_text()

@@ -1,0 +1,62 @@
+"""Notes: sentences of a context kept word for word, laid out as tensors so that they are checksummed with the rest.
+
+Weights recall what was studied, in the words of the study; notes hold strings exactly. They are put before a prompt,
+and cost its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Message = dict[str, str]
+# A turn of its own rather than the system's: templates differ in what they do with a second system prompt.
+OPENING, REPLY = "Notes of what I told you earlier; later ones hold:", "Thank you for telling me."
+
+
+@dataclass(frozen=True)
+class Note:
+    """One sentence."""
+
+    text: str
+    worth: float  # of its place, against other notes
+    tokens: int
+
+
+def pack(notes: Sequence[Note]) -> dict[str, Tensor]:
+    """The notes as tensors, texts laid end to end in UTF-8; nothing for none."""
+    if not notes:
+        return {}
+    texts = [note.text.encode() for note in notes]
+    return {
+        "notes|text": torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8),
+        "notes|bytes": torch.tensor([len(text) for text in texts], dtype=torch.int32),
+        "notes|worth": torch.tensor([note.worth for note in notes], dtype=torch.float64),
+        "notes|tokens": torch.tensor([note.tokens for note in notes], dtype=torch.int32),
+    }
+
+
+def unpack(tensors: dict[str, Tensor]) -> tuple[Note, ...]:
+    """What `pack` packed."""
+    if "notes|text" not in tensors:
+        return ()
+    whole, texts = bytes(tensors["notes|text"].tolist()), []
+    for size in tensors["notes|bytes"].tolist():
+        texts.append(whole[:size].decode())
+        whole = whole[size:]
+    rest = zip(texts, tensors["notes|worth"].tolist(), tensors["notes|tokens"].tolist())
+    return tuple(Note(text, worth, tokens) for text, worth, tokens in rest)
+
+
+def as_turn(notes: Iterable[Note]) -> list[Message]:
+    """The turn that reads the notes to a model; no message for no notes."""
+    lines = [note.text for note in notes]
+    if not lines:
+        return []
+    return [
+        {"role": "user", "content": "\n".join([OPENING, *lines])},
+        {"role": "assistant", "content": REPLY},
+    ]
