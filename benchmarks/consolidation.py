@@ -226,13 +226,16 @@ def averaged(rows: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]] | No
 
 
 def report(done: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    lines = [f"{options.model}, {FACTS} facts in {TURNS} turns, conversations of seeds {options.seeds}.", ""]
+    lines = [f"{options.model}, {FACTS} facts in {TURNS} turns; talks: conversations, of seeds from 0 on.", ""]
     for plan in (name for name in PLANS if name in done):
         rows = done[plan]
-        full = [row for _, row in sorted(done.get("table", {}).get("full context", {}).items())]
-        header = ["system", "recall (range)", "of full context", "invented", "prose", "code", "seconds", "MB"]
-        measured = [name for name in PLANS[plan] if rows.get(name)]
-        table = [[name, *averaged([row for _, row in sorted(rows[name].items())], full)] for name in measured]
+        full = done.get("table", {}).get("full context", {})
+        header = ["system", "talks", "recall (range)", "of full context", "invented", "prose", "code", "seconds", "MB"]
+        measured = {name: rows[name] for name in PLANS[plan] if rows.get(name)}
+        table = [
+            [name, str(len(by_seed)), *averaged([*by_seed.values()], [full[seed] for seed in by_seed if seed in full])]
+            for name, by_seed in measured.items()
+        ]
         lines += [f"### {plan}", "", *markdown_table(header, table), ""]
     return lines
 
