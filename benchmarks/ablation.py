@@ -87,6 +87,11 @@ def read_setting(base: Any, texts: dict[str, torch.Tensor], config: TTTConfig | 
     }
 
 
+def _config_of(row: dict[str, Any]) -> TTTConfig | None:
+    """How a stored row was read; settings that are newer than the row had their defaults."""
+    return None if row["config"] is None else TTTConfig.from_dict(row["config"])
+
+
 def gap_closed(row: dict[str, Any], sinks: dict[str, Any], full: dict[str, Any], which: str = "loss") -> float:
     gap = statistics.fmean(sinks[which][name] - full[which][name] for name in TEXTS)
     return statistics.fmean(sinks[which][name] - row[which][name] for name in TEXTS) / gap
@@ -132,8 +137,7 @@ def main() -> None:
     wanted["window + sinks"] = TTTConfig(sliding_window=options.window, learn_from="none")
     wanted |= {name: TTTConfig(**{**SETTINGS[name], "sliding_window": options.window}) for name in options.only}
     for name, config in wanted.items():
-        described = None if config is None else config.to_dict()
-        if name in rows and rows[name]["config"] == described:
+        if name in rows and _config_of(rows[name]) == config:
             continue
         # Read without learning beside each setting: a ratio within one stretch of time, whatever else runs.
         beside = wanted["window + sinks"]
@@ -141,7 +145,7 @@ def main() -> None:
         idle = read_setting(base, {TEXTS[0]: texts[TEXTS[0]]}, beside, "window + sinks, for comparison")
         row["relative_time"] = row["seconds"] / (idle["seconds"] * len(TEXTS))
         row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
-        rows[name] = row | {"config": described}
+        rows[name] = row | {"config": None if config is None else config.to_dict()}
         save(NAME, report, table(rows, settings))
     lines = table(rows, settings)
     save(NAME, report, lines)
