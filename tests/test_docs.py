@@ -38,14 +38,9 @@ def sections(page: str) -> dict[str, list[str]]:
     return found
 
 
-def words_of(pages: list[str]) -> list[str]:
-    text = " ".join((DOCS / page).read_text() for page in pages)
-    return [*dict.fromkeys(re.findall(r"\w+|[.?,:]", text))]
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Of whole words, which knows every word of the pages."""
-    names = [*SPECIAL, *(word for word in words_of(PAGES) if word not in SPECIAL)]
+def tokenizer(text: str) -> PreTrainedTokenizerFast:
+    """Of whole words, which knows every word of the text."""
+    names = [*dict.fromkeys([*SPECIAL, *re.findall(r"\w+|[.?,:]", text)])]
     core = Tokenizer(models.WordLevel({name: index for index, name in enumerate(names)}, unk_token="<pad>"))
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(pattern=r"[.?,:]", behavior="isolated")]
@@ -54,10 +49,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=TEMPLATE, **special)
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A working directory with a tiny model under a real name, and a book."""
-    folder, words = tmp_path_factory.mktemp("docs"), tokenizer()
+def stage(folder: Path, text: str) -> Path:
+    """A working directory with a tiny model under a real name that knows the words of a text, and a book of them."""
+    words = tokenizer(text)
     # bitsandbytes quantizes blocks of 64 values.
     shape = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": len(words)}
     tiny("qwen3", **shape, max_position_embeddings=8192).save_pretrained(folder / NAME)
@@ -66,6 +60,11 @@ def directory(tmp_path_factory):
     drawn = torch.randint(len(known), (4500,), generator=torch.Generator().manual_seed(0)).tolist()
     (folder / "book.txt").write_text(" ".join(known[index] for index in drawn))
     return folder
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return stage(tmp_path_factory.mktemp("docs"), " ".join((DOCS / page).read_text() for page in PAGES))
 
 
 @pytest.fixture

@@ -17,12 +17,13 @@ LOSSES = {"window + sinks": 3.25, "window + sinks + TTT": 3.125}
 
 
 class Hub:
-    """Records what would be committed; `published` is the card that lies in the repository already."""
+    """Records what would be committed; `published` is a card that lay in every repository before."""
 
     def __init__(self) -> None:
         self.published: str | None = None
         self.created: list[str] = []
         self.files: dict[str, str] = {}
+        self.cards: dict[str, str] = {}
 
     def create_repo(self, _api, repo_id, **kwargs):
         self.created.append(repo_id)
@@ -32,12 +33,14 @@ class Hub:
         for operation in operations:
             path = Path(operation.path_or_fileobj)
             self.files[operation.path_in_repo] = "" if path.suffix == ".safetensors" else path.read_text()
+        self.cards[repo_id] = self.files["README.md"]
         return "https://huggingface.co/commit"
 
     def load_card(self, repo_id, **kwargs):
-        if self.published is None:
+        card = self.published or self.cards.get(repo_id)
+        if card is None:
             raise EntryNotFoundError(f"{repo_id} has no README.md")
-        return ModelCard(self.published)
+        return ModelCard(card)
 
 
 @pytest.fixture

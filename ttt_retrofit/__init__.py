@@ -9,7 +9,7 @@ from .auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .cache import TTTCache
 from .config import TTTConfig
 from .consolidation.config import Budget, ConsolidationConfig
-from .errors import CheckpointError, ConfigError, InputError, TTTError, UnsupportedModelError
+from .errors import CheckpointError, ConfigError, InputError, MissingExtraError, TTTError, UnsupportedModelError
 from .memory import Memory, MemoryConfig
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ __all__ = [
     "InputError",
     "Memory",
     "MemoryConfig",
+    "MissingExtraError",
     "TTTCache",
     "TTTConfig",
     "TTTError",
@@ -44,6 +45,9 @@ _LAZY = {"TTTTrainer": "trainer", "TTTTrainingConfig": "config"}  # Trainer's im
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
+        from importlib.util import find_spec
 
+        if find_spec("accelerate") is None:
+            raise MissingExtraError(name, "accelerate", "train")
         return getattr(import_module(f".meta.{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

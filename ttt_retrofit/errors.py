@@ -19,3 +19,10 @@ class InputError(TTTError):
 
 class CheckpointError(TTTError):
     """A file that is missing, damaged, or made for another model."""
+
+
+class MissingExtraError(TTTError, ImportError):
+    """A package that is not installed, for one of the extras brings it."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(f"{what} needs {package}. Install it with: pip install 'ttt-retrofit[{extra}]'.")

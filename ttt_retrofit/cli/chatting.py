@@ -18,7 +18,7 @@ from typing import Any
 from transformers import TextStreamer
 
 from ..agent import ChatSession
-from ..errors import ConfigError, InputError, TTTError
+from ..errors import InputError, MissingExtraError, TTTError
 from ..memory.report import Report
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
@@ -159,11 +159,11 @@ def chat(
 
     Raises
     ------
-    ConfigError
+    MissingExtraError
         Where a page is asked for and gradio is not installed.
     """
     if paged and find_spec("gradio") is None:
-        raise ConfigError("--page needs gradio. Install it with: pip install 'ttt-retrofit[chat]'.")
+        raise MissingExtraError("--page", "gradio", "chat")
     with nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-chat-") as where:
         config, asked = recipe(said), read_questions(questions)
         with out.aside.status(f"loading {name}"):

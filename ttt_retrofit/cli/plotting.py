@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .. import measure
-from ..errors import ConfigError
+from ..errors import MissingExtraError
 from ..measure import FULL, SINKS, TTT
 from ..viz import collect, text
 from ..viz.data import HOW_TO_READ
@@ -106,7 +106,4 @@ def _where(files: dict[str, list[str]]) -> list[str]:
 
 def _check_matplotlib(target: Path | None) -> None:
     if target is not None and find_spec("matplotlib") is None:
-        raise ConfigError(
-            "Writing pictures needs matplotlib. Install it with: pip install 'ttt-retrofit[viz]', or leave --out away "
-            "to see them on the terminal."
-        )
+        raise MissingExtraError("Writing pictures with --out (without, the terminal shows them)", "matplotlib", "viz")

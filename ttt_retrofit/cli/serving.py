@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..agent import ChatSession
-from ..errors import ConfigError
+from ..errors import MissingExtraError
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
 from .remembering import read_questions, recipe
@@ -39,12 +39,12 @@ def serve(
 
     Raises
     ------
-    ConfigError
+    MissingExtraError
         Where what serves is not installed, or strangers could reach a server without a key.
     """
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"serve needs {', '.join(missing)}. Install it with: pip install 'ttt-retrofit[serve]'.")
+        raise MissingExtraError("serve", ", ".join(missing), "serve")
     import uvicorn
 
     from ..serving.answering import Answering

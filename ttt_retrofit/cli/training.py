@@ -11,7 +11,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 
-from ..errors import ConfigError
+from ..errors import ConfigError, MissingExtraError
 from .loading import Choices, load_model, load_tokenizer, read_text, settings, written_whole
 from .output import Advance, Output, facts
 
@@ -47,7 +47,7 @@ def train(
     Checkpoints stand beside it while it trains; the same command goes on from the last one.
     """
     if find_spec("accelerate") is None:
-        raise ConfigError("train needs accelerate. Install it with: pip install 'ttt-retrofit[train]'.")
+        raise MissingExtraError("train", "accelerate", "train")
     from ..meta.config import TTTTrainingConfig
     from ..meta.trainer import TTTTrainer
 

@@ -18,7 +18,7 @@ HOW_TO_READ = {
     "surprise": "Each token is coloured by its loss, light where the model expected it and dark where it did not: what "
     "is lighter with updates than without was expected because of what was read before.",
     "state": "What must be kept to go on reading: keys and values of full attention grow with every token, the window, "
-    "sinks and fast weights stay the same once the window is full.",
+    "sinks and fast weights stay the same once the window is full. A chunk begun at the end adds a copy of them.",
     "memory": "If the memory holds what the context said, its line lies nearer to the state with the context than the "
     "line without does, and the answer's first token becomes likelier in the upper layers.",
 }

@@ -10,13 +10,18 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from ..errors import MissingExtraError
 from ..measure import FULL, SINKS, TTT
 from .data import CONDITIONS, MemoryEffect, TextRead, running_mean
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+except ModuleNotFoundError as error:
+    raise MissingExtraError("Drawing", "matplotlib", "viz") from error
 
 STYLES: dict[str, dict[str, Any]] = {
     FULL: {"color": "#222222", "linewidth": 1.1, "linestyle": (0, (5, 2)), "zorder": 3},
@@ -37,6 +42,8 @@ LOOK: dict[Any, Any] = {
     "legend.frameon": False,
 }
 SURPRISED = 8.0  # nats at which a token is darkest
+SHADES = matplotlib.colormaps["cividis_r"]
+WHITE_FROM = 0.53  # of the scale: from here on white is read better on its shade than black (WCAG contrast)
 
 
 def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -108,17 +115,16 @@ def surprise(read: TextRead, first: int, count: int = 180) -> Figure:
     panels = figure.subplots(2, 1)
     end = min(first + count, len(read.tokens))
     tokens = [word.replace("\n", "↵").replace("$", r"\$") for word in read.tokens[first:end]]
-    shades = matplotlib.colormaps["cividis_r"]
     for axes, losses, title in zip(panels, (read.without, read.updated), ("without updates", "with updates")):
         shown = losses[first - 1 : end - 1] if first else losses[: end - 1]
-        _lay_out(axes, tokens if first else tokens[1:], shown, shades)
+        _lay_out(axes, tokens if first else tokens[1:], shown)
         axes.set_title(f"{title}: {shown.mean():.2f} nats/token in these {len(shown)} tokens")
-    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, SURPRISED), shades)
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, SURPRISED), SHADES)
     figure.colorbar(scale, ax=panels, label="loss, nats", extend="max", shrink=0.6, pad=0.01)
     return figure
 
 
-def _lay_out(axes: Axes, tokens: list[str], losses: Tensor, shades: Any, width: int = 96) -> None:
+def _lay_out(axes: Axes, tokens: list[str], losses: Tensor, width: int = 96) -> None:
     """Words in lines of `width` characters of a fixed-width font, each on its colour."""
     column = row = 0
     for token, loss in zip(tokens, losses.tolist()):
@@ -126,9 +132,9 @@ def _lay_out(axes: Axes, tokens: list[str], losses: Tensor, shades: Any, width: 
         if column + size > width:
             column, row = 0, row + 1
         level = min(loss / SURPRISED, 1.0)
-        axes.add_patch(matplotlib.patches.Rectangle((column, row), size, 0.9, color=shades(level), linewidth=0))
-        axes.text(column, row + 0.48, token, family="DejaVu Sans Mono", fontsize=8, va="center",
-                  color="white" if level > 0.5 else "black")  # fmt: skip
+        axes.add_patch(matplotlib.patches.Rectangle((column, row), size, 0.9, color=SHADES(level), linewidth=0))
+        axes.text(column, row + 0.48, token, family="DejaVu Sans Mono", fontsize=10, va="center",
+                  color="white" if level > WHITE_FROM else "black")  # fmt: skip
         column += size
     axes.set(xlim=(0, width), ylim=(max(row + 1, 6), 0))
     axes.axis("off")

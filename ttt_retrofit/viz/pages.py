@@ -9,12 +9,10 @@ from html import escape
 from io import StringIO
 from pathlib import Path
 
-from matplotlib import colormaps
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import TextRead
-from .figures import SURPRISED
+from .figures import SHADES, SURPRISED, WHITE_FROM, Figure
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -23,10 +21,11 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 64rem; padding: 0 1rem; color: #222; }}
-h1 {{ font-size: 1.3rem; }} h2 {{ font-size: 1rem; margin-top: 2rem; }}
-svg {{ max-width: 100%; height: auto; }}
-.text {{ font-family: ui-monospace, monospace; line-height: 1.7; white-space: pre-wrap; overflow-wrap: anywhere; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 84rem; padding: 0 1rem; color: #222; }}
+p {{ max-width: 60rem; }} h1 {{ font-size: 1.3rem; }} h2 {{ font-size: 1rem; margin-top: 2rem; }}
+svg {{ max-width: min(100%, 64rem); height: auto; }}
+.beside {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 34rem), 1fr)); gap: 0 2rem; }}
+.text {{ font: 0.8rem/1.7 ui-monospace, monospace; color: black; white-space: pre-wrap; overflow-wrap: anywhere; }}
 .text span {{ border-radius: 2px; }} .dark {{ color: white; }}
 .key span {{ padding: 0.15rem 0.5rem; }}
 </style>
@@ -58,15 +57,19 @@ def page(title: str, sentence: str, body: str) -> str:
 
 
 def surprise(read: TextRead, title: str, sentence: str) -> str:
-    """A page with the whole text twice, each token on the colour of its loss; pointing at one shows its figures."""
+    """A page with the whole text twice, side by side where there is room.
+
+    Each token is on the colour of its loss; pointing at one shows its figures.
+    """
     steps = range(int(SURPRISED) + 1)
     key = "".join(f'<span class="{_ink(step)}" style="background:{_shade(step)}">{step}</span>' for step in steps)
-    parts = [f'<p class="key">loss, nats: {key}</p>']
+    parts = [f'<p class="key">loss, nats: {key}</p>', '<div class="beside">']
     for name, losses in (("Without updates", read.without), ("With updates", read.updated)):
         parts.append(
-            f"<h2>{name}: {losses.mean():.3f} nats/token</h2>\n<div class='text'>{_tokens(read, losses)}</div>"
+            f"<div><h2>{name}: {losses.mean():.3f} nats/token</h2>\n"
+            f"<div class='text'>{_tokens(read, losses)}</div></div>"
         )
-    return page(title, sentence, "\n".join(parts))
+    return page(title, sentence, "\n".join([*parts, "</div>"]))
 
 
 def _tokens(read: TextRead, losses: Tensor) -> str:
@@ -81,9 +84,9 @@ def _tokens(read: TextRead, losses: Tensor) -> str:
 
 
 def _shade(loss: float) -> str:
-    red, green, blue, _ = colormaps["cividis_r"](min(loss / SURPRISED, 1.0), bytes=True)
+    red, green, blue, _ = SHADES(min(loss / SURPRISED, 1.0), bytes=True)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def _ink(loss: float) -> str:
-    return "dark" if loss > SURPRISED / 2 else "light"
+    return "dark" if loss / SURPRISED > WHITE_FROM else "light"
