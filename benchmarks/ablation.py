@@ -59,6 +59,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prime, width 128, lr 2e-3": {"fast_weights": "prime", "rank": 128, "inner_lr": 2e-3},
     "muon, lr 5e-3": {"inner_optimizer": "muon", "inner_lr": 5e-3},
     "sgd, lr 0.1": {"inner_optimizer": "sgd", "inner_lr": 0.1},
+    "in-place rule, sgd, lr 1e-5": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-5},
+    "in-place rule, sgd, lr 1e-4": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-4},
     "trust region 0.01": {"max_relative_update": 0.01},
 }
 
@@ -106,7 +108,8 @@ def draw(points: dict[str, tuple[float, float]]) -> None:
         colour = "#D55E00" if name in ("default", "fast") else "#0072B2"
         axes.scatter(seconds, 100 * closed, s=40, color=colour, zorder=3)
         axes.annotate(str(number), (seconds, 100 * closed), xytext=(5, -2), textcoords="offset points", fontsize=8)
-        axes.text(1.03, 1 - number / 22, f"{number}  {name}", color=colour, fontsize=8, transform=axes.transAxes)
+        height = 1 - number / (len(ordered) + 1)
+        axes.text(1.03, height, f"{number}  {name}", color=colour, fontsize=8, transform=axes.transAxes)
     axes.set_xlabel("time, in units of reading without learning")
     axes.set_ylabel("gap to full attention closed, %")
     axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
