@@ -59,6 +59,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prime, width 128, lr 2e-3": {"fast_weights": "prime", "rank": 128, "inner_lr": 2e-3},
     "muon, lr 5e-3": {"inner_optimizer": "muon", "inner_lr": 5e-3},
     "sgd, lr 0.1": {"inner_optimizer": "sgd", "inner_lr": 0.1},
+    "in-place rule, sgd, lr 1e-5": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-5},
+    "in-place rule, sgd, lr 1e-4": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-4},
     "trust region 0.01": {"max_relative_update": 0.01},
 }
 
@@ -87,6 +89,11 @@ def read_setting(base: Any, texts: dict[str, torch.Tensor], config: TTTConfig | 
     }
 
 
+def _config_of(row: dict[str, Any]) -> TTTConfig | None:
+    """How a stored row was read; settings that are newer than the row had their defaults."""
+    return None if row["config"] is None else TTTConfig.from_dict(row["config"])
+
+
 def gap_closed(row: dict[str, Any], sinks: dict[str, Any], full: dict[str, Any], which: str = "loss") -> float:
     gap = statistics.fmean(sinks[which][name] - full[which][name] for name in TEXTS)
     return statistics.fmean(sinks[which][name] - row[which][name] for name in TEXTS) / gap
@@ -101,7 +108,8 @@ def draw(points: dict[str, tuple[float, float]]) -> None:
         colour = "#D55E00" if name in ("default", "fast") else "#0072B2"
         axes.scatter(seconds, 100 * closed, s=40, color=colour, zorder=3)
         axes.annotate(str(number), (seconds, 100 * closed), xytext=(5, -2), textcoords="offset points", fontsize=8)
-        axes.text(1.03, 1 - number / 22, f"{number}  {name}", color=colour, fontsize=8, transform=axes.transAxes)
+        height = 1 - number / (len(ordered) + 1)
+        axes.text(1.03, height, f"{number}  {name}", color=colour, fontsize=8, transform=axes.transAxes)
     axes.set_xlabel("time, in units of reading without learning")
     axes.set_ylabel("gap to full attention closed, %")
     axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
@@ -132,8 +140,7 @@ def main() -> None:
     wanted["window + sinks"] = TTTConfig(sliding_window=options.window, learn_from="none")
     wanted |= {name: TTTConfig(**{**SETTINGS[name], "sliding_window": options.window}) for name in options.only}
     for name, config in wanted.items():
-        described = None if config is None else config.to_dict()
-        if name in rows and rows[name]["config"] == described:
+        if name in rows and _config_of(rows[name]) == config:
             continue
         # Read without learning beside each setting: a ratio within one stretch of time, whatever else runs.
         beside = wanted["window + sinks"]
@@ -141,7 +148,7 @@ def main() -> None:
         idle = read_setting(base, {TEXTS[0]: texts[TEXTS[0]]}, beside, "window + sinks, for comparison")
         row["relative_time"] = row["seconds"] / (idle["seconds"] * len(TEXTS))
         row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
-        rows[name] = row | {"config": described}
+        rows[name] = row | {"config": None if config is None else config.to_dict()}
         save(NAME, report, table(rows, settings))
     lines = table(rows, settings)
     save(NAME, report, lines)

@@ -1,7 +1,8 @@
 """The least a read must cost: multiply-accumulates per token, counted from the matrices of a model.
 
 Forward through everything; for the update, backward through the head and the layers above the lowest TTT site, and one
-more product per fast matrix. What is counted is what cannot be left out, elementwise work and memory traffic is not.
+more product per fast matrix; In-Place TTT's rule has that product alone. What is counted is what cannot be left out,
+elementwise work and memory traffic is not.
 """
 
 from __future__ import annotations
@@ -53,4 +54,5 @@ def count(model: Any, config: TTTConfig) -> Arithmetic:
     lowest = min(site.layer for site in sites)
     above = sum(linear[lowest + 1 :]) + (len(layers) - lowest - 1) * ATTENTION_BACKWARD * product
     fast = sum(site.in_features * site.out_features for site in sites)
-    return Arithmetic(forward, head_cost + above + fast)
+    backward = head_cost + above if config.inner_rule == "gradient" else 0
+    return Arithmetic(forward, backward + fast)

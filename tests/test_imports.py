@@ -88,6 +88,7 @@ ORDER = [
     "state",
     "inner_loop",
     "inner_optimizers",
+    "in_place",
     "window",
     "attention",
     "voices",

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from benchmarks import report
+from benchmarks import ablation, report
 from benchmarks.results import DIRECTORY, made, save
+from ttt_retrofit import TTTConfig
 
 
 def test_the_page_is_what_the_stored_results_say():
@@ -32,3 +33,11 @@ def test_a_result_says_when_and_how_it_was_made_and_names_no_directory(tmp_path,
 @pytest.mark.parametrize("path", sorted(DIRECTORY.glob("*.json")), ids=lambda path: path.stem)
 def test_no_stored_result_names_a_directory(path):
     assert "/home/" not in path.read_text() and "/tmp/" not in path.read_text()
+
+
+def test_rows_that_are_older_than_a_setting_are_not_measured_again():
+    stored = json.loads((DIRECTORY / "ablation.json").read_text())
+    for name in ("default", "fast", "lora, rank 16, lr 4e-3"):
+        row = {"config": {k: v for k, v in stored["rows"][name]["config"].items() if k != "inner_rule"}}
+        expected = TTTConfig(**{**ablation.SETTINGS[name], "sliding_window": stored["settings"]["window"]})
+        assert ablation._config_of(row) == expected

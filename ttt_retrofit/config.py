@@ -10,6 +10,7 @@ from typing import Any, Literal, Self, get_args
 from .errors import ConfigError
 
 FastWeightsName = Literal["delta", "lora", "prime"]
+RuleName = Literal["gradient", "in_place"]
 OptimizerName = Literal["sgd", "adam", "muon"]
 LearnFrom = Literal["all", "prompt", "none"]
 LayerSelection = str | float | tuple[int, ...]
@@ -37,6 +38,7 @@ SHAPES_STATE = (
     "chunk_size",
     "sliding_window",
     "sink_tokens",
+    "inner_rule",
     "inner_optimizer",
 )
 
@@ -86,6 +88,10 @@ class TTTConfig(JSONFields):
         default=2048, metadata={"help": "tokens a query attends to, itself included; None keeps the base's attention"}
     )
     sink_tokens: int = field(default=4, metadata={"help": "first tokens of a sequence, always attended to"})
+    inner_rule: RuleName = field(
+        default="gradient",
+        metadata={"help": "what a step is made of: the 'gradient' of the chunk's loss | 'in_place' (In-Place TTT)"},
+    )
     inner_optimizer: OptimizerName = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
     inner_lr: float = field(default=5e-4, metadata={"help": "step size of the inner optimizer"})
     max_relative_update: float = field(
@@ -133,12 +139,18 @@ class TTTConfig(JSONFields):
     def _check_choices(self) -> None:
         for name, choices in (
             ("fast_weights", FastWeightsName),
+            ("inner_rule", RuleName),
             ("inner_optimizer", OptimizerName),
             ("learn_from", LearnFrom),
         ):
             value = getattr(self, name)
             if value not in get_args(choices):
                 raise ConfigError(f"{name}={value!r} is not known. Choose one of {list(get_args(choices))}.")
+        if self.inner_rule == "in_place" and self.fast_weights != "delta":
+            raise ConfigError(
+                f"inner_rule='in_place' writes a whole matrix, and fast_weights={self.fast_weights!r} has none. Take "
+                "fast_weights='delta', or inner_rule='gradient'."
+            )
         names = self.target_modules
         if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(

@@ -40,6 +40,7 @@ class FastTerms:
     rows: int
     record: bool = False  # build a graph from the first site on; the layers below stay without one
     withheld: dict[str, Tensor] = field(default_factory=dict)  # inputs kept from projections that are folded
+    seen: dict[str, Tensor] | None = None  # if given, each projection's input is put here, (B, T, I), without a graph
 
 
 _TERMS: ContextVar[FastTerms | None] = ContextVar("ttt_fast_terms", default=None)
@@ -149,12 +150,15 @@ class TTTSite(nn.Module):
             return None
         if terms.record:
             torch.set_grad_enabled(True)
+        given = terms.withheld.pop(self.site.name) if FOLDED in weights else args[0]
+        if terms.seen is not None:
+            terms.seen[self.site.name] = given.detach().reshape(terms.rows, -1, self.site.in_features)
         if FOLDED in weights:
             assert self._dense is not None
-            return F.linear(terms.withheld.pop(self.site.name), weights[FOLDED], self._dense.linear.bias)
+            return F.linear(given, weights[FOLDED], self._dense.linear.bias)
         hidden = output[0] if isinstance(output, tuple) else output
         site, first = self.site, self.site.offset
-        x = args[0].reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
+        x = given.reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
         onto = hidden.reshape(terms.rows, -1, hidden.shape[-1])
         cast = {name: weight.to(x.dtype) for name, weight in weights.items()}
         if site.fused:

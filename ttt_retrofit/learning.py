@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from transformers.utils import logging
 
+from . import in_place
 from .config import TTTConfig
 from .fast_weights import FastWeights, Weights
 from .inner_loop import (
@@ -28,7 +29,7 @@ from .inner_loop import (
     update_,
 )
 from .inner_optimizers import Optimizer
-from .layer import FOLDED, TTTSite
+from .layer import FOLDED, FastTerms, TTTSite
 from .state import FastState
 
 logger = logging.get_logger(__name__)
@@ -52,6 +53,10 @@ class Decoder(Protocol):
     @property
     def trained_length(self) -> int | None:
         """Tokens that were ever apart in training; None where positions are not relative, or nobody knows."""
+        ...
+
+    def embeddings_of(self, ids: Tensor) -> Tensor:
+        """The input embeddings of tokens, (B, T) -> (B, T, D)."""
         ...
 
     def base_forward(self, **kwargs: Any) -> Any:
@@ -117,6 +122,14 @@ def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dic
     return leaves
 
 
+def terms_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> FastTerms:
+    """The fast weights for a forward that is learned from, which leaves behind what the inner rule asks for."""
+    leaves = leaves_of(decoder, fast, rows, outer)
+    if decoder.ttt.inner_rule == "in_place":
+        return FastTerms(leaves, rows, seen={})
+    return FastTerms(leaves, rows, record=not outer.everywhere)
+
+
 def present(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
     """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
     if fast.sites:
@@ -155,21 +168,37 @@ def losses_of(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:
 def learn_from(
     decoder: Decoder,
     fast: FastState,
-    leaves: dict[str, Weights],
+    terms: FastTerms,
+    ids: Tensor,
     losses: Tensor,
     targets: Tensor,
     fires: list[bool],
     outer: Outer,
 ) -> tuple[FastState, list[float]]:
-    """One inner step of every row that fires, from losses computed with the weights in `fast`.
+    """One inner step of every row that fires, from a forward with the weights in `fast`.
 
-    losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
+    ids: (R, C), losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
     """
     firing = torch.tensor(fires, device=losses.device)
     by_row = chunk_loss(losses, targets)
+    if terms.seen is None:
+        gradients, along = _gradients(fast, terms.weights, torch.where(firing, by_row, 0).sum(), outer)
+    else:
+        gradients, along = _writes(decoder, fast, terms.seen, ids, targets), ()
+    if outer.observe is not None:
+        outer.observe(Learned(fast, gradients, along, by_row.detach(), firing))
+    with torch.set_grad_enabled(outer.record):
+        new = step_of(decoder, fast, by_row, gradients, firing)
+    return (new if outer.record else new.detach()), by_row.tolist()
+
+
+def _gradients(
+    fast: FastState, leaves: dict[str, Weights], loss: Tensor, outer: Outer
+) -> tuple[dict[str, Weights], tuple[Tensor | None, ...]]:
+    """Of the loss, with respect to the fast weights, by site, and to the tensors that `outer` asks for."""
     flat = [leaf for by_name in leaves.values() for leaf in by_name.values()]
     taken = torch.autograd.grad(
-        torch.where(firing, by_row, 0).sum(),
+        loss,
         [*flat, *outer.along],
         create_graph=outer.record and outer.order == 2,
         retain_graph=outer.record,
@@ -180,11 +209,20 @@ def learn_from(
         name: {key: next(remaining).view_as(weight) for key, weight in fast.sites[name].weights.items()}
         for name in leaves
     }
-    if outer.observe is not None:
-        outer.observe(Learned(fast, gradients, taken[len(flat) :], by_row.detach(), firing))
-    with torch.set_grad_enabled(outer.record):
-        new = step_of(decoder, fast, by_row, gradients, firing)
-    return (new if outer.record else new.detach()), by_row.tolist()
+    return gradients, taken[len(flat) :]
+
+
+@torch.no_grad()
+def _writes(
+    decoder: Decoder, fast: FastState, seen: dict[str, Tensor], ids: Tensor, targets: Tensor
+) -> dict[str, Weights]:
+    """In-Place TTT's rule for every site, as the gradients that it stands for. seen: (R, C, I) by site."""
+    embeddings = decoder.embeddings_of(ids)
+    writes: dict[str, Weights] = {}
+    for name, keys in seen.items():
+        delta = fast.sites[name].weights["delta"]
+        writes[name] = {"delta": in_place.gradient(keys.to(delta), embeddings.to(delta), targets)}
+    return writes
 
 
 def step_of(

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from . import calls, hub, layer, reading
+from . import calls, hub, in_place, layer, reading
 from . import voices as hooks
 from .cache import TTTCache
 from .config import LearnFrom, TTTConfig
@@ -60,6 +60,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
     def attach_ttt(self, ttt: TTTConfig) -> None:
         """Add the TTT sites to a plain decoder. Raises before anything is changed."""
         sites = find_sites(self, ttt)
+        self._check_rule(ttt, sites)
         _check_forward(self._base_class)
         TTTCache(self.config, ttt, "")  # raises for layers whose state cannot be carried
         set_windowed_attention(self)
@@ -77,7 +78,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
         self.bind_memory()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
-        """Change how the model reads from now on: window, chunk, inner optimizer, learning rate, `learn_from`.
+        """Change how the model reads from now on: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
 
         Caches made before keep to the window and chunk they were made with, and are refused afterwards. Raises
         `ConfigError` for changes that would need other parameters.
@@ -87,9 +88,15 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
             raise ConfigError(
                 f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them."
             )
-        self.ttt = TTTConfig.from_dict({**self.ttt.to_dict(), **changes})
+        changed = TTTConfig.from_dict({**self.ttt.to_dict(), **changes})
+        self._check_rule(changed, self._places)
+        self.ttt = changed
         self.config.ttt = self.ttt.to_dict()
         return self.ttt
+
+    def _check_rule(self, ttt: TTTConfig, sites: list[Site]) -> None:
+        if ttt.inner_rule == "in_place":
+            in_place.check(sites, self.get_input_embeddings())
 
     def unwrap(self, merge: bool = False) -> PreTrainedModel:
         """Back to the plain class of the family, in place, as it was before `wrap`.
@@ -131,6 +138,10 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
     def trained_length(self) -> int | None:
         text = self.config.get_text_config(decoder=True)
         return None if self.learned_positions else getattr(text, "max_position_embeddings", None)
+
+    def embeddings_of(self, ids: Tensor) -> Tensor:
+        """What the family's forward makes of token ids first."""
+        return self.get_input_embeddings()(ids)
 
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward, of one segment."""

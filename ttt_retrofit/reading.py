@@ -20,11 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from . import sinks
 from .attention import twice_differentiable
 from .cache import TTTCache
-from .fast_weights import Weights
 from .gates import Topic
 from .kv import RankedCache
 from .layer import FastTerms, applying
-from .learning import Decoder, Outer, fresh, learn_from, leaves_of, losses_of, present, starting_weights
+from .learning import Decoder, Outer, fresh, learn_from, losses_of, present, starting_weights, terms_of
 from .state import Pending
 from .voices import Hearing, Voices, hearing
 from .window import attending
@@ -131,15 +130,15 @@ def _read_segment(
         fast = cache.fast
         if not fast.sites and (learn or decoder.kind.learned_start):
             fast = fresh(decoder, len(taken), outer)
-        leaves = leaves_of(decoder, fast, len(taken), outer)
-        output = _forward(decoder, view, leaves, inputs, outer, heard)
+        terms = terms_of(decoder, fast, len(taken), outer)
+        output = _forward(decoder, view, terms, inputs, outer, heard)
         cache.absorb(view, with_graph=outer.record)
         cache.finish(taken)
         if any(at_once):
             with torch.enable_grad():
                 losses = losses_of(output.logits, ids, outer)
                 targets = torch.ones_like(losses, dtype=torch.bool)
-                cache.fast, by_row = learn_from(decoder, fast, leaves, losses, targets, at_once, outer)
+                cache.fast, by_row = learn_from(decoder, fast, terms, ids, losses, targets, at_once, outer)
             cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
         if not outer.record:
             _drop_graph(output)
@@ -184,13 +183,15 @@ def _cut(
 def _forward(
     decoder: Decoder,
     view: RankedCache,
-    leaves: dict[str, Weights],
+    terms: FastTerms,
     inputs: dict[str, Any],
     outer: Outer,
     heard: Hearing | None,
 ) -> Any:
-    """A forward with a graph: of everything for the outer loop, else from the first TTT site up."""
-    terms = FastTerms(leaves, inputs["input_ids"].shape[0], record=not outer.everywhere)
+    """A forward that is learned from.
+
+    Its graph is of everything for the outer loop, else of what `terms` ask for: from the first TTT site up, or none.
+    """
 
     def run() -> Any:
         second = twice_differentiable() if outer.record and outer.order == 2 else nullcontext()
@@ -267,15 +268,15 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer
             cache.fast = fresh(decoder, cache.rows, outer)
         everyone = len(rows) == cache.rows
         fast = cache.fast if everyone else cache.fast.select(index)
-        leaves = leaves_of(decoder, fast, len(rows), outer)
+        terms = terms_of(decoder, fast, len(rows), outer)
         inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
         heard = None
         if voices is not None and pending.topic is not None:
             heard = Hearing(voices.select(index), pending.topic.select(index), [ids.shape[1]] * len(rows))
-        output = _forward(decoder, view, leaves, inputs, outer, heard)
+        output = _forward(decoder, view, terms, inputs, outer, heard)
         with torch.enable_grad():
             losses = losses_of(output.logits, ids, outer)
-            new, by_row = learn_from(decoder, fast, leaves, losses, targets, [True] * len(rows), outer)
+            new, by_row = learn_from(decoder, fast, terms, ids, losses, targets, [True] * len(rows), outer)
         cache.fast = new if everyone else cache.fast.replace_rows(index, new)
         cache.log_losses(dict(zip(rows, by_row)))
     for row in rows:
