@@ -6,7 +6,6 @@ words and their keys and values go. Everything survives a restart from the sessi
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -21,13 +20,12 @@ from .cache import TTTCache
 from .consolidation.config import ConsolidationConfig
 from .consolidation.control import Cancelled, Progress
 from .consolidation.job import ConsolidationJob
-from .errors import CheckpointError, InputError
-from .memory.files import private_directory, write_atomically
+from .errors import InputError
+from .memory.files import private_directory, read_list, write_list
 from .memory.report import Report
 from .memory.store import MemoryStore
 
 TURNS, STORE, WORK = "turns.json", "memory", "work"  # in a user's directory
-FORMAT = 1
 Message = dict[str, str]
 
 
@@ -76,7 +74,9 @@ class ChatSession:
         self.memory = self.store.load()
         if self.memory is not None:
             model.check_memory(self.memory)
-        self.messages: list[Message] = self._stored_messages()
+        self.messages: list[Message] = read_list(
+            self.directory / TURNS, "messages", "Move it away to go on without its turns."
+        )
         self.last_report: Report | None = None
         self._rejected = 0  # messages that were in a consolidation which was rejected, or failed
         self._job: ConsolidationJob | None = None
@@ -265,17 +265,4 @@ class ChatSession:
     # ------------------------------------------------------------------ disk
 
     def _write(self) -> None:
-        write_atomically(self.directory / TURNS, json.dumps({"format": FORMAT, "messages": self.messages}).encode())
-
-    def _stored_messages(self) -> list[Message]:
-        path = self.directory / TURNS
-        try:
-            stored = json.loads(path.read_text())
-            found, messages = stored["format"], list(stored["messages"])
-        except FileNotFoundError:
-            return []
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged: {error!r}. Move it away to go on without its turns.") from error
-        if found != FORMAT:
-            raise CheckpointError(f"{path} is of format {found}, expected {FORMAT}. Use the version that wrote it.")
-        return messages
+        write_list(self.directory / TURNS, "messages", self.messages)

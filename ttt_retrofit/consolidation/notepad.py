@@ -7,21 +7,20 @@ So a sentence is worth its place by how many tokens its words take. That needs n
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from ..memory.entry import Entry
 from ..memory.notes import Note
+from .words import WORD_OR_MARK
 
-WORDS = re.compile(r"\w+(?:[-'.:/@]\w+)*|[^\w\s]")  # a code, a time of day or a hyphenated word is one
 FEWEST = 3  # words that a sentence counts as having: one strange word alone says nothing
 
 
 def rarity(sentence: str, tokens: int) -> float:
     """Tokens for each word and mark of a sentence that takes so many tokens."""
-    return tokens / max(len(WORDS.findall(sentence)), FEWEST)
+    return tokens / max(len(WORD_OR_MARK.findall(sentence)), FEWEST)
 
 
 def written(sentences: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[Note]:

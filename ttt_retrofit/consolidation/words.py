@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable
 from importlib import resources
 
-WORD = re.compile(r"\w+(?:[-'.:/@]\w+)*")
+WORD = re.compile(r"\w+(?:[-'.:/@]\w+)*")  # a code, a time of day or a hyphenated word is one
+WORD_OR_MARK = re.compile(rf"{WORD.pattern}|[^\w\s]")
 # Function words of English, and the words with which answers are phrased. In other languages every word counts.
 FUNCTION_WORDS = frozenset(resources.files(__package__).joinpath("function_words.txt").read_text().split())
 
@@ -79,7 +80,7 @@ def details(sentence: str) -> list[str]:
     """The parts of a sentence that a question may be about: runs of words that carry information, names first."""
     runs: list[list[re.Match]] = [[]]
     before = ""
-    for match in re.finditer(r"\w+(?:[-'.:/@]\w+)*|[^\w\s]", sentence):
+    for match in WORD_OR_MARK.finditer(sentence):
         word = match.group()
         informs = word[0].isalnum() and word.lower().removesuffix("'s") not in FUNCTION_WORDS
         # What "I" did is what a question needs to keep.

@@ -1,9 +1,15 @@
-"""Writing so that a kill or a full disk leaves either the old file or the new one."""
+"""Writing so that a kill or a full disk leaves either the old file or the new one, and reading what was written."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError
+
+LIST_FORMAT = 1  # of the files that `write_list` writes
 
 
 def private_directory(path: Path) -> Path:
@@ -25,3 +31,28 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_list(path: Path, name: str, items: list[Any]) -> None:
+    """Replace `path` by JSON that holds a list under a name."""
+    write_atomically(path, json.dumps({"format": LIST_FORMAT, name: items}).encode())
+
+
+def read_list(path: Path, name: str, otherwise: str) -> list[Any]:
+    """What `write_list` wrote; empty where there is no file.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is damaged, with what there is to do (`otherwise`), or of another format.
+    """
+    try:
+        stored = json.loads(path.read_text())
+        found, items = stored["format"], list(stored[name])
+    except FileNotFoundError:
+        return []
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is damaged: {error!r}. {otherwise}") from error
+    if found != LIST_FORMAT:
+        raise CheckpointError(f"{path} is of format {found}, expected {LIST_FORMAT}. Use the version that wrote it.")
+    return items

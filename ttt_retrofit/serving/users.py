@@ -20,15 +20,14 @@ from weakref import WeakValueDictionary
 from filelock import FileLock, Timeout
 
 from ..agent import TURNS, ChatSession, Message
-from ..errors import CheckpointError, InputError
-from ..memory.files import private_directory, write_atomically
+from ..errors import InputError
+from ..memory.files import private_directory, read_list, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
 
 SEEN = "seen.json"  # in a user's directory
 SEEN_AT_MOST = 10_000  # questions
 RECENT = 64  # users that stay loaded though nobody asks
-FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,13 @@ class User:
     def __init__(self, session: ChatSession) -> None:
         self.session, self.erased = session, False
         self._lock = threading.RLock()
-        self._seen = dict.fromkeys(self._stored())
+        self._seen = dict.fromkeys(
+            read_list(
+                session.directory / SEEN,
+                "questions",
+                "Move it away; what clients send again is then learned again.",
+            )
+        )
         self._heard, self._visits = time.monotonic(), 0
 
     @property
@@ -120,8 +125,7 @@ class User:
             for turn in new:
                 self._seen |= {turn.digest(): None, turn.digest_as_first(): None}
             self._seen = dict.fromkeys([*self._seen][-2 * SEEN_AT_MOST :])
-            document = {"format": FORMAT, "questions": [*self._seen]}
-            write_atomically(self.session.directory / SEEN, json.dumps(document).encode())
+            write_list(self.session.directory / SEEN, "questions", [*self._seen])
 
     # ------------------------------------------------------------------ what the keeper does
 
@@ -168,21 +172,6 @@ class User:
             },
             "last_report": None if session.last_report is None else session.last_report.to_dict(),
         }  # fmt: skip
-
-    def _stored(self) -> list[str]:
-        path = self.session.directory / SEEN
-        try:
-            stored = json.loads(path.read_text())
-            found, questions = stored["format"], list(stored["questions"])
-        except FileNotFoundError:
-            return []
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{path} is damaged: {error!r}. Move it away; what clients send again is then learned again."
-            ) from error
-        if found != FORMAT:
-            raise CheckpointError(f"{path} is of format {found}, expected {FORMAT}. Use the version that wrote it.")
-        return questions
 
 
 def folder(identity: str) -> str:
