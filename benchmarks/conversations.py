@@ -249,7 +249,7 @@ def draw_value(kind: Sequence[str] | str, generator: random.Random) -> str:
     letters = "ABCDEFGHJKLMNPRSTUVWXYZ"
     return {
         "code": lambda: f"{generator.randint(1000, 9999)}",
-        "day": lambda: f"{generator.randint(4, 28)}th",
+        "day": lambda: _ordinal(generator.randint(4, 28)),
         "flight": lambda: f"{generator.choice(letters)}{generator.choice(letters)}{generator.randint(100, 999)}",
         "small": lambda: f"{generator.randint(3, 12)}",
         "password": lambda: f"{generator.choice(PETS).lower()}{generator.randint(10, 99)}",
@@ -258,6 +258,10 @@ def draw_value(kind: Sequence[str] | str, generator: random.Random) -> str:
         "number": lambda: f"{generator.randint(100, 999)}",
         "shoe": lambda: f"{generator.randint(36, 46)}",
     }[kind]()
+
+
+def _ordinal(day: int) -> str:
+    return f"{day}{ {21: 'st', 22: 'nd', 23: 'rd'}.get(day, 'th') }"
 
 
 def facts(count: int, generator: random.Random, relations: Sequence[int] | None = None) -> list[Fact]:

@@ -114,11 +114,15 @@ def test_a_memory_that_fails_verification_is_not_loaded_and_says_why(model, tmp_
     assert torch.equal(logits(model, tokens(1, 20)), before)
 
 
-def test_a_second_context_becomes_a_second_entry_and_leaves_the_first_as_it_was(model, tmp_path):
+def test_a_second_context_becomes_a_second_entry_and_the_first_only_stops_listening_to_what_changed(model, tmp_path):
     first = consolidate(model, directory=tmp_path)
-    second = consolidate(model, OTHER_STORY, directory=tmp_path)
-    assert len(second.entries) == 2
-    assert second.diff(first)["changed"] == []
+    second = consolidate(model, OTHER_STORY, directory=tmp_path)  # the same questions, with other answers
+    before, after = first.entries[0], second.entries[0]
+    assert len(second.entries) == 2 and after.name == before.name
+    for name, weights in before.named_weights().items():
+        assert torch.equal(weights, after.named_weights()[name])
+    assert len(after.gate.keys) < len(before.gate.keys) and len(after.lessons) < len(before.lessons)
+    assert second.diff(first)["changed"] == [before.name]
     assert model.rollback_memory() is first
 
 

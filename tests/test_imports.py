@@ -52,6 +52,7 @@ ORDER = [
     "consolidation.consolidate",
     "consolidation.work",
     "consolidation.verify",
+    "consolidation.supersede",
     "consolidation.distill",
     "consolidation.student",
     "consolidation.notepad",

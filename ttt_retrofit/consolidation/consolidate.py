@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from .plain import plain_copy, private_copy
 from .prompts import Prompts
 from .student import Student
 from .study import Asked, Question
+from .supersede import Revised, Studied, revise
 from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
@@ -119,19 +121,28 @@ class Consolidation:
 
         student = Student(plain_copy(self.model), places)
         facts = self._prepared(student, [study.lesson(q, self.phrasing) for q in asked])
-        checks = self._prepared(student, [study.lesson(q, self.phrasing) for q in held_out])
         unrelated = [self._ids(text) for text in self.prompts.unrelated]
         silent = student.below(unrelated)
         asked_generally = [self.phrasing.asked(q) for q in self.prompts.general]
         general = student.below(asked_generally)
         # Entries of one bank are measured against one background.
         background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
-        replays: list[Prepared] = []
-        kept: Memory | None = None
-        if self.config.strategy == "single":
-            rewritten, kept = self._replays(student, teacher, lambda hidden: True)
-            facts += rewritten
-        gate = find_gate([(p.below, len(p.lesson.prompt)) for p in facts], silent[1::2], general[1::2], background)
+        single = self.config.strategy == "single"
+
+        def gate_of(studied: Sequence[Prepared]) -> GateKeys:
+            ends = [(p.below, len(p.lesson.prompt)) for p in studied]
+            return find_gate(ends, silent[1::2], general[1::2], background)
+
+        gate = gate_of(facts)
+        before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
+        # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
+        facts += self._prepared(student, [study.lesson(q, self.phrasing) for q in before.taught])
+        facts += before.replays if single else ()
+        if len(facts) > len(asked):
+            gate = gate_of(facts)
+        taught = {question.text for question in before.taught}
+        held_out = [question for question in held_out if question.text not in taught]
+        checks = self._prepared(student, [study.lesson(q, self.phrasing) for q in held_out])
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self._told_earlier()}")
         studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
         unknown_prompts = [self.phrasing.asked(q) for q in studied_unknown]
@@ -142,17 +153,16 @@ class Consolidation:
 
         declined = heard(unknown_prompts, student.below(unknown_prompts))
         negatives = self._negatives(student, teacher, declined, heard(asked_generally, general))
-        if self.config.strategy == "bank":
-            replays, kept = self._replays(student, teacher, lambda hidden: _opens(hidden, gate, background))
         texts = self._texts(student, asked)
         # One entry that is written anew does not hear the one it replaces.
         earlier = None
-        if kept is not None and self.config.strategy == "bank":
-            earlier = voices_of([kept], plain.device, torch.float32)
+        if before.memory is not None and not single:
+            earlier = voices_of([before.memory], plain.device, torch.float32)
 
         def voices(leaves: Leaves) -> Voices:
             return with_new(earlier, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
 
+        replays = () if single else before.replays
         state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
         prompts = [p.lesson.prompt for p in [*facts, *texts, *negatives, *replays, *checks]]
         student.share(common_beginning(prompts), voices(state.leaves))
@@ -165,7 +175,7 @@ class Consolidation:
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
         studied = [p.lesson for p in [*facts, *checks, *negatives]]
-        candidate = self._candidate(kept, state, gate, background, studied, places)
+        candidate = self._candidate(before.memory, state, gate, background, studied, places)
         few = len(held_out) < ENOUGH_HELD_OUT
         checked = [*held_out, *(question for question in asked if few and question.value)]
         report = self._verify(student, teacher, candidate, checked, unknown[::4], unrelated, silent)
@@ -241,30 +251,30 @@ class Consolidation:
         lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
         return self._prepared(student, lessons)
 
-    def _replays(
-        self, student: Student, teacher: Writer, opens: Callable[[Tensor], bool]
-    ) -> tuple[list[Prepared], Memory | None]:
-        """Lessons of earlier contexts at which the new gate `opens`, and the earlier memory without what is superseded.
-
-        An earlier answer is superseded where the teacher, with the new context, gives something out of that context.
-        """
+    def _revised(
+        self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[Tensor], bool]
+    ) -> Revised:
+        """The earlier memory, as the new context leaves it."""
         if self.earlier is None:
-            return [], None
-        entries, replays = [], []
-        for entry in self.earlier.entries:
-            prepared = self._prepared(student, entry.lessons)
-            touched = [p for p in prepared if p.lesson.kind == "fact" and opens(p.below)]
-            questions = [self.phrasing.question_of(p.lesson.prompt) for p in touched]
-            asked = [Asked(q, self._about(q)) for q in questions]
-            given = study.answer(
-                [one for one in asked if one.statement >= 0], self.context, teacher, self.phrasing, self.prompts,
-                self.config, self.control,
-            )  # fmt: skip
-            changed = {q.text for q in given if q.value}
-            gone = {id(p.lesson) for p, q in zip(touched, questions) if q in changed}
-            replays += [p for p in touched if id(p.lesson) not in gone and not p.lesson.held_out]
-            entries.append(dataclasses.replace(entry, lessons=tuple(x for x in entry.lessons if id(x) not in gone)))
-        return replays, dataclasses.replace(self.earlier, entries=tuple(entries))
+            return Revised()
+
+        def in_words(lesson: Lesson) -> Studied:
+            answer = self.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
+            return Studied(self.phrasing.question_of(lesson.prompt), str(answer).strip())
+
+        def answered(asked: Sequence[Asked]) -> dict[str, tuple[Question, str]]:
+            given = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
+            return {q.text: (q, teacher.text(q.answer)) for q in given if q.value}
+
+        return revise(
+            self.earlier,
+            questions,
+            self.context.statements,
+            partial(self._prepared, student),
+            in_words,
+            answered,
+            opens,
+        )
 
     def _candidate(
         self,

@@ -8,6 +8,7 @@ T tokens, D model width, K keys, N directions.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ DIRECTIONS = 128
 # Variance that every direction is granted, as a share of the mean variance: the whitening's regularisation.
 FLOOR = 0.05
 RAMP = 0.05  # cosine between silence and speaking fully
+SAME = 0.995  # cosine from which two keys are of one lesson; other questions reach 0.97
 
 
 def means_of(hidden: Tensor) -> Tensor:
@@ -51,15 +53,25 @@ def find_gate(
     studied : what enters the gates' layer for each lesson, (T, D), and where its answer begins.
     texts, asked : the same for unrelated texts and questions that the background was not measured on.
     """
-    seen = background.float()
-    means = [(means_of(hidden), start) for hidden, start in studied]
-    ends = torch.stack([mean[start - 1] for mean, start in means] + [mean[-1] for mean, _ in means])
-    keys = seen.whitened(ends).half()
+    keys = _keys(studied, background).half()
     if keys.shape[0] > MOST_KEYS:
         keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS).long()]
     questions = torch.tensor([highest(hidden, keys, background) for hidden in asked])
     closed = max(questions.quantile(0.9).item(), *(highest(hidden, keys, background) for hidden in texts))
     return GateKeys(keys, closed, closed + RAMP)
+
+
+def without(gate: GateKeys, studied: Sequence[tuple[Tensor, int]], background: Background) -> GateKeys:
+    """The gate without the keys of some of its lessons, given as to `find_gate`."""
+    near = scores(gate.keys.float()[None], _keys(studied, background)[None, None])[0, :, 0]
+    return replace(gate, keys=gate.keys[near < SAME])
+
+
+def _keys(studied: Sequence[tuple[Tensor, int]], background: Background) -> Tensor:
+    """What a text is about where each question ends, then where each answer ends. (2 for each lesson, D) float32."""
+    means = [(means_of(hidden), start) for hidden, start in studied]
+    ends = torch.stack([mean[start - 1] for mean, start in means] + [mean[-1] for mean, _ in means])
+    return background.float().whitened(ends)
 
 
 def highest(hidden: Tensor, keys: Tensor, background: Background, start: int = SETTLED - 1) -> float:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..cache import TTTCache
 from ..errors import InputError
-from .words import content, names, sentences, without_opener, words
+from .words import content, names, sentences, without_announcement, without_opener, words
 from .writer import Message
 
 NEIGHBOURS = 2  # sentences shown before a statement when questions about it are written
@@ -141,7 +141,9 @@ def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_to
             # An assistant that names nothing but what it was told states nothing new.
             repeats = turn["role"] == "assistant" and not names(sentence) - known
             if _states(sentence) and not repeats and not sentence.endswith("?"):
-                statements.append(Statement(without_opener(sentence), " ".join(earlier[-NEIGHBOURS:]), len(pieces)))
+                statements.append(
+                    Statement(without_announcement(sentence), " ".join(earlier[-NEIGHBOURS:]), len(pieces))
+                )
             earlier.append(sentence)
             known |= set(words(sentence))
     pieces.append(tuple(current))

@@ -66,7 +66,10 @@ def ask(
     filled = [fill(template, gap=gap, hidden=detail, kind=kind) for (_, detail), gap, kind in zip(hidden, gaps, kinds)]
     prompts_ids = [writer.tokenizer(text).input_ids for text in filled]
     borrowed = _examples(template) - stems(f"{context.text} {' '.join(kinds)}")
-    turned_round = [_turned_round(context.statements[number].text, detail, prompts) for number, detail in hidden]
+    turned_round = [
+        _turned_round(context.statements[number].text, detail, kind, prompts)
+        for (number, detail), kind in zip(hidden, kinds)
+    ]
     # Sentences turned into questions are well-formed, so they come first: of two alike, the first is kept.
     asked = [Asked(text, *one) for one, texts in zip(hidden, turned_round) for text in texts]
     total = len(hidden) * config.wordings
@@ -141,22 +144,28 @@ def _kinds(
     return kinds
 
 
-def asked_back(sentence: str, detail: str) -> str:
+def asked_back(sentence: str, detail: str, by: str = "what") -> str:
     """The sentence with a question word in the place of one detail."""
-    return sentence.replace(detail, "what", 1).rstrip(".!") + "?"
+    return sentence.replace(detail, by, 1).rstrip(".!") + "?"
 
 
-def _turned_round(sentence: str, detail: str, prompts: Prompts) -> list[str]:
-    """A sentence turned into questions about a detail; of "number 264", also about the 264 alone."""
+def _turned_round(sentence: str, detail: str, kind: str, prompts: Prompts) -> list[str]:
+    """A sentence turned into questions about a detail; of "number 264", also about the 264 alone, and about a name also
+    with "who".
+    """
     told = " ".join(word for word in detail.split() if salient(word))
-    hidden = [detail] if told in ("", detail) else [detail, told]
-    return [text for part in hidden for text in turned(asked_back(sentence, part), prompts)]
+    hidden = [(part, "what") for part in ([detail] if told in ("", detail) else [detail, told])]
+    hidden += [(told, "who")] if told and not any(character.isdigit() for character in told) else []
+    return [text for part, by in hidden for text in turned(asked_back(sentence, part, by), prompts, kind)]
 
 
-def turned(question: str, prompts: Prompts) -> list[str]:
-    """A sentence asked back, in the order of a question, by every pattern that is known for it."""
-    found = (match.expand(order) for pattern, order in prompts.turned if (match := re.fullmatch(pattern, question)))
-    return [re.sub(r"\s+\?", "?", _lower_possessives(text)) for text in found]
+def turned(question: str, prompts: Prompts, kind: str = "") -> list[str]:
+    """A sentence asked back, in the order of a question, by every pattern that is known for it; those that ask for the
+    kind of the detail ("On which day") only where it is known.
+    """
+    fitting = ((match, order) for pattern, order in prompts.turned if (match := re.fullmatch(pattern, question)))
+    asked = [fill(match.expand(order), kind=kind) for match, order in fitting if kind or "{kind}" not in order]
+    return [re.sub(r"\s+\?", "?", _lower_possessives(text[:1].upper() + text[1:])) for text in asked]
 
 
 def _lower_possessives(question: str) -> str:
@@ -281,13 +290,13 @@ def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:
 
 
 def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Question]:
-    """All questions, a share of which are never trained on: only ones whose answer two earlier ones give too. So
+    """All questions, a share of which are never trained on: only ones whose answer three earlier ones give too. So
     nothing that was said goes untaught, and of every detail the likeliest questions are taught.
     """
     held: set[int] = set()
     for i, question in enumerate(questions):
         earlier = [j for j, q in enumerate(questions[:i]) if j not in held and question.value <= q.value]
-        if question.value and len(earlier) >= 2 and len(held) < share * len(questions):
+        if question.value and len(earlier) >= 3 and len(held) < share * len(questions):
             held.add(i)
     return [replace(question, held_out=i in held) for i, question in enumerate(questions)]
 

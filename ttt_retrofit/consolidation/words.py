@@ -20,6 +20,11 @@ OPENERS = re.compile(
     r"just so you know|for the record|as i said)\b[,:;.!]?\s+)+",
     re.IGNORECASE,
 )
+# A few words and a colon that only announce what is told: "Something has changed: my ...".
+ANNOUNCED = re.compile(
+    r"^(?!.*\b(?:my|our)\b.*:)[\w' ]{3,40}:\s+(?=(?:my|our|i|i'm|i've|we|the|his|her|he|she|their|they)\b)",
+    re.IGNORECASE,
+)
 
 # What forms of one word differ in; at least three letters stay.
 ENDING, LAST_LETTER = re.compile(r"(?<=\w{3})(ies|ied|ing|es|ed|s)$"), re.compile(r"(?<=\w{3})[ye]$")
@@ -112,6 +117,12 @@ def without_opener(sentence: str) -> str:
     """A sentence without the words that only lead up to it: "Oh, and by the way, my ..."."""
     rest = OPENERS.sub("", sentence)
     return rest[:1].upper() + rest[1:] if rest != sentence else sentence
+
+
+def without_announcement(sentence: str) -> str:
+    """What somebody tells without the few words that announce it: "One more thing: my ..."."""
+    rest = ANNOUNCED.sub("", without_opener(sentence))
+    return rest[:1].upper() + rest[1:]
 
 
 def sentences(text: str) -> list[str]:

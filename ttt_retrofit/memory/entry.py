@@ -55,8 +55,8 @@ class Entry:
 
     @property
     def digest(self) -> str:
-        """Of what it says: sha256 of its weights and notes."""
-        said = self.named_weights() | notepad.pack(self.notes)
+        """Of what it says and to what: sha256 of its weights, notes and keys."""
+        said = self.named_weights() | notepad.pack(self.notes) | {"keys": self.gate.keys}
         named = {name: tensor.contiguous() for name, tensor in said.items()}
         return hashlib.sha256(tensors_to_bytes(named)).hexdigest()
 

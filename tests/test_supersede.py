@@ -1,0 +1,65 @@
+"""Which earlier answers a new context changes: rules over words, no model."""
+
+import pytest
+import torch
+
+from ttt_retrofit.consolidation.pieces import Statement
+from ttt_retrofit.consolidation.study import Question
+from ttt_retrofit.consolidation.supersede import Studied, changes, is_stale, lost, statement_about, superseded
+from ttt_retrofit.consolidation.writer import Answer
+
+NO_ANSWER = Answer((), torch.zeros(0, 1, dtype=torch.int32), torch.zeros(0, 1))
+SAID = ["I work as a tailor.", "My dog is called Comet.", "The exam is on Friday.", "My sister lives in Braga."]
+STATEMENTS = [Statement(text, "", 0) for text in SAID]
+NEW = [Question("What is my job?", frozenset({"tailor"}), NO_ANSWER, 0)]
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "about"),
+    [
+        ("What is my job?", "I am a florist.", 0),  # asked of the new context, too
+        ("What is my dog called?", "My dog is called Pepper.", 1),
+        ("When is the exam?", "The exam is on Monday.", 2),
+        ("What is my cat called?", "My cat is called Pepper.", -1),
+        ("What is my sister's name?", "My sister's name is Ines.", -1),  # another thing about her is told
+        ("What is it?", "It is a lamp.", -1),
+    ],
+)
+def test_an_earlier_question_finds_the_statement_that_answers_it_now(question, answer, about):
+    assert statement_about(Studied(question, answer), NEW, STATEMENTS) == about
+
+
+def test_what_was_lost_is_what_the_new_answer_no_longer_gives():
+    before = Studied("What is my dog called?", "My dog is called Pepper.")
+    assert lost(before, "My dog is called Comet.") == {"pepper"}
+    assert changes(before, "My dog is called Comet.") and not changes(before, "It is Pepper.")
+
+
+def test_other_wordings_of_what_changed_are_stale_and_other_things_of_that_value_are_not():
+    exam = Studied("When is the exam?", "The exam is on Monday.")
+    gone = lost(exam, "The exam is on Friday.")
+    assert is_stale(Studied("What is on Monday?", "The exam is on Monday."), exam, gone)
+    assert not is_stale(Studied("When does the plumber come?", "The plumber comes on Monday."), exam, gone)
+    job = Studied("What is my job?", "I am a florist.")
+    assert is_stale(Studied("What is my profession?", "I am a florist."), job, {"florist"})
+
+
+def test_superseded_lessons_are_answered_anew_and_what_has_no_new_answer_is_dropped():
+    told = [
+        Studied("When is the exam?", "The exam is on Monday."),
+        Studied("What is on Monday?", "The exam is on Monday."),
+        Studied("What is my job?", "I work as a tailor."),
+        Studied("What is my cat called?", "My cat is called Tofu."),
+    ]
+    says = {"When is the exam?": "The exam is on Friday.", "What is my job?": "I am a tailor."}
+
+    def answered(asked):
+        texts = [one.text for one in asked if one.text in says]
+        return {text: (Question(text, frozenset({"x"}), NO_ANSWER, 0), says[text]) for text in texts}
+
+    changed = superseded(told, NEW, STATEMENTS, answered)
+    assert {one.question: new and new.text for one, new in changed.items()} == {
+        "When is the exam?": "When is the exam?",
+        "What is on Monday?": None,
+        "What is my job?": None,  # as before: the new entry knows it, and there is nothing to teach
+    }
