@@ -84,6 +84,22 @@ def test_a_sentence_is_turned_round_by_every_pattern_that_fits(sentence, detail,
     assert not any("{kind}" in text for text in turned)
 
 
+def test_the_form_of_some_details_tells_their_kind():
+    found = {
+        detail: study.kind_by_form(detail, PROMPTS)
+        for detail in ("Mondays", "May", "7:40", "9th", "1984", "Ines", "264")
+    }
+    assert found == {
+        "Mondays": "day",
+        "May": "month",
+        "7:40": "time",
+        "9th": "day",
+        "1984": "year",
+        "Ines": "",
+        "264": "",
+    }
+
+
 def test_what_only_announces_a_statement_is_left_out():
     assert without_announcement("Oh, and something has changed: my dog is called Bolt.") == "My dog is called Bolt."
     assert without_announcement("One more thing: I moved to Braga.") == "I moved to Braga."

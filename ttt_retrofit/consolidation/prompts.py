@@ -30,6 +30,7 @@ class Prompts:
     """What the model is asked while it studies; see the comments in `prompts.toml`."""
 
     kind: str
+    kinds: tuple[tuple[str, str], ...]
     conversation: str
     document: str
     turned: tuple[tuple[str, str], ...]
@@ -70,7 +71,7 @@ class Prompts:
             absent = [p for p in sorted(placeholders) if "{" + p + "}" not in values[key]]
             if absent:
                 raise ConfigError(f"The prompt {key!r} in {name} lacks the placeholders {absent}.")
-        for key in ("turned", "usual"):
+        for key in ("kinds", "turned", "usual"):
             for pair in values[key]:
                 if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                     raise ConfigError(f'{key!r} in {name} holds {pair!r}; expected pairs of texts, as ["...", "..."].')

@@ -134,14 +134,23 @@ def _kinds(
     hidden: Sequence[tuple[int, str]], gaps: Sequence[str], writer: Writer, prompts: Prompts, control: Control
 ) -> list[str]:
     """What kind of thing each detail is, in a word or two: "city", "number"."""
-    kinds: list[str] = []
-    for start in range(0, len(hidden), BATCH):
-        control.at("kinds", start, len(hidden))
-        some = zip(hidden[start : start + BATCH], gaps[start : start + BATCH])
-        ids = [writer.tokenizer(fill(prompts.kind, gap=gap, hidden=detail)).input_ids for (_, detail), gap in some]
-        found = writer.answer(ids, KIND_TOKENS, BATCH, kept=1, line=True)
-        kinds += [" ".join(words(writer.text(answer))[:2]) for answer in found]
+    kinds = [kind_by_form(detail, prompts) for _, detail in hidden]
+    unclear = [index for index, kind in enumerate(kinds) if not kind]
+    for start in range(0, len(unclear), BATCH):
+        control.at("kinds", start, len(unclear))
+        some = unclear[start : start + BATCH]
+        filled = [fill(prompts.kind, gap=gaps[index], hidden=hidden[index][1]) for index in some]
+        found = writer.answer(
+            [writer.tokenizer(text).input_ids for text in filled], KIND_TOKENS, BATCH, kept=1, line=True
+        )
+        for index, answer in zip(some, found):
+            kinds[index] = " ".join(words(writer.text(answer))[:2])
     return kinds
+
+
+def kind_by_form(detail: str, prompts: Prompts) -> str:
+    """The kind of a detail whose form tells it, such as a day of the week; empty for others."""
+    return next((kind for pattern, kind in prompts.kinds if re.fullmatch(pattern, detail)), "")
 
 
 def asked_back(sentence: str, detail: str, by: str = "what") -> str:
