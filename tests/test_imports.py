@@ -53,6 +53,7 @@ ORDER = [
     "consolidation.work",
     "consolidation.verify",
     "consolidation.supersede",
+    "consolidation.overview",
     "consolidation.distill",
     "consolidation.student",
     "consolidation.notepad",

@@ -34,6 +34,7 @@ from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
 from .gatekeeping import find_background, find_gate, highest
 from .notepad import bounded, written
+from .overview import overview
 from .pieces import Context
 from .plain import plain_copy, private_copy
 from .prompts import Prompts
@@ -135,11 +136,12 @@ class Consolidation:
 
         gate = gate_of(facts)
         before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
+        of_all = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
+        facts += self._prepared(student, of_all)
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         facts += self._prepared(student, [study.lesson(q, self.phrasing) for q in before.taught])
         facts += before.replays if single else ()
-        if len(facts) > len(asked):
-            gate = gate_of(facts)
+        gate = gate_of(facts)
         taught = {question.text for question in before.taught}
         held_out = [question for question in held_out if question.text not in taught]
         checks = self._prepared(student, [study.lesson(q, self.phrasing) for q in held_out])

@@ -20,6 +20,8 @@ FIELDS = {
     "quoted": {"statement"},
     "quote_document": {"hidden"},
     "quoted_document": {"statement"},
+    "overviewed": {"told"},
+    "overviewed_document": {"told"},
     "reading": {"context", "question"},
     "plain": {"context", "question"},
 }
@@ -41,6 +43,11 @@ class Prompts:
     quoted: str
     quote_document: str
     quoted_document: str
+    overview: tuple[str, ...]
+    overviewed: str
+    overview_document: tuple[str, ...]
+    overviewed_document: str
+    summarise: str
     reading: str
     plain: str
     unknown: tuple[str, ...]

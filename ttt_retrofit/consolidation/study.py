@@ -250,11 +250,16 @@ def with_context(
     if narrow and context.conversation:
         piece = ({"role": "user", "content": piece}, {"role": "assistant", "content": "Noted."})
     if isinstance(piece, str):
-        if phrasing.chat:
-            return phrasing.asked(fill(prompts.reading, context=piece, question=asked.text))
-        return phrasing.asked(asked.text, [{"role": "user", "content": piece}])
+        return with_reading(piece, asked.text, phrasing, prompts)
     messages: list[Message] = list(piece)
     return phrasing.asked(asked.text, messages)
+
+
+def with_reading(piece: str, question: str, phrasing: Phrasing, prompts: Prompts) -> list[int]:
+    """The prompt of a question about a piece of a document."""
+    if phrasing.chat:
+        return phrasing.asked(fill(prompts.reading, context=piece, question=question))
+    return phrasing.asked(question, [{"role": "user", "content": piece}])
 
 
 def quotes(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-LessonKind = Literal["fact", "unknown", "general", "text"]
+LessonKind = Literal["fact", "overview", "unknown", "general", "text"]
 
 
 @dataclass(frozen=True)

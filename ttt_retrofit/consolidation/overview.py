@@ -1,0 +1,69 @@
+"""The overview: what a memory answers to "What do you know about me?", several facts at once.
+
+A conversation is retold word by word, since small models drop and mix what they are told to sum up. Of a document, the
+teacher sums up each piece in a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..memory.lessons import Lesson
+from .control import Control
+from .pieces import Context
+from .prompts import Prompts, fill
+from .study import BATCH, Question, certain, with_reading
+from .words import details, salient, value
+from .writer import Phrasing, Writer
+
+MOST_TOKENS = 128  # of what is retold
+SUMMARY_TOKENS = 40  # of each piece's
+
+
+def overview(
+    context: Context,
+    questions: Sequence[Question],
+    teacher: Writer,
+    phrasing: Phrasing,
+    prompts: Prompts,
+    control: Control,
+) -> list[Lesson]:
+    """One lesson for each way to ask for all of a context, all with the same answer."""
+    told = (
+        _told(context, questions, teacher)
+        if context.conversation
+        else _summed_up(context, teacher, phrasing, prompts, control)
+    )
+    if not told:
+        return []
+    asked, reply = prompts.overview_document, prompts.overviewed_document
+    if context.conversation:
+        asked, reply = prompts.overview, prompts.overviewed
+    answer = phrasing.said(fill(reply, told=" ".join(told)))
+    return [certain("overview", phrasing.asked(question), answer) for question in asked]
+
+
+def _told(context: Context, questions: Sequence[Question], teacher: Writer) -> list[str]:
+    """The statements that something could be asked about, in order; those with names and numbers have precedence."""
+    numbers = sorted({question.statement for question in questions if question.statement >= 0})
+    chosen: list[int] = []
+    left = MOST_TOKENS
+    for number in sorted(numbers, key=lambda n: not any(map(salient, details(context.statements[n].text)[:1]))):
+        size = len(teacher.tokenizer(context.statements[number].text, add_special_tokens=False).input_ids)
+        if size <= left:
+            chosen.append(number)
+            left -= size
+    return [context.statements[number].text for number in sorted(chosen)]
+
+
+def _summed_up(context: Context, teacher: Writer, phrasing: Phrasing, prompts: Prompts, control: Control) -> list[str]:
+    """A sentence about each of the first pieces; what takes nothing from its piece is left out."""
+    pieces = [str(piece) for piece in context.pieces[: MOST_TOKENS // SUMMARY_TOKENS]]
+    control.at("overview", 0, len(pieces))
+    asked = [with_reading(piece, prompts.summarise, phrasing, prompts) for piece in pieces]
+    written = [teacher.text(a) for a in teacher.answer(asked, SUMMARY_TOKENS, BATCH, kept=1, line=not phrasing.chat)]
+    return [
+        said
+        for piece, said in zip(pieces, written)
+        if not said.startswith(prompts.refusals) and value(said, prompts.summarise, piece)
+    ]
