@@ -115,14 +115,17 @@ def names(sentence: str) -> set[str]:
 
 def without_opener(sentence: str) -> str:
     """A sentence without the words that only lead up to it: "Oh, and by the way, my ..."."""
-    rest = OPENERS.sub("", sentence)
-    return rest[:1].upper() + rest[1:] if rest != sentence else sentence
+    return _shortened(sentence, OPENERS.sub("", sentence))
 
 
 def without_announcement(sentence: str) -> str:
     """What somebody tells without the few words that announce it: "One more thing: my ..."."""
-    rest = ANNOUNCED.sub("", without_opener(sentence))
-    return rest[:1].upper() + rest[1:]
+    rest = OPENERS.sub("", sentence)
+    return _shortened(sentence, ANNOUNCED.sub("", rest))
+
+
+def _shortened(sentence: str, rest: str) -> str:
+    return rest[:1].upper() + rest[1:] if rest != sentence else sentence
 
 
 def sentences(text: str) -> list[str]:
