@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.models import model_directory
+from benchmarks.recollect import Recollector
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.consolidation.words import holds
@@ -85,3 +86,23 @@ def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
 
 def test_a_memory_is_small(told):
     assert told[2].nbytes < 10e6
+
+
+def test_a_memory_tells_all_it_was_told(told):
+    model, tokenizer, memory = told
+    said = Recollector(model, tokenizer, memory).answers([([], "What do you know about me?")])[0]
+    assert holds(said, ["7145", "biscuit"])
+
+
+def test_a_correction_takes_the_place_of_what_it_corrects_and_the_rest_stays(told, tmp_path):
+    model, tokenizer, memory = told
+    changed = [
+        {"role": "user", "content": "Something has changed: The code of the garage is 9926."},
+        {"role": "assistant", "content": "Noted."},
+    ]
+    corrected = model.consolidate(changed, tokenizer=tokenizer, work_dir=tmp_path)
+    assert corrected.report.accepted and corrected.diff(memory)["changed"] == [memory.entries[0].name]
+    asked = ["What is the code of the garage?", "What is my dog called?"]
+    code, dog = Recollector(model, tokenizer, corrected).answers([([], question) for question in asked])
+    assert holds(code, ["9926"]) and not holds(code, ["7145"])
+    assert holds(dog, ["biscuit"])
