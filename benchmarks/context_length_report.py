@@ -56,7 +56,7 @@ def cells(rows: Rows, quantity: Quantity, fits: dict[str, Coefficients | None], 
         if measured is not None:
             found.append(shown(measured / quantity.unit))
         elif coefficients is not None:
-            found.append(f"{shown(predict(coefficients, length) / quantity.unit)}, extrapolated")
+            found.append(f"{shown(rounded(predict(coefficients, length) / quantity.unit, 3))}, extrapolated")
         else:
             found.append("-")
     return found
@@ -64,6 +64,11 @@ def cells(rows: Rows, quantity: Quantity, fits: dict[str, Coefficients | None], 
 
 def shown(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def rounded(value: float, digits: int) -> float:
+    """To significant digits: a fit has no more."""
+    return float(f"{value:.{digits}g}")
 
 
 def crossing(rows: Rows, quantity: Quantity, fits: dict[str, Coefficients | None], system: str) -> str:
@@ -77,7 +82,7 @@ def crossing(rows: Rows, quantity: Quantity, fits: dict[str, Coefficients | None
         return "never"
     if length < min(measured):
         return f"below {min(measured):,}"
-    return f"{float(f'{length:.2g}'):,.0f}" + (", extrapolated" if length > max(measured) else "")
+    return f"{rounded(length, 2):,.0f}" + (", extrapolated" if length > max(measured) else "")
 
 
 def missing(rows: Rows, batch: int) -> list[str]:
@@ -105,7 +110,7 @@ def report(
     lines = [
         f"{settings['model']}, window {settings['window']}, on {settings['device']}; times of reads of up to "
         f"{settings['read_tokens'] // 2:,} tokens are the fastest of up to {settings['reads']}. Per token: over "
-        f"{settings['decoded']} greedy tokens after the read. Peak: above the loaded model. Tokens are those of one row.",
+        f"{settings['decoded']} greedy tokens after the read. Peak: above the loaded model. Tokens: of one row.",
         "",
     ]
     derived: dict[str, Any] = {"fits": {}, "break_even": {}}

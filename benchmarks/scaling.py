@@ -20,9 +20,9 @@ def fit(lengths: Sequence[int], costs: Sequence[float], degree: int) -> Coeffici
 
     Returns
     -------
-    `degree` + 1 coefficients, or None for fewer measurements than coefficients.
+    `degree` + 1 coefficients, or None for fewer measurements than coefficients, or a cost of nothing.
     """
-    if len(lengths) <= degree:
+    if len(lengths) <= degree or min(costs) <= 0:
         return None
     unit = max(lengths)  # powers of 32,768 beside ones would cost digits
     powers = np.power.outer(np.array(lengths) / unit, np.arange(degree + 1)) / np.array(costs)[:, None]
