@@ -5,9 +5,11 @@ It knows nothing of models. Bytes are resident ones on a CPU, allocated ones on 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import os
+import platform
 import re
 import resource
 import signal
@@ -67,13 +69,15 @@ class PeakMeter:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
         elif self.works:
+            # Freed memory that this process still holds would be taken first, and hide as much of the peak.
+            ctypes.CDLL(None).malloc_trim(0)
             CLEAR.write_text(RESET_PEAK)
             self.before = 1024 * _field(STATUS, "VmRSS")
 
     @property
     def works(self) -> bool:
-        """Whether the peak can be reset here: on a GPU, and on a CPU under Linux."""
-        return self.device.type == "cuda" or os.access(CLEAR, os.W_OK)
+        """Whether the peak can be reset here: on a GPU, and on a CPU under Linux with glibc."""
+        return self.device.type == "cuda" or (os.access(CLEAR, os.W_OK) and platform.libc_ver()[0] == "glibc")
 
     def bytes(self) -> int | None:
         """None where it does not work."""

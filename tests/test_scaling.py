@@ -76,6 +76,17 @@ def test_the_peak_is_what_was_held_at_once_though_it_is_let_go_of_again():
     assert PeakMeter(CPU).bytes() < 2**26
 
 
+@pytest.mark.skipif(not PeakMeter(CPU).works, reason="the peak of resident memory can be reset under Linux only")
+def test_memory_that_was_freed_before_hides_nothing_of_the_peak():
+    parts = [torch.ones(2**14) for _ in range(2048)]  # 128 MiB in pieces, which the heap keeps when they are freed
+    last = parts.pop()  # and above which something stays
+    del parts
+    meter = PeakMeter(CPU)
+    parts = [torch.ones(2**14) for _ in range(2048)]
+    assert meter.bytes() > 0.9 * 2**27
+    del parts, last
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA counts anonymous memory under Linux only")
 def test_what_does_not_fit_in_memory_fails_and_says_so(tmp_path):
     free = tmp_path / "meminfo"
