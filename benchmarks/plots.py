@@ -16,7 +16,7 @@ from torch import Tensor
 from ttt_retrofit.viz import figures
 from ttt_retrofit.viz.data import running_mean
 
-from .measure import FULL, WINDOW, Reading
+from .measure import FULL, SINKS, TTT, WINDOW, Reading
 
 STYLES: dict[str, dict[str, Any]] = {**figures.STYLES, WINDOW: {"color": "#999999", "linewidth": 1.3}}
 
@@ -81,6 +81,53 @@ def recall_bars(bars: dict[str, tuple[float, ...]], path: Path, title: str, labe
         axes.set_xlabel("share found")
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         axes.legend(loc="lower right")
+        figure.tight_layout()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+Curve = tuple[dict[int, float], dict[int, float]]  # measured, and fitted, by length
+
+
+def by_length(panels: dict[str, dict[str, Curve]], path: Path, title: str) -> None:
+    """Two panels a row, both axes logarithmic: measured as points, fitted and extrapolated as dotted lines."""
+    styles = [STYLES[FULL], STYLES[SINKS], STYLES[TTT], {"color": "#009E73", "linewidth": 1.9}]
+    with plt.rc_context(figures.LOOK):
+        figure, axes = plt.subplots(-(-len(panels) // 2), 2, figsize=(9.6, 7.2), sharex=True, squeeze=False)
+        for panel, (name, curves) in zip(axes.flat, panels.items()):
+            for (system, (measured, line)), style in zip(curves.items(), styles, strict=True):
+                color = style["color"]
+                panel.plot([*line], [*line.values()], color=color, linestyle=":", linewidth=1.1)
+                panel.plot([*measured], [*measured.values()], "o-", label=system, markersize=3.5, color=color)
+            panel.set_xscale("log", base=2)
+            panel.set_yscale("log")
+            panel.xaxis.set_major_formatter(lambda n, _: f"{n / 2**20:.0f}M" if n >= 2**20 else f"{n / 1024:.0f}K")
+            panel.set_title(name, color="#444444")
+        for panel in axes[-1]:
+            panel.set_xlabel("tokens (dotted: fitted, extrapolated beyond the points)")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names), bbox_to_anchor=(0.0, 0.958))
+        figure.tight_layout(rect=(0, 0, 1, 0.94))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
+def cost_against_state(points: dict[str, tuple[float, float]], path: Path, title: str, labels: tuple[str, str]) -> None:
+    """One named point for each system: state to the right, cost upwards, both logarithmic."""
+    with plt.rc_context(figures.LOOK):
+        figure, axes = plt.subplots(figsize=(7.6, 5.0))
+        for name, (state, cost) in points.items():
+            axes.scatter(state, cost, s=22)
+            axes.annotate(name, (state, cost), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.margins(x=0.25, y=0.12)
+        axes.set_xlabel(labels[0])
+        axes.set_ylabel(labels[1])
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         figure.tight_layout()
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

@@ -48,6 +48,21 @@ def made() -> dict[str, str]:
     return {"date": date.today().isoformat(), "command": " ".join(["python -m", spec.name if spec else "?", *quoted])}
 
 
+def kept_rows(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The rows of a stored result that were measured with these settings on this machine, by name; {} where none were.
+
+    Rows that failed are left out: they are tried again.
+    """
+    path = DIRECTORY / f"{name}.json"
+    if not path.exists():
+        return {}
+    stored = json.loads(path.read_text())
+    here, there = ({k: v for k, v in of.items() if k != "load_average"} for of in (machine(), stored["machine"]))
+    if here != there or stored["settings"] != json.loads(json.dumps(settings)):
+        return {}
+    return {name: row for name, row in stored["rows"].items() if "failed" not in row}
+
+
 def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
     """Write `results/<name>.json` and `.md`; returns the directory."""
     DIRECTORY.mkdir(exist_ok=True)

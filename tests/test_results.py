@@ -5,7 +5,7 @@ import json
 import pytest
 
 from benchmarks import ablation, report
-from benchmarks.results import DIRECTORY, made, save
+from benchmarks.results import DIRECTORY, kept_rows, machine, made, save
 from ttt_retrofit import TTTConfig
 
 
@@ -28,6 +28,18 @@ def test_a_result_says_when_and_how_it_was_made_and_names_no_directory(tmp_path,
     monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
     save("one", {"rows": {}}, ["Nothing."])
     assert json.loads((tmp_path / "one.json").read_text())["made"].keys() == {"date", "command"}
+
+
+def test_rows_of_the_same_settings_and_machine_are_kept_and_those_that_failed_are_tried_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    settings = {"window": 512, "presets": {"fast": {"layers": (1, 2)}}}
+    rows = {"one": {"read": 1.0}, "two": {"failed": "no memory"}}
+    assert kept_rows("it", settings) == {}
+    save("it", {"settings": settings, "machine": machine() | {"load_average": 99}, "rows": rows}, ["Nothing."])
+    assert kept_rows("it", settings) == {"one": {"read": 1.0}}
+    assert kept_rows("it", settings | {"window": 256}) == {}
+    save("it", {"settings": settings, "machine": machine() | {"threads": 99}, "rows": rows}, ["Nothing."])
+    assert kept_rows("it", settings) == {}
 
 
 @pytest.mark.parametrize("path", sorted(DIRECTORY.glob("*.json")), ids=lambda path: path.stem)

@@ -1,0 +1,118 @@
+"""What do models cost that were made to have a bounded state? At the width and depth of SmolLM2-135M, weights random.
+
+Seconds to read, time per token and bytes of state; no quality, of which random weights have none. Every row is measured
+in a process of its own; one that cannot run says why. A row that was measured with the same settings on this machine is
+kept, except those that failed. Titans needs `pip install titans-pytorch`.
+
+    python -m benchmarks.recurrent            # 4,096 tokens
+    python -m benchmarks.recurrent --quick    # 512
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from .cost import PeakMeter, ask, limit_memory, timed
+from .plots import cost_against_state
+from .recurrent_models import DEPTH, VOCABULARY, WIDTH, Step, state_bytes, systems
+from .results import kept_rows, machine, markdown_table, save
+
+NAME = "recurrent"
+WARM_UP = 64  # tokens
+
+
+def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    device = torch.device(options.device)
+    torch.manual_seed(0)
+    system = systems(options.window)[name]
+    model = system.build().eval().to(device)
+    ids = torch.randint(VOCABULARY, (1, options.tokens), device=device)
+    with torch.no_grad():
+        system.step(model, ids[:, :WARM_UP], None, 0)
+        meter = PeakMeter(device)
+        seconds, (logits, state) = timed(device, lambda: system.step(model, ids, None, 0))
+        peak, size = meter.bytes(), state_bytes(state)
+        decoding, _ = timed(device, lambda: decode(model, system.step, logits, state, options))
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "read": seconds,
+        "token": decoding / options.decoded,
+        "state": size,
+        "peak": peak,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def decode(model: Any, step: Step, logits: Tensor, state: Any, options: argparse.Namespace) -> None:
+    """Greedy tokens after a read."""
+    for count in range(options.decoded):
+        logits, state = step(model, logits[:, -1:].argmax(-1), state, options.tokens + count)
+
+
+def report(rows: dict[str, dict[str, Any]], notes: dict[str, str], settings: dict[str, Any]) -> list[str]:
+    tokens = f"{settings['tokens']:,}"
+    header = ["system", "parameters, M", f"seconds to read {tokens}", "ms per token", "state, MiB", "peak, MiB", "what"]
+    table = []
+    for name, row in rows.items():
+        if "failed" in row:
+            table.append([name, *["-"] * 5, f"{notes[name]}; cannot run: {row['failed']}".replace("|", "\\|")])
+            continue
+        peak = "-" if row["peak"] is None else f"{row['peak'] / 2**20:.0f}"
+        table.append(
+            [name, f"{row['parameters'] / 1e6:.1f}", f"{row['read']:.2f}", f"{1000 * row['token']:.1f}",
+             f"{row['state'] / 2**20:.2f}", peak, notes[name]]
+        )  # fmt: skip
+    return [
+        f"Width {WIDTH}, depth {DEPTH}, {VOCABULARY:,} words, random weights, batch 1, on {settings['device']}; "
+        f"{settings['decoded']} tokens decoded. Peak: while reading, above the model.",
+        "",
+        *markdown_table(header, table),
+        "",
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
+    parser.add_argument("--window", type=int, default=512, help="of the systems that have one")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--one", metavar="SYSTEM", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        if options.device == "cpu":
+            limit_memory()
+        print(json.dumps(measure(options.one, options)))
+        return
+    if options.quick:
+        options.tokens, options.decoded = 512, 16
+
+    settings = {name: getattr(options, name) for name in ("tokens", "decoded", "window", "device")}
+    name = NAME + ("_quick" if options.quick else "")
+    given = [f"--{option}={value}" for option, value in settings.items()]
+    kept, rows, console = kept_rows(name, settings), {}, Console()
+    stored = {"settings": settings, "machine": machine(), "rows": rows}
+    notes = {system: described.note for system, described in systems(options.window).items()}
+    for system in notes:
+        if system not in kept:
+            console.print(f"{system} …", markup=False)
+        rows[system] = kept.get(system) or ask(f"benchmarks.{NAME}", [f"--one={system}", *given])
+        save(name, stored, ["Not finished."])
+    lines = report(rows, notes, settings)
+    directory = save(name, stored, lines)
+    points = {n: (row["state"] / 2**20, row["read"]) for n, row in rows.items() if "failed" not in row}
+    labels = (f"state after {options.tokens:,} tokens, MiB", "seconds to read them")
+    cost_against_state(points, directory / f"{name}.png", f"Width {WIDTH}, depth {DEPTH}, random weights", labels)
+    console.print("\n".join(lines), markup=False)
+
+
+if __name__ == "__main__":
+    main()
