@@ -8,6 +8,7 @@ on a needle and its haystack, by LoRA and with all weights, then ask the questio
 
     python -m benchmarks.needle                                    # 4,096 tokens, window 256
     python -m benchmarks.needle --quick
+    python -m benchmarks.needle --quick --only founding --samples 1
     python -m benchmarks.needle --only "consolidated memory" --samples 2 --model qwen2.5-0.5b
 
 Answers that were given with the same settings are kept in `results/`, so a run that was cut off goes on where it was.
@@ -29,7 +30,8 @@ from .needles import TASKS, found, in_turns, of_task
 from .results import DIRECTORY, machine, save
 
 NAME = "needle"
-QUICK_TASKS = ("single 2",)
+SAMPLES = 20  # of each task: with six tasks, 102 needles outside the window
+QUICK_TASKS, QUICK_SAMPLES = ("single 2",), 6
 
 
 def run(options: argparse.Namespace, stored: dict[str, Any], keep: Any) -> None:
@@ -64,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--window", type=int, default=256, help="tokens of the window, and of every other state")
     parser.add_argument("--sinks", type=int, default=4)
-    parser.add_argument("--samples", type=int, default=20, help="of each task; 6 strata of depth take turns")
+    parser.add_argument(
+        "--samples", type=int, help=f"of each task, {SAMPLES} unless told; 6 strata of depth take turns"
+    )
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument(
         "--only", nargs="+", choices=[*ROWS, *GROUPS], help="rows; slow ones run only when they are named"
@@ -73,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.tokens, options.window, options.samples, options.tasks = 1024, 128, 6, list(QUICK_TASKS)
+        options.tokens, options.window, options.tasks = 1024, 128, list(QUICK_TASKS)
+    options.samples = options.samples or (QUICK_SAMPLES if options.quick else SAMPLES)
     named = options.only or [name for name in ROWS if name not in SLOW]
     options.only = [row for name in named for row in GROUPS.get(name, (name,))]
 
