@@ -34,6 +34,7 @@ NAME = "memory_over_turns"
 QUICK, EVERY = ("no context", "SnapKV", "KVzip", "notepad + last messages", "BM25"), 3  # rows, and every third question
 ASKED = ", question known"  # how rows end that chose by the question
 UNBOUNDED = ("full context", "BM25")  # keep all keys, or all of the text
+FLOOR = "no context"
 BOUNDED = ("SnapKV", "H2O", "StreamingLLM", "KVzip")
 OURS = ("consolidated", "notepad")
 COLUMNS = 6  # of recall by lag, at most
@@ -79,7 +80,7 @@ def megabytes(row: dict[str, Any]) -> str:
 
 def wins(rows: dict[str, Any], kinds: Sequence[str]) -> list[str]:
     """Where what keeps everything recalls more than the best of what is bounded, by kind of question."""
-    bounded = [name for name in rows if name not in UNBOUNDED and not name.endswith(ASKED)]
+    bounded = [name for name in rows if name not in (*UNBOUNDED, FLOOR) and not name.endswith(ASKED)]
     found = []
     for name in (name for name in UNBOUNDED if name in rows and bounded):
         for kind in kinds:

@@ -13,6 +13,7 @@ from .results import markdown_table
 ASKED = ", question known"  # how rows end that chose by the question
 UNBOUNDED = ("full attention", "BM25")  # keep all keys, or all of the text
 SPARSE = ("Quest", "LessIsMore")  # keep all keys and read some
+FLOOR = "no context"
 BOUNDED = ("SnapKV", "H2O", "StreamingLLM, re-anchored", "window + sinks", "KVzip")
 OURS = ("TTT", "notepad", "consolidated", "next-token", "full fine")
 
@@ -56,7 +57,7 @@ def mebibytes(row: dict[str, Any]) -> str:
 
 def wins(rows: dict[str, Any], tasks: list[str]) -> list[str]:
     """Where what keeps everything finds more than the best of what is bounded, task by task."""
-    bounded = [name for name in rows if name not in (*UNBOUNDED, *SPARSE) and not name.endswith(ASKED)]
+    bounded = [name for name in rows if name not in (*UNBOUNDED, *SPARSE, FLOOR) and not name.endswith(ASKED)]
     found = []
     for name in (name for name in UNBOUNDED if name in rows and bounded):
         for task in tasks:
