@@ -1,8 +1,9 @@
 """What is left of a conversation of many sessions when its keys and words are gone, at the same retained bytes?
 
-Recall by type of question and by how long ago it was said, stale answers about what has changed, abstention. Nothing
-is chosen by the question but what BM25 retrieves. `--state` is the tokens whose keys and values every bounded row
-keeps; the default takes as many bytes of the default model as a memory of the default rank.
+Recall by type of question and by how long ago it was said, stale answers about what has changed, interference (answers
+that hold another fact of the conversation; change of the loss on unrelated text), abstention. Nothing is chosen by the
+question but what BM25 retrieves, and in the column that says so. `--state` is the tokens whose keys and values every
+bounded row keeps; the default takes as many bytes of the default model as a memory of the default rank.
 
     python -m benchmarks.memory_over_turns                     # five conversations; memories are slow and named apart
     python -m benchmarks.memory_over_turns --only "consolidated memory" "consolidated memory + notepad"
@@ -22,16 +23,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
+from .paired import Difference, difference
 from .results import DIRECTORY, machine, markdown_table, save
 from .sessions import Sessions, draw, locomo
 from .turns_rows import ROWS, SLOW, Bench, scored
 
 NAME = "memory_over_turns"
 QUICK, EVERY = ("no context", "SnapKV", "KVzip", "notepad + last messages", "BM25"), 3  # rows, and every third question
-DRAWS = 10_000  # of the bootstrap
+ASKED = ", question known"  # how rows end that chose by the question
+UNBOUNDED = ("full context", "BM25")  # keep all keys, or all of the text
+FLOOR = "no context"
+BOUNDED = ("SnapKV", "H2O", "StreamingLLM", "KVzip")
+OURS = ("consolidated", "notepad")
+COLUMNS = 6  # of recall by lag, at most
 KINDS = ("single-session, user", "single-session, assistant", "multi-session", "temporal", "knowledge update")
 
 
@@ -44,66 +50,109 @@ def share(found: Sequence[bool]) -> str:
     return f"{sum(found) / len(found):.2f}" if found else "-"
 
 
-def paired(rows: dict[str, Any], one: str, other: str) -> str:
-    """Difference in recall and its 95% interval by paired bootstrap, over conversations that both were asked about."""
+def paired(rows: dict[str, Any], one: str, other: str) -> Difference | None:
+    """Difference in recall over the conversations that both were asked about."""
     both = sorted(set(rows[one]) & set(rows[other]))
-    pairs = [
-        float(a["right"]) - float(b["right"])
+    return difference([
+        (a["right"], b["right"])
         for key in both
-        for a, b in zip(rows[one][key]["answers"], rows[other][key]["answers"])
+        for a, b in zip(rows[one][key]["answers"], rows[other][key]["answers"], strict=True)
         if a["kind"] != "abstention"
+    ])  # fmt: skip
+
+
+def lags(sessions: int) -> list[range]:
+    """How many sessions ago, one by one or in groups."""
+    size = -(-sessions // COLUMNS)
+    return [range(first, min(first + size, sessions)) for first in range(0, sessions, size)]
+
+
+def recall(rows: dict[str, Any], name: str, kind: str | None = None) -> list[bool]:
+    """Whether each answer was right, of a kind or of all but abstentions."""
+    return [
+        a["right"] for a in answers(rows, name) if (a["kind"] != "abstention" if kind is None else a["kind"] == kind)
     ]
-    if not pairs:
-        return "-"
-    values = torch.tensor(pairs)
-    drawn = values[torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(0))]
-    low, high = torch.quantile(drawn.mean(1), torch.tensor([0.025, 0.975])).tolist()
-    return f"{values.mean():+.2f} ({low:+.2f} to {high:+.2f}), n={len(values)}"
+
+
+def megabytes(row: dict[str, Any]) -> str:
+    return f"{sum(stored['bytes'] for stored in row.values()) / len(row) / 1e6:.2f}"
+
+
+def wins(rows: dict[str, Any], kinds: Sequence[str]) -> list[str]:
+    """Where what keeps everything recalls more than the best of what is bounded, by kind of question."""
+    bounded = [name for name in rows if name not in (*UNBOUNDED, FLOOR) and not name.endswith(ASKED)]
+    found = []
+    for name in (name for name in UNBOUNDED if name in rows and bounded):
+        for kind in kinds:
+            shares = {
+                other: sum(right) / len(right) for other in (name, *bounded) if (right := recall(rows, other, kind))
+            }
+            own = shares.pop(name, 0.0)
+            best = max(shares, key=shares.__getitem__, default=None)
+            if best is not None and own > shares[best]:
+                found.append(f"- {name} wins on {kind}: {own:.2f}, {best} {shares[best]:.2f}")
+    return found or ["- Neither does."]
+
+
+def drift(row: dict[str, Any]) -> str:
+    """The largest change of the loss on unrelated text."""
+    changes = [change for stored in row.values() for change in stored["drift"].values()]
+    return f"{max(changes):+.1%}" if changes else "-"
 
 
 def lines(report: dict[str, Any]) -> list[str]:
     """The tables, in Markdown."""
     settings, rows = report["settings"], report["rows"]
     kinds = [kind for kind in KINDS if any(a["kind"] == kind for name in rows for a in answers(rows, name))]
-    kinds += sorted({a["kind"] for name in rows for a in answers(rows, name)} - {*KINDS, "abstention"})
-    sessions = report["sessions"]
-    table, lags = [], []
-    for name in rows:
+    others = sorted({a["kind"] for name in rows for a in answers(rows, name)} - {*KINDS, "abstention"})
+    table, by_lag, compared = [], [], []
+    for name, row in rows.items():
         given = answers(rows, name)
         asked = [a for a in given if a["kind"] != "abstention"]
-        changed = [a for a in given if a["kind"] == "knowledge update"]
-        size = sum(stored["bytes"] for stored in rows[name].values()) / len(rows[name])
-        seconds = sum(stored["seconds"] for stored in rows[name].values()) / len(rows[name])
-        table.append([
-            name, str(len(asked)), share([a["right"] for a in asked]),
-            *(share([a["right"] for a in given if a["kind"] == kind]) for kind in kinds),
-            share([a["stale"] for a in changed]), share([a["right"] for a in given if a["kind"] == "abstention"]),
-            f"{size / 1e6:.2f}", f"{seconds:.0f}",
-        ])  # fmt: skip
         # Dates and corrections depend on more than how long ago something was said.
         plain = [a for a in asked if a["kind"] not in ("temporal", "knowledge update")]
-        lags.append([name, *(share([a["right"] for a in plain if sessions - 1 - a["session"] == lag])
-                             for lag in range(sessions))])  # fmt: skip
-    compared = [
-        [name, *(paired(rows, name, other) if other in rows else "-" for other in ("StreamingLLM", "SnapKV", "H2O"))]
-        for name in rows
-        if name.startswith(("consolidated", "notepad"))
-    ]
+        by_lag.append(
+            [name, *(share([a["right"] for a in plain if a["lag"] in lag]) for lag in lags(report["sessions"]))]
+        )
+        if name.removesuffix(ASKED) in rows and name.endswith(ASKED):
+            continue  # a column of the row without the question
+        known = share(recall(rows, name + ASKED)) if name + ASKED in rows else "-"
+        table.append([
+            name, str(len(asked)), share(recall(rows, name)), known,
+            *(share(recall(rows, name, kind)) for kind in (*kinds, *others)),
+            f"{sum(a['f1'] for a in asked) / max(len(asked), 1):.2f}",
+            share([a["stale"] for a in given if a["kind"] == "knowledge update"]), share([a["mixed"] for a in given]),
+            drift(row), share(recall(rows, name, "abstention")), megabytes(row),
+            f"{sum(stored['seconds'] for stored in row.values()) / len(row):.0f}",
+        ])  # fmt: skip
+    for name in (name for name in rows if name.startswith(OURS)):
+        for other in (other for other in (*BOUNDED, *UNBOUNDED) if other in rows):
+            if (found := paired(rows, name, other)) is not None:
+                size = f"{megabytes(rows[name])} / {megabytes(rows[other])}"
+                compared.append([name, other, str(found), str(found.pairs), found.verdict, size])
+    header = ["system", "n", "recall", "question known", *kinds, *others, "F1", "stale", "mixed up", "drift",
+              "abstains", "MB", "seconds"]  # fmt: skip
+    ago = [str(lag.start) if len(lag) == 1 else f"{lag.start}-{lag.stop - 1}" for lag in lags(report["sessions"])]
     return [
-        f"{settings['model']}, {report['conversations']} conversations of {sessions} sessions; bounded rows keep keys "
-        f"and values of {settings['state']} tokens. Share of questions answered rightly; *stale*: the old value of "
-        "what has changed; *abstains*: declines what was never said. Bytes while it answers; BM25 and summaries: of "
-        "the text on disk.",
+        f"{settings['model']}, {report['conversations']} conversations of up to {report['sessions']} sessions; bounded "
+        f"rows keep keys and values of {settings['state']} tokens. Share of questions answered rightly; *question "
+        "known*: where the question chose what is kept; *stale*: the old value of what has changed; *mixed up*: wrong, "
+        "with the answer to another question; *drift*: the largest change of the loss on unrelated prose and code; "
+        "*abstains*: declines what was never said. Bytes while it answers; BM25 and summaries: of the text on disk.",
         "",
-        *markdown_table(["system", "n", "recall", *kinds, "stale", "abstains", "MB", "seconds"], table),
+        *markdown_table(header, table),
         "",
         "By how many sessions ago it was said, dates and corrections left out:",
         "",
-        *markdown_table(["system", *(str(lag) for lag in range(sessions))], lags),
+        *markdown_table(["system", *ago], by_lag),
         "",
         "Difference in recall, 95% by paired bootstrap over questions:",
         "",
-        *markdown_table(["system", "StreamingLLM", "SnapKV", "H2O"], compared),
+        *markdown_table(["system", "against", "difference", "n", "recalls", "MB of both"], compared),
+        "",
+        "Where the full context or BM25, which keep everything, recall more than any bounded state:",
+        "",
+        *wins(rows, [*kinds, *others]),
         "",
     ]
 
@@ -151,12 +200,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         talks = [replace(talk, asked=talk.asked[::EVERY]) for talk in talks]
 
     name = NAME + ("_locomo" if options.locomo else "") + ("_quick" if options.quick else "")
-    settings = {key: getattr(options, key) for key in ("model", "state", "sinks")}
+    of_talks = ("questions",) if options.locomo else ()
+    settings = {key: getattr(options, key) for key in ("model", "state", "sinks", *of_talks)}
     path = DIRECTORY / f"{name}.json"
     rows: dict[str, Any] = {}
     if path.exists() and (before := json.loads(path.read_text()))["settings"] == settings:
         rows = before["rows"]
-    report: dict[str, Any] = {"settings": settings, "machine": machine(), "sessions": talks[0].sessions, "rows": rows}
+    report: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
+    report["sessions"] = max(talk.sessions for talk in talks)
 
     bench, console = Bench(options.model, options.state, options.sinks), Console(soft_wrap=True)
     for number, talk in enumerate(talks):
@@ -165,10 +216,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             bench.take(talk)
         for row in missing:
             began = time.perf_counter()
-            given, nbytes = ROWS[row](bench)
-            judged = [scored(asked, answer) for asked, answer in zip(talk.asked, given)]
+            given = ROWS[row](bench)
+            judged = scored(talk, given.answers)
             took = time.perf_counter() - began
-            rows.setdefault(row, {})[str(number)] = {"answers": judged, "bytes": nbytes, "seconds": took}
+            rows.setdefault(row, {})[str(number)] = {
+                "answers": judged, "bytes": given.nbytes, "drift": dict(given.drift), "seconds": took,
+            }  # fmt: skip
             report["conversations"] = max(len(stored) for stored in rows.values())
             save(name, report, lines(report))
             right = [one["right"] for one in judged if one["kind"] != "abstention"]

@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from .needles import TASKS
+from .needles import INSIDE, STRATA, TASKS
+from .paired import Difference, difference
 from .results import markdown_table
 
-INSIDE = "inside"
-DRAWS = 10_000  # of the bootstrap
+ASKED = ", question known"  # how rows end that chose by the question
+UNBOUNDED = ("full attention", "BM25")  # keep all keys, or all of the text
+SPARSE = ("Quest", "LessIsMore")  # keep all keys and read some
+FLOOR = "no context"
+BOUNDED = ("SnapKV", "H2O", "StreamingLLM, re-anchored", "window + sinks", "KVzip")
+OURS = ("TTT", "notepad", "consolidated", "next-token", "full fine")
 
 
 def answers(row: dict[str, Any], inside: bool, task: str | None = None) -> list[dict[str, Any]]:
@@ -37,50 +40,66 @@ def interval(row: dict[str, Any]) -> str:
     return f"{max(low, 0.0):.2f}-{min(high, 1.0):.2f}"
 
 
-def paired(one: dict[str, Any], other: dict[str, Any]) -> tuple[float, float, float, int] | None:
-    """Difference of the recalls outside the window, its 95% interval by paired bootstrap, and the pairs."""
-    differences = [
-        float(answer["right"]) - float(other[task][index]["right"])
+def paired(one: dict[str, Any], other: dict[str, Any]) -> Difference | None:
+    """Difference of the recalls of needles outside the window that both were asked for."""
+    return difference([
+        (answer["right"], other[task][index]["right"])
         for task, by_index in one.items()
         for index, answer in by_index.items()
         if answer["stratum"] != INSIDE and index in other.get(task, {})
-    ]
-    if not differences:
-        return None
-    values = torch.tensor(differences)
-    drawn = torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(0))
-    low, high = torch.quantile(values[drawn].mean(1), torch.tensor([0.025, 0.975])).tolist()
-    return values.mean().item(), low, high, len(values)
+    ])  # fmt: skip
+
+
+def mebibytes(row: dict[str, Any]) -> str:
+    sizes = [answer["bytes"] for by_index in row.values() for answer in by_index.values()]
+    return f"{sum(sizes) / len(sizes) / 2**20:.2f}"
+
+
+def wins(rows: dict[str, Any], tasks: list[str]) -> list[str]:
+    """Where what keeps everything finds more than the best of what is bounded, task by task."""
+    bounded = [name for name in rows if name not in (*UNBOUNDED, *SPARSE, FLOOR) and not name.endswith(ASKED)]
+    found = []
+    for name in (name for name in UNBOUNDED if name in rows and bounded):
+        for task in tasks:
+            own = [a["right"] for a in answers(rows[name], False, task)]
+            shares = {}
+            for other in bounded:
+                if right := [a["right"] for a in answers(rows[other], False, task)]:
+                    shares[other] = sum(right) / len(right)
+            if own and shares and sum(own) / len(own) > max(shares.values()):
+                best = max(shares, key=shares.__getitem__)
+                found.append(f"- {name} wins on {task}: {sum(own) / len(own):.2f}, {best} {shares[best]:.2f}")
+    return found or ["- Neither does."]
 
 
 def lines(report: dict[str, Any]) -> list[str]:
     """The tables, in Markdown."""
     settings, rows = report["settings"], report["rows"]
     tasks = [task for task in TASKS if any(task in row for row in rows.values())]
-    table, strata = [], []
+    table, strata, compared = [], [], []
     for name, row in rows.items():
         given = [a for by_index in row.values() for a in by_index.values()]
         outside = answers(row, inside=False)
-        size = sum(a["bytes"] for a in given) / len(given)
+        by_depth = [[a for a in outside if a["stratum"] == str(stratum)] for stratum in range(STRATA)]
+        strata.append([name, *map(share, by_depth), share(answers(row, True))])
+        if name.removesuffix(ASKED) in rows and name.endswith(ASKED):
+            continue  # a column of the row without the question
         table.append([
-            name, str(len(outside)), share(outside), interval(row),
-            *(share(answers(row, False, task)) for task in tasks), share(answers(row, True)), f"{size / 2**20:.2f}",
+            name, str(len(outside)), share(outside), interval(row), share(answers(rows.get(name + ASKED, {}), False)),
+            *(share(answers(row, False, task)) for task in tasks), share(answers(row, True)), mebibytes(row),
             f"{sum(a['seconds'] for a in given) / len(given):.1f}",
         ])  # fmt: skip
-        by_depth = [[a for a in outside if a["stratum"] == str(stratum)] for stratum in range(5)]
-        strata.append([name, *map(share, by_depth), share(answers(row, True))])
-    compared = []
-    ours = [name for name in rows if name.startswith(("notepad", "consolidated"))]
-    for name in ours:
-        for other in ("SnapKV", "H2O", "KVzip", "window + sinks"):
-            if other in rows and (found := paired(rows[name], rows[other])) is not None:
-                mean, low, high, n = found
-                compared.append([name, other, f"{mean:+.2f} ({low:+.2f} to {high:+.2f})", str(n)])
-    header = ["system", "n", "outside", "95%", *tasks, "inside", "MiB", "seconds"]
+    for name in (name for name in rows if name.startswith(OURS)):
+        for other in (other for other in (*BOUNDED, *UNBOUNDED) if other in rows):
+            if (found := paired(rows[name], rows[other])) is not None:
+                size = f"{mebibytes(rows[name])} / {mebibytes(rows[other])}"
+                compared.append([name, other, str(found), str(found.pairs), found.verdict, size])
+    header = ["system", "n", "outside", "95%", "question known", *tasks, "inside", "MiB", "seconds"]
     return [
-        f"{settings['model']}, contexts of {settings['tokens']:,} tokens, window {settings['window']} + "
+        f"{settings['model']}, contexts of at most {settings['tokens']:,} tokens, window {settings['window']} + "
         f"{settings['sinks']} sinks, every other state as large in tokens. Share of needles found by the state alone; "
-        "outside and inside the window. Seconds are those beyond what rows share.",
+        "outside and inside the window; *question known*: outside, where the question chose what is kept. Seconds are "
+        "those beyond what rows share.",
         "",
         *markdown_table(header, table),
         "",
@@ -90,7 +109,11 @@ def lines(report: dict[str, Any]) -> list[str]:
         "",
         "Outside the window, paired by needle, 95% intervals by bootstrap:",
         "",
-        *markdown_table(["system", "against", "difference", "n"], compared),
+        *markdown_table(["system", "against", "difference", "n", "finds", "MiB of both"], compared),
+        "",
+        "Where full attention or BM25, which keep everything, find more outside the window than any bounded state:",
+        "",
+        *wins(rows, tasks),
         "",
     ]
 

@@ -19,13 +19,14 @@ from .models import model_directory
 from .needles import Needle, found
 from .systems import notepad
 from .systems.answer import greedy
+from .systems.asked import asked_score
 from .systems.evict import Context, Kept, keep_top, read, whole
 from .systems.expected_attention import expected_attention
 from .systems.h2o import h2o
 from .systems.kvzip import kvzip, kvzip_scores
 from .systems.less_is_more import less_is_more
 from .systems.quest import quest
-from .systems.snapkv import POOL, snapkv
+from .systems.snapkv import snapkv
 from .systems.streaming_llm import streaming_llm
 from .systems.tova import tova
 from .systems.watch import Watch, watched
@@ -94,7 +95,7 @@ class Bench:
 
         def watch(module: Any, query: Tensor, key: Tensor, value: Tensor) -> None:
             for name, by_layer in found.items():
-                by_layer.append(_asked_score(name, module, query, key)[:, :tokens])
+                by_layer.append(asked_score(name, module, query, key)[:, :tokens])
 
         with torch.no_grad(), watched(self.model, watch):
             logits = self.model(
@@ -118,21 +119,6 @@ class Bench:
     def complete(self, written: list[int]) -> bool:
         """Whether the value is there: the rest of an answer changes no score."""
         return found(self.needle, self.tokenizer.decode(written))
-
-
-def _asked_score(name: str, module: Any, query: Tensor, key: Tensor) -> Tensor:
-    """What the question's own tokens look at, as each method adds it up."""
-    from torch.nn.functional import avg_pool1d
-
-    from .systems.attention import by_group, weights
-
-    weight = weights(query, key, module.scaling)  # (H, Q, N)
-    if name == "tova":
-        return weight[:, -1].mean(0).expand(key.shape[0], -1)
-    looked = weight.mean(1)
-    if name == "snapkv":
-        looked = avg_pool1d(looked, POOL, stride=1, padding=POOL // 2)
-    return by_group(looked, key.shape[0]).mean(1)
 
 
 def full(bench: Bench) -> Answered:
@@ -220,8 +206,8 @@ def retrieval(bench: Bench) -> Answered:
     return bench.answer(whole(read(bench.model, torch.tensor(ids))))[0], 4 * len(bench.ids)
 
 
-def learning(updates: bool) -> Callable[[Bench], Answered]:
-    """This library reading the context, then the question."""
+def learning(updates: bool, context_kept: bool = True) -> Callable[[Bench], Answered]:
+    """This library reading the context, then the question; with its window, or out of its fast weights alone."""
 
     def row(bench: Bench) -> Answered:
         model = bench.converted
@@ -229,8 +215,12 @@ def learning(updates: bool) -> Callable[[Bench], Answered]:
         cache = model.new_cache()
         with torch.no_grad():
             model(input_ids=bench.ids[None], past_key_values=cache, learn_from=learn_from, logits_to_keep=1)
+            before = bench.ids
+            if not context_kept:
+                fast, cache, before = cache.fast, model.new_cache(), bench.ids[:0]
+                cache.fast = fast
             nbytes = cache.nbytes
-            given = torch.cat([bench.ids, torch.tensor(bench.question)])[None]
+            given = torch.cat([before, torch.tensor(bench.question)])[None]
             out = model.generate(
                 given, attention_mask=torch.ones_like(given), past_key_values=cache, max_new_tokens=bench.limit,
                 do_sample=False, learn_from=learn_from,
@@ -296,6 +286,7 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
     "Quest": sparse("quest"),
     "LessIsMore": sparse("less is more"),
     "TTT": learning(updates=True),
+    "TTT, context removed": learning(updates=True, context_kept=False),
     "notepad: rare sentences, text": noting("rarity", "text"),
     "notepad: rare sentences, keys": noting("rarity", "keys"),
     "notepad: reconstruction, text": noting("reconstruction", "text"),
@@ -306,3 +297,4 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
     "consolidated memory": remembering,
 }
 SLOW = ("next-token LoRA", "full fine-tuning", "consolidated memory")  # minutes for each needle
+GROUPS = {"founding": ("no context", *SLOW[:2])}  # of rows, by a name of their own

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from ttt_retrofit.consolidation.words import content, stem
 
@@ -148,30 +150,37 @@ def dialogues() -> list[list[str]]:
 
 
 LOCOMO_KINDS = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "abstention"}
+TURN = re.compile(r"D\d+:\d+")  # how LoCoMo names a turn; an entry of evidence may hold several, or none
 
 
 def locomo(path: Path, questions: int, seed: int = 0) -> list[Sessions]:
-    """The conversations of LoCoMo (`locomo10.json`), one speaker as the user, with at most so many questions each."""
+    """The conversations of LoCoMo (`locomo10.json`, Maharana et al. 2024, arXiv 2402.17753), at most so many questions
+    of each. The first speaker is the user. Of photographs there is the caption."""
     generator = random.Random(seed)
-    found = []
-    for sample in json.loads(path.read_text()):
-        talk = sample["conversation"]
-        user, messages = talk["speaker_a"], []
-        numbers = sorted(
-            int(key.removeprefix("session_")) for key in talk if key.removeprefix("session_").isdigit()
-        )  # fmt: skip
-        where: dict[str, int] = {}
-        for session, number in enumerate(numbers):
-            date = talk[f"session_{number}_date_time"]
-            for index, turn in enumerate(talk[f"session_{number}"]):
-                where[turn["dia_id"]] = session
-                role = "user" if turn["speaker"] == user else "assistant"
-                text = f"({date}) " if index == 0 else ""
-                messages.append({"role": role, "content": f"{text}{turn['speaker']}: {turn['text']}"})
-        asked = []
-        for one in generator.sample(sample["qa"], min(questions, len(sample["qa"]))):
-            answers = (str(one["answer"]),) if one["category"] != 5 else ()
-            session = max((where.get(dia, -1) for dia in one.get("evidence", [])), default=-1)
-            asked.append(Asked(LOCOMO_KINDS[one["category"]], one["question"], answers, session))
-        found.append(Sessions(tuple(messages), tuple(asked), len(numbers)))
-    return found
+    return [_locomo_sample(sample, questions, generator) for sample in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _locomo_sample(sample: dict[str, Any], questions: int, generator: random.Random) -> Sessions:
+    talk = sample["conversation"]
+    messages: list[Message] = []
+    # Numbers may have gaps, and a date may stand without its session.
+    numbers = sorted(int(key.removeprefix("session_")) for key in talk if re.fullmatch(r"session_\d+", key))
+    where: dict[str, int] = {}
+    for session, number in enumerate(numbers):
+        opening = f"({talk[f'session_{number}_date_time']}) "
+        for turn in talk[f"session_{number}"]:
+            where[turn["dia_id"]] = session
+            role = "user" if turn["speaker"] == talk["speaker_a"] else "assistant"
+            photograph = f" [shares a photo of {turn['blip_caption']}]" if "blip_caption" in turn else ""
+            text = f"{opening}{turn['speaker']}: {turn['text']}{photograph}"
+            opening = ""
+            if messages and messages[-1]["role"] == role:  # a chat template may insist on turns
+                messages[-1] = {"role": role, "content": f"{messages[-1]['content']}\n{text}"}
+            else:
+                messages.append({"role": role, "content": text})
+    asked = []
+    for one in generator.sample(sample["qa"], min(questions, len(sample["qa"]))):
+        answers = () if one["category"] == 5 else (str(one["answer"]),)
+        evidence = [where[name] for name in TURN.findall(" ".join(one.get("evidence", []))) if name in where]
+        asked.append(Asked(LOCOMO_KINDS[one["category"]], one["question"], answers, max(evidence, default=-1)))
+    return Sessions(tuple(messages), tuple(asked), len(numbers))

@@ -6,10 +6,12 @@ import dataclasses
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import bm25s
 import torch
@@ -19,15 +21,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ttt_retrofit import Memory, TTTConfig, wrap
 from ttt_retrofit.consolidation.notepad import best, written
 from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.words import holds, stem, words
 from ttt_retrofit.memory.notes import as_turn
 
 from .consolidation import LORA_STEPS, SUMMARY_TOKENS, in_fresh_process
 from .conversations import Message
 from .models import model_directory
-from .recollect import ANSWER_TOKENS, Recollector
+from .recollect import ANSWER_TOKENS, DRIFTS, Recollector, is_invented
 from .sessions import Asked, Sessions
 from .storage import cache_directory
 from .systems.answer import greedy
+from .systems.asked import asked_score
 from .systems.evict import Context, Kept, keep_top, read, whole
 from .systems.h2o import h2o
 from .systems.kvzip import kvzip, kvzip_scores
@@ -35,8 +39,16 @@ from .systems.snapkv import snapkv
 from .systems.streaming_llm import streaming_llm
 
 THANKS: Message = {"role": "assistant", "content": "Thank you for telling me."}
+ARTICLES = ("a", "an", "the", "and")  # which LoCoMo's score leaves out
 SUMMARY = "Write down every fact I told you about myself, one sentence each, with all names and numbers."
-Answered = tuple[list[str], int]  # one answer for each question, and the bytes they were given from
+
+
+class Answered(NamedTuple):
+    answers: list[str]  # one for each question
+    nbytes: int  # that they were given from
+    drift: Mapping[str, float] = MappingProxyType(
+        {}
+    )  # of what has weights of its own: change of the loss on unrelated text
 
 
 class Bench:
@@ -103,14 +115,34 @@ class Bench:
 
     def from_keys(self, kept: Kept) -> Answered:
         """Each question behind a copy of what was kept."""
-        nbytes, answers = kept.nbytes, []
-        for question in self.questions:
-            asking = self._templated([*self.messages, {"role": "user", "content": question}], True)
-            assert asking[: len(self.ids)] == self.ids.tolist(), "the template changes earlier turns"
-            copy = dataclasses.replace(kept, cache=whole(Context(self.ids, kept.cache, {})).cache)
-            answer = greedy(self.model, copy, asking[len(self.ids) :], ANSWER_TOKENS, self.ends)
-            answers.append(str(self.tokenizer.decode(answer, skip_special_tokens=True)))
-        return answers, nbytes
+        return Answered([self._behind(kept, asking) for asking in self.asking()], kept.nbytes)
+
+    def from_chosen_keys(self, score: str, recent: int) -> Answered:
+        """Each question behind the keys that the question itself looks at, out of all."""
+        answers, nbytes = [], 0
+        for asking in self.asking():
+            looking = whole(self.context)
+            scores: list[Tensor] = []
+
+            def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, scores: list[Tensor] = scores) -> None:
+                scores.append(asked_score(score, module, query, key)[:, : len(self.ids)])
+
+            greedy(self.model, looking, asking, 1, self.ends, watch=watch)
+            kept = keep_top(self.context, torch.stack(scores), self.state, recent=recent)
+            answers.append(self._behind(kept, asking))
+            nbytes = kept.nbytes
+        return Answered(answers, nbytes)
+
+    def asking(self) -> list[list[int]]:
+        """The tokens of each question, as they follow the conversation."""
+        found = [self._templated([*self.messages, {"role": "user", "content": q}], True) for q in self.questions]
+        assert all(ids[: len(self.ids)] == self.ids.tolist() for ids in found), "the template changes earlier turns"
+        return [ids[len(self.ids) :] for ids in found]
+
+    def _behind(self, kept: Kept, asking: list[int]) -> str:
+        copy = dataclasses.replace(kept, cache=whole(Context(self.ids, kept.cache, {})).cache)
+        answer = greedy(self.model, copy, asking, ANSWER_TOKENS, self.ends)
+        return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
     def last_messages(self, budget: int) -> list[Message]:
         """The last exchanges that fit into so many tokens."""
@@ -125,11 +157,11 @@ class Bench:
 
 
 def nothing(bench: Bench) -> Answered:
-    return bench.prompted(lambda question: []), 0
+    return Answered(bench.prompted(lambda question: []), 0)
 
 
 def full(bench: Bench) -> Answered:
-    return bench.prompted(lambda question: bench.messages), len(bench.ids) * bench.token_bytes
+    return bench.from_keys(whole(bench.context))
 
 
 def window(bench: Bench) -> Answered:
@@ -146,6 +178,10 @@ def evicting(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
     return row
 
 
+def evicting_asked(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
+    return lambda bench: bench.from_chosen_keys(score, int(recent * bench.state))
+
+
 def repeating(bench: Bench) -> Answered:
     return bench.from_keys(kvzip(bench.context, bench.repeated, bench.state))
 
@@ -156,7 +192,7 @@ def noting(bench: Bench) -> Answered:
     notes = written((s.text for s in told.statements), bench.tokenizer)
     kept = as_turn(notes[n] for n in best(notes, bench.notes_budget))
     before = [*kept, *bench.last_messages(bench.state - bench.notes_budget)]
-    return bench.prompted(lambda question: before), bench.state * bench.token_bytes
+    return Answered(bench.prompted(lambda question: before), bench.state * bench.token_bytes)
 
 
 def retrieval(bench: Bench) -> Answered:
@@ -177,14 +213,14 @@ def retrieval(bench: Bench) -> Answered:
         text = "\n".join(said[number] for number in sorted(found))
         return [{"role": "user", "content": text}, THANKS] if found else []
 
-    return bench.prompted(before), len("\n".join(said).encode())
+    return Answered(bench.prompted(before), len("\n".join(said).encode()))
 
 
 def summary(bench: Bench) -> Answered:
     recollector = Recollector(bench.converted, bench.tokenizer)
     written_down = recollector.answers([(bench.messages, SUMMARY)], longest=SUMMARY_TOKENS)[0]
     told = [{"role": "user", "content": written_down}, THANKS]
-    return bench.prompted(lambda question: told), len(written_down.encode())
+    return Answered(bench.prompted(lambda question: told), len(written_down.encode()))
 
 
 def remembering(with_notes: bool) -> Callable[[Bench], Answered]:
@@ -207,8 +243,9 @@ def next_token_lora(bench: Bench) -> Answered:
 
 def in_process_of_its_own(bench: Bench, memory: Memory) -> Answered:
     with tempfile.TemporaryDirectory() as directory:
-        answers = in_fresh_process(bench.name, str(memory.save(Path(directory))), bench.questions)["answers"]
-    return answers, memory.nbytes + sum(note.tokens for note in memory.notes) * bench.token_bytes
+        found = in_fresh_process(bench.name, str(memory.save(Path(directory))), bench.questions)
+    nbytes = memory.nbytes + sum(note.tokens for note in memory.notes) * bench.token_bytes
+    return Answered(found["answers"], nbytes, {name: found[name] for name in DRIFTS})
 
 
 ROWS: dict[str, Callable[[Bench], Answered]] = {
@@ -218,6 +255,8 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
     "SnapKV": evicting("snapkv"),
     "H2O": evicting("h2o", recent=0.5),
     "KVzip": repeating,
+    "SnapKV, question known": evicting_asked("snapkv"),
+    "H2O, question known": evicting_asked("h2o", recent=0.5),
     "notepad + last messages": noting,
     "BM25": retrieval,
     "summary": summary,
@@ -228,13 +267,29 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
 SLOW = ("next-token LoRA", "consolidated memory", "consolidated memory + notepad")  # many minutes a conversation
 
 
-def scored(asked: Asked, answer: str) -> dict[str, Any]:
-    """What an answer is worth: right, stale, or invented."""
-    from ttt_retrofit.consolidation.words import holds, words
+def scored(talk: Sessions, answers: Sequence[str]) -> list[dict[str, Any]]:
+    """What each answer is worth: right, stale, mixed up with another fact of the conversation, or invented."""
+    known = {answer for asked in talk.asked for answer in (*asked.answers, asked.stale) if answer}
+    return [_scored(asked, answer, known, talk.sessions) for asked, answer in zip(talk.asked, answers, strict=True)]
 
-    from .recollect import is_invented
 
-    invented = is_invented(answer)
-    right = any(holds(answer, words(wanted)) for wanted in asked.answers) if asked.answers else not invented
+def _scored(asked: Asked, answer: str, known: set[str], sessions: int) -> dict[str, Any]:
+    wanted = [words(one) for one in asked.answers]
+    right = any(holds(answer, one) for one in wanted) if wanted else not is_invented(answer)
     stale = asked.stale is not None and holds(answer, words(asked.stale)) and not right
-    return {"kind": asked.kind, "session": asked.session, "right": right, "stale": stale, "answer": answer}
+    others = known - {*asked.answers, asked.stale}
+    mixed = not right and not stale and any(
+        holds(answer, words(other)) for other in others if not holds(asked.question, words(other))
+    )  # fmt: skip
+    return {
+        "kind": asked.kind, "lag": sessions - 1 - asked.session if asked.session >= 0 else None, "right": right,
+        "stale": stale, "mixed": mixed, "f1": max((f1(answer, one) for one in asked.answers), default=float(right)),
+        "answer": answer,
+    }  # fmt: skip
+
+
+def f1(answer: str, wanted: str) -> float:
+    """LoCoMo's score of an answer: the harmonic mean of precision and recall over stems, articles left out."""
+    given, right = (Counter(stem(word) for word in words(text) if word not in ARTICLES) for text in (answer, wanted))
+    common = sum((given & right).values())
+    return 2 * common / (given.total() + right.total()) if common else 0.0

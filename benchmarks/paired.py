@@ -1,0 +1,44 @@
+"""How two systems differ that were asked the same questions: the mean of the differences, and how sure it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+DRAWS = 10_000  # of the bootstrap
+ENOUGH = 100  # pairs, before a difference is a finding
+
+
+class Difference(NamedTuple):
+    """Of shares: one system's minus the other's."""
+
+    mean: float
+    low: float  # 95% interval by paired bootstrap
+    high: float
+    pairs: int
+
+    @property
+    def verdict(self) -> str:
+        """Whether the one finds at least as much as the other."""
+        if self.low > 0:
+            said = "more"
+        elif self.high < 0:
+            said = "less"
+        else:
+            said = "as much" if self.mean == 0 else "more, within chance" if self.mean > 0 else "less, within chance"
+        return said if self.pairs >= ENOUGH else f"{said} (fewer than {ENOUGH} pairs)"
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+
+
+def difference(pairs: Sequence[tuple[bool, bool]]) -> Difference | None:
+    """Of whether one and the other were right about the same question; None without a question."""
+    if not pairs:
+        return None
+    values = torch.tensor([float(one) - float(other) for one, other in pairs])
+    drawn = torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(0))
+    low, high = torch.quantile(values[drawn].mean(1), torch.tensor([0.025, 0.975])).tolist()
+    return Difference(values.mean().item(), low, high, len(values))
