@@ -55,7 +55,9 @@ def test_names_and_numbers_have_precedence_where_there_is_no_room_for_all(monkey
     assert lessons[0].answer == tuple(PHRASING.said(f'I remember this: "{TOLD[2]}"'))
 
 
-@pytest.mark.parametrize(("says", "kept"), [("Otto plays chess in Leeds.", True), ("I'm sorry.", False), ("Hello.", False)])
+@pytest.mark.parametrize(
+    ("says", "kept"), [("Otto plays chess in Leeds.", True), ("I'm sorry.", False), ("Hello.", False)]
+)
 def test_a_document_is_summed_up_piece_by_piece_if_something_was_taken_from_it(says, kept):
     context = understand(" ".join(TOLD), WORDS, 12)
     teacher = Teacher(says)
