@@ -1,6 +1,6 @@
 """From a plain checkpoint to a converted, meta-learned one that loads anywhere.
 
-    pip install 'ttt-retrofit[train]'
+    pip install -e '.[train]'
     python examples/meta_train.py book1.txt book2.txt held_out.txt --model Qwen/Qwen3-0.6B --output qwen3-ttt
     accelerate launch --multi_gpu examples/meta_train.py ...          # a whole model on each device
 

@@ -1,6 +1,6 @@
 """A base in 4 bits (bitsandbytes) that learns while it reads: its fast weights stay in float32 beside it.
 
-pip install 'ttt-retrofit[quant]'
+pip install -e '.[quant]'
 python examples/quantized.py
 """
 

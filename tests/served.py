@@ -1,4 +1,4 @@
-"""A server on a free port of this machine, with a tiny model, and clients of it."""
+"""A server on a free port of this machine, with a tiny model, and clients of it that ask for something."""
 
 from __future__ import annotations
 
@@ -24,6 +24,17 @@ from ttt_retrofit.serving.users import Users
 
 NAME = "tiny"
 NEVER = 1e9  # seconds
+HELLO = [{"role": "user", "content": "where is Marek ?"}]
+
+
+def quick(family: str = "llama") -> Any:
+    """A model that learns from every eight tokens, and whose window holds a short conversation."""
+    return converted(family, chunk_size=8, sliding_window=64)
+
+
+def said(*texts: str) -> list[dict[str, str]]:
+    """A conversation: the user's messages and the answers, in turn."""
+    return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * len(texts), texts)]
 
 
 def users(model: Any, store: Path, config: Any = CONFIG) -> Users:
@@ -36,7 +47,7 @@ def users(model: Any, store: Path, config: Any = CONFIG) -> Users:
 @contextmanager
 def served(
     store: Path,
-    model: Any = None,
+    model: Any,
     key: str | None = None,
     idle: float = NEVER,
     batch: int = 4,
@@ -45,7 +56,6 @@ def served(
     config: Any = CONFIG,
 ) -> Iterator[tuple[str, Service]]:
     """The address of a running server, and its service."""
-    model = model or converted("llama", chunk_size=8, sliding_window=64)
     known = users(model, store, config)
     service = Service(NAME, Answering(model, tokenizer(), batch, most), known, Keeper(known, idle), limits)
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -64,6 +74,11 @@ def served(
 
 def client(url: str, key: str = "none") -> OpenAI:
     return OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=60)
+
+
+def ask(chat: Any, messages: list = HELLO, **settings: Any) -> Any:
+    """A short greedy answer, unless the settings say otherwise."""
+    return chat.create(model=NAME, messages=messages, **{"max_tokens": 8, "temperature": 0, **settings})
 
 
 def until(true: Any, seconds: float = 120) -> None:

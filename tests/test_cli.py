@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import time
 from pathlib import Path
 
@@ -104,6 +105,13 @@ def test_reading_saves_a_state_and_goes_on_from_it(base, story, tmp_path):
     config = TTTConfig.from_dict(document("info", base, *SMALL)["ttt"])
     model = ttt_retrofit.AutoModelForCausalLM.from_pretrained(base, ttt_config=config)
     assert TTTCache.load(state, model).tokens_seen.tolist() == [first["tokens_seen"]]
+
+
+@pytest.mark.parametrize("rule", ["gradient", "in_place"])
+def test_reading_says_by_which_rule_it_learned(rule, base, story):
+    arguments = ["read", base, story, *SMALL, "--set", f"inner_rule={rule}"]
+    assert document(*arguments)["inner_rule"] == rule
+    assert re.search(rf"inner rule +{rule} ", run(*arguments).stdout)
 
 
 def test_stdin_is_a_file(base):

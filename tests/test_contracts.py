@@ -1,4 +1,7 @@
-"""Results depend on the tokens of a row alone: not on calls, on neighbours, or on padding. In every family."""
+"""Results depend on the tokens of a row alone: not on calls, on neighbours, or on padding.
+
+In every family, and under both rules of the inner loop.
+"""
 
 import pytest
 import torch
@@ -10,10 +13,11 @@ CHUNK, LENGTH = 6, 29
 # The window is far shorter than the text, and the families' own windows (9 tokens) are in effect beside it.
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 11, "sink_tokens": 2}
 LEARNING |= {"inner_optimizer": "sgd", "inner_lr": 0.1, "max_relative_update": 0.3}
+RULES = {"gradient": {}, "in_place": {"inner_rule": "in_place", "inner_lr": 1.0}}
 
 
-def converted(family, **changes):
-    return wrap(tiny(family), TTTConfig(**{**LEARNING, **changes}))
+def converted(family, rule="gradient", **changes):
+    return wrap(tiny(family), TTTConfig(**{**LEARNING, **RULES[rule], **changes}))
 
 
 def read(model, ids, split=None, cache=None, **inputs):
@@ -42,10 +46,14 @@ def assert_same(one: tuple, other: tuple, row: int | None = None):
     assert one[1].tokens_seen[rows].tolist() == other[1].tokens_seen.tolist()
 
 
-@pytest.mark.parametrize("split", [CHUNK, 7, 1])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_splitting_into_calls_changes_nothing(family, split):
-    model, ids = converted(family), tokens(2, LENGTH)
+SPLITS = [(family, "gradient", split) for family in FAMILIES for split in (CHUNK, 7, 1)]
+SPLITS += [(family, "in_place", 7) for family in FAMILIES]
+SPLITS += [("llama", "in_place", split) for split in (CHUNK, 1)]
+
+
+@pytest.mark.parametrize("family,rule,split", SPLITS)
+def test_splitting_into_calls_changes_nothing(family, rule, split):
+    model, ids = converted(family, rule), tokens(2, LENGTH)
     assert_same(read(model, ids), read(model, ids, split))
 
 
@@ -62,22 +70,26 @@ PADDINGS = {
     "right": torch.arange(LENGTH) < 20,
     "mixed": torch.isin(torch.arange(LENGTH), torch.tensor([0, 1, 9, 10, 11, 27, 28]), invert=True),
 }
+ROWS = [(family, "gradient") for family in FAMILIES]
+ROWS += [(family, "in_place") for family in ("llama", "gemma2", "gpt2", "qwen2_moe")]
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_row_beside_another_and_padding_is_the_row_alone(family, padding):
-    model, ids, real = converted(family), tokens(2, LENGTH), PADDINGS[padding]
+@pytest.mark.parametrize("family,rule", ROWS)
+def test_a_row_beside_another_and_padding_is_the_row_alone(family, rule, padding):
+    model, ids, real = converted(family, rule), tokens(2, LENGTH), PADDINGS[padding]
     batch, mask = padded(ids, real)
     logits, cache = read(model, batch, attention_mask=mask)
     assert_same((logits, cache), read(model, ids[:1]), row=0)
     assert_same((logits[:, real], cache), read(model, ids[1:, : int(real.sum())]), row=1)
 
 
-@pytest.mark.parametrize("optimizer,lr", [("sgd", 0.1), ("adam", 1e-3), ("muon", 0.02)])
-@pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
-def test_every_kind_and_optimizer_keeps_both_contracts(kind, optimizer, lr):
-    model = converted("qwen3", fast_weights=kind, rank=4, inner_optimizer=optimizer, inner_lr=lr)
+@pytest.mark.parametrize("optimizer,rate", [("sgd", {}), ("adam", {"inner_lr": 1e-3}), ("muon", {"inner_lr": 0.02})])
+@pytest.mark.parametrize(
+    "rule,kind", [("gradient", "delta"), ("gradient", "lora"), ("gradient", "prime"), ("in_place", "delta")]
+)
+def test_every_kind_and_optimizer_keeps_both_contracts(rule, kind, optimizer, rate):
+    model = converted("qwen3", rule, fast_weights=kind, rank=4, inner_optimizer=optimizer, **rate)
     ids = tokens(2, LENGTH)
     whole = read(model, ids)
     assert_same(whole, read(model, ids, 7))
@@ -133,8 +145,9 @@ def test_positions_given_by_the_caller_do_not_depend_on_the_split():
     assert_same((whole.logits, whole.past_key_values), (torch.cat([one.logits, two.logits], 1), two.past_key_values))
 
 
-def test_switching_learning_off_in_the_middle_of_a_chunk_does_not_depend_on_the_split():
-    model, ids = converted("llama"), tokens(2, LENGTH)
+@pytest.mark.parametrize("rule", RULES)
+def test_switching_learning_off_in_the_middle_of_a_chunk_does_not_depend_on_the_split(rule):
+    model, ids = converted("llama", rule), tokens(2, LENGTH)
 
     def run(split):
         cache = read(model, ids[:, :15], split)[1]

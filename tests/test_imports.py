@@ -47,6 +47,7 @@ ORDER = [
     "meta.choices",
     "auto",
     "modeling",
+    "generating",
     "remembering",
     "consolidation.job",
     "consolidation.consolidate",

@@ -1,21 +1,23 @@
-"""In-Place TTT's rule: the step is the paper's equation, and it keeps every contract that the gradient keeps."""
+"""In-Place TTT's rule: the step is the paper's equation, and what it keeps of its own.
+
+What it shares with the gradient is tested beside it, in `test_contracts` and `test_inner_loop`.
+"""
 
 import json
 
 import pytest
 import torch
-from test_contracts import CHUNK, FAMILIES, LEARNING, LENGTH, PADDINGS, assert_same, padded, read
+from test_contracts import CHUNK, LEARNING, LENGTH, RULES, assert_same, read
 from tiny import tiny, tokens
 
 from ttt_retrofit import ConfigError, InputError, TTTCache, TTTConfig, TTTTrainingConfig, UnsupportedModelError, wrap
 from ttt_retrofit.in_place import gradient
-from ttt_retrofit.inner_loop import next_token_losses
 
-RULE = {**LEARNING, "inner_rule": "in_place", "inner_lr": 1.0}
+RULE = {**LEARNING, **RULES["in_place"]}
 
 
-def converted(family="llama", **changes):
-    return wrap(tiny(family), TTTConfig(**{**RULE, **changes}))
+def converted(**changes):
+    return wrap(tiny("llama"), TTTConfig(**{**RULE, **changes}))
 
 
 # ---------------------------------------------------------------------- the rule
@@ -73,52 +75,7 @@ def test_no_graph_is_built_and_no_gradient_taken(monkeypatch):
     assert modes == [False] * 3
 
 
-# ---------------------------------------------------------------------- contracts
-
-
-@pytest.mark.parametrize("family,split", [*((family, 7) for family in FAMILIES), ("llama", CHUNK), ("llama", 1)])
-def test_splitting_into_calls_changes_nothing(family, split):
-    model, ids = converted(family), tokens(2, LENGTH)
-    assert_same(read(model, ids), read(model, ids, split))
-
-
-@pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2", "qwen2_moe"])
-def test_a_row_beside_another_and_padding_is_the_row_alone(family, padding):
-    model, ids, real = converted(family), tokens(2, LENGTH), PADDINGS[padding]
-    batch, mask = padded(ids, real)
-    logits, cache = read(model, batch, attention_mask=mask)
-    assert_same((logits, cache), read(model, ids[:1]), row=0)
-    assert_same((logits[:, real], cache), read(model, ids[1:, : int(real.sum())]), row=1)
-
-
-@pytest.mark.parametrize("optimizer,lr", [("sgd", 1.0), ("adam", 1e-3), ("muon", 0.02)])
-def test_every_optimizer_takes_the_step(optimizer, lr):
-    model, ids = converted("qwen3", inner_optimizer=optimizer, inner_lr=lr), tokens(2, LENGTH)
-    whole = read(model, ids)
-    assert_same(whole, read(model, ids, 7))
-    assert_same(whole, read(model, ids[1:]), row=1)
-
-
-def test_tokens_that_are_not_learned_from_write_nothing():
-    model, ids = converted(), tokens(2, LENGTH)
-
-    def run(split):
-        cache = read(model, ids[:, :15], split)[1]
-        return read(model, ids[:, 15:], split, cache, learn_from="none")
-
-    assert_same(run(None), run(1))
-
-
-def test_the_first_chunk_is_read_by_the_base_and_its_loss_is_taken_before_its_write():
-    model, ids = tiny("llama"), tokens(2, 2 * CHUNK)
-    with torch.no_grad():
-        base = model(ids).logits
-        output = wrap(model, TTTConfig(**RULE))(ids)
-    losses = output.past_key_values.loss_by_chunk
-    torch.testing.assert_close(losses[:, 0], next_token_losses(base[:, :CHUNK], ids[:, :CHUNK]).mean(1))
-    torch.testing.assert_close(losses[:, 1], next_token_losses(output.logits[:, CHUNK:], ids[:, CHUNK:]).mean(1))
-    assert not torch.allclose(output.logits[:, CHUNK:], base[:, CHUNK:], atol=1e-4)
+# ---------------------------------------------------------------------- what is written
 
 
 def test_the_trust_region_bounds_what_was_written():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_contracts import RULES
 from tiny import tiny, tokens
 
 from ttt_retrofit import TTTConfig, inner_optimizers, wrap
@@ -21,15 +22,17 @@ def converted(family="llama", **changes):
 # ---------------------------------------------------------------------- losses
 
 
-def test_the_first_chunk_is_read_by_the_base_and_its_loss_is_taken_before_its_update():
+@pytest.mark.parametrize("rule", RULES)
+def test_the_first_chunk_is_read_by_the_base_and_its_loss_is_taken_before_its_update(rule):
     model, ids = tiny("llama"), tokens(2, 2 * CHUNK)
     with torch.no_grad():
         base = model(ids).logits
-        output = wrap(model, TTTConfig(**LEARNING))(ids)
+        output = wrap(model, TTTConfig(**{**LEARNING, **RULES[rule]}))(ids)
     losses = output.past_key_values.loss_by_chunk
     assert losses.shape == (2, 2)
     torch.testing.assert_close(losses[:, 0], next_token_losses(base[:, :CHUNK], ids[:, :CHUNK]).mean(1))
     torch.testing.assert_close(losses[:, 1], next_token_losses(output.logits[:, CHUNK:], ids[:, CHUNK:]).mean(1))
+    assert not torch.allclose(output.logits[:, CHUNK:], base[:, CHUNK:], atol=1e-4)
 
 
 def test_reading_the_same_text_again_costs_less():

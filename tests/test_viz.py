@@ -1,5 +1,6 @@
 """Pictures: what they are drawn of is right, drawing changes nothing elsewhere, and pages stand alone."""
 
+import re
 from html.parser import HTMLParser
 
 import matplotlib
@@ -130,6 +131,12 @@ def test_figures_have_units_and_leave_matplotlib_alone(read, effect):
     assert dict(matplotlib.rcParams) == settings and matplotlib.get_backend() == backend
 
 
+def test_the_state_of_a_text_read_in_one_call_is_a_line(read):
+    once = TextRead(**{**vars(read), "state": {FULL: [(53, 1_000_000)], TTT: read.state[TTT]}})
+    (axes,) = figures.state_bytes(once).axes
+    assert axes.lines[0].get_xydata().tolist() == [[0, 0], [53, 1]]
+
+
 def test_pages_stand_alone_and_escape_what_was_read(read, tmp_path):
     nasty = TextRead(**{**vars(read), "tokens": ["<script>alert('x')</script>", "&", *read.tokens[2:]]})
     page = pages.surprise(nasty, "<b>title</b>", HOW_TO_READ["surprise"])
@@ -137,9 +144,15 @@ def test_pages_stand_alone_and_escape_what_was_read(read, tmp_path):
     for path in pages.save(figures.surprise(nasty, 0, 30), HOW_TO_READ["surprise"], "a title", tmp_path / "surprise"):
         assert path.stat().st_size > 1000
     for html in (page, (tmp_path / "surprise.html").read_text()):
-        found = Tags()
-        found.feed(html)
-        assert found.open == [] and found.fetched == []
+        assert_stands_alone(html)
+
+
+def assert_stands_alone(html):
+    found = Tags()
+    found.feed(html)
+    assert found.open == [] and found.fetched == []
+    addresses = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of what SVG is, never fetched
+    assert set(re.findall(r"\w+://[^\s\"'<]+", html)) <= addresses and "url(http" not in html
 
 
 class Tags(HTMLParser):
@@ -188,6 +201,7 @@ def test_plot_shows_what_a_memory_changed(base, story, tmp_path):
     said = document(*arguments, "--out", tmp_path / "pictures")
     assert said["questions"] == ASKED and len(said["cosine_by_layer"]["with"]) == 5
     assert (tmp_path / "pictures" / "memory.png").exists() and STORY[:20] not in str(said)
+    assert_stands_alone((tmp_path / "pictures" / "memory.html").read_text())
 
 
 def test_plot_names_the_extra_when_matplotlib_is_missing(base, story, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .cache import TTTCache
-from .config import LearnFrom
+from .config import LearnFrom, TTTConfig
 from .errors import InputError
 from .reading import Segment, Tokens
 
@@ -58,6 +58,22 @@ def checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
             f"tokens, or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
         )
     return mask[:, -ids.shape[1] :]
+
+
+def checked_cache(cache: Any, ttt: TTTConfig) -> TTTCache:
+    """A cache that a model which reads by `ttt` can go on from."""
+    if not isinstance(cache, TTTCache):
+        raise InputError(
+            f"past_key_values is a {type(cache).__name__}, expected a TTTCache: fast weights travel in it. "
+            "Pass what read(), generate() or forward() returned, or None."
+        )
+    differing = cache.ttt.state_differences(ttt)
+    if differing:
+        raise InputError(
+            f"The cache was made with another configuration: {', '.join(differing)}. "
+            "Read the context again with this model."
+        )
+    return cache
 
 
 def check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) -> None:

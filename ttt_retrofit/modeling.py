@@ -1,8 +1,8 @@
 """`TTTMixin`: what a converted model gains over its family's class.
 
 `TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)` is made by `auto.py` at run time; the family's modelling code runs
-unchanged underneath. The mixin hands each call to `reading`, and closes the doors of `generate` that cannot be right
-for a model that learns.
+unchanged underneath. The mixin hands each call to `reading`; generating, remembering and saving are mixins of their
+own.
 B batch rows, T tokens, V vocabulary.
 """
 
@@ -26,6 +26,7 @@ from .discovery import Site, find_sites, learned_positions
 from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
 from .fingerprint import fingerprint
+from .generating import GenerateMixin
 from .memory import Memory
 from .remembering import MemoryMixin
 from .window import restore_attention, set_windowed_attention
@@ -35,10 +36,9 @@ logger = logging.get_logger(__name__)
 ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 
 
-class TTTMixin(hub.CheckpointMixin, MemoryMixin):
+class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     """Test-time training for a causal language model of any family."""
 
-    _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
     _base_class: type[PreTrainedModel]  # set on the derived class
 
     ttt: TTTConfig
@@ -178,7 +178,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
                 normal.pop("normal", None)
                 return self.ttt_forward(**normal, **{name: _normal(value) for name, value in kwargs.items()})
         ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
-        cache = self._checked_cache(past_key_values)
+        cache = self.new_cache() if past_key_values is None else calls.checked_cache(past_key_values, self.ttt)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
         calls.check_rest(position_ids, learn_from, ids)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
@@ -299,76 +299,6 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin):
                 f"{tokens} tokens are more than the {self.learned_positions} positions {self._base_class.__name__} has "
                 "learned; it cannot read further. Use a model with rotary positions for longer contexts."
             )
-
-    def _checked_cache(self, cache: Any) -> TTTCache:
-        if cache is None:
-            return self.new_cache()
-        if not isinstance(cache, TTTCache):
-            raise InputError(
-                f"past_key_values is a {type(cache).__name__}, expected a TTTCache: fast weights travel in it. "
-                "Pass what read(), generate() or forward() returned, or None."
-            )
-        differing = cache.ttt.state_differences(self.ttt)
-        if differing:
-            raise InputError(
-                f"The cache was made with another configuration: {', '.join(differing)}. "
-                "Read the context again with this model."
-            )
-        return cache
-
-    # ------------------------------------------------------------------ generate
-
-    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, those that were read included.
-
-        Raises
-        ------
-        InputError
-            When the cache has read all of them, so that there is none to go on from.
-        """
-        ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
-        if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
-            seen, given = max(cache.tokens_seen.tolist(), default=0), ids.shape[-1]
-            if seen >= given:
-                raise InputError(
-                    f"The cache has read {seen} tokens and generate() was given {given}: there is none left to go on "
-                    "from. Give all that was read and at least one token more; read all but the last, such as "
-                    "model.read(ids[:, :-1])."
-                )
-        family: Any = super()
-        return family.generate(inputs, *args, **kwargs)
-
-    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:
-        family: Any = super()
-        inputs = family.prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
-        if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
-            inputs["learn_from"] = "none"
-        return inputs
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
-    ) -> None:
-        implementation = generation_config.cache_implementation
-        if implementation not in (None, "dynamic"):
-            raise UnsupportedModelError(
-                f"cache_implementation={implementation!r} has no place for fast weights. Leave it unset: the TTTCache "
-                "is already of constant size."
-            )
-        if model_kwargs.get("past_key_values") is not None:
-            self._checked_cache(model_kwargs["past_key_values"])
-            family: Any = super()
-            family._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
-        elif generation_config.use_cache is not False:
-            model_kwargs["past_key_values"] = self.new_cache()
-
-    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        raise UnsupportedModelError(
-            "Continuous batching keeps keys and values in pages shared by all requests, with no place for each "
-            "request's fast weights. Use generate() with a padded batch."
-        )
-
-    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
-        return self.init_continuous_batching()
 
     # ------------------------------------------------------------------ activation checkpointing
 

@@ -84,7 +84,7 @@ def plot_memory(
     if target is not None:
         from ..viz import figures, pages
 
-        title = f"What the memory {where.name} changed"
+        title = f"What the memory “{where.name}” changed"
         saved = pages.save(figures.memory_effect(effect), HOW_TO_READ["memory"], title, target / "memory")
         files["memory"] = [str(path) for path in saved]
     document = {

@@ -46,6 +46,7 @@ def read(
     document = {
         "model": model,
         "files": [{"file": str(path), "tokens": part.shape[1]} for path, part in zip(files, ids)],
+        "inner_rule": reader.ttt.inner_rule,
         "tokens_seen": int(cache.tokens_seen[0]),
         "loss_by_chunk": losses,
         "seconds": seconds,
@@ -55,6 +56,7 @@ def read(
     none_yet = f"none; the first update comes after a chunk of {reader.ttt.chunk_size} tokens"
     shown = {
         "read": f"{total:,} tokens in {seconds:.1f} s; {document['tokens_seen']:,} in all",
+        "inner rule": reader.ttt.inner_rule,
         "loss, nats/token": f"{losses[0]:.3f} of the first chunk, {losses[-1]:.3f} of the last" if losses else none_yet,
         "state": megabytes(cache.nbytes) + ("" if save is None else f", saved in {save}"),
     }

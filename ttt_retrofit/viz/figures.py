@@ -40,6 +40,8 @@ LOOK: dict[Any, Any] = {
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "legend.frameon": False,
+    "figure.constrained_layout.h_pad": 0.1,  # inches; labels and titles of neighbours else touch
+    "figure.constrained_layout.w_pad": 0.1,
 }
 SURPRISED = 8.0  # nats at which a token is darkest
 SHADES = matplotlib.colormaps["cividis_r"]
@@ -146,7 +148,8 @@ def state_bytes(read: TextRead) -> Figure:
     figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for name, points in read.state.items():
-        axes.plot([tokens for tokens, _ in points], [size / 1e6 for _, size in points], label=name, **STYLES[name])
+        tokens, sizes = zip((0, 0), *points)  # a text read in one call is a line, too
+        axes.plot(tokens, [size / 1e6 for size in sizes], label=name, **STYLES[name])
     axes.set(xlabel="tokens read", ylabel="state of a row, MB", title="What must be kept to go on reading")
     axes.set_xlim(0, max(tokens for points in read.state.values() for tokens, _ in points))
     axes.set_ylim(bottom=0)
@@ -163,7 +166,11 @@ def memory_effect(effect: MemoryEffect) -> Figure:
     layers = range(effect.states.shape[2])
     for index, by_question in enumerate(effect.closeness, start=1):
         _band(close, layers, by_question, index)
-    close.set(xlabel="after layer", ylabel="cosine", title="Closeness to the state with the context")
+    close.set(
+        xlabel="after layer",
+        ylabel="cosine (thin lines: each question)",
+        title="Closeness to the state with the context",
+    )
     half = len(layers) // 2  # below, the head cannot read the states yet
     for index, by_question in enumerate(effect.lens):
         _band(lens, layers[half:], by_question[:, half:], index)
@@ -188,7 +195,7 @@ def _band(axes: Axes, layers: range, by_question: Tensor, condition: int) -> Non
     """The mean over questions, and every question as a thin line. by_question: (Q, L + 1)."""
     color = OF_CONDITION[condition]
     for values in by_question:
-        axes.plot(layers, values, color=color, linewidth=0.5, alpha=0.35)
+        axes.plot(layers, values, color=color, linewidth=0.7, alpha=0.45)
     axes.plot(layers, by_question.mean(0), color=color, linewidth=2, marker=MARKERS[condition], markersize=4)
 
 

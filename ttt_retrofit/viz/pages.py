@@ -14,6 +14,9 @@ from torch import Tensor
 from .data import TextRead
 from .figures import SHADES, SURPRISED, WHITE_FROM, Figure
 
+# Of an SVG: it would name who drew it, with an address, and when.
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+
 PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -45,7 +48,7 @@ def save(figure: Figure, sentence: str, title: str, stem: Path) -> list[Path]:
     stem.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(png, dpi=150)
     drawn = StringIO()
-    figure.savefig(drawn, format="svg")
+    figure.savefig(drawn, format="svg", metadata=NO_METADATA)
     svg = drawn.getvalue()
     html.write_text(page(title, sentence, svg[svg.index("<svg") :]), encoding="utf-8")
     return [png, html]

@@ -1,0 +1,175 @@
+"""A server's users: a memory for each, made while they are silent, and nothing of it for anybody else."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+import torch
+from remembered import memory as remembered
+from served import HELLO, ask, client, quick, said, served, until, users
+from test_agent import CONFIG
+from words import OTHER_STORY, STORY, tokenizer
+
+from ttt_retrofit import InputError
+from ttt_retrofit.memory.store import MemoryStore
+from ttt_retrofit.serving.users import erase_stored, folder, turns
+
+
+@pytest.fixture(scope="module")
+def model():
+    return quick()
+
+
+def test_a_user_s_words_become_memory_when_they_fall_silent(model, tmp_path):
+    with served(tmp_path, model, idle=0.3) as (url, service):
+        api = client(url)
+        before = ask(api.chat.completions, user="ines").choices[0].message.content
+        ask(api.chat.completions, said(STORY), user="ines")
+        until(lambda: service.users.get("ines").waiting == 0)
+        state = httpx.get(f"{url}/v1/memories/ines").json()
+        assert state["last_report"]["accepted"] and len(state["entries"]) >= 1 and state["consolidating"] is None
+        memory = service.users.get("ines").memory
+        ids = service.answering.prompt(HELLO)
+        written = model.generate(torch.tensor([ids]), memories=[memory], max_new_tokens=8, do_sample=False)
+        expected = tokenizer().decode(written[0, len(ids) :], skip_special_tokens=True)
+        assert ask(api.chat.completions, user="ines").choices[0].message.content == expected
+        # Nobody else hears it.
+        assert ask(api.chat.completions, user="otto").choices[0].message.content == before
+        assert ask(api.chat.completions).choices[0].message.content == before
+    with served(tmp_path, model) as (url, service):  # and it is there after a restart
+        assert service.users.get("ines").memory.names() == memory.names()
+
+
+def test_others_are_answered_while_a_memory_is_made(model, tmp_path):
+    with served(tmp_path, model, idle=0.1, config=dataclasses.replace(CONFIG, epochs=3.0)) as (url, service):
+        chat = client(url).chat.completions
+        otto = service.users.get("otto").session
+        otto.memory, otto._rejected = remembered(model, 1, 2), 1000  # his own words stay as they are
+        alone = ask(chat, user="otto", max_tokens=24).choices[0].message.content
+        ask(chat, said(STORY), user="ines")
+        ines = service.users.get("ines")
+        until(lambda: ines.working() or ines.memory)
+        while ines.memory is None:
+            assert ask(chat, user="otto", max_tokens=24).choices[0].message.content == alone
+
+
+def test_users_in_parallel_are_answered_as_each_is_alone(model, tmp_path):
+    """Greedy answers of six users with memories of their own and one without, from threads and in batches."""
+    with served(tmp_path, model, most=64) as (url, service):
+        chat, names = client(url).chat.completions, [f"user {number}" for number in range(6)]
+        for number, name in enumerate(names):
+            service.users.get(name).session.memory = remembered(model, *range(number + 1))
+        asked = [said("where is Marek ?"), said("who has the old key under window ?", "Otto", "what is blue ?")]
+        cases = [(name, messages) for messages in asked for name in [*names, None]]
+
+        def answer(case):
+            name, messages = case
+            settings = {} if name is None else {"user": name}
+            return ask(chat, messages, max_tokens=12, **settings).choices[0].message.content
+
+        alone = [answer(case) for case in cases]
+        assert len(set(alone[:7])) > 3  # the memories matter
+        batches = []
+        write = service.answering._write
+        service.answering._write = lambda works: (batches.append(len(works)), write(works))
+        for _ in range(2):
+            with ThreadPoolExecutor(8) as pool:
+                assert list(pool.map(answer, cases)) == alone
+        assert max(batches) > 1
+
+
+def test_a_conversation_that_is_sent_again_says_nothing_new(model, tmp_path):
+    known = users(model, tmp_path)
+    user = known.get("ines")
+
+    def record(*texts):
+        known.record("ines", user, [{"role": "system", "content": "Be kind."}, *said(*texts[:-1])], texts[-1])
+        return [message["content"] for message in user.session.messages]
+
+    assert record("hello", "hi") == ["hello", "hi"]
+    assert record("hello", "hi", "my name is Ines", "noted") == ["hello", "hi", "my name is Ines", "noted"]
+    everything = record("hello", "hi", "my name is Ines", "noted", "bye", "bye")
+    assert len(everything) == 6
+    assert record("hello", "hi", "my name is Ines", "noted", "bye", "so long") == everything  # an answer once more
+    assert record("my name is Ines", "noted", "bye", "bye") == everything  # the beginning was left out
+    assert record("hello", "hi", "my name is Runa", "noted")[6:] == ["my name is Runa", "noted"]  # changed
+    assert record("hello", "good day", "yes", "fine")[8:] == ["yes", "fine"]  # another conversation
+    known.close()
+    again = users(model, tmp_path)
+    user, known = again.get("ines"), again
+    assert len(record("hello", "hi", "my name is Ines", "noted")) == 10
+
+
+def test_turns_are_questions_with_what_was_answered_before():
+    conversation = [
+        {"role": "system", "content": "s"}, {"role": "assistant", "content": "welcome"},
+        {"role": "user", "content": "a"}, {"role": "user", "content": "b"}, {"role": "assistant", "content": "c"},
+        {"role": "user", "content": "d"},
+    ]  # fmt: skip
+    found = turns(conversation)
+    assert [(t.before, t.asked, t.answered) for t in found] == [("welcome", "a\n\nb", "c"), ("c", "d", "")]
+
+
+def test_what_was_rejected_waits_for_more_words(model, tmp_path):
+    config = dataclasses.replace(CONFIG, min_recall=1.0)
+    with served(tmp_path, model, idle=0.1, config=config) as (url, service):
+        ask(client(url).chat.completions, said(STORY), user="ines")
+        user = service.users.get("ines")
+        until(lambda: user.session.last_report is not None)
+        report = user.session.last_report
+        assert not report.accepted and user.waiting == 2 and user.memory is None
+        assert not user.begin() and user.session.last_report is report
+
+
+def test_a_user_is_erased_while_a_memory_is_made(model, tmp_path):
+    with served(tmp_path, model, idle=0.1, config=dataclasses.replace(CONFIG, epochs=50.0)) as (url, service):
+        chat = client(url).chat.completions
+        ask(chat, said(STORY), user="../ines")
+        user = service.users.get("../ines")
+        until(user.working)
+        path = f"{url}/v1/memories/..%2Fines"
+        assert httpx.get(path).json()["consolidating"]["stage"]
+        assert httpx.delete(path).json() == {"id": "../ines", "object": "memory.deleted", "deleted": True}
+        assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == []
+        user.record(said("late"), "answer")  # of a request that was being answered
+        assert httpx.get(path).status_code == 404
+        assert ask(chat, user="../ines").choices
+        assert service.users.get("../ines") is not user
+
+
+def test_a_damaged_user_is_an_error_for_them_alone_and_can_be_erased(model, tmp_path):
+    with served(tmp_path, model) as (url, _):
+        chat = client(url).chat.completions
+        ask(chat, user="ines")
+    (tmp_path / folder("ines") / "turns.json").write_text("{")
+    with served(tmp_path, model, idle=0.0) as (url, _):
+        chat = client(url).chat.completions
+        with pytest.raises(openai.InternalServerError, match="log says why"):
+            ask(chat, user="ines")
+        assert ask(chat, user="otto").choices
+        assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
+        assert ask(chat, user="ines").choices
+
+
+def test_a_store_is_erased_from_outside_only_while_no_server_runs(model, tmp_path):
+    known = users(model, tmp_path)
+    known.record("ines", known.get("ines"), HELLO, "there")
+    assert (tmp_path / folder("ines")).stat().st_mode & 0o077 == 0
+    with pytest.raises(InputError, match="A server is using"):
+        erase_stored(tmp_path, "ines")
+    with pytest.raises(InputError, match="A server is using"):
+        users(model, tmp_path)
+    known.close()
+    assert erase_stored(tmp_path, "ines") and not erase_stored(tmp_path, "ines")
+    with pytest.raises(InputError, match="no directory"):
+        erase_stored(tmp_path / "nowhere", "ines")
+
+
+def test_what_waited_when_the_server_stopped_becomes_memory_later(model, tmp_path):
+    with served(tmp_path, model) as (url, _):
+        ask(client(url).chat.completions, said(OTHER_STORY), user="ines")
+    with served(tmp_path, model, idle=0.1):
+        store = MemoryStore(tmp_path / folder("ines") / "memory")
+        until(lambda: store.versions() == [1])

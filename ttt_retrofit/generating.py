@@ -1,0 +1,86 @@
+"""`GenerateMixin`: transformers' `generate` for a model that learns.
+
+It goes on from a `TTTCache`, and closes the doors that cannot be right for such a model. Sampling, beams and streaming
+are transformers' own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from . import calls
+from .cache import TTTCache
+from .config import TTTConfig
+from .errors import InputError, UnsupportedModelError
+
+# The mixin stands before the family's class, from which it inherits everything it calls.
+if TYPE_CHECKING:
+    _Base = PreTrainedModel
+else:
+    _Base = object
+
+
+class GenerateMixin(_Base):
+    """What a converted model gains for `generate`."""
+
+    _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
+
+    ttt: TTTConfig
+
+    def new_cache(self) -> TTTCache:
+        raise NotImplementedError
+
+    def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, those that were read included.
+
+        Raises
+        ------
+        InputError
+            When the cache has read all of them, so that there is none to go on from.
+        """
+        ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
+        if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
+            seen, given = max(cache.tokens_seen.tolist(), default=0), ids.shape[-1]
+            if seen >= given:
+                raise InputError(
+                    f"The cache has read {seen} tokens and generate() was given {given}: there is none left to go on "
+                    "from. Give all that was read and at least one token more; read all but the last, such as "
+                    "model.read(ids[:, :-1])."
+                )
+        family: Any = super()
+        return family.generate(inputs, *args, **kwargs)
+
+    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:
+        family: Any = super()
+        inputs = family.prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
+            inputs["learn_from"] = "none"
+        return inputs
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
+    ) -> None:
+        implementation = generation_config.cache_implementation
+        if implementation not in (None, "dynamic"):
+            raise UnsupportedModelError(
+                f"cache_implementation={implementation!r} has no place for fast weights. Leave it unset: the TTTCache "
+                "is already of constant size."
+            )
+        if model_kwargs.get("past_key_values") is not None:
+            calls.checked_cache(model_kwargs["past_key_values"], self.ttt)
+            family: Any = super()
+            family._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
+        elif generation_config.use_cache is not False:
+            model_kwargs["past_key_values"] = self.new_cache()
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedModelError(
+            "Continuous batching keeps keys and values in pages shared by all requests, with no place for each "
+            "request's fast weights. Use generate() with a padded batch."
+        )
+
+    def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
+        return self.init_continuous_batching()
