@@ -10,6 +10,7 @@ from ttt_retrofit.consolidation.config import ConsolidationConfig
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.words import details, holds, sentences, without_announcement, without_opener
+from ttt_retrofit.consolidation.writer import Phrasing
 from ttt_retrofit.errors import ConfigError
 
 PROMPTS = Prompts.load()
@@ -105,6 +106,16 @@ def test_what_only_announces_a_statement_is_left_out():
     assert without_announcement("One more thing: I moved to Braga.") == "I moved to Braga."
     assert without_announcement("My boss said: the deadline is in May.") == "My boss said: the deadline is in May."
     assert without_announcement("Ingredients: two eggs.") == "Ingredients: two eggs."
+
+
+def test_answers_are_studied_without_thoughts_where_the_template_can_leave_them_out():
+    thinking, plain = tokenizer(), tokenizer()
+    thinking.chat_template += "{% if enable_thinking is defined and enable_thinking is false %}Answer {% endif %}"
+    prompts = [Phrasing(one, PROMPTS.plain).asked("who is Ines ?") for one in (thinking, plain)]
+    assert prompts[0] == [*prompts[1], *thinking("Answer", add_special_tokens=False).input_ids]
+    assert Phrasing(thinking, PROMPTS.plain).question_of(prompts[0]) == Phrasing(plain, PROMPTS.plain).question_of(
+        prompts[1]
+    )
 
 
 def test_a_long_context_is_asked_for_its_names_and_numbers():

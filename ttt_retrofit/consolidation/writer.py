@@ -204,6 +204,10 @@ class Phrasing:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, plain: str) -> None:
         self.tokenizer, self.plain = tokenizer, plain
         self.chat = tokenizer.chat_template is not None
+        # Answers are studied, not the thoughts before them; templates that know no thinking may refuse the word.
+        self.settings: dict[str, Any] = (
+            {"enable_thinking": False} if "enable_thinking" in str(tokenizer.chat_template) else {}
+        )
 
     def asked(self, question: str, before: Sequence[Message] = ()) -> list[int]:
         """A question by the user, after earlier messages, up to where the answer begins."""
@@ -227,5 +231,5 @@ class Phrasing:
         return self.tokenizer(answer if self.chat else " " + answer, add_special_tokens=False).input_ids + end
 
     def _templated(self, messages: list[Message]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self.settings)
         return self.tokenizer(text, add_special_tokens=False).input_ids
