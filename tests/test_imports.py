@@ -53,6 +53,7 @@ ORDER = [
     "consolidation.consolidate",
     "consolidation.work",
     "consolidation.verify",
+    "consolidation.plan",
     "consolidation.supersede",
     "consolidation.overview",
     "consolidation.distill",

@@ -32,11 +32,12 @@ from . import study, verify
 from .config import ENOUGH_HELD_OUT, ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
-from .gatekeeping import find_background, find_gate, highest
+from .gatekeeping import find_background, highest
 from .notepad import bounded, written
 from .overview import overview
 from .pieces import Context
 from .plain import plain_copy, private_copy
+from .plan import Elsewhere, Plan
 from .prompts import Prompts
 from .student import Student
 from .study import Asked, Question
@@ -114,83 +115,94 @@ class Consolidation:
             questions = self._study(teacher)
             work.save_study(questions)
         asked = [question for question in questions if not question.held_out]
-        held_out = [question for question in questions if question.held_out]
         if not asked:
             return self._rejected(
                 "no question about the context could be written and answered from it.", teacher.tokens
             )
 
         student = Student(plain_copy(self.model), places)
-        facts = self._prepared(student, [study.lesson(q, self.phrasing) for q in asked])
-        unrelated = [self._ids(text) for text in self.prompts.unrelated]
-        silent = student.below(unrelated)
-        asked_generally = [self.phrasing.asked(q) for q in self.prompts.general]
-        general = student.below(asked_generally)
-        # Entries of one bank are measured against one background.
-        background = find_background([*silent[::2], *general[::2]]) if self.earlier is None else self.earlier.background
-        single = self.config.strategy == "single"
-
-        def gate_of(studied: Sequence[Prepared]) -> GateKeys:
-            ends = [(p.below, len(p.lesson.prompt)) for p in studied]
-            return find_gate(ends, silent[1::2], general[1::2], background)
-
-        gate = gate_of(facts)
-        before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
-        of_all = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
-        facts += self._prepared(student, of_all)
-        # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
-        facts += self._prepared(student, [study.lesson(q, self.phrasing) for q in before.taught])
-        facts += before.replays if single else ()
-        gate = gate_of(facts)
-        taught = {question.text for question in before.taught}
-        held_out = [question for question in held_out if question.text not in taught]
-        checks = self._prepared(student, [study.lesson(q, self.phrasing) for q in held_out])
-        unknown = study.unanswered(self.prompts, f"{self.context.text} {self._told_earlier()}")
-        studied_unknown = [q for i, q in enumerate(unknown) if i % 4]  # the others are asked in verification
-        unknown_prompts = [self.phrasing.asked(q) for q in studied_unknown]
-
-        def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
-            ungated = not self.config.memory.gated
-            return [ids for ids, hidden in zip(prompts, below) if ungated or _opens(hidden, gate, background)]
-
-        declined = heard(unknown_prompts, student.below(unknown_prompts))
-        negatives = self._negatives(student, teacher, declined, heard(asked_generally, general))
-        texts = self._texts(student, asked)
+        elsewhere = self._elsewhere(student)
+        plan = self._plan(student, teacher, questions, elsewhere)
         # One entry that is written anew does not hear the one it replaces.
-        earlier = None
-        if before.memory is not None and not single:
-            earlier = voices_of([before.memory], plain.device, torch.float32)
+        bank = self.config.strategy == "bank"
+        earlier = voices_of([plan.before], plain.device, torch.float32) if bank and plan.before is not None else None
 
         def voices(leaves: Leaves) -> Voices:
-            return with_new(earlier, gate, background, self.config.memory.gated, leaves, places.layer, plain.device)
+            gated, device = self.config.memory.gated, plain.device
+            return with_new(earlier, plan.gate, elsewhere.background, gated, leaves, places.layer, device)
 
-        replays = () if single else before.replays
         state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
-        prompts = [p.lesson.prompt for p in [*facts, *texts, *negatives, *replays, *checks]]
+        prompts = [p.lesson.prompt for p in [*plan.taught, *plan.negatives, *plan.replays, *plan.checks]]
         student.share(common_beginning(prompts), voices(state.leaves))
         work.load_training(state)
         try:
             stopped = train(
-                student, [*facts, *texts], negatives, replays, checks, voices, state, self.config, self.control,
-                work.save_training,
+                student, plan.taught, plan.negatives, plan.replays, plan.checks, voices, state, self.config,
+                self.control, work.save_training,
             )  # fmt: skip
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
-        studied = [p.lesson for p in [*facts, *checks, *negatives]]
-        candidate = self._candidate(before.memory, state, gate, background, studied, places)
-        few = len(held_out) < ENOUGH_HELD_OUT
-        checked = [*held_out, *(question for question in asked if few and question.value)]
-        report = self._verify(student, teacher, candidate, checked, unknown[::4], unrelated, silent)
+        candidate = self._candidate(plan, state, elsewhere.background, places)
+        few = len(plan.held_out) < ENOUGH_HELD_OUT
+        checked = [*plan.held_out, *(question for question in asked if few and question.value)]
+        report = self._verify(student, teacher, candidate, checked, plan.unknown, elsewhere)
         report = dataclasses.replace(
             report,
             steps=state.step,
-            lessons=len(facts),
+            lessons=len(plan.facts),
             stopped=stopped,
             tokens=self.tokens + student.tokens + teacher.tokens,
             seconds=dict(self.control.seconds),
         )
         self.control.at("done", 1, 1)
         return dataclasses.replace(candidate, report=report)
+
+    def _elsewhere(self, student: Student) -> Elsewhere:
+        texts = [self._ids(text) for text in self.prompts.unrelated]
+        asked = [self.phrasing.asked(question) for question in self.prompts.general]
+        below_texts, below_asked = student.below(texts), student.below(asked)
+        # Entries of one bank are measured against one background.
+        if self.earlier is not None:
+            background = self.earlier.background
+        else:
+            background = find_background([*below_texts[::2], *below_asked[::2]])
+        return Elsewhere(texts, below_texts, asked, below_asked, background)
+
+    def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
+        """What is taught out of the context, what must not be unlearned, and what is to be declined."""
+        single, background = self.config.strategy == "single", elsewhere.background
+        asked = [question for question in questions if not question.held_out]
+        facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
+        gate = elsewhere.gate_of(facts)
+        before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
+        whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
+        # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
+        anew = [study.lesson(question, self.phrasing) for question in before.taught]
+        facts += [*self._prepared(student, [*whole, *anew]), *(before.replays if single else ())]
+        gate = elsewhere.gate_of(facts)
+        taught = {question.text for question in before.taught}
+        held_out = [question for question in questions if question.held_out and question.text not in taught]
+        unknown = study.unanswered(self.prompts, f"{self.context.text} {self._told_earlier()}")
+        studied_unknown = [
+            self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 4
+        ]  # the others are for verification
+
+        def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
+            ungated = not self.config.memory.gated
+            return [ids for ids, hidden in zip(prompts, below) if ungated or _opens(hidden, gate, background)]
+
+        declined = heard(studied_unknown, student.below(studied_unknown))
+        return Plan(
+            before=before.memory,
+            gate=gate,
+            facts=facts,
+            texts=self._texts(student, asked),
+            negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
+            replays=() if single else before.replays,
+            checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
+            held_out=held_out,
+            unknown=unknown[::4],
+        )
 
     def _check_earlier(self, places: Places) -> None:
         """Entries of one bank listen at one layer, and all have gates or none has."""
@@ -278,15 +290,7 @@ class Consolidation:
             opens,
         )
 
-    def _candidate(
-        self,
-        earlier: Memory | None,
-        state: State,
-        gate: GateKeys,
-        background: Background,
-        lessons: list[Lesson],
-        places: Places,
-    ) -> Memory:
+    def _candidate(self, plan: Plan, state: State, background: Background, places: Places) -> Memory:
         now = time.time()
         weights = {
             path: {name: leaf.detach().to("cpu", STORED) for name, leaf in by_name.items()}
@@ -299,8 +303,8 @@ class Consolidation:
             text=self.context.text if self.config.keep_text else None,
         )
         notes = written((s.text for s in self.context.statements), self.tokenizer) if self.config.notepad else []
-        entry = Entry(self.context.sha256[:12], (source,), weights, gate, tuple(lessons), now, tuple(notes))
-        before = () if earlier is None else tuple(e for e in earlier.entries if e.name != entry.name)
+        entry = Entry(self.context.sha256[:12], (source,), weights, plan.gate, tuple(plan.studied), now, tuple(notes))
+        before = () if plan.before is None else tuple(e for e in plan.before.entries if e.name != entry.name)
         if self.config.strategy == "single":
             sources = (*(source for e in before for source in e.sources), source)
             notes = [*(note for e in before for note in e.notes), *notes]
@@ -317,9 +321,14 @@ class Consolidation:
         )
 
     def _verify(
-        self, student: Student, teacher: Writer, candidate: Memory, held_out: list[Question], unknown: list[str],
-        unrelated: list[list[int]], silent: list[Tensor],
-    ) -> Report:  # fmt: skip
+        self,
+        student: Student,
+        teacher: Writer,
+        candidate: Memory,
+        held_out: Sequence[Question],
+        unknown: Sequence[str],
+        elsewhere: Elsewhere,
+    ) -> Report:
         chosen = held_out[:: max(1, len(held_out) // ANSWERED_AT_MOST)][:ANSWERED_AT_MOST]
         self.control.at("verify", 0, 4)
         line, longest = not self.phrasing.chat, self.config.answer_tokens
@@ -340,7 +349,7 @@ class Consolidation:
         self.control.at("verify", 3, 4)
         voices = voices_of([candidate], student.model.device, student.model.dtype)
         assert voices is not None
-        moved = verify.drift(student, unrelated, silent, voices)
+        moved = verify.drift(student, elsewhere.texts, elsewhere.below_texts, voices)
         self.tokens += remembering.tokens
         accepted, reason = _judge(after, moved, false, false_before, self.config)
         failures = tuple(

@@ -1,0 +1,56 @@
+"""What a consolidation is about to teach and to ask, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..gates import Background
+from ..memory.entry import GateKeys
+from ..memory.lessons import Lesson
+from ..memory.memory import Memory
+from .distill import Prepared
+from .gatekeeping import find_gate
+from .study import Question
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Texts and questions about nothing of the context, and what enters the gates' layer for each."""
+
+    texts: list[list[int]]
+    below_texts: list[Tensor]
+    asked: list[list[int]]
+    below_asked: list[Tensor]
+    background: Background  # of half of them
+
+    def gate_of(self, studied: Sequence[Prepared]) -> GateKeys:
+        """A gate for these lessons that stays shut on the other half."""
+        ends = [(p.below, len(p.lesson.prompt)) for p in studied]
+        return find_gate(ends, self.below_texts[1::2], self.below_asked[1::2], self.background)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be learned and asked, and where the new entry may speak."""
+
+    before: Memory | None  # the earlier memory, as the context leaves it
+    gate: GateKeys
+    facts: Sequence[Prepared]
+    texts: Sequence[Prepared]
+    negatives: Sequence[Prepared]
+    replays: Sequence[Prepared]
+    checks: Sequence[Prepared]  # of the questions held out
+    held_out: Sequence[Question]
+    unknown: Sequence[str]  # questions without an answer that are asked in verification
+
+    @property
+    def taught(self) -> list[Prepared]:
+        return [*self.facts, *self.texts]
+
+    @property
+    def studied(self) -> list[Lesson]:
+        """What is kept with the memory, for later consolidations."""
+        return [p.lesson for p in [*self.facts, *self.checks, *self.negatives]]
