@@ -143,10 +143,10 @@ def report(rows: dict[str, Any]) -> list[str]:
             f"{row['all_at_the_end']:.0%}", f"{row['together']:.0%}", f"{row['together_full_context']:.0%}",
             f"{sum(seconds) / len(seconds):.0f}", f"{row['bytes'] / 1e6:.1f}",
         ])  # fmt: skip
-    lines += [*markdown_table(header, body), ""]
+    lines += [*markdown_table(header, body), ""] if body else []
     changed = {key: row for key, row in rows.items() if "stale" in row}
     body = [[key, *(f"{row[name]:.0%}" for name in ("before", "new", "stale"))] for key, row in changed.items()]
-    return [*lines, *markdown_table(["memory", "before", "new value", "old value"], body), ""]
+    return [*lines, *markdown_table(["memory", "before", "new value", "old value"], body), ""] if body else lines
 
 
 def keep(options: argparse.Namespace, row: dict[str, Any]) -> None:
