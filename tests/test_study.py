@@ -9,7 +9,15 @@ from ttt_retrofit.consolidation import study
 from ttt_retrofit.consolidation.config import ConsolidationConfig
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.words import details, holds, sentences, without_announcement, without_opener
+from ttt_retrofit.consolidation.words import (
+    details,
+    holds,
+    made_up,
+    sentences,
+    stems,
+    without_announcement,
+    without_opener,
+)
 from ttt_retrofit.consolidation.writer import Phrasing
 from ttt_retrofit.errors import ConfigError
 
@@ -116,6 +124,31 @@ def test_answers_are_studied_without_thoughts_where_the_template_can_leave_them_
     assert Phrasing(thinking, PROMPTS.plain).question_of(prompts[0]) == Phrasing(plain, PROMPTS.plain).question_of(
         prompts[1]
     )
+
+
+def test_names_and_numbers_that_nobody_told_are_noticed():
+    told = stems("My daughter was born in March. I wake at 7:40, and keep four hens.")
+    assert made_up("Your daughter was born on March 25th.", told) == {"25th"}
+    assert made_up("My daughter is called Emily.", told) == {"emily"}
+    assert not made_up("You wake at 7:40 AM, and keep 4 hens in March.", told)
+
+
+@pytest.mark.parametrize(
+    ("told", "asked", "not_asked"),
+    [
+        ("My uncle moved to Cork.", [], ["Where do I live?", "Where did I live before?"]),
+        ("I have just moved to Cork.", ["Where do I live?"], []),
+        ("My daughter was born in March.", [], ["Where was I born?", "When is my birthday?"]),
+        ("My best friend is getting married.", [], ["What is my wife's name?"]),
+        ("My coach works in Cork.", [], ["What is my job?", "Where do I work?"]),
+        ("My dog is called Bolt.", ["What pets do I have?", "What is my dog's name?"], []),
+        ("My older sister is called Ines.", ["What is my sister's name?"], []),
+    ],
+)
+def test_the_usual_questions_are_asked_about_the_speaker_not_about_others(told, asked, not_asked):
+    context = understand([{"role": "user", "content": told}], tokenizer(), 64)
+    found = {one.text for one in study.usual_questions(context, PROMPTS)}
+    assert set(asked) <= found and not set(not_asked) & found
 
 
 def test_a_long_context_is_asked_for_its_names_and_numbers():

@@ -20,7 +20,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context, Statement
 from .prompts import Prompts, fill
-from .words import content, details, resemblance, salient, stem, stems, value, words
+from .words import content, details, made_up, resemblance, salient, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
 
 ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
@@ -30,6 +30,7 @@ TEMPERATURE = 0.7  # of other wordings than the likeliest
 BATCH = 64
 HIDDEN = "____"
 GAP = "__"  # of any length: no question has one
+ME, ME_BEFORE = {"i", "i'm", "i've", "we", "we're", "we've"}, 4  # words before a verb
 REFERRING = {"he", "she", "it", "they", "him", "her", "them", "his", "its", "their"}
 
 
@@ -182,18 +183,37 @@ def _lower_possessives(question: str) -> str:
 
 
 def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
-    """The usual questions about whatever a statement mentions."""
+    """The usual questions about whatever a statement mentions.
+
+    What others do is no answer to what "I" do, nor is a related word: "My uncle moved to Cork" says not where I live.
+    """
     asked = []
     for text, related in prompts.usual:
-        wanted = {stem(word) for word in content(text)} | stems(related)
+        own = {stem(word) for word in content(text)}
+        wanted = own | stems(related)
         if not wanted:
             asked.append(Asked(text, -1))
             continue
-        numbers = [number for number, s in enumerate(context.statements) if wanted & stems(s.text)]
+        mine = wanted if "I" in text.split() else stems(related)
+        numbers = [
+            number
+            for number, s in enumerate(context.statements)
+            if (own - mine) & stems(s.text) or _about_me(s.text, mine)
+        ]
         for piece in dict.fromkeys(context.statements[number].piece for number in numbers):
             about = [number for number in numbers if context.statements[number].piece == piece]
             asked.append(Asked(text, about[0], source=" ".join(context.statements[n].text for n in about)))
     return asked
+
+
+def _about_me(sentence: str, wanted: set[str]) -> bool:
+    """Whether a sentence says one of some words (stems) of the speaker: "my dog", "I have just moved"."""
+    said = words(sentence)
+    return any(
+        stem(word) in wanted
+        and (said[index - 1 : index] in (["my"], ["our"]) or ME & set(said[max(0, index - ME_BEFORE) : index]))
+        for index, word in enumerate(said)
+    )
 
 
 def answer(
@@ -211,6 +231,7 @@ def answer(
     """
     found: list[Question] = []
     missed = list(asked)
+    told = stems(context.text)
     for narrow in (False, True):
         missed, some = [], missed
         for start in range(0, len(some), BATCH):
@@ -222,7 +243,8 @@ def answer(
             )  # fmt: skip
             for one, given in zip(batch, answers):
                 said = teacher.text(given)
-                refused = said.startswith(prompts.refusals)
+                # Small teachers add a name or number of their own ("on March 25th"): it would be remembered as told.
+                refused = said.startswith(prompts.refusals) or made_up(said, told | stems(one.text))
                 gives = set() if refused else value(said, one.text, _source(one, context))
                 wanted = content(one.detail) & gives if one.detail else gives
                 if wanted or (narrow and one.by_user):

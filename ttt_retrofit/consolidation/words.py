@@ -113,6 +113,12 @@ def names(sentence: str) -> set[str]:
     return {word.lower().removesuffix("'s") for word in found[1:] if salient(word)}
 
 
+def made_up(answer: str, told: set[str]) -> set[str]:
+    """The names and numbers of an answer that are not among the stems `told`; "AM" and "UK" are no names."""
+    found = {word for word in names(answer) & content(answer) if len(word) > 2 or not word.isalpha()}
+    return {word for word in found if stem(word) not in told}
+
+
 def without_opener(sentence: str) -> str:
     """A sentence without the words that only lead up to it: "Oh, and by the way, my ..."."""
     return _shortened(sentence, OPENERS.sub("", sentence))
