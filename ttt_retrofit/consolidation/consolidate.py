@@ -183,9 +183,8 @@ class Consolidation:
         taught = {question.text for question in before.taught}
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self._told_earlier()}")
-        studied_unknown = [
-            self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 4
-        ]  # the others are for verification
+        # Every fourth is kept for verification.
+        studied_unknown = [self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 4]
 
         def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
             ungated = not self.config.memory.gated

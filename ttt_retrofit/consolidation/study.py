@@ -20,7 +20,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context, Statement
 from .prompts import Prompts, fill
-from .words import content, details, made_up, resemblance, salient, stem, stems, value, words
+from .words import content, content_stems, details, made_up, resemblance, salient, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
 
 ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
@@ -189,7 +189,7 @@ def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
     """
     asked = []
     for text, related in prompts.usual:
-        own = {stem(word) for word in content(text)}
+        own = content_stems(text)
         wanted = own | stems(related)
         if not wanted:
             asked.append(Asked(text, -1))
@@ -370,7 +370,7 @@ def _examples(template: str) -> set[str]:
     """Stems of the example sentences in a template: small models borrow their words for questions of their own."""
     label = next((line.split("{gap}")[0] for line in template.splitlines() if "{gap}" in line), "")
     told = [line.removeprefix(label) for line in template.splitlines() if label and line.startswith(label)]
-    return {stem(word) for word in content(" ".join(told).replace("{gap}", ""))}
+    return content_stems(" ".join(told).replace("{gap}", ""))
 
 
 def _source(asked: Asked, context: Context) -> str:

@@ -20,7 +20,7 @@ from .distill import Prepared
 from .gatekeeping import without
 from .pieces import Statement
 from .study import ALIKE, Asked, Question
-from .words import content, resemblance, salient, stem, stems, words
+from .words import content_stems, resemblance, salient, stem, stems, words
 
 RETOLD = 0.6  # share of an earlier answer's words, names and numbers apart, that stand in a statement about the same
 
@@ -34,7 +34,7 @@ class Studied:
 
     @property
     def told(self) -> set[str]:
-        return _content_stems(f"{self.question} {self.answer}")
+        return content_stems(f"{self.question} {self.answer}")
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def superseded(
         for other in told:
             if other not in changed and is_stale(other, one, gone):
                 stale[other] = numbers[one]
-                if not _content_stems(other.question) & gone:
+                if not content_stems(other.question) & gone:
                     askable[other] = numbers[one]
     found = answered([Asked(other.question, number) for other, number in askable.items()])
     changed |= {other: found[other.question] for other in askable if other.question in found}
@@ -115,9 +115,9 @@ def statement_about(earlier: Studied, questions: Sequence[Question], statements:
     """The statement that an earlier question is about, too: one that a new question of the same words is about, or one
     that names all that is asked about and retells the earlier answer. -1 for none.
     """
-    asked = _content_stems(earlier.question)
+    asked = content_stems(earlier.question)
     for question in questions:
-        same = resemblance(question.text, earlier.question) > ALIKE and _content_stems(question.text) == asked
+        same = resemblance(question.text, earlier.question) > ALIKE and content_stems(question.text) == asked
         if same and question.statement >= 0:
             return question.statement
     phrase = {stem(word) for word in words(" ".join(w for w in earlier.answer.split()[1:] if not salient(w)))}
@@ -130,20 +130,20 @@ def statement_about(earlier: Studied, questions: Sequence[Question], statements:
 
 def lost(before: Studied, answer: str) -> set[str]:
     """Stems that the earlier answer gave and the new one does not give."""
-    return _content_stems(before.answer) - stems(answer) - stems(before.question)
+    return content_stems(before.answer) - stems(answer) - stems(before.question)
 
 
 def is_stale(earlier: Studied, changed: Studied, gone: set[str]) -> bool:
     """Whether an earlier lesson speaks of what is gone, and of the same thing as one that changed."""
     if not earlier.told & gone:
         return False
-    answers_nothing_else = _content_stems(earlier.answer) <= gone
+    answers_nothing_else = content_stems(earlier.answer) <= gone
     return answers_nothing_else or bool((earlier.told - gone) & (changed.told - gone))
 
 
 def changes(before: Studied, answer: str) -> bool:
     """Whether a new answer says anything that the earlier one did not."""
-    return not _content_stems(answer) <= stems(before.answer)
+    return not content_stems(answer) <= stems(before.answer)
 
 
 def _without(entry: Entry, gone: Sequence[Prepared], memory: Memory) -> Entry:
@@ -152,7 +152,3 @@ def _without(entry: Entry, gone: Sequence[Prepared], memory: Memory) -> Entry:
     gate = without(entry.gate, [(p.below, len(p.lesson.prompt)) for p in gone], memory.background)
     left = tuple(lesson for lesson in entry.lessons if id(lesson) not in ids)
     return dataclasses.replace(entry, gate=gate, lessons=left)
-
-
-def _content_stems(text: str) -> set[str]:
-    return {stem(word) for word in content(text)}

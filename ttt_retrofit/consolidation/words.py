@@ -67,6 +67,11 @@ def stems(text: str) -> set[str]:
     return {stem(word) for word in words(text)}
 
 
+def content_stems(text: str) -> set[str]:
+    """Stems of the words that carry information."""
+    return {stem(word) for word in content(text)}
+
+
 def stem(word: str) -> str:
     """A word without its ending, which all its forms share: "study" and "studies", "nine" and "9". Codes stay whole."""
     word = NUMBERS.get(word, word)
