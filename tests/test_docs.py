@@ -78,6 +78,7 @@ def indulgent(monkeypatch):
         return True, "accepted for the test."
 
     monkeypatch.setattr(consolidate.study, "value", value)
+    monkeypatch.setattr(consolidate.study, "made_up", lambda *_: set())
     monkeypatch.setattr(consolidate, "_judge", judge)
     train = consolidate.train
 
