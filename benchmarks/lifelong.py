@@ -32,6 +32,7 @@ NAME = "lifelong"
 CONVERSATIONS, FACTS, TURNS = 10, 6, 5
 ASKED_AFTER = (1, 2, 5, 10)  # conversations
 CORRECTED = 10
+BUDGET = {"steps": 150}  # of one consolidation, the same for a bank and for one memory written anew
 PEOPLE = ("Zelda", "Bogdan", "Thandi", "Ewan", "Paavo", "Miriam", "Lorcan", "Sunniva")  # in no other fact
 
 # What one conversation says about somebody, and what a later one says about the same person; asked without the name.
@@ -75,9 +76,7 @@ def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, An
             if any(list(row["accepted"].values())[:number]):
                 model.load_memory(directory)
             continue
-        made = model.consolidate(list(talk.messages), tokenizer=tokenizer, config=recipe, progress=True, work_dir=kept)
-        row["accepted"][str(number)] = made.report.accepted
-        row["seconds"][str(number)] = sum(made.report.seconds.values())
+        learn(model, tokenizer, talk, recipe, kept, row, number)
         asked = [*talk.facts, *(talks[0].facts if number in ASKED_AFTER else ())]
         answers = recollected(model, tokenizer, options, directory, asked)
         row["right_after"][str(number)] = recall(answers[:FACTS], talk.facts)
@@ -93,6 +92,23 @@ def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, An
     told = Recollector(model, tokenizer).answers([(in_view, fact.question) for fact in together])
     row["together_full_context"] = recall(told, together)
     return row
+
+
+def learn(
+    model: Any,
+    tokenizer: Any,
+    talk: Conversation,
+    recipe: ConsolidationConfig,
+    kept: Path,
+    row: dict[str, Any],
+    number: int,
+) -> None:
+    """Consolidate one conversation, and note what that cost."""
+    report = model.consolidate(
+        list(talk.messages), tokenizer=tokenizer, budget=BUDGET, config=recipe, progress=True, work_dir=kept
+    ).report
+    row["accepted"][str(number)], row["steps"][str(number)] = report.accepted, report.steps
+    row["seconds"][str(number)] = sum(report.seconds.values())
 
 
 def recollected(
@@ -116,9 +132,7 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
     kept = options.work / "corrections" / options.strategy / str(options.seed)
     for number, told in enumerate((first, changed), start=1):
         talk = conversation(told, 8, generator)
-        made = model.consolidate(list(talk.messages), tokenizer=tokenizer, config=recipe, progress=True, work_dir=kept)
-        row["accepted"][str(number)] = made.report.accepted
-        row["seconds"][str(number)] = sum(made.report.seconds.values())
+        learn(model, tokenizer, talk, recipe, kept, row, number)
         row["answers"][str(number)] = recollected(model, tokenizer, options, kept / str(number), first)
     row["before"] = recall(row["answers"]["1"], first)
     row["new"] = recall(row["answers"]["2"], changed)
@@ -131,7 +145,11 @@ PLANS = {"successive": successive, "corrections": corrections}
 
 def report(rows: dict[str, Any]) -> list[str]:
     """The tables of all rows measured so far."""
-    lines = [f"{CONVERSATIONS} conversations of {FACTS} facts in {TURNS} turns; {CORRECTED} facts corrected.", ""]
+    lines = [
+        f"{CONVERSATIONS} conversations of {FACTS} facts in {TURNS} turns; {CORRECTED} facts corrected. "
+        f"At most {BUDGET['steps']} steps for each.",
+        "",
+    ]
     done = {key: row for key, row in rows.items() if "together" in row}
     header = ["memory", "right after", *(f"first after {n}" for n in ASKED_AFTER), "all at the end", "both together",
               "both, full context", "seconds each", "MB"]  # fmt: skip
@@ -168,7 +186,7 @@ def main() -> None:
     path = DIRECTORY / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
     key = f"{options.plan}, {options.strategy}, seed {options.seed}"
-    empty = {name: {} for name in ("accepted", "seconds", "right_after", "first", "answers")}
+    empty = {name: {} for name in ("accepted", "seconds", "steps", "right_after", "first", "answers")}
     keep(options, PLANS[options.plan](options, rows.get(key, empty)))
     Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
 

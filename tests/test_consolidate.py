@@ -191,6 +191,7 @@ def test_a_background_job_reports_progress_while_the_model_answers_as_before(mod
     assert done == [memory] and model.memory is memory
     assert list(dict.fromkeys(seen))[-3:] == ["train", "verify", "done"]
     assert job.progress.stage == "done"
+    assert sum(memory.report.seconds.values()) == pytest.approx(job.progress.seconds)
 
 
 def _stop_at(stage: str, step: int):

@@ -8,9 +8,10 @@ from converted import converted
 from remembered import memory
 from tiny import tokens
 
-from ttt_retrofit.consolidation.distill import divergence
+from ttt_retrofit.consolidation.distill import Prepared, divergence, mean_divergence, short_and_long, step_loss
 from ttt_retrofit.consolidation.plain import plain_copy
 from ttt_retrofit.consolidation.student import Student
+from ttt_retrofit.consolidation.study import certain
 from ttt_retrofit.memory import MemoryConfig
 from ttt_retrofit.memory.chorus import voices
 from ttt_retrofit.memory.projections import find_places
@@ -48,6 +49,21 @@ def test_a_beginning_in_which_a_memory_speaks_is_not_shared():
     student = Student(plain_copy(model), find_places(model, made.config))
     student.share(tokens(1, 6)[0].tolist(), voices([made], model.device, model.dtype))
     assert student.beginning == []
+
+
+@pytest.mark.parametrize("lengths, passes", [((60, 7, 5, 6), [3, 1]), ((8, 7, 5, 6), [4]), ((9,), [1])])
+def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(lengths, passes):
+    model = converted("llama")
+    made = memory(model, 1, 2, layers=(2, 3))
+    student = Student(plain_copy(model), find_places(model, made.config))
+    spoken = voices([made], model.device, model.dtype)
+    lessons = [certain("fact", *tokens(2, length, seed=length).tolist()) for length in lengths]
+    below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
+    chosen = [Prepared(*one) for one in zip(lessons, below, (1.0, 0.5, 2.0, 1.0))]
+    assert [len(some) for some in short_and_long(chosen)] == passes
+    logits = student.logits(below, [p.ids for p in chosen], [p.positions for p in chosen], spoken)
+    together = mean_divergence(logits, lessons, [p.weight for p in chosen])
+    assert torch.allclose(step_loss(student, chosen, spoken, distill=True), together, atol=1e-6)
 
 
 def test_working_on_a_copy_never_shows_in_the_original():

@@ -146,6 +146,7 @@ class Consolidation:
         few = len(plan.held_out) < ENOUGH_HELD_OUT
         checked = [*plan.held_out, *(question for question in asked if few and question.value)]
         report = self._verify(student, teacher, candidate, checked, plan.unknown, elsewhere)
+        self.control.at("done", 1, 1)
         report = dataclasses.replace(
             report,
             steps=state.step,
@@ -154,7 +155,6 @@ class Consolidation:
             tokens=self.tokens + student.tokens + teacher.tokens,
             seconds=dict(self.control.seconds),
         )
-        self.control.at("done", 1, 1)
         return dataclasses.replace(candidate, report=report)
 
     def _elsewhere(self, student: Student) -> Elsewhere:

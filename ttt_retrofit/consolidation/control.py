@@ -71,12 +71,12 @@ class Control:
 
     def at(self, stage: str, done: int, total: int) -> None:
         """Note progress, and check."""
-        now = self.elapsed
-        if stage != self.progress.stage:
+        now, before = self.elapsed, self.progress
+        # What passed since the last call belongs to the stage that was under way then.
+        self.seconds[before.stage] = self.seconds.get(before.stage, 0.0) + now - before.seconds
+        if stage != before.stage:
             self._stage_began = now
-        spent = now - self._stage_began
-        self.seconds[stage] = spent
-        left = spent / done * (total - done) if done else None
+        left = (now - self._stage_began) / done * (total - done) if done else None
         self.progress = Progress(stage, done, total, now, left)
         if self._report is not None:
             self._report(self.progress)

@@ -34,6 +34,7 @@ WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, 
 LR_TIMES_WIDTH, HIGHEST_LR = 1.8, 5e-3
 CLIP = 1.0  # norm of the gradient of a step
 ALIKE = 4  # batches among whose lessons those of like length are put together
+PASS = 32  # tokens whose computing takes as long as what one more pass costs
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def train(
         control.at("train", step, total)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * (1 - step / total)
-        loss = _loss(student, chosen, voices(state.leaves), config.distill)
+        loss = step_loss(student, chosen, voices(state.leaves), config.distill)
         # Where no gate opened there is nothing to learn.
         gradients = (
             torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad else [None] * len(tensors)
@@ -224,12 +225,27 @@ def batches(lessons: Sequence[Prepared], size: int, generator: torch.Generator) 
             yield [lessons[i] for i in cut[index]]
 
 
-def _loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
+def step_loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
+    """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
-        logits = student.logits(
-            [p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices
-        )
-        return mean_divergence(logits, [p.lesson for p in chosen], [p.weight for p in chosen], distill)
+        losses = [_sum(student, some, voices, distill) for some in short_and_long(chosen)]
+        return torch.stack(losses).sum() / len(chosen)
+
+
+def _sum(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
+    logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices)
+    return len(chosen) * mean_divergence(logits, [p.lesson for p in chosen], [p.weight for p in chosen], distill)
+
+
+def short_and_long(chosen: Sequence[Prepared]) -> list[Sequence[Prepared]]:
+    """Lessons of a step by length, in two passes where one would pad more than a second pass costs."""
+    ordered = sorted(chosen, key=lambda p: len(p.ids))
+
+    def cost(cut: int) -> int:
+        return sum(PASS + len(some) * len(some[-1].ids) for some in (ordered[:cut], ordered[cut:]) if some)
+
+    cut = min(range(len(ordered)), key=cost)  # 0 leaves them together
+    return [some for some in (ordered[:cut], ordered[cut:]) if some]
 
 
 def mean_divergence(
