@@ -352,14 +352,16 @@ if run.args.process_index == 0:
 """
 
 
-def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path):
+def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path, monkeypatch):
     results = []
     for processes, batch in ((1, 4), (2, 2)):
         script, result = tmp_path / f"{processes}.py", tmp_path / f"{processes}.pt"
         values = {"folder": str(tmp_path / str(processes)), "batch": batch, "result": str(result)}
         values |= {"tests": str(Path(__file__).parent), "backend": "gloo" if processes > 1 else None}
         script.write_text(LAUNCHED.format(**values))
-        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        # With CPUs only, accelerate's own name for one process on each device needs this.
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
         command = [sys.executable, *(launch if processes > 1 else []), str(script)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
