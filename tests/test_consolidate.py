@@ -19,6 +19,7 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
 from ttt_retrofit.consolidation import consolidate as consolidation
+from ttt_retrofit.consolidation import study
 from ttt_retrofit.consolidation.control import Cancelled
 
 CONFIG = ConsolidationConfig(
@@ -165,6 +166,17 @@ def test_budgets_stop_the_training(model, tmp_path):
     assert (report.steps, report.stopped) == (1, "tokens")
     report = consolidate(model, directory=tmp_path, budget=1e-6).report
     assert (report.steps, report.stopped) == (1, "seconds")
+
+
+def test_a_budget_of_seconds_cuts_the_study_short_too(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "BATCH", 1)
+    stages = []
+    settings = {"directory": tmp_path, "progress": lambda progress: stages.append(progress.stage), "questions": None}
+    consolidate(model, **settings)
+    assert min(stages.count("questions"), stages.count("answers")) > 1
+    stages.clear()
+    consolidate(model, **settings, budget=1e-6)
+    assert (stages.count("questions"), stages.count("answers")) == (1, 1)
 
 
 def test_it_is_the_same_every_time(model, tmp_path):

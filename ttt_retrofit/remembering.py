@@ -213,8 +213,8 @@ class MemoryMixin(_Base):
         ----------
         context : a text, chat messages, token ids (T,), or a `TTTCache` that kept its text.
         tokenizer : found by the model's name when not given.
-        budget : seconds, or {"seconds": ..., "steps": ..., "tokens": ...}, after which training stops; verification
-            follows, some 15 seconds on two cores.
+        budget : seconds, or {"seconds": ..., "steps": ..., "tokens": ...}. Steps and tokens are of training. Of the
+            seconds, the study takes no more than half; verification follows them, some 15 seconds on two cores.
         config : the recipe; `changes` are applied to it, such as min_recall=0.9 or keep_text=True.
         questions : what may be asked later, instead of questions the model writes itself.
         writer : another (plain model, tokenizer) that writes the questions.

@@ -60,6 +60,13 @@ class Control:
         """Seconds of work, pauses excluded, earlier runs included."""
         return time.monotonic() - self._began - self._paused + self.seconds_before
 
+    def spent(self, since: float = 0.0) -> float:
+        """Share of the budget's seconds that is spent, from 0 to 1 and more; of those that were left at `since`."""
+        if self.budget.seconds is None:
+            return 0.0
+        left = self.budget.seconds - since
+        return (self.elapsed - since) / left if left > 0 else 1.0
+
     def check(self) -> None:
         """Wait while paused; raise `Cancelled` if cancelled. Called at every step and every token written."""
         if not self._running.is_set():

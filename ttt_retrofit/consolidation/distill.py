@@ -182,6 +182,7 @@ def train(
         total = min(total, control.budget.steps)
     tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]
     lr = min(HIGHEST_LR, LR_TIMES_WIDTH / facts[0].below.shape[-1]) if config.lr is None else config.lr
+    began = control.elapsed
     for step, chosen in zip(range(total), batches(facts, own, generator)):
         for name, (some, _) in extra.items():
             picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator).tolist()
@@ -189,8 +190,9 @@ def train(
         if step < state.step:  # an earlier run took this step; only the order had to be drawn again
             continue
         control.at("train", step, total)
+        done = min(max(step / total, control.spent(began)), 1.0)
         for group in state.optimizer.param_groups:
-            group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * (1 - step / total)
+            group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * (1 - done)
         loss = step_loss(student, chosen, voices(state.leaves), config.distill)
         # Where no gate opened there is nothing to learn.
         gradients = (
@@ -207,7 +209,7 @@ def train(
         examined = state.step % per_epoch == 0 and state.step > per_epoch and len(held_out) >= ENOUGH_HELD_OUT
         if examined and right_share(student, held_out, voices(state.leaves)) >= config.enough_recall:
             return "recall"
-        if control.budget.seconds is not None and control.elapsed >= control.budget.seconds:
+        if control.spent() >= 1:
             return "seconds"
         if control.budget.tokens is not None and student.tokens >= control.budget.tokens:
             return "tokens"

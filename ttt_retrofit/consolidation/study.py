@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ QUESTION_TOKENS = 24
 KIND_TOKENS = 5
 TEMPERATURE = 0.7  # of other wordings than the likeliest
 BATCH = 64
+# Shares of a budget of seconds after which no more questions are written, and no more are answered.
+WRITTEN, ANSWERED = 0.25, 0.5
 HIDDEN = "____"
 GAP = "__"  # of any length: no question has one
 ME, ME_BEFORE = {"i", "i'm", "i've", "we", "we're", "we've"}, 4  # words before a verb
@@ -74,16 +77,17 @@ def ask(
     # Sentences turned into questions are well-formed, so they come first: of two alike, the first is kept.
     asked = [Asked(text, *one) for one, texts in zip(hidden, turned_round) for text in texts]
     total = len(hidden) * config.wordings
-    for wording in range(config.wordings):
-        for start in range(0, len(hidden), BATCH):
-            control.at("questions", wording * len(hidden) + start, total)
-            continued = writer.answer(
-                prompts_ids[start : start + BATCH], QUESTION_TOKENS, BATCH, kept=1, line=True,
-                temperature=TEMPERATURE if wording else 0.0, seed=config.seed + wording,
-            )  # fmt: skip
-            written = [writer.text(answer).split("?")[0].strip() + "?" for answer in continued]
-            own = zip(hidden[start : start + BATCH], written)
-            asked += [Asked(text, *one) for one, text in own if not borrowed & _named(text)]
+    for wording, start in product(range(config.wordings), range(0, len(hidden), BATCH)):
+        if wording + start and control.spent() > WRITTEN:
+            break
+        control.at("questions", wording * len(hidden) + start, total)
+        continued = writer.answer(
+            prompts_ids[start : start + BATCH], QUESTION_TOKENS, BATCH, kept=1, line=True,
+            temperature=TEMPERATURE if wording else 0.0, seed=config.seed + wording,
+        )  # fmt: skip
+        written = [writer.text(answer).split("?")[0].strip() + "?" for answer in continued]
+        own = zip(hidden[start : start + BATCH], written)
+        asked += [Asked(text, *one) for one, text in own if not borrowed & _named(text)]
     for one, kind, texts in zip(hidden, kinds, turned_round):
         asked += [Asked(re.sub(r"^What ", f"What {kind} ", text), *one) for text in texts]
     # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
@@ -235,6 +239,8 @@ def answer(
     for narrow in (False, True):
         missed, some = [], missed
         for start in range(0, len(some), BATCH):
+            if start and control.spent() > ANSWERED:
+                break
             control.at("answers again" if narrow else "answers", start, len(some))
             batch = some[start : start + BATCH]
             answers = teacher.answer(
