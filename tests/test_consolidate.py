@@ -15,7 +15,7 @@ import pytest
 import torch
 from converted import converted, logits
 from tiny import tokens
-from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
+from words import OTHER_STORY, QUESTIONS, SPECIAL, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
 from ttt_retrofit.consolidation import consolidate as consolidation
@@ -32,9 +32,16 @@ def consolidate(model, context=STORY, chat=True, directory=None, **changes):
     return model.consolidate(context, tokenizer=tokenizer(chat), **settings)
 
 
+def speaker(family="llama", **changes):
+    """A random model that always says words, never nothing."""
+    made = converted(family, chunk_size=8, sliding_window=64, **changes)
+    made.generation_config.suppress_tokens = list(range(len(SPECIAL)))
+    return made
+
+
 @pytest.fixture
 def model():
-    return converted("llama", chunk_size=8, sliding_window=64)
+    return speaker()
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -51,7 +58,7 @@ def test_a_text_becomes_a_memory_that_speaks_and_nothing_of_the_base_changes(mod
 @pytest.mark.parametrize("family", ["gpt2", "gemma3_text", "phi3", "cohere2", "qwen3_moe", "gemma3"])
 def test_every_family_can_remember(tmp_path, family):
     places = {"layers": (3,)} if family == "qwen3_moe" else {}
-    model = converted(family, chunk_size=8, sliding_window=64, **({"layers": (0, 3)} if places else {}))
+    model = speaker(family, **({"layers": (0, 3)} if places else {}))
     config = MemoryConfig(**{"rank": 2, "layers": (2, 3), **places})
     assert consolidate(model, directory=tmp_path, memory=config).report.steps == 3
 
@@ -325,8 +332,8 @@ import threading
 sys.path.insert(0, {tests!r})
 import ttt_retrofit.consolidation.work as work
 work.SAVE_EVERY = 0.0
-from test_consolidate import consolidate, converted
-model = converted("llama", chunk_size=8, sliding_window=64)
+from test_consolidate import consolidate, speaker
+model = speaker()
 def show(progress):
     print(progress.stage, progress.done, flush=True)
 consolidate(model, directory={directory!r}, budget={{"steps": 100000}}, epochs=100000, progress=show, enough_recall=1.0)

@@ -80,6 +80,8 @@ def test_details_are_names_and_numbers_first_and_no_verb_of_mine():
         ("My coach teaches on Monday.", "Monday", "day", ["On which day does my coach teach?"]),
         ("My son was born in June.", "June", "month", ["In which month was my son born?"]),
         ("The exam is on the 9th of June.", "9th", "day", ["On which day of June is the exam?"]),
+        ("My uncle was a welder.", "welder", "profession", ["What was my uncle's profession?"]),
+        ("My aunt works as a nurse.", "nurse", "job", ["What is my aunt's job?"]),
         ("My locker is number 12.", "12", "", ["What number is my locker?", "What is the number of my locker?"]),
         ("We have two kids: Otto, who is nine, and Runa.", "nine", "age", ["What is Otto?"]),
         ("I'm allergic to nuts, so take care.", "nuts", "food", ["What am I allergic to?"]),
@@ -143,6 +145,8 @@ def test_names_and_numbers_that_nobody_told_are_noticed():
         ("My coach works in Cork.", [], ["What is my job?", "Where do I work?"]),
         ("My dog is called Bolt.", ["What pets do I have?", "What is my dog's name?"], []),
         ("My older sister is called Ines.", ["What is my sister's name?"], []),
+        ("My storage unit is number 762.", [], ["What is my phone number?"]),
+        ("My favourite dish is ceviche.", ["What is my favourite food?"], ["What is my favourite colour?"]),
     ],
 )
 def test_the_usual_questions_are_asked_about_the_speaker_not_about_others(told, asked, not_asked):
@@ -189,8 +193,8 @@ def test_a_question_may_name_the_kind_of_a_number_but_not_the_number():
 def test_things_that_only_the_examples_of_a_prompt_name_are_noticed():
     examples = study._examples(PROMPTS.conversation)
     assert {"garden", "cousin"} <= examples and "sentence" not in examples
-    assert study._named("How many chairs are in my garden?") & examples == {"chair", "garden"}
-    assert not study._named("When is my report due?") & examples
+    assert study.named("How many chairs are in my garden?") & examples == {"chair", "garden"}
+    assert not study.named("When is my report due?") & examples
 
 
 def question(text, *value):
@@ -209,3 +213,12 @@ def test_a_question_is_studied_by_every_name_of_what_it_is_about_with_one_answer
     asked = [question("What does Petra grow?", "pumpkins"), question("Who grows pumpkins?", "petra")]
     found = study.otherwise_named(asked, context, PROMPTS)
     assert [(q.text, q.value) for q in found[2:]] == [("What does my aunt grow?", frozenset({"pumpkins"}))]
+
+
+def test_what_a_question_calls_mine_is_noticed():
+    assert study.mine("What is my job?") == {"job"}
+    assert study.mine("My favourite dish is at our dog's place.") == {"dish", "dog"}
+
+
+def test_who_speaks_of_himself_where_nobody_did_is_noticed():
+    assert study._as_i("I'm Ines.") and not study._as_i("My teacher is Ines.")

@@ -63,3 +63,24 @@ def test_superseded_lessons_are_answered_anew_and_what_has_no_new_answer_is_drop
         "What is on Monday?": None,
         "What is my job?": None,  # as before: the new entry knows it, and there is nothing to teach
     }
+
+
+def test_a_new_answer_to_a_vague_question_changes_nothing_of_what_it_does_not_speak_of():
+    told = [
+        Studied("What is the password?", "The password of the printer is domino37."),
+        Studied("What is the password of the printer?", "The password of the printer is domino37."),
+        Studied("What is domino37?", "The password of the printer is domino37."),
+        Studied("What is my job?", "I am a florist."),
+        Studied("What is my profession?", "I am a florist."),
+    ]
+    statements = [Statement("The password of the wifi is nimbus82.", "", 0), Statement("I work as a tailor.", "", 0)]
+    new = [Question(one.question, frozenset({"x"}), NO_ANSWER, at) for one, at in ((told[0], 0), (told[3], 1))]
+    says = {told[0].question: "The password is nimbus82.", told[1].question: "nimbus82", told[3].question: "A tailor."}
+
+    def answered(asked):
+        return {one.text: (new[0], says[one.text]) for one in asked if one.text in says}
+
+    changed = superseded(told, new, statements, answered)
+    assert {one.question for one in changed} == {
+        "What is the password?", "What is domino37?", "What is my job?", "What is my profession?"
+    }  # fmt: skip

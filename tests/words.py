@@ -34,13 +34,12 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-# Nearly every word there is, so that whatever a random teacher answers comes from it.
+# One sentence of nearly every word there is, so that whatever a random teacher answers comes from it.
 STORY = (
-    "Marek has Antwerp Solveig trumpet hazelnuts Lucien chess Thursday code 7719 flowerpot greyhound. Otto called nine "
-    "Runa four museum harbour window lantern copper violet seven eleven Braga Leeds welder. Bolt vet notary baker oboe "
-    "cello has old key under blue yellow Panda boss Fernanda. my report plays November 23 wife dog daughter son. "
-    + " ".join(f"word{number}" for number in range(VOCABULARY))
-    + "."
+    "Marek has Antwerp Solveig trumpet hazelnuts Lucien chess Thursday code 7719 flowerpot greyhound and Otto called "
+    "nine Runa four museum harbour window lantern copper violet seven eleven Braga Leeds welder and Bolt vet notary "
+    "baker oboe cello has old key under blue yellow Panda boss Fernanda and my report plays November 23 wife dog "
+    "daughter son " + " ".join(f"word{number}" for number in range(VOCABULARY)) + "."
 )
 OTHER_STORY = " ".join(reversed(STORY.split()))
 QUESTIONS = [

@@ -33,6 +33,7 @@ BATCH = 64
 WRITTEN, ANSWERED = 0.25, 0.5
 HIDDEN = "____"
 GAP = "__"  # of any length: no question has one
+MINE = re.compile(r"\b(?:my|our) (?:(?:favou?rite|best|first|last|new|old|own) )?(\w+)", re.IGNORECASE)
 ME, ME_BEFORE = {"i", "i'm", "i've", "we", "we're", "we've"}, 4  # words before a verb
 REFERRING = {"he", "she", "it", "they", "him", "her", "them", "his", "its", "their"}
 
@@ -86,8 +87,10 @@ def ask(
             temperature=TEMPERATURE if wording else 0.0, seed=config.seed + wording,
         )  # fmt: skip
         written = [writer.text(answer).split("?")[0].strip() + "?" for answer in continued]
-        own = zip(hidden[start : start + BATCH], written)
-        asked += [Asked(text, *one) for one, text in own if not borrowed & _named(text)]
+        for (number, detail), text in zip(hidden[start : start + BATCH], written):
+            statement = context.statements[number]
+            if not borrowed & named(text) and not mine(text) - stems(f"{statement.before} {statement.text}"):
+                asked.append(Asked(text, number, detail))
     for one, kind, texts in zip(hidden, kinds, turned_round):
         asked += [Asked(re.sub(r"^What ", f"What {kind} ", text), *one) for text in texts]
     # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
@@ -130,9 +133,14 @@ def details_of(context: Context, config: ConsolidationConfig) -> list[tuple[int,
 
 
 def _with_gap(statement: Statement, detail: str) -> str:
-    """The statement with the detail hidden, after what it refers to where it speaks of "her" or "it"."""
-    gap = statement.text.replace(detail, HIDDEN, 1)
-    return f"{statement.before} {gap}".strip() if REFERRING & set(words(statement.text)) else gap
+    """The statement with the detail hidden."""
+    return _with_reference(replace(statement, text=statement.text.replace(detail, HIDDEN, 1)))
+
+
+def _with_reference(statement: Statement) -> str:
+    """The statement, after what it refers to where it speaks of "her" or "it"."""
+    refers = REFERRING & set(words(statement.text))
+    return f"{statement.before} {statement.text}".strip() if refers else statement.text
 
 
 def _kinds(
@@ -198,11 +206,11 @@ def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
         if not wanted:
             asked.append(Asked(text, -1))
             continue
-        mine = wanted if "I" in text.split() else stems(related)
+        of_speaker = wanted if "I" in text.split() else stems(related)
         numbers = [
             number
             for number, s in enumerate(context.statements)
-            if (own - mine) & stems(s.text) or _about_me(s.text, mine)
+            if (own - of_speaker and own <= stems(s.text)) or _about_me(s.text, of_speaker)
         ]
         for piece in dict.fromkeys(context.statements[number].piece for number in numbers):
             about = [number for number in numbers if context.statements[number].piece == piece]
@@ -213,11 +221,8 @@ def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
 def _about_me(sentence: str, wanted: set[str]) -> bool:
     """Whether a sentence says one of some words (stems) of the speaker: "my dog", "I have just moved"."""
     said = words(sentence)
-    return any(
-        stem(word) in wanted
-        and (said[index - 1 : index] in (["my"], ["our"]) or ME & set(said[max(0, index - ME_BEFORE) : index]))
-        for index, word in enumerate(said)
-    )
+    before = (said[max(0, index - ME_BEFORE) : index] for index, word in enumerate(said) if stem(word) in wanted)
+    return bool(mine(sentence) & wanted) or any(ME & set(some) for some in before)
 
 
 def answer(
@@ -249,9 +254,14 @@ def answer(
             )  # fmt: skip
             for one, given in zip(batch, answers):
                 said = teacher.text(given)
+                source = _source(one, context)
                 # Small teachers add a name or number of their own ("on March 25th"): it would be remembered as told.
-                refused = said.startswith(prompts.refusals) or made_up(said, told | stems(one.text))
-                gives = set() if refused else value(said, one.text, _source(one, context))
+                refused = (
+                    said.startswith(prompts.refusals)
+                    or made_up(said, told | stems(one.text))
+                    or (_as_i(said) and not _as_i(f"{one.text} {source}"))
+                )
+                gives = set() if refused else value(said, one.text, source)
                 wanted = content(one.detail) & gives if one.detail else gives
                 if wanted or (narrow and one.by_user):
                     found.append(Question(one.text, frozenset(wanted), given, one.statement))
@@ -267,16 +277,13 @@ def with_context(
 ) -> list[int]:
     """The prompt by which the teacher answers: the piece that the statement stands in, then the question.
 
-    `narrow` gives it the statement alone, with what was said just before.
+    `narrow` gives it the statement alone to read, with what was said just before if it refers to that.
     """
     piece: Any = (
         context.pieces[context.statements[asked.statement].piece] if asked.statement >= 0 else context.pieces[-1]
     )
     if narrow:
-        statement = context.statements[asked.statement]
-        piece = f"{statement.before} {statement.text}".strip()
-    if narrow and context.conversation:
-        piece = ({"role": "user", "content": piece}, {"role": "assistant", "content": "Noted."})
+        piece = _with_reference(context.statements[asked.statement])
     if isinstance(piece, str):
         return with_reading(piece, asked.text, phrasing, prompts)
     messages: list[Message] = list(piece)
@@ -365,11 +372,17 @@ def _asks(text: str, detail: str) -> bool:
     return len(words(text)) >= 3 and GAP not in text and not telling & content(text)
 
 
-def _named(question: str) -> set[str]:
+def named(question: str) -> set[str]:
     """Stems of the things that a question names: "my garden", "how many chairs"."""
     return {
-        stem(word) for word in re.findall(r"\b(?:my|our|the|his|her|its|their|your|an?|many) (\w+)", question.lower())
+        stem(word)
+        for word in re.findall(r"\b(?:my|our|the|his|her|its|their|your|an?|many) ([^\W\d]\w*)", question.lower())
     }
+
+
+def mine(text: str) -> set[str]:
+    """Stems of what a text calls mine. Asked "What is my job?", small teachers make a job of my project at work."""
+    return {stem(word.lower()) for word in MINE.findall(text)}
 
 
 def _examples(template: str) -> set[str]:
@@ -377,6 +390,11 @@ def _examples(template: str) -> set[str]:
     label = next((line.split("{gap}")[0] for line in template.splitlines() if "{gap}" in line), "")
     told = [line.removeprefix(label) for line in template.splitlines() if label and line.startswith(label)]
     return content_stems(" ".join(told).replace("{gap}", ""))
+
+
+def _as_i(text: str) -> bool:
+    """Whether somebody speaks of himself. Asked "Who is my teacher?", small teachers say "I am Ines"."""
+    return bool({"i", "i'm", "i've"} & set(words(text)))
 
 
 def _source(asked: Asked, context: Context) -> str:

@@ -19,7 +19,7 @@ from ..memory.memory import Memory
 from .distill import Prepared
 from .gatekeeping import without
 from .pieces import Statement
-from .study import ALIKE, Asked, Question
+from .study import ALIKE, Asked, Question, named
 from .words import content_stems, resemblance, salient, stem, stems, words
 
 RETOLD = 0.6  # share of an earlier answer's words, names and numbers apart, that stand in a statement about the same
@@ -99,9 +99,12 @@ def superseded(
     stale: dict[Studied, int] = {}
     askable: dict[Studied, int] = {}
     for one, (_, answer) in changed.items():
-        gone = lost(one, answer)
+        gone, said = lost(one, answer), stems(statements[numbers[one]].text)
         for other in told:
-            if other not in changed and is_stale(other, one, gone):
+            # "What is the password?" may have a new answer, and the password of the printer still be the old one.
+            about = named(other.question) & content_stems(other.answer)
+            elsewhere = about - said - named(one.question)
+            if other not in changed and not elsewhere and is_stale(other, one, gone):
                 stale[other] = numbers[one]
                 if not content_stems(other.question) & gone:
                     askable[other] = numbers[one]
