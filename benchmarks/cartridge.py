@@ -19,7 +19,7 @@ from rich.progress import track
 from torch.nn.utils.rnn import pad_sequence
 
 from ttt_retrofit import ConsolidationConfig
-from ttt_retrofit.consolidation import study
+from ttt_retrofit.consolidation import asking, study
 from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
 from ttt_retrofit.consolidation.distill import mean_divergence
@@ -75,7 +75,7 @@ def lessons_of(model: Any, tokenizer: Any, messages: Sequence[Message]) -> list[
     config, prompts, control = ConsolidationConfig(), Prompts.load(), Control(Budget())
     teacher, phrasing = Writer(plain_copy(model), tokenizer), Phrasing(tokenizer, prompts.plain)
     context = understand(list(messages), tokenizer, config.piece_tokens)
-    asked = study.ask(context, teacher, prompts, config, control)
+    asked = asking.ask(context, teacher, prompts, config, control)
     questions = study.answer(asked, context, teacher, phrasing, prompts, config, control)
     return [study.lesson(question, phrasing) for question in questions]
 

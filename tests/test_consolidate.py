@@ -18,8 +18,8 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, SPECIAL, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
+from ttt_retrofit.consolidation import asking, study
 from ttt_retrofit.consolidation import consolidate as consolidation
-from ttt_retrofit.consolidation import study
 from ttt_retrofit.consolidation.control import Cancelled
 
 CONFIG = ConsolidationConfig(
@@ -176,7 +176,8 @@ def test_budgets_stop_the_training(model, tmp_path):
 
 
 def test_a_budget_of_seconds_cuts_the_study_short_too(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "BATCH", 1)
+    for module in (asking, study):
+        monkeypatch.setattr(module, "BATCH", 1)
     stages = []
     settings = {"directory": tmp_path, "progress": lambda progress: stages.append(progress.stage), "questions": None}
     consolidate(model, **settings)

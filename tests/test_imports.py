@@ -61,6 +61,7 @@ ORDER = [
     "consolidation.notepad",
     "consolidation.gatekeeping",
     "consolidation.study",
+    "consolidation.asking",
     "consolidation.pieces",
     "consolidation.writer",
     "consolidation.prompts",

@@ -5,7 +5,7 @@ from importlib import resources
 import pytest
 from words import tokenizer
 
-from ttt_retrofit.consolidation import study
+from ttt_retrofit.consolidation import asking, study
 from ttt_retrofit.consolidation.config import ConsolidationConfig
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.prompts import Prompts
@@ -89,7 +89,7 @@ def test_details_are_names_and_numbers_first_and_no_verb_of_mine():
     ],
 )
 def test_a_sentence_is_turned_round_by_every_pattern_that_fits(sentence, detail, kind, questions):
-    turned = study._turned_round(sentence, detail, kind, PROMPTS)
+    turned = asking._turned_round(sentence, detail, kind, PROMPTS)
     assert set(questions) <= set(turned)
     assert bool(turned) == bool(questions)
     assert not any("{kind}" in text for text in turned)
@@ -97,7 +97,7 @@ def test_a_sentence_is_turned_round_by_every_pattern_that_fits(sentence, detail,
 
 def test_the_form_of_some_details_tells_their_kind():
     found = {
-        detail: study.kind_by_form(detail, PROMPTS)
+        detail: asking.kind_by_form(detail, PROMPTS)
         for detail in ("Mondays", "May", "7:40", "9th", "1984", "Ines", "264")
     }
     assert found == {
@@ -151,7 +151,7 @@ def test_names_and_numbers_that_nobody_told_are_noticed():
 )
 def test_the_usual_questions_are_asked_about_the_speaker_not_about_others(told, asked, not_asked):
     context = understand([{"role": "user", "content": told}], tokenizer(), 64)
-    found = {one.text for one in study.usual_questions(context, PROMPTS)}
+    found = {one.text for one in asking.usual_questions(context, PROMPTS)}
     assert set(asked) <= found and not set(not_asked) & found
 
 
@@ -161,7 +161,7 @@ def test_a_long_context_is_asked_for_its_names_and_numbers():
         + " Ines owed 85 euros."
     )
     context = understand(text, tokenizer(), 512)
-    found = study.details_of(context, ConsolidationConfig(most_details=22))
+    found = asking.details_of(context, ConsolidationConfig(most_details=22))
     assert len(found) == 22
     assert {"Ines", "85", "village00", "village19"} <= {detail for _, detail in found}
 
@@ -185,16 +185,16 @@ def test_a_file_of_prompts_that_does_not_fit_is_refused(tmp_path, old, new, mess
 
 
 def test_a_question_may_name_the_kind_of_a_number_but_not_the_number():
-    assert study._asks("What is the number of my locker?", "number 264")
-    assert not study._asks("What is locker 264 for?", "number 264")
-    assert not study._asks("Which aunt lives in Braga?", "aunt")
+    assert asking._asks("What is the number of my locker?", "number 264")
+    assert not asking._asks("What is locker 264 for?", "number 264")
+    assert not asking._asks("Which aunt lives in Braga?", "aunt")
 
 
 def test_things_that_only_the_examples_of_a_prompt_name_are_noticed():
-    examples = study._examples(PROMPTS.conversation)
+    examples = asking._examples(PROMPTS.conversation)
     assert {"garden", "cousin"} <= examples and "sentence" not in examples
-    assert study.named("How many chairs are in my garden?") & examples == {"chair", "garden"}
-    assert not study.named("When is my report due?") & examples
+    assert asking.named("How many chairs are in my garden?") & examples == {"chair", "garden"}
+    assert not asking.named("When is my report due?") & examples
 
 
 def question(text, *value):
@@ -216,8 +216,8 @@ def test_a_question_is_studied_by_every_name_of_what_it_is_about_with_one_answer
 
 
 def test_what_a_question_calls_mine_is_noticed():
-    assert study.mine("What is my job?") == {"job"}
-    assert study.mine("My favourite dish is at our dog's place.") == {"dish", "dog"}
+    assert asking.mine("What is my job?") == {"job"}
+    assert asking.mine("My favourite dish is at our dog's place.") == {"dish", "dog"}
 
 
 def test_who_speaks_of_himself_where_nobody_did_is_noticed():

@@ -29,6 +29,7 @@ from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
 from . import study, verify
+from .asking import Asked, ask
 from .config import ENOUGH_HELD_OUT, ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
@@ -40,7 +41,7 @@ from .plain import plain_copy, private_copy
 from .plan import Elsewhere, Plan
 from .prompts import Prompts
 from .student import Student
-from .study import Asked, Question
+from .study import Question
 from .supersede import Revised, Studied, revise
 from .words import content, holds
 from .work import FORMAT, Work
@@ -222,7 +223,7 @@ class Consolidation:
     def _study(self, teacher: Writer) -> list[Question]:
         writer = teacher if self.writer is None else Writer(*self.writer, self.control.check)
         own = [Asked(text, self._about(text), by_user=True) for text in self.own_questions]
-        asked = own or study.ask(self.context, writer, self.prompts, self.config, self.control)
+        asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
         return study.hold_out(study.otherwise_named(questions, self.context, self.prompts))

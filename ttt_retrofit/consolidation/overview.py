@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..memory.lessons import Lesson
+from .asking import BATCH
 from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
-from .study import BATCH, Question, certain, with_reading
+from .study import Question, certain, with_reading
 from .words import details, salient, value
 from .writer import Phrasing, Writer
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from ..memory.entry import Entry
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
+from .asking import ALIKE, Asked, named
 from .distill import Prepared
 from .gatekeeping import without
 from .pieces import Statement
-from .study import ALIKE, Asked, Question, named
+from .study import Question
 from .words import content_stems, resemblance, salient, stem, stems, words
 
 RETOLD = 0.6  # share of an earlier answer's words, names and numbers apart, that stand in a statement about the same
