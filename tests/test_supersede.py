@@ -36,12 +36,20 @@ def test_what_was_lost_is_what_the_new_answer_no_longer_gives():
 
 
 def test_other_wordings_of_what_changed_are_stale_and_other_things_of_that_value_are_not():
-    exam = Studied("When is the exam?", "The exam is on Monday.")
+    exam, said = Studied("When is the exam?", "The exam is on Monday."), {"exam", "frida"}
     gone = lost(exam, "The exam is on Friday.")
-    assert is_stale(Studied("What is on Monday?", "The exam is on Monday."), exam, gone)
-    assert not is_stale(Studied("When does the plumber come?", "The plumber comes on Monday."), exam, gone)
+    assert is_stale(Studied("What is on Monday?", "The exam is on Monday."), exam, gone, said)
+    assert not is_stale(Studied("When does the plumber come?", "The plumber comes on Monday."), exam, gone, said)
     job = Studied("What is my job?", "I am a florist.")
-    assert is_stale(Studied("What is my profession?", "I am a florist."), job, {"florist"})
+    assert is_stale(Studied("What is my profession?", "I am a florist."), job, {"florist"}, {"tailor"})
+
+
+def test_a_lesson_that_gives_nothing_but_what_changed_is_stale():
+    code, said = Studied("What is the code of the garage?", "The code of the garage is 7145."), {"cod", "garag", "9926"}
+    empty = Studied("Who built the code of the code?", "The code is built by the garage.")
+    assert is_stale(empty, code, {"7145"}, said)
+    assert not is_stale(Studied("What colour is the garage?", "The garage is blue."), code, {"7145"}, said)
+    assert not is_stale(Studied("What is my dog called?", "Biscuit."), code, {"7145"}, said)
 
 
 def test_superseded_lessons_are_answered_anew_and_what_has_no_new_answer_is_dropped():

@@ -102,12 +102,9 @@ def superseded(
     for one, (_, answer) in changed.items():
         gone, said = lost(one, answer), stems(statements[numbers[one]].text)
         for other in told:
-            # "What is the password?" may have a new answer, and the password of the printer still be the old one.
-            about = named(other.question) & content_stems(other.answer)
-            elsewhere = about - said - named(one.question)
-            if other not in changed and not elsewhere and is_stale(other, one, gone):
+            if other not in changed and speaks_of(other, one, said) and is_stale(other, one, gone, said):
                 stale[other] = numbers[one]
-                if not content_stems(other.question) & gone:
+                if other.told & gone and not content_stems(other.question) & gone:
                     askable[other] = numbers[one]
     found = answered([Asked(other.question, number) for other, number in askable.items()])
     changed |= {other: found[other.question] for other in askable if other.question in found}
@@ -137,10 +134,21 @@ def lost(before: Studied, answer: str) -> set[str]:
     return content_stems(before.answer) - stems(answer) - stems(before.question)
 
 
-def is_stale(earlier: Studied, changed: Studied, gone: set[str]) -> bool:
-    """Whether an earlier lesson speaks of what is gone, and of the same thing as one that changed."""
+def speaks_of(earlier: Studied, changed: Studied, said: set[str]) -> bool:
+    """Whether an earlier lesson is about nothing but what changed: "What is the password?" may have a new answer, and
+    the password of the printer still be the old one.
+
+    said : stems of the new statement.
+    """
+    return not (named(earlier.question) & content_stems(earlier.answer)) - said - named(changed.question)
+
+
+def is_stale(earlier: Studied, changed: Studied, gone: set[str], said: set[str]) -> bool:
+    """Whether an earlier lesson gives what is gone, of the same thing as one that changed, or nothing but that."""
     if not earlier.told & gone:
-        return False
+        gives = content_stems(earlier.answer) - stems(earlier.question)
+        same = content_stems(earlier.question) & content_stems(changed.question)
+        return bool(same) and gives <= content_stems(changed.question) | said
     answers_nothing_else = content_stems(earlier.answer) <= gone
     return answers_nothing_else or bool((earlier.told - gone) & (changed.told - gone))
 
