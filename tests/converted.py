@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tiny import tiny
 from transformers import PreTrainedModel
+from words import SPECIAL
 
 from ttt_retrofit import TTTConfig, wrap
 
@@ -34,6 +35,13 @@ def perturb(model: PreTrainedModel) -> PreTrainedModel:
 
 def converted(family: str = "llama", kind: str = "delta", **changes: Any) -> Any:
     return perturb(wrap(tiny(family), ttt(kind, **changes)))
+
+
+def speaker(family: str = "llama", **changes: Any) -> Any:
+    """A converted model that always says words, never nothing: with them, studying and remembering can be tried."""
+    made = converted(family, **{"chunk_size": 8, "sliding_window": 64, **changes})
+    made.generation_config.suppress_tokens = list(range(len(SPECIAL)))
+    return made
 
 
 def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from converted import converted
+from converted import speaker
 from openai import OpenAI
 from test_agent import CONFIG
 from words import QUESTIONS, tokenizer
@@ -29,7 +29,7 @@ HELLO = [{"role": "user", "content": "where is Marek ?"}]
 
 def quick(family: str = "llama") -> Any:
     """A model that learns from every eight tokens, and whose window holds a short conversation."""
-    return converted(family, chunk_size=8, sliding_window=64)
+    return speaker(family)
 
 
 def said(*texts: str) -> list[dict[str, str]]:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from converted import converted
+from converted import converted, speaker
 from transformers.generation.streamers import BaseStreamer
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
@@ -19,7 +19,7 @@ SETTINGS = {"max_new_tokens": 6, "do_sample": False}
 
 @pytest.fixture
 def model():
-    return converted("llama", chunk_size=8, sliding_window=64)
+    return speaker()
 
 
 def session(model, directory, config=CONFIG, **changes):

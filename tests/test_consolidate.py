@@ -13,9 +13,9 @@ import time
 
 import pytest
 import torch
-from converted import converted, logits
+from converted import logits, speaker
 from tiny import tokens
-from words import OTHER_STORY, QUESTIONS, SPECIAL, STORY, tokenizer
+from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
 from ttt_retrofit.consolidation import asking, study
@@ -30,13 +30,6 @@ CONFIG = ConsolidationConfig(
 def consolidate(model, context=STORY, chat=True, directory=None, **changes):
     settings = {"questions": QUESTIONS, "budget": {"steps": 3}, "config": CONFIG, "work_dir": directory, **changes}
     return model.consolidate(context, tokenizer=tokenizer(chat), **settings)
-
-
-def speaker(family="llama", **changes):
-    """A random model that always says words, never nothing."""
-    made = converted(family, chunk_size=8, sliding_window=64, **changes)
-    made.generation_config.suppress_tokens = list(range(len(SPECIAL)))
-    return made
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from converted import converted
+from converted import converted, speaker
 from remembered import memory
 from test_agent import CONFIG as CHAT_CONFIG
 from test_agent import SETTINGS, session
@@ -20,7 +20,7 @@ NOTES = (Note("The code is 7719.", 2.5, 9), Note("Thé key: “old” 🔑.", 1.
 
 @pytest.fixture
 def model():
-    return converted("llama", chunk_size=8, sliding_window=64)
+    return speaker()
 
 
 def noted(*notes):

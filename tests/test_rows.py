@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from words import QUESTIONS, STORY
+from words import QUESTIONS, SENTENCES
 
 from benchmarks import needle_rows, turns_rows
 from benchmarks.needles import Needle
@@ -21,7 +21,7 @@ def needles(base):
         patch.setattr(needle_rows, "model_directory", lambda name: base)
         patch.setattr(needle_rows, "TRAINED_STEPS", 2)
         bench = needle_rows.Bench("tiny", WINDOW, SINKS, list(needle_rows.ROWS))
-        bench.take(Needle("single 1", " ".join([STORY] * 3), f" {QUESTIONS[0]}", "no such value", 0.5))
+        bench.take(Needle("single 1", " ".join([SENTENCES] * 3), f" {QUESTIONS[0]}", "no such value", 0.5))
         yield bench
 
 
@@ -57,7 +57,7 @@ def test_with_its_context_removed_a_model_has_its_fast_weights_and_not_one_key(n
 
 
 TALK = Sessions(
-    tuple({"role": role, "content": STORY} for role in ("user", "assistant") * 2),
+    tuple({"role": role, "content": SENTENCES} for role in ("user", "assistant") * 2),
     (Asked("single-session, user", QUESTIONS[0], ("rain",), 0), Asked("abstention", QUESTIONS[1], (), -1)),
     2,
 )

@@ -34,13 +34,15 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     return wrapped
 
 
-# One sentence of nearly every word there is, so that whatever a random teacher answers comes from it.
-STORY = (
-    "Marek has Antwerp Solveig trumpet hazelnuts Lucien chess Thursday code 7719 flowerpot greyhound and Otto called "
-    "nine Runa four museum harbour window lantern copper violet seven eleven Braga Leeds welder and Bolt vet notary "
-    "baker oboe cello has old key under blue yellow Panda boss Fernanda and my report plays November 23 wife dog "
-    "daughter son " + " ".join(f"word{number}" for number in range(VOCABULARY)) + "."
+SENTENCES = (
+    "Marek has Antwerp Solveig trumpet hazelnuts Lucien chess Thursday code 7719 flowerpot greyhound. Otto called nine "
+    "Runa four museum harbour window lantern copper violet seven eleven Braga Leeds welder. Bolt vet notary baker oboe "
+    "cello has old key under blue yellow Panda boss Fernanda. my report plays November 23 wife dog daughter son. "
+    + " ".join(f"word{number}" for number in range(VOCABULARY))
+    + "."
 )
+# One sentence of nearly every word there is, so that whatever a random teacher answers comes from it.
+STORY = SENTENCES.replace(". ", " and ")
 OTHER_STORY = " ".join(reversed(STORY.split()))
 QUESTIONS = [
     "where is Marek ?", "what plays Otto ?", "who has the key ?", "what is blue ?", "where is my wife ?",
