@@ -3,7 +3,8 @@
     pip install -e '.[train]'
     python examples/meta_train.py book1.txt book2.txt held_out.txt --model Qwen/Qwen3-0.6B --output qwen3-ttt
     accelerate launch --multi_gpu examples/meta_train.py ...          # a whole model on each device
-    ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/meta_train.py ...  # on CPUs
+
+Several processes on CPUs: the last with ACCELERATE_USE_CPU=true in the environment, and --num_processes.
 
 Train the control as well: `--gradients none` is plain fine-tuning of the same parameters.
 """

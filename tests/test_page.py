@@ -5,7 +5,7 @@ import re
 import shutil
 
 import pytest
-from converted import converted
+from converted import speaker
 from playwright.sync_api import expect, sync_playwright
 from served import until
 from test_agent import CONFIG
@@ -19,7 +19,7 @@ BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAME
 
 
 def talk(directory, patience):
-    model = converted("llama", chunk_size=8, sliding_window=64)
+    model = speaker()
     session = ChatSession(model, tokenizer(), directory, keep_turns=1, config=CONFIG, questions=QUESTIONS)
     return Talk(session, 6, patience)
 
