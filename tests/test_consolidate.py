@@ -261,12 +261,7 @@ def test_a_cancelled_job_goes_on_where_it_was_and_ends_the_same(model, tmp_path,
     )
     assert "answers" not in {stage for stage, _ in seen}
     assert min(done for stage, done in seen if stage == "train") == 4
-    # Weights read back may differ in last bits; a step that was lost or taken twice moves them by 5e-3.
-    (one,), (other,) = resumed.entries, whole.entries
-    assert torch.equal(one.gate.keys, other.gate.keys)
-    for path, by_name in one.weights.items():
-        for name, weights in by_name.items():
-            assert torch.allclose(weights.float(), other.weights[path][name].float(), atol=2e-3), (path, name)
+    assert resumed.diff(whole)["changed"] == []
 
 
 def test_pausing_stops_the_work_until_it_is_resumed(model, tmp_path):

@@ -31,10 +31,10 @@ from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 2  # of the files of work in progress; work of another format is not gone on with
+FORMAT = 3  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 SAVE_EVERY = 15.0  # seconds
-MOMENTS = ("exp_avg", "exp_avg_sq")
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of every leaf, which takes no step where no gate opened
 
 
 def default_directory() -> Path:
@@ -138,11 +138,12 @@ class Work:
         if stored is None:
             return
         tensors, header = stored
+        known = {}
         for index, (path, name, leaf) in enumerate(_listed(state.leaves)):
             leaf.data.copy_(tensors[f"{path}|{name}"])
             if f"{index}|{MOMENTS[0]}" in tensors:
-                moments = {m: tensors[f"{index}|{m}"].to(leaf.device) for m in MOMENTS}
-                state.optimizer.state[leaf] = {"step": torch.tensor(float(header["step"])), **moments}
+                known[index] = {m: tensors[f"{index}|{m}"] for m in MOMENTS}
+        state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": known})
         state.step = header["step"]
 
 
