@@ -110,7 +110,7 @@ def test_another_configuration_is_refused(tmp_path):
 def test_another_format_is_refused(tmp_path):
     path = saved(tmp_path)
     rewrite_header(path, format=99)
-    with pytest.raises(CheckpointError, match="format 1: it says 99"):
+    with pytest.raises(CheckpointError, match="format 2: it says 99"):
         TTTCache.load(path, converted())
 
 

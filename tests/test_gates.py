@@ -16,17 +16,70 @@ def bank(*keys, closed=0.3):
     return gates.Gates(background, stacked, bounds, bounds + 0.05)
 
 
+def opened(text, memories, before=None):
+    """How far each gate is open at the end of one text of hidden states."""
+    opening, after = gates.follow(torch.tensor([text]), before, torch.tensor([len(text)]), memories)
+    return opening[0, -1].tolist(), after
+
+
+def settled(state):
+    return [state] * gates.SETTLED
+
+
 def test_of_two_memories_the_one_that_knows_speaks_and_of_equals_both():
-    seen = torch.full((1, 1), gates.SETTLED)
-    asked = torch.tensor([[[1.0, 0.0, 0.0]]])
+    asked = settled([1.0, 0.0, 0.0])
     near, far, other = [1.0, 0.1, 0.0], [0.8, 0.6, 0.0], [1.0, 0.0, 0.1]
-    assert gates.openings(asked, seen, bank(far)).tolist() == [[[1.0]]]
-    assert gates.openings(asked, seen, bank(near, far)).tolist() == [[[1.0, 0.0]]]
-    assert gates.openings(asked, seen, bank(near, other)).tolist() == [[[1.0, 1.0]]]
+    assert opened(asked, bank(far))[0] == [1.0]
+    assert opened(asked, bank(near, far))[0] == [1.0, 0.0]
+    assert opened(asked, bank(near, other))[0] == [1.0, 1.0]
 
 
 def test_a_memory_that_always_speaks_silences_no_other():
-    seen = torch.full((1, 1), gates.SETTLED)
     always = bank([1.0, 0.0, 0.0], [0.8, 0.6, 0.0])
     always = dataclasses.replace(always, closed=torch.tensor([[-3.0, 0.3]]), opened=torch.tensor([[-2.0, 0.35]]))
-    assert gates.openings(torch.tensor([[[1.0, 0.0, 0.0]]]), seen, always).tolist() == [[[1.0, 1.0]]]
+    assert opened(settled([1.0, 0.0, 0.0]), always)[0] == [1.0, 1.0]
+    assert opened([[1.0, 0.0, 0.0]], always)[0] == [1.0, 0.0]  # about nothing yet
+
+
+DOGS, CATS = [1.0, 0.0, 0.3], [0.0, 1.0, 0.3]
+BETWEEN = [0.4, 0.6, 0.3]  # words that resemble the second a little more
+
+
+def test_the_memory_that_was_asked_goes_on_speaking():
+    memories = bank(DOGS, CATS)
+    _, asked = opened(settled(DOGS), memories)
+    assert opened(settled(BETWEEN), memories)[0] == [0.0, 1.0]
+    replying, _ = opened([BETWEEN] * 6, memories, asked)
+    assert replying == [1.0, 0.0]
+
+
+def test_another_question_takes_the_word():
+    memories = bank(DOGS, CATS)
+    _, asked = opened(settled(DOGS), memories)
+    _, replied = opened([BETWEEN] * 6, memories, asked)
+    assert opened(settled(CATS) * 2, memories, replied)[0] == [0.0, 1.0]
+
+
+def test_how_a_text_is_split_into_calls_changes_no_gate():
+    other = [0.3, 0.3, 1.0]
+    text = torch.tensor([[DOGS, BETWEEN, CATS, other, BETWEEN, [-1.0, -1.0, 0.0], DOGS, CATS]]).repeat_interleave(5, 1)
+    memories = bank(DOGS, CATS, other)
+    whole, end = gates.follow(text, None, torch.tensor([40]), memories)
+    parts, before = [], None
+    for part in text.split([3, 1, 1, 15, 20], dim=1):
+        opening, before = gates.follow(part, before, torch.tensor([part.shape[1]]), memories)
+        parts.append(opening)
+    assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-4)
+    assert (whole > 0).any(1).all() and (whole == 0).any(1).all()
+    for name, tensor in end.tensors().items():
+        assert torch.allclose(before.tensors()[name].float(), tensor.float(), atol=1e-5), name
+
+
+def test_padding_changes_neither_the_gates_nor_what_is_carried_on():
+    generator = torch.Generator().manual_seed(1)
+    text, memories = torch.rand(2, 20, 3, generator=generator), bank(DOGS, CATS)
+    both, after = gates.follow(text, None, torch.tensor([20, 12]), memories)
+    alone, end = gates.follow(text[1:, :12], None, torch.tensor([12]), memories)
+    assert torch.allclose(both[1:, :12], alone, atol=1e-5)
+    for name, tensor in after.tensors().items():
+        assert torch.allclose(tensor[1:], end.tensors()[name], atol=1e-5), name

@@ -5,7 +5,15 @@ import torch
 
 from ttt_retrofit.consolidation.pieces import Statement
 from ttt_retrofit.consolidation.study import Question
-from ttt_retrofit.consolidation.supersede import Studied, changes, is_stale, lost, statement_about, superseded
+from ttt_retrofit.consolidation.supersede import (
+    Studied,
+    changes,
+    is_stale,
+    lost,
+    of_same_speaker,
+    statement_about,
+    superseded,
+)
 from ttt_retrofit.consolidation.writer import Answer
 
 NO_ANSWER = Answer((), torch.zeros(0, 1, dtype=torch.int32), torch.zeros(0, 1))
@@ -27,6 +35,29 @@ NEW = [Question("What is my job?", frozenset({"tailor"}), NO_ANSWER, 0)]
 )
 def test_an_earlier_question_finds_the_statement_that_answers_it_now(question, answer, about):
     assert statement_about(Studied(question, answer), NEW, STATEMENTS) == about
+
+
+@pytest.mark.parametrize(
+    ("question", "statement", "same"),
+    [
+        ("Where do I live?", "Zelda lives in Basel.", False),
+        ("Where do I live?", "My sister lives in Basel.", False),
+        ("Where do I live?", "I have moved and live in Cork.", True),
+        ("Which car do I drive?", "My car is a Volvo now.", True),
+        ("What is my job?", "Lorcan's job is baker.", False),
+        ("What is my job?", "I work as a tailor.", True),
+        ("What is my dog called?", "The dog is called Rex now.", True),
+        ("When is the exam?", "The exam is on Friday.", True),
+    ],
+)
+def test_what_others_do_changes_nothing_of_mine(question, statement, same):
+    assert of_same_speaker(question, statement) == same
+
+
+def test_a_statement_about_somebody_else_is_not_about_an_earlier_question_of_mine():
+    told = Studied("Where do I live?", "I live in Malmo.")
+    assert statement_about(told, [], [Statement("Zelda lives in Basel.", "", 0)]) == -1
+    assert statement_about(told, [], [Statement("I live in Basel now.", "", 0)]) == 0
 
 
 def test_what_was_lost_is_what_the_new_answer_no_longer_gives():

@@ -26,7 +26,7 @@ from .gates import Topic
 from .kv import RankedCache, ViewLayer, layout
 from .state import FastState, Pending, Sinks
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 PENDING_TENSORS = ("ids", "positions", "learned")
 
 
@@ -227,7 +227,7 @@ class TTTCache(RankedCache):
         topics = {"topic": self.topic, "pending_topic": self.pending.topic if self.pending else None}
         for name, topic in topics.items():
             if topic is not None:
-                tensors |= {f"{name}|sums": topic.sums, f"{name}|seen": topic.seen.clone()}
+                tensors |= {f"{name}|{part}": tensor.clone() for part, tensor in topic.tensors().items()}
         header = {
             "format": CACHE_FORMAT,
             "base": self.base,
@@ -363,5 +363,5 @@ class TTTCache(RankedCache):
 
 
 def _topic(tensors: dict[str, Tensor], name: str) -> Topic | None:
-    sums = tensors.get(f"{name}|sums")
-    return None if sums is None else Topic(sums, tensors[f"{name}|seen"])
+    parts = {key.removeprefix(f"{name}|"): value for key, value in tensors.items() if key.startswith(f"{name}|")}
+    return Topic(**parts) if parts else None

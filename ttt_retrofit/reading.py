@@ -247,7 +247,7 @@ def _keep_topic(cache: TTTCache, before: Topic | None, waiting: list[int]) -> No
     pending = cache.pending
     if pending is None or cache.topic is None:
         return
-    before = before or cache.topic.fresh()
+    before = before or Topic.fresh(cache.topic.sums)
     begun = [row for row, (wait, length) in enumerate(zip(waiting, pending.lengths)) if wait == 0 and length > 0]
     if pending.topic is None:
         pending.topic = before

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .fast_weights import add_batch_linear, batch_linear
-from .gates import Gates, Topic, openings, running_mean
+from .gates import Gates, Topic, follow
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,7 @@ class Hearing:
         with torch.no_grad():
             real = torch.tensor(self.real, device=hidden.device)
             hidden = hidden.reshape(len(self.real), -1, hidden.shape[-1])
-            means, seen, self.after = running_mean(hidden, self.before, real)
-            opened = openings(means, seen, self.voices.gates)
+            opened, self.after = follow(hidden, self.before, real, self.voices.gates)
             self.open = opened if bool((opened > 0).any()) else None
 
 

@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from ..discovery import decoder_layers
-from ..gates import Topic, running_mean
+from ..gates import Topic
 from ..memory.projections import Places
 from ..voices import Hearing, Voices, bind, hearing
 
@@ -41,6 +41,7 @@ class Student:
         self.tokens = 0  # processed by the layers from the memory up
         self.beginning: list[int] = []
         self.cache: list[tuple[Tensor, Tensor]] = []
+        self.topic: Topic | None = None
         bind(plain, places.layer, [projection.path for projection in places.projections])
         for index in range(places.index):
             _make_replaying(self, self.layers[index], last=index == places.index - 1)
@@ -60,11 +61,12 @@ class Student:
         handle = self._layer().register_forward_pre_hook(_keeping(entering), with_kwargs=True)
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         handle.remove()
-        if self.opens(entering[0][0], voices):
+        heard = self._heard(entering[0][0], voices)
+        if heard.open is not None:
             return
         self.beginning = list(beginning)
         self.cache = [(layer.keys, layer.values) for layer in cache.layers]
-        self.topic = running_mean(entering[0], None, torch.tensor([len(beginning)], device=ids.device))[2]
+        self.topic = heard.after
 
     @torch.no_grad()
     def below(self, lessons: Sequence[Sequence[int]], batch: int = 32) -> list[Tensor]:
@@ -118,13 +120,17 @@ class Student:
         cache = DynamicCache(config=self.model.config)
         for index, (keys, values) in enumerate(self.cache):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
-        return cache, self.topic.select(torch.zeros(rows, dtype=torch.long, device=self.topic.seen.device))
+        assert self.topic is not None
+        return cache, self.topic.select(torch.zeros(rows, dtype=torch.long, device=self.model.device))
 
     def opens(self, below: Tensor, voices: Voices) -> bool:
         """Whether any gate opens anywhere in a text. below: (T, D)."""
+        return self._heard(below, voices).open is not None
+
+    def _heard(self, below: Tensor, voices: Voices) -> Hearing:
         heard = Hearing(voices, None, [below.shape[0]])
         heard.listen(below[None])
-        return heard.open is not None
+        return heard
 
     def _padded(self, lessons: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         width = max(len(lesson) for lesson in lessons)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..memory.entry import Entry
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
-from .asking import ALIKE, Asked, named
+from .asking import ALIKE, ME, Asked, mine, named
 from .distill import Prepared
 from .gatekeeping import without
 from .pieces import Statement
@@ -114,19 +114,32 @@ def superseded(
 
 def statement_about(earlier: Studied, questions: Sequence[Question], statements: Sequence[Statement]) -> int:
     """The statement that an earlier question is about, too: one that a new question of the same words is about, or one
-    that names all that is asked about and retells the earlier answer. -1 for none.
+    that names all that is asked about and retells the earlier answer, of the same person. -1 for none.
     """
     asked = content_stems(earlier.question)
     for question in questions:
         same = resemblance(question.text, earlier.question) > ALIKE and content_stems(question.text) == asked
-        if same and question.statement >= 0:
+        if same and question.statement >= 0 and of_same_speaker(earlier.question, statements[question.statement].text):
             return question.statement
     phrase = {stem(word) for word in words(" ".join(w for w in earlier.answer.split()[1:] if not salient(w)))}
     for number, statement in enumerate(statements):
         said = stems(statement.text)
-        if asked and asked <= said and len(phrase & said) >= RETOLD * len(phrase):
+        retold = asked and asked <= said and len(phrase & said) >= RETOLD * len(phrase)
+        if retold and of_same_speaker(earlier.question, statement.text):
             return number
     return -1
+
+
+def of_same_speaker(question: str, statement: str) -> bool:
+    """Whether a statement may change what was asked of "me" or "my" things: "Zelda lives in Basel" says not where I do.
+
+    Questions about anybody else name whom they are about.
+    """
+    if ME & set(words(statement)):
+        return True
+    if ME & set(words(question)):
+        return bool(mine(statement) & content_stems(question))
+    return mine(question) <= mine(statement) | named(statement)
 
 
 def lost(before: Studied, answer: str) -> set[str]:
