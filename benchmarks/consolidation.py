@@ -176,9 +176,13 @@ class Bench:
         }
 
 
-def in_fresh_process(model: str, memory: str, questions: Sequence[str]) -> dict[str, Any]:
+def in_fresh_process(
+    model: str, memory: str, questions: Sequence[str], before: Sequence[Sequence[Message]] | None = None
+) -> dict[str, Any]:
+    """Answers from a memory alone; `before`: the messages that each question comes after, if not the first."""
     command = [sys.executable, "-m", "benchmarks.recollect", model, memory]
-    done = subprocess.run(command, input=json.dumps(list(questions)), capture_output=True, text=True, check=False)
+    asked = json.dumps([*zip(before or [[]] * len(questions), questions)])
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"The process that was to remember failed:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,19 @@ from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.words import holds, words
 
 from .consolidation import in_fresh_process, load, recall
-from .conversations import CARS, CITIES, FOODS, JOBS, RELATIONS, Conversation, Fact, conversation, correct, facts
+from .conversations import (
+    CARS,
+    CITIES,
+    FOODS,
+    JOBS,
+    RELATIONS,
+    Conversation,
+    Fact,
+    Message,
+    conversation,
+    correct,
+    facts,
+)
 from .recollect import Recollector
 from .results import DIRECTORY, machine, markdown_table, save
 from .storage import cache_directory
@@ -32,6 +45,7 @@ NAME = "lifelong"
 CONVERSATIONS, FACTS, TURNS = 10, 6, 5
 ASKED_AFTER = (1, 2, 5, 10)  # conversations
 CORRECTED = 10
+STRIDE = 7  # from a question to the one that comes before it in a chat: of another conversation
 BUDGET = {"steps": 150}  # of one consolidation, the same for a bank and for one memory written anew
 PEOPLE = ("Zelda", "Bogdan", "Thandi", "Ewan", "Paavo", "Miriam", "Lorcan", "Sunniva")  # in no other fact
 
@@ -88,6 +102,10 @@ def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, An
     answers = recollected(model, tokenizer, options, kept / "all", [*every, *together])
     row["all_at_the_end"] = recall(answers[: len(every)], every)
     row["together"] = recall(answers[len(every) :], together)
+    in_a_chat = recollected(
+        model, tokenizer, options, kept / "all", every, [another(every, n) for n in range(len(every))]
+    )
+    row["in_a_chat"] = recall(in_a_chat, every)
     in_view = [message for talk in talks for message in talk.messages]
     told = Recollector(model, tokenizer).answers([(in_view, fact.question) for fact in together])
     row["together_full_context"] = recall(told, together)
@@ -111,15 +129,26 @@ def learn(
     row["seconds"][str(number)] = sum(report.seconds.values())
 
 
+def another(facts: Sequence[Fact], number: int) -> list[Message]:
+    """Another of the questions, and its answer: what a question comes after in a chat that goes on."""
+    other = facts[(number * STRIDE + 3) % len(facts)]
+    return [{"role": "user", "content": other.question}, {"role": "assistant", "content": other.said}]
+
+
 def recollected(
-    model: Any, tokenizer: Any, options: argparse.Namespace, directory: Path, asked: Sequence[Fact]
+    model: Any,
+    tokenizer: Any,
+    options: argparse.Namespace,
+    directory: Path,
+    asked: Sequence[Fact],
+    before: Sequence[Sequence[Message]] | None = None,
 ) -> list[str]:
     """Answers out of the model's memory, kept in `directory`, in a fresh process; of the base where it has none."""
     questions = [fact.question for fact in asked]
     if model.memory is None:  # nothing was accepted so far
-        return Recollector(model, tokenizer).answers([([], question) for question in questions])
+        return Recollector(model, tokenizer).answers([*zip(before or [[]] * len(asked), questions)])
     model.memory.save(directory)
-    return in_fresh_process(options.model, str(directory), questions)["answers"]
+    return in_fresh_process(options.model, str(directory), questions, before)["answers"]
 
 
 def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
@@ -141,30 +170,52 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
 
 
 PLANS = {"successive": successive, "corrections": corrections}
+Find = Callable[[dict[str, Any]], float]
+# What each plan's table shows of a row, and how.
+TABLES: dict[str, dict[str, tuple[Find, str]]] = {
+    "successive": {
+        "right after": (lambda row: statistics.mean(row["right_after"].values()), ".0%"),
+        **{f"first after {n}": (lambda row, n=n: row["first"][str(n)], ".0%") for n in ASKED_AFTER},
+        "all at the end": (lambda row: row["all_at_the_end"], ".0%"),
+        "in a chat": (lambda row: row["in_a_chat"], ".0%"),
+        "both together": (lambda row: row["together"], ".0%"),
+        "both, full context": (lambda row: row["together_full_context"], ".0%"),
+        "seconds each": (lambda row: statistics.mean(row["seconds"].values()), ".0f"),
+        "MB": (lambda row: row["bytes"] / 1e6, ".1f"),
+    },
+    "corrections": {
+        "before": (lambda row: row["before"], ".0%"),
+        "new value": (lambda row: row["new"], ".0%"),
+        "old value": (lambda row: row["stale"], ".0%"),
+    },
+}
 
 
 def report(rows: dict[str, Any]) -> list[str]:
-    """The tables of all rows measured so far."""
+    """The tables of all rows measured so far: means over seeds, with the least and the most of them."""
     lines = [
         f"{CONVERSATIONS} conversations of {FACTS} facts in {TURNS} turns; {CORRECTED} facts corrected. "
-        f"At most {BUDGET['steps']} steps for each.",
+        f"At most {BUDGET['steps']} steps for each. In a chat: at the end, each question after another and its answer.",
         "",
     ]
-    done = {key: row for key, row in rows.items() if "together" in row}
-    header = ["memory", "right after", *(f"first after {n}" for n in ASKED_AFTER), "all at the end", "both together",
-              "both, full context", "seconds each", "MB"]  # fmt: skip
-    body = []
-    for key, row in done.items():
-        right, seconds = row["right_after"].values(), row["seconds"].values()
-        body.append([
-            key, f"{sum(right) / len(right):.0%}", *(f"{row['first'][str(n)]:.0%}" for n in ASKED_AFTER),
-            f"{row['all_at_the_end']:.0%}", f"{row['together']:.0%}", f"{row['together_full_context']:.0%}",
-            f"{sum(seconds) / len(seconds):.0f}", f"{row['bytes'] / 1e6:.1f}",
-        ])  # fmt: skip
-    lines += [*markdown_table(header, body), ""] if body else []
-    changed = {key: row for key, row in rows.items() if "stale" in row}
-    body = [[key, *(f"{row[name]:.0%}" for name in ("before", "new", "stale"))] for key, row in changed.items()]
-    return [*lines, *markdown_table(["memory", "before", "new value", "old value"], body), ""] if body else lines
+    for plan, columns in TABLES.items():
+        done = {key: row for key, row in rows.items() if key.startswith(plan) and row.get("done")}
+        strategies = sorted({key.split(", ")[1] for key in done})
+        body = []
+        for strategy in strategies:
+            several = [row for key, row in done.items() if key.split(", ")[1] == strategy]
+            body.append(
+                [strategy, str(len(several)), *(over(several, find, shown) for find, shown in columns.values())]
+            )
+        lines += [*markdown_table(["memory", "seeds", *columns], body), ""] if body else []
+    return lines
+
+
+def over(rows: Sequence[dict[str, Any]], find: Find, shown: str) -> str:
+    """The mean of a figure over some rows, and its range."""
+    found = [find(row) for row in rows]
+    mean, least, most = (format(value, shown) for value in (statistics.mean(found), min(found), max(found)))
+    return mean if least == most else f"{mean} ({least} to {most})"
 
 
 def keep(options: argparse.Namespace, row: dict[str, Any]) -> None:
@@ -187,7 +238,7 @@ def main() -> None:
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
     key = f"{options.plan}, {options.strategy}, seed {options.seed}"
     empty = {name: {} for name in ("accepted", "seconds", "steps", "right_after", "first", "answers")}
-    keep(options, PLANS[options.plan](options, rows.get(key, empty)))
+    keep(options, PLANS[options.plan](options, rows.get(key, empty)) | {"done": True})
     Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
 
 

@@ -1,5 +1,7 @@
 """Answers questions from a memory alone: python -m benchmarks.recollect MODEL MEMORY < questions.json
 
+The questions are a list of [messages before it, question].
+
 Run as a process of its own, it has no key, value or word of what the memory was made from.
 """
 
@@ -70,7 +72,8 @@ def main() -> None:
     memory = Memory.load(directory)
     began = time.perf_counter()
     notes = memory.with_notes([])
-    answers = Recollector(model, tokenizer, memory).answers([(notes, question) for question in questions])
+    asked = [([*notes, *before], question) for before, question in questions]
+    answers = Recollector(model, tokenizer, memory).answers(asked)
     found = {"answers": answers, "seconds": time.perf_counter() - began}
     for key in DRIFTS:
         ids = drift_ids(tokenizer, key)
