@@ -3,14 +3,14 @@
 What a text is about is a running mean of the hidden states entering one layer. It looks back only, so a gate never
 depends on what comes later, nor on how tokens are split into calls. A memory's gate opens where that mean resembles one
 of the keys kept from its study questions (retrieval by activation, as in GRACE, Hartvigsen et al. 2023, §3).
-Of several memories the one that was asked speaks, through its whole reply: the last moment at which the text clearly
-named one tells which.
+Of several memories the one that the last few tokens resembled most speaks: no single word of a reply makes another one
+take over.
 B rows, T tokens, M memories, K keys, D model width, N directions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -20,40 +20,44 @@ from torch import Tensor
 REACH = 8
 # A mean over fewer tokens than this is about nothing yet; every gate is shut.
 SETTLED = 8
+# Over about this many tokens, memories are compared with each other.
+LASTING = 3
 # Of several memories, those speak fully whose cosine is this close to the best, and from twice as far none does: what
 # one was taught to decline, another may know.
-RIVALRY = 0.02
-# Cosine that the moment at which a memory was named loses with every token after it; then another moment is clearer.
-FADING = 0.03
+RIVALRY = 0.01
 
 
 @dataclass(frozen=True)
 class Topic:
     """Where the rows of a batch stand between two forwards."""
 
-    sums: Tensor  # (B, D) float32, the running mean before it is normalised
+    sums: Tensor  # (B, D) float32, exponentially weighted sums of hidden states
+    near: Tensor  # (B, M) float32, the same of the cosines to each memory's nearest key
     seen: Tensor  # (B,) tokens so far
-    asked: Tensor  # (B, D) float32, whitened: the mean at the moment that tells who was asked; zero before there is one
-    ago: Tensor  # (B,) tokens since then
 
     @classmethod
     def fresh(cls, like: Tensor) -> Topic:
         """Before the first token of rows whose hidden states are `like` (B, ..., D)."""
-        rows, width = like.shape[0], like.shape[-1]
-        blank = torch.zeros(rows, width, device=like.device)
-        none = torch.zeros(rows, dtype=torch.long, device=like.device)
-        return cls(blank, none, blank, none)
+        blank = torch.zeros(like.shape[0], like.shape[-1], device=like.device)
+        return cls(blank, blank[:, :0], torch.zeros(like.shape[0], dtype=torch.long, device=like.device))
+
+    def among(self, memories: int) -> Topic:
+        """The same before so many memories; of others than so far, none is nearer yet."""
+        if self.near.shape[1] == memories:
+            return self
+        return replace(self, near=self.near.new_zeros(self.near.shape[0], memories))
 
     def select(self, rows: Tensor) -> Topic:
         return Topic(*(tensor.index_select(0, rows) for tensor in self.tensors().values()))
 
     def replace_rows(self, rows: Tensor, other: Topic) -> Topic:
         """This with the rows `rows` taken from `other`, which has as many rows as this."""
-        both = zip(self.tensors().values(), other.select(rows).tensors().values())
+        other = other.among(self.near.shape[1]).select(rows)
+        both = zip(self.tensors().values(), other.tensors().values())
         return Topic(*(mine.index_copy(0, rows, chosen) for mine, chosen in both))
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"sums": self.sums, "seen": self.seen, "asked": self.asked, "ago": self.ago}
+        return {"sums": self.sums, "near": self.near, "seen": self.seen}
 
     @property
     def nbytes(self) -> int:
@@ -121,20 +125,22 @@ def running_mean(hidden: Tensor, before: Topic | None, real: Tensor) -> tuple[Te
     -------
     means (B, T, D) float32, seen (B, T), and `Topic.sums` (B, D) after each row's last real token.
     """
-    _, length, width = hidden.shape
-    keep = 1 - 1 / REACH
-    unit = F.normalize(hidden.detach().float(), dim=-1)
     before = before or Topic.fresh(hidden)
-    steps = torch.arange(length, device=hidden.device)
-    age = steps[:, None] - steps
-    weights = torch.where(age >= 0, keep ** age.clamp_min(0).float(), 0) / REACH  # (T, T)
-    faded = keep ** (steps + 1).float()
-    sums = weights @ unit + faded[:, None] * before.sums[:, None]
-    seen = before.seen[:, None] + steps + 1
-    means = sums / (1 - keep ** seen.float())[..., None]
-    last = (real - 1).clamp_min(0)[:, None, None].expand(-1, 1, width)
-    carried = torch.where((real > 0)[:, None], sums.gather(1, last).squeeze(1), before.sums)
+    seen = before.seen[:, None] + torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
+    means, carried = _faded(F.normalize(hidden.detach().float(), dim=-1), before.sums, seen, real, REACH)
     return means, seen, carried
+
+
+def _faded(values: Tensor, before: Tensor, seen: Tensor, real: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+    """Exponentially weighted means of values (B, T, X) over about `reach` tokens, and the sums (B, X) to carry on."""
+    keep = 1 - 1 / reach
+    steps = torch.arange(values.shape[1], device=values.device)
+    age = steps[:, None] - steps
+    weights = torch.where(age >= 0, keep ** age.clamp_min(0).float(), 0) / reach  # (T, T)
+    sums = weights @ values + (keep ** (steps + 1).float())[:, None] * before[:, None]
+    last = (real - 1).clamp_min(0)[:, None, None].expand(-1, 1, values.shape[-1])
+    carried = torch.where((real > 0)[:, None], sums.gather(1, last).squeeze(1), before)
+    return sums / (1 - keep ** seen.float())[..., None], carried
 
 
 def scores(whitened: Tensor, keys: Tensor) -> Tensor:
@@ -149,41 +155,20 @@ def follow(hidden: Tensor, before: Topic | None, real: Tensor, gates: Gates) -> 
 
     Parameters as of `running_mean`.
     """
-    before = before or Topic.fresh(hidden)
+    before = (before or Topic.fresh(hidden)).among(gates.keys.shape[1])
     means, seen, sums = running_mean(hidden, before, real)
-    # The moment at which a memory was asked before goes first, as if it were a token.
-    about = torch.cat([before.asked[:, None], gates.background.whitened(means)], dim=1)  # (B, 1 + T, D)
-    settled = F.pad(seen >= SETTLED, (1, 0), value=True)[..., None]
-    cosine = torch.where(settled, scores(about, gates.keys), -1)  # (B, 1 + T, M)
-    moments = clearest(cosine.masked_fill(_without_rivals(gates), -1).amax(-1), before.ago)
-    last = moments.gather(1, real[:, None])
-    asked = about.gather(1, last[..., None].expand(-1, 1, about.shape[-1])).squeeze(1)
-    ago = real - last[:, 0] + torch.where(last[:, 0] == 0, before.ago, 0)
-    return openings(cosine, moments, gates)[:, 1:], Topic(sums, before.seen + real, asked, ago)
+    cosine = scores(gates.background.whitened(means), gates.keys)
+    cosine = torch.where((seen >= SETTLED)[..., None], cosine, -1)
+    near, carried = _faded(cosine.clamp_min(0), before.near, seen, real, LASTING)
+    return openings(cosine, near, gates), Topic(sums, carried, before.seen + real)
 
 
-def clearest(best: Tensor, ago: Tensor) -> Tensor:
-    """For every moment, the one up to then at which a memory was named most clearly: indices (B, 1 + T).
-
-    best : (B, 1 + T) cosine to the nearest key; the first is from `ago` (B,) tokens before the others.
+def openings(cosine: Tensor, near: Tensor, gates: Gates) -> Tensor:
+    """How far each gate is open: by how near the text is to its keys now, cosine (B, T, M), and by how near it has been
+    of late compared with the other memories, near (B, T, M).
     """
-    steps = torch.arange(best.shape[1], device=best.device).expand_as(best).clone()
-    steps[:, 0] -= ago
-    return (best + FADING * steps).cummax(dim=1).indices
-
-
-def openings(cosine: Tensor, moments: Tensor, gates: Gates) -> Tensor:
-    """How far each gate is open, from 0 (silent) to 1: (B, 1 + T, M), as is cosine.
-
-    A gate opens by how near the text is to its keys now, and where it was among the nearest when one was asked.
-    """
-    opening = ((cosine - gates.closed[:, None]) / (gates.opened - gates.closed)[:, None]).clamp(0, 1)
-    apart = _without_rivals(gates)
-    then = cosine.masked_fill(apart, -1).gather(1, moments[..., None].expand_as(cosine))
-    behind = then.amax(-1, keepdim=True) - then
-    return torch.where(apart, opening, opening * (2 - behind / RIVALRY).clamp(0, 1))
-
-
-def _without_rivals(gates: Gates) -> Tensor:
-    """Memories without a gate, and those that never speak. (B or 1, 1, M)"""
-    return ((gates.closed < -1) | (gates.closed > 1))[:, None]
+    closed, opened = gates.closed[:, None], gates.opened[:, None]
+    opening = ((cosine - closed) / (opened - closed)).clamp(0, 1)
+    alone = (closed < -1) | (closed > 1)  # a memory without a gate, or none at all
+    behind = near.masked_fill(alone, 0).amax(-1, keepdim=True) - near
+    return torch.where(alone, opening, opening * (2 - behind / RIVALRY).clamp(0, 1))

@@ -45,7 +45,7 @@ from .study import Question
 from .supersede import Revised, Studied, revise
 from .words import content, holds
 from .work import FORMAT, Work
-from .writer import Phrasing, Writer, common_beginning
+from .writer import Message, Phrasing, Writer, common_beginning
 
 ANSWERED_AT_MOST = 48  # questions that are asked in verification
 BEGINNING = 16  # tokens of a general answer: whether a memory disturbs it shows in these
@@ -161,6 +161,7 @@ class Consolidation:
     def _elsewhere(self, student: Student) -> Elsewhere:
         texts = [self._ids(text) for text in self.prompts.unrelated]
         asked = [self.phrasing.asked(question) for question in self.prompts.general]
+        asked += [self.phrasing.asked(question, before) for question, before in self._in_a_chat()]
         below_texts, below_asked = student.below(texts), student.below(asked)
         # Entries of one bank are measured against one background.
         if self.earlier is not None:
@@ -168,6 +169,15 @@ class Consolidation:
         else:
             background = find_background([*below_texts[::2], *below_asked[::2]])
         return Elsewhere(texts, below_texts, asked, below_asked, background)
+
+    def _in_a_chat(self) -> list[tuple[str, list[Message]]]:
+        """The general questions, each after another one and a reply: there, too, a gate has to be shut."""
+        questions = self.prompts.general
+        before = [
+            [{"role": "user", "content": text}, {"role": "assistant", "content": self.prompts.replied}]
+            for text in (*questions[-1:], *questions[:-1])
+        ]
+        return [*zip(questions, before)]
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""

@@ -53,6 +53,7 @@ class Prompts:
     unknown: tuple[str, ...]
     abstention: str
     general: tuple[str, ...]
+    replied: str
     unrelated: tuple[str, ...]
 
     @classmethod
