@@ -5,6 +5,7 @@ import torch
 from converted import ttt
 from tiny import tiny, tokens
 
+from benchmarks.systems import notepad
 from benchmarks.systems.answer import greedy
 from benchmarks.systems.evict import keep_tokens, keep_top, keep_top_of_all, read, whole
 from benchmarks.systems.expected_attention import expected_attention
@@ -16,7 +17,7 @@ from benchmarks.systems.rotation import rotated, unrotated
 from benchmarks.systems.snapkv import snapkv
 from benchmarks.systems.streaming_llm import streaming_llm
 from benchmarks.systems.tova import tova
-from ttt_retrofit import wrap
+from ttt_retrofit import InputError, wrap
 from ttt_retrofit.kv import WindowedLayer
 
 FAMILIES = ["llama", "qwen2"]
@@ -154,3 +155,10 @@ def test_rotations_are_taken_off_and_put_on(model):
     x = torch.randn(3, 12, 8)
     there = rotated(x, model.model.rotary_emb, torch.arange(12))
     torch.testing.assert_close(unrotated(there, model.model.rotary_emb, torch.arange(12)), x)
+
+
+def test_notes_of_which_none_fits_say_so():
+    parts = [notepad.Sentence("Runa's code is 7719.", tuple(range(9))), notepad.Sentence("She left.", (9, 10, 11))]
+    assert notepad.best(parts, [1.0, 2.0], 9) == [1]
+    with pytest.raises(InputError, match="None of 2 sentences fits into 2 tokens; the shortest has 3"):
+        notepad.best(parts, [1.0, 2.0], 2)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ttt_retrofit import InputError
 from ttt_retrofit.consolidation import notepad
 from ttt_retrofit.consolidation.notepad import rarity
 from ttt_retrofit.consolidation.words import sentences
@@ -82,6 +83,18 @@ def as_text(
 
 
 def best(parts: Sequence[Sentence], scores: Sequence[float], budget: int) -> list[int]:
-    """Numbers of the sentences that are kept, in the order of the text."""
+    """Numbers of the sentences that are kept, in the order of the text.
+
+    Raises
+    ------
+    InputError
+        When not one of them fits.
+    """
     notes = [Note(part.text, score, len(part.tokens)) for part, score in zip(parts, scores)]
-    return notepad.best(notes, budget)
+    kept = notepad.best(notes, budget)
+    if not kept:
+        shortest = min((note.tokens for note in notes), default=0)
+        raise InputError(
+            f"None of {len(notes)} sentences fits into {budget} tokens; the shortest has {shortest}. Use a larger window."
+        )
+    return kept
