@@ -95,6 +95,7 @@ def best(parts: Sequence[Sentence], scores: Sequence[float], budget: int) -> lis
     if not kept:
         shortest = min((note.tokens for note in notes), default=0)
         raise InputError(
-            f"None of {len(notes)} sentences fits into {budget} tokens; the shortest has {shortest}. Use a larger window."
+            f"None of {len(notes)} sentences fits into {budget} tokens; the shortest has {shortest}. "
+            "Use a larger window."
         )
     return kept
