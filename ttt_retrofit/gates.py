@@ -51,9 +51,8 @@ class Topic:
         return Topic(*(tensor.index_select(0, rows) for tensor in self.tensors().values()))
 
     def replace_rows(self, rows: Tensor, other: Topic) -> Topic:
-        """This with the rows `rows` taken from `other`, which has as many rows as this."""
-        other = other.among(self.near.shape[1]).select(rows)
-        both = zip(self.tensors().values(), other.tensors().values())
+        """This with the rows `rows` taken from `other`, which has as many rows as this and is the later one."""
+        both = zip(self.among(other.near.shape[1]).tensors().values(), other.select(rows).tensors().values())
         return Topic(*(mine.index_copy(0, rows, chosen) for mine, chosen in both))
 
     def tensors(self) -> dict[str, Tensor]:
