@@ -18,7 +18,7 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, study
+from ttt_retrofit.consolidation import asking, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.control import Cancelled
 
@@ -166,6 +166,23 @@ def test_budgets_stop_the_training(model, tmp_path):
     assert (report.steps, report.stopped) == (1, "tokens")
     report = consolidate(model, directory=tmp_path, budget=1e-6).report
     assert (report.steps, report.stopped) == (1, "seconds")
+
+
+def test_training_goes_on_for_one_epoch_of_a_falling_rate_when_held_out_answers_are_right(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "ENOUGH_HELD_OUT", 0)
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def noted(self):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    report = consolidate(model, directory=tmp_path, budget={"steps": 300}, epochs=300, enough_recall=0.0).report
+    assert (report.steps, report.stopped) == (len(rates), "recall")
+    epoch, rest = divmod(len(rates), 3)  # nothing is examined after the first
+    assert epoch > 1 and rest == 0
+    assert rates[-epoch:] == sorted(rates[-epoch:], reverse=True) and rates[-1] < rates[-epoch] / 2
 
 
 def test_a_budget_of_seconds_cuts_the_study_short_too(model, tmp_path, monkeypatch):

@@ -73,7 +73,9 @@ class ConsolidationConfig:
     )
     negatives: float = field(default=0.25, metadata={"help": "share of a step given to questions without an answer"})
     replay: float = field(default=0.25, metadata={"help": "share of a step given to earlier contexts"})
-    enough_recall: float = field(default=0.98, metadata={"help": "stop when this share of held-out tokens is right"})
+    enough_recall: float = field(
+        default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}
+    )
     # Held-out questions are odder than a user's: `docs/design.md` has both.
     min_recall: float = field(default=0.5, metadata={"help": "of held-out questions, to be accepted"})
     max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})

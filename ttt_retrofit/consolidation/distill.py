@@ -62,6 +62,7 @@ class State:
     leaves: Leaves
     optimizer: torch.optim.Optimizer
     step: int = 0
+    known: int = 0  # the step after which all that is asked was right, 0 before
 
 
 def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
@@ -165,7 +166,8 @@ def train(
     control: Control,
     save: Callable[[State], None],
 ) -> str:
-    """Steps until held-out answers are right, or the budget is spent. Returns what ended it.
+    """Steps until all that is asked is right and one epoch more, in which the learning rate falls to 0, or until the
+    budget is spent. Returns what ended it.
 
     Raises
     ------
@@ -182,17 +184,23 @@ def train(
         total = min(total, control.budget.steps)
     tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]
     lr = min(HIGHEST_LR, LR_TIMES_WIDTH / facts[0].below.shape[-1]) if config.lr is None else config.lr
+    declined = [p for p in negatives if p.lesson.kind == "unknown"]
     began = control.elapsed
     for step, chosen in zip(range(total), batches(facts, own, generator)):
         for name, (some, _) in extra.items():
             picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator).tolist()
             chosen += [some[i] for i in picks]
+        end = min(total, state.known + per_epoch) if state.known else total
+        if step >= end:
+            break
         if step < state.step:  # an earlier run took this step; only the order had to be drawn again
             continue
-        control.at("train", step, total)
-        done = min(max(step / total, control.spent(began)), 1.0)
+        control.at("train", step, end)
+        left = 1 - min(max(step / total, control.spent(began)), 1.0)
+        if state.known:
+            left *= 1 - (step - state.known) / per_epoch
         for group in state.optimizer.param_groups:
-            group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * (1 - done)
+            group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * left
         loss = step_loss(student, chosen, voices(state.leaves), config.distill)
         # Where no gate opened there is nothing to learn.
         gradients = (
@@ -205,15 +213,17 @@ def train(
             tensor.grad = None if gradient is None else gradient * (CLIP / norm.clamp_min(CLIP))
         state.optimizer.step()
         state.step = step + 1
-        save(state)
         examined = state.step % per_epoch == 0 and state.step > per_epoch and len(held_out) >= ENOUGH_HELD_OUT
-        if examined and right_share(student, held_out, voices(state.leaves)) >= config.enough_recall:
-            return "recall"
+        if examined and not state.known:
+            # Questions that it cannot answer are learned later than those that it can.
+            right = (right_share(student, some, voices(state.leaves)) for some in (held_out, declined) if some)
+            state.known = state.step if all(share >= config.enough_recall for share in right) else 0
+        save(state)
         if control.spent() >= 1:
             return "seconds"
         if control.budget.tokens is not None and student.tokens >= control.budget.tokens:
             return "tokens"
-    return "steps"
+    return "recall" if state.known else "steps"
 
 
 def batches(lessons: Sequence[Prepared], size: int, generator: torch.Generator) -> Iterator[list[Prepared]]:

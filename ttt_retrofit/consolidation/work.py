@@ -31,7 +31,7 @@ from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 3  # of the files of work in progress; work of another format is not gone on with
+FORMAT = 4  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 SAVE_EVERY = 15.0  # seconds
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of every leaf, which takes no step where no gate opened
@@ -130,7 +130,7 @@ class Work:
             tensors[f"{path}|{name}"] = leaf
             moments = state.optimizer.state.get(leaf, {})
             tensors |= {f"{index}|{moment}": moments[moment] for moment in MOMENTS if moment in moments}
-        self._write(TRAINING, tensors, {"step": state.step})
+        self._write(TRAINING, tensors, {"step": state.step, "known": state.known})
 
     def load_training(self, state: State) -> None:
         """Put what was saved into a fresh `state`; leaves it as it is where nothing fits."""
@@ -144,7 +144,7 @@ class Work:
             if f"{index}|{MOMENTS[0]}" in tensors:
                 known[index] = {m: tensors[f"{index}|{m}"] for m in MOMENTS}
         state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": known})
-        state.step = header["step"]
+        state.step, state.known = header["step"], header["known"]
 
 
 def _listed(leaves: Leaves) -> list[tuple[str, str, Tensor]]:
