@@ -166,7 +166,7 @@ def train(
     control: Control,
     save: Callable[[State], None],
 ) -> str:
-    """Steps until all that is asked is right and one epoch more, in which the learning rate falls to 0, or until the
+    """Steps until all that is asked is right and as many again, in which the learning rate falls to 0, or until the
     budget is spent. Returns what ended it.
 
     Raises
@@ -190,7 +190,7 @@ def train(
         for name, (some, _) in extra.items():
             picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator).tolist()
             chosen += [some[i] for i in picks]
-        end = min(total, state.known + per_epoch) if state.known else total
+        end = min(total, 2 * state.known) if state.known else total
         if step >= end:
             break
         if step < state.step:  # an earlier run took this step; only the order had to be drawn again
@@ -198,7 +198,7 @@ def train(
         control.at("train", step, end)
         left = 1 - min(max(step / total, control.spent(began)), 1.0)
         if state.known:
-            left *= 1 - (step - state.known) / per_epoch
+            left *= 2 - step / state.known
         for group in state.optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * left
         loss = step_loss(student, chosen, voices(state.leaves), config.distill)
