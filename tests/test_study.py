@@ -10,11 +10,13 @@ from ttt_retrofit.consolidation.config import ConsolidationConfig
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.words import (
+    content,
     details,
     holds,
     made_up,
     sentences,
     stems,
+    value,
     without_announcement,
     without_opener,
 )
@@ -53,6 +55,14 @@ def test_an_answer_holds_a_word_in_any_of_its_forms_and_no_other_word():
 
 def test_details_are_names_and_numbers_first_and_no_verb_of_mine():
     assert details("I painted my kitchen silver in Braga.") == ["Braga", "kitchen silver"]
+
+
+def test_a_function_word_that_is_a_name_within_a_sentence_is_a_detail():
+    assert details("My daughter was born in May.")[0] == "May"
+    assert details("My brother Will lives in Cork.")[:2] == ["Will", "Cork"]
+    assert content("May I come in?") == {"come"} and content("May") == {"may"}
+    told = "My daughter was born in May."
+    assert value(told, "In which month was my daughter born?", told) == {"may"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ WORD = re.compile(r"\w+(?:[-'.:/@]\w+)*")  # a code, a time of day or a hyphenat
 WORD_OR_MARK = re.compile(rf"{WORD.pattern}|[^\w\s]")
 # Function words of English, and the words with which answers are phrased. In other languages every word counts.
 FUNCTION_WORDS = frozenset(resources.files(__package__).joinpath("function_words.txt").read_text().split())
+# Of them, those that are names where they are capitalised within a sentence.
+NAMES_TOO = {"May", "Will"}
 
 # The end of a line so long that only its length ended it.
 WRAPPED = re.compile(r"(?<=[^\n]{50})(?<![.!?])[ \t]*\n(?=[ \t]*[\w\"'(])(?![ \t]*\d+[.)])")
@@ -54,7 +56,14 @@ def words(text: str) -> list[str]:
 
 def content(text: str) -> set[str]:
     """The words that carry information."""
-    return {word for word in words(text) if word not in FUNCTION_WORDS}
+    found = [match.group() for match in WORD.finditer(text)]
+    told = (word for index, word in enumerate(found) if informs(word, first=index == 0 < len(found) - 1))
+    return {word.lower().removesuffix("'s") for word in told}
+
+
+def informs(word: str, first: bool = False) -> bool:
+    """Whether a word carries information; the first of a sentence is capitalised for no reason."""
+    return (word in NAMES_TOO and not first) or word.lower().removesuffix("'s") not in FUNCTION_WORDS
 
 
 def value(answer: str, question: str, source: str) -> set[str]:
@@ -92,9 +101,8 @@ def details(sentence: str) -> list[str]:
     before = ""
     for match in WORD_OR_MARK.finditer(sentence):
         word = match.group()
-        informs = word[0].isalnum() and word.lower().removesuffix("'s") not in FUNCTION_WORDS
         # What "I" did is what a question needs to keep.
-        if informs and not (before == "I" and word.islower()):
+        if word[0].isalnum() and informs(word, first=not before) and not (before == "I" and word.islower()):
             runs[-1].append(match)
         elif runs[-1]:
             runs.append([])
