@@ -20,6 +20,8 @@ MOST_KEYS = 512
 DIRECTIONS = 128
 # Variance that every direction is granted, as a share of the mean variance: the whitening's regularisation.
 FLOOR = 0.05
+# Cosine by which a gate stands above all unrelated text it was measured on: other text comes nearer by chance.
+MARGIN = 0.1
 RAMP = 0.05  # cosine between silence and speaking fully
 SAME = 0.995  # cosine from which two keys are of one lesson; other questions reach 0.97
 
@@ -57,8 +59,8 @@ def find_gate(
     if keys.shape[0] > MOST_KEYS:
         keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS).long()]
     questions = torch.tensor([highest(hidden, keys, background) for hidden in asked])
-    closed = max(questions.quantile(0.9).item(), *(highest(hidden, keys, background) for hidden in texts))
-    return GateKeys(keys, closed, closed + RAMP)
+    heard = max(questions.quantile(0.9).item(), *(highest(hidden, keys, background) for hidden in texts))
+    return GateKeys(keys, heard + MARGIN, heard + MARGIN + RAMP)
 
 
 def without(gate: GateKeys, studied: Sequence[tuple[Tensor, int]], background: Background) -> GateKeys:
