@@ -60,7 +60,7 @@ def test_users_in_parallel_are_answered_as_each_is_alone(model, tmp_path):
     with served(tmp_path, model, most=64) as (url, service):
         chat, names = client(url).chat.completions, [f"user {number}" for number in range(6)]
         for number, name in enumerate(names):
-            service.users.get(name).session.memory = remembered(model, *range(number + 1))
+            service.users.get(name).session.memory = remembered(model, *range(number, 2 * number + 1))
         asked = [said("where is Marek ?"), said("who has the old key under window ?", "Otto", "what is blue ?")]
         cases = [(name, messages) for messages in asked for name in [*names, None]]
 
