@@ -51,19 +51,23 @@ NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
 
 def words(text: str) -> list[str]:
     """The words of a text, in lower case and in order; a hyphenated code or a time of day is one word."""
-    return [match.group().lower().removesuffix("'s") for match in WORD.finditer(text)]
+    return [_bare(match.group()) for match in WORD.finditer(text)]
+
+
+def _bare(word: str) -> str:
+    return word.lower().removesuffix("'s")
 
 
 def content(text: str) -> set[str]:
     """The words that carry information."""
     found = [match.group() for match in WORD.finditer(text)]
     told = (word for index, word in enumerate(found) if informs(word, first=index == 0 < len(found) - 1))
-    return {word.lower().removesuffix("'s") for word in told}
+    return {_bare(word) for word in told}
 
 
 def informs(word: str, first: bool = False) -> bool:
     """Whether a word carries information; the first of a sentence is capitalised for no reason."""
-    return (word in NAMES_TOO and not first) or word.lower().removesuffix("'s") not in FUNCTION_WORDS
+    return (word in NAMES_TOO and not first) or _bare(word) not in FUNCTION_WORDS
 
 
 def value(answer: str, question: str, source: str) -> set[str]:
@@ -123,7 +127,7 @@ def salient(part: str) -> bool:
 def names(sentence: str) -> set[str]:
     """The names and numbers of a sentence, lower case; its first word may be capitalised for no reason."""
     found = [match.group() for match in WORD.finditer(sentence)]
-    return {word.lower().removesuffix("'s") for word in found[1:] if salient(word)}
+    return {_bare(word) for word in found[1:] if salient(word)}
 
 
 def made_up(answer: str, told: set[str]) -> set[str]:
