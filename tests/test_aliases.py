@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttt_retrofit.consolidation.aliases import pairs, renamed, resolved
+from ttt_retrofit.consolidation.aliases import by_user, pairs, renamed, resolved, still
 from ttt_retrofit.consolidation.prompts import Prompts
 
 NAMED = Prompts.load().named
@@ -16,6 +16,7 @@ NAMED = Prompts.load().named
         ("My best friend is called Ewan.", ("my best friend", "Ewan")),
         ("Our cat is a tabby named Olive.", ("our cat", "Olive")),
         ("My tutor's name is Mr Bell.", ("my tutor", "Mr Bell")),
+        ("The captain of our club is Ida.", ("the captain of our club", "Ida")),
     ],
 )
 def test_a_relation_and_its_name_are_found(said, pair):
@@ -23,7 +24,13 @@ def test_a_relation_and_its_name_are_found(said, pair):
 
 
 @pytest.mark.parametrize(
-    "said", ["My train to Leeds is late.", "The roof of our house is Victorian.", "I live in Graz."]
+    "said",
+    [
+        "My train to Leeds is late.",
+        "The name of my dog is Bolt.",
+        "The roof of our old house is Victorian.",
+        "I live in Graz.",
+    ],
 )
 def test_what_only_stands_beside_a_name_is_no_relation(said):
     assert pairs([said], NAMED) == []
@@ -48,3 +55,15 @@ def test_a_question_is_asked_by_the_other_name():
 )
 def test_a_pronoun_is_replaced_by_what_was_spoken_of(question, before, asked):
     assert resolved(question, before) == asked
+
+
+def test_what_the_user_was_told_of_himself_names_his_own():
+    assert pairs([by_user("Your aunt is Petra."), by_user("The coach of your team is Lev.")], NAMED) == [
+        ("my aunt", "Petra"),
+        ("the coach of my team", "Lev"),
+    ]
+
+
+def test_a_relation_that_goes_with_another_name_now_is_not_taken_from_before():
+    before = [("my coach", "Lev"), ("my aunt", "Petra")]
+    assert still(before, [("my coach", "Ida")]) == [("my aunt", "Petra")]

@@ -21,6 +21,7 @@ from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, M
 from ttt_retrofit.consolidation import asking, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.control import Cancelled
+from ttt_retrofit.consolidation.writer import Phrasing
 
 CONFIG = ConsolidationConfig(
     memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1, details=2
@@ -137,6 +138,22 @@ def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_pat
     consolidate(model, OTHER_STORY, directory=tmp_path)
     assert STORY in told[0] and STORY not in told[1]
     assert all(question in told[1] and question not in told[0] for question in QUESTIONS)
+
+
+def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_path, monkeypatch):
+    memory = consolidate(model, directory=tmp_path)
+    phrasing = Phrasing(tokenizer(), "")
+    told = study.certain("fact", phrasing.asked("who is my wife ?"), phrasing.said("my wife is Solveig ."))
+    entry = memory.entries[0]
+    entry = dataclasses.replace(entry, lessons=(*entry.lessons, told))
+    model.load_memory(dataclasses.replace(memory, entries=(entry,)))
+    known = []
+    otherwise_named = study.otherwise_named
+    monkeypatch.setattr(
+        study, "otherwise_named", lambda questions, names: known.extend(names) or otherwise_named(questions, names)
+    )
+    consolidate(model, OTHER_STORY, directory=tmp_path)
+    assert ("my wife", "Solveig") in known
 
 
 def test_a_single_entry_is_written_anew_with_what_it_held(model, tmp_path):

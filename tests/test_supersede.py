@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from ttt_retrofit.consolidation.pieces import Statement
-from ttt_retrofit.consolidation.study import Question
+from ttt_retrofit.consolidation.study import Question, Studied
 from ttt_retrofit.consolidation.supersede import (
-    Studied,
     changes,
     is_stale,
     lost,

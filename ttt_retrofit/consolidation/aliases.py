@@ -14,6 +14,8 @@ MOST_WORDS = 3  # of a relation: "my next-door neighbour"
 SOMEBODY = re.compile(r"\b(he|she|him|her|his)\b", re.IGNORECASE)
 OF_SOMETHING = re.compile(r"\b(its|their)\b", re.IGNORECASE)
 SUBJECT = re.compile(r"\b(?:[Mm]y|[Oo]ur) [a-z]+\b|\b[A-Z]\w+\b")
+OF_MINE = re.compile(r" of (?:my|our) ")
+YOURS = re.compile(r"\b([Yy])our\b")
 
 Pair = tuple[str, str]  # a relation and the name that goes with it
 
@@ -25,8 +27,20 @@ def pairs(statements: Sequence[str], patterns: Sequence[str]) -> list[Pair]:
     return [
         (relation, name)
         for relation, name in dict.fromkeys(named)
-        if len(relation.split()) <= 1 + MOST_WORDS and not FUNCTION_WORDS & set(relation.lower().split()[1:])
+        if len(said := OF_MINE.sub(" ", relation).lower().split()) <= 1 + MOST_WORDS
+        and not FUNCTION_WORDS & set(said[1:])
     ]
+
+
+def by_user(answer: str) -> str:
+    """An answer to the user in the user's own words: "Your wife is Solveig." as "My wife is Solveig."."""
+    return YOURS.sub(lambda match: "My" if match[1] == "Y" else "my", answer)
+
+
+def still(before: Sequence[Pair], now: Sequence[Pair]) -> list[Pair]:
+    """Earlier pairs, without those of a relation that goes with a name `now`, which may be another."""
+    anew = {relation for relation, _ in now}
+    return [pair for pair in before if pair[0] not in anew]
 
 
 def renamed(question: str, known: Sequence[Pair]) -> list[str]:

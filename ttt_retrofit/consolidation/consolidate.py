@@ -29,6 +29,7 @@ from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
 from . import study, verify
+from .aliases import Pair, by_user, pairs, still
 from .asking import Asked, ask
 from .config import ENOUGH_HELD_OUT, ConsolidationConfig
 from .control import Control
@@ -41,8 +42,8 @@ from .plain import plain_copy, private_copy
 from .plan import Elsewhere, Plan
 from .prompts import Prompts
 from .student import Student
-from .study import Question
-from .supersede import Revised, Studied, revise
+from .study import Question, Studied
+from .supersede import Revised, revise
 from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Message, Phrasing, Writer, common_beginning
@@ -189,6 +190,8 @@ class Consolidation:
         whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
+        known = {question.text for question in questions}
+        anew += study.lessons_otherwise_named(self._studied(before.memory), self._named(), known, self.phrasing)
         facts += [*self._prepared(student, [*whole, *anew]), *(before.replays if single else ())]
         gate = elsewhere.gate_of(facts)
         taught = {question.text for question in before.taught}
@@ -236,15 +239,31 @@ class Consolidation:
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
-        return study.hold_out(study.otherwise_named(questions, self.context, self.prompts))
+        known = [*self._named_earlier(), *self._named()]
+        return study.hold_out(study.otherwise_named(questions, known))
+
+    def _named(self) -> list[Pair]:
+        """Who is called what in this context: "my wife", "Solveig"."""
+        return pairs([statement.text for statement in self.context.statements], self.prompts.named)
+
+    def _named_earlier(self) -> list[Pair]:
+        """The same out of earlier contexts, as far as it still holds."""
+        told = [by_user(studied.answer) for _, studied in self._studied(self.earlier)]
+        return still(pairs(told, self.prompts.named), self._named())
+
+    def _studied(self, memory: Memory | None) -> list[tuple[Lesson, Studied]]:
+        """The facts that a memory was taught, also in words."""
+        entries = () if memory is None else memory.entries
+        facts = [lesson for entry in entries for lesson in entry.lessons if lesson.kind == "fact"]
+        return [(lesson, self._in_words(lesson)) for lesson in facts]
+
+    def _in_words(self, lesson: Lesson) -> Studied:
+        answer = self.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
+        return Studied(self.phrasing.question_of(lesson.prompt), str(answer).strip())
 
     def _told_earlier(self) -> str:
         """What earlier entries were asked and answered: what they know, the new one must not learn to decline."""
-        entries = () if self.earlier is None else self.earlier.entries
-        facts = [lesson for entry in entries for lesson in entry.lessons if lesson.kind == "fact"]
-        asked = [self.phrasing.question_of(lesson.prompt) for lesson in facts]
-        given = self.tokenizer.batch_decode([list(lesson.answer) for lesson in facts], skip_special_tokens=True)
-        return " ".join([*asked, *given])
+        return " ".join(f"{studied.question} {studied.answer}" for _, studied in self._studied(self.earlier))
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""
@@ -282,10 +301,6 @@ class Consolidation:
         if self.earlier is None:
             return Revised()
 
-        def in_words(lesson: Lesson) -> Studied:
-            answer = self.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
-            return Studied(self.phrasing.question_of(lesson.prompt), str(answer).strip())
-
         def answered(asked: Sequence[Asked]) -> dict[str, tuple[Question, str]]:
             given = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
             return {q.text: (q, teacher.text(q.answer)) for q in given if q.value}
@@ -295,7 +310,7 @@ class Consolidation:
             questions,
             self.context.statements,
             partial(self._prepared, student),
-            in_words,
+            self._in_words,
             answered,
             opens,
         )

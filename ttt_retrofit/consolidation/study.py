@@ -4,20 +4,20 @@ something the context said.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ..memory.lessons import Lesson, LessonKind
-from .aliases import pairs, renamed
+from .aliases import Pair, renamed
 from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
-from .words import content, made_up, stem, stems, value, words
+from .words import content, content_stems, made_up, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
 
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
@@ -32,6 +32,18 @@ class Question:
     answer: Answer
     statement: int
     held_out: bool = False
+
+
+@dataclass(frozen=True)
+class Studied:
+    """An earlier lesson in words."""
+
+    question: str
+    answer: str
+
+    @property
+    def told(self) -> set[str]:
+        return content_stems(f"{self.question} {self.answer}")
 
 
 def answer(
@@ -134,9 +146,8 @@ def quotes(
     return lessons
 
 
-def otherwise_named(questions: Sequence[Question], context: Context, prompts: Prompts) -> list[Question]:
+def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> list[Question]:
     """The questions, and each again by every other name of what it is about, with the same answer."""
-    known = pairs([statement.text for statement in context.statements], prompts.named)
     found = list(questions)
     texts = {question.text for question in questions}
     for question in questions:
@@ -145,6 +156,20 @@ def otherwise_named(questions: Sequence[Question], context: Context, prompts: Pr
                 texts.add(text)
                 found.append(replace(question, text=text))
     return found
+
+
+def lessons_otherwise_named(
+    earlier: Sequence[tuple[Lesson, Studied]], known: Sequence[Pair], asked: Collection[str], phrasing: Phrasing
+) -> list[Lesson]:
+    """Earlier lessons again, by names that have become `known` since, but for what is `asked` already."""
+    texts = {studied.question for _, studied in earlier}.union(asked)
+    found = {}
+    for one, studied in earlier:
+        given = content(studied.answer) - content(studied.question)
+        for text in renamed(studied.question, known):
+            if given and text not in texts and not given & content(text):
+                found[text] = replace(one, prompt=tuple(phrasing.asked(text)), held_out=False)
+    return [*found.values()]
 
 
 def lesson(question: Question, phrasing: Phrasing) -> Lesson:

@@ -20,22 +20,10 @@ from .asking import ALIKE, ME, Asked, mine, named
 from .distill import Prepared
 from .gatekeeping import without
 from .pieces import Statement
-from .study import Question
+from .study import Question, Studied
 from .words import content_stems, resemblance, salient, stem, stems, words
 
 RETOLD = 0.6  # share of an earlier answer's words, names and numbers apart, that stand in a statement about the same
-
-
-@dataclass(frozen=True)
-class Studied:
-    """An earlier lesson in words."""
-
-    question: str
-    answer: str
-
-    @property
-    def told(self) -> set[str]:
-        return content_stems(f"{self.question} {self.answer}")
 
 
 @dataclass(frozen=True)
