@@ -74,12 +74,12 @@ def indulgent(monkeypatch):
     def value(said, asked, source):
         return content(source)
 
-    def judge(*_):
+    def judged(*_):
         return True, "accepted for the test."
 
     monkeypatch.setattr(consolidate.study, "value", value)
     monkeypatch.setattr(consolidate.study, "made_up", lambda *_: set())
-    monkeypatch.setattr(consolidate, "_judge", judge)
+    monkeypatch.setattr(consolidate.verify, "judged", judged)
     train = consolidate.train
 
     def briefly(*args):

@@ -376,7 +376,7 @@ class Consolidation:
         assert voices is not None
         moved = verify.drift(student, elsewhere.texts, elsewhere.below_texts, voices)
         self.tokens += remembering.tokens
-        accepted, reason = _judge(after, moved, false, false_before, self.config)
+        accepted, reason = verify.judged(after, moved, self.config)
         failures = tuple(
             (q.text, " ".join(sorted(q.value)), a) for q, a in zip(chosen, answers) if not holds(a, q.value)
         )
@@ -404,21 +404,6 @@ class Consolidation:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
-
-
-def _judge(
-    recall: float | None, moved: verify.Drift, false: float | None, before: float | None, config: ConsolidationConfig
-) -> tuple[bool, str]:
-    if recall is None:
-        return False, "no question has an answer out of the context, so nothing could be verified."
-    if recall < config.min_recall:
-        return False, f"recall {recall:.0%} of held-out questions is below min_recall {config.min_recall:.0%}."
-    if abs(moved.loss) > config.max_drift:
-        return (
-            False,
-            f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
-        )
-    return True, f"recall {recall:.0%} of held-out questions, loss on unrelated text {moved.loss:+.2%}."
 
 
 def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:

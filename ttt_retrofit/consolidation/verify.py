@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from ..voices import Voices
+from .config import ConsolidationConfig
 from .student import Student
 from .study import Question
 from .words import content, holds
@@ -62,3 +63,17 @@ def drift(student: Student, texts: Sequence[Sequence[int]], below: Sequence[torc
         loss_memory -= with_memory.gather(-1, targets).sum().item()
         count += len(positions)
     return Drift(loss_memory / loss_base - 1, kl / max(count, 1))
+
+
+def judged(recall: float | None, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
+    """Whether a candidate is accepted, and why."""
+    if recall is None:
+        return False, "no question has an answer out of the context, so nothing could be verified."
+    if recall < config.min_recall:
+        return False, f"recall {recall:.0%} of held-out questions is below min_recall {config.min_recall:.0%}."
+    if abs(moved.loss) > config.max_drift:
+        return (
+            False,
+            f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
+        )
+    return True, f"recall {recall:.0%} of held-out questions, loss on unrelated text {moved.loss:+.2%}."
