@@ -5,7 +5,7 @@ from importlib import resources
 import pytest
 from words import tokenizer
 
-from ttt_retrofit.consolidation import asking, study
+from ttt_retrofit.consolidation import asking, study, verify
 from ttt_retrofit.consolidation.config import ConsolidationConfig
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.prompts import Prompts
@@ -156,6 +156,9 @@ def test_names_and_numbers_that_nobody_told_are_noticed():
         ("My dog is called Bolt.", ["What pets do I have?", "What is my dog's name?"], []),
         ("My older sister is called Ines.", ["What is my sister's name?"], []),
         ("My storage unit is number 762.", [], ["What is my phone number?"]),
+        ("I'm Petra, and I live in Cork.", ["What is my name?"], ["What do I like?"]),
+        ("My best friend Hedda is getting married.", [], ["What is my name?", "What do I like?"]),
+        ("I really love curling.", ["What do I like?"], ["What is my name?"]),
         ("My favourite dish is ceviche.", ["What is my favourite food?"], ["What is my favourite colour?"]),
     ],
 )
@@ -181,7 +184,8 @@ def test_a_long_context_is_asked_for_its_names_and_numbers():
     [
         ("refusals = [", "refusal = [", r"lack \['refusals'\] and have unknown keys \['refusal'\]"),
         ("{gap}\nHidden: {hidden}\nKind:", "\nHidden: {hidden}\nKind:", r"'kind'.*lacks the placeholders \['gap'\]"),
-        ('["What is my name?", ""]', '"What is my name?"', "'usual'.*'What is my name\\?'; expected pairs"),
+        ('["How old am I?", ""]', '"How old am I?"', "'usual'.*'How old am I\\?'; expected pairs"),
+        ('introduced = ["What is my name?", ', "introduced = [", "'introduced'.*; expected pairs"),
         ("refusals = [", "refusals = ", "cannot be read"),
     ],
 )
@@ -251,3 +255,14 @@ def test_what_a_question_calls_mine_is_noticed():
 
 def test_who_speaks_of_himself_where_nobody_did_is_noticed():
     assert study._as_i("I'm Ines.") and not study._as_i("My teacher is Ines.")
+
+
+def test_where_few_are_held_out_studied_questions_decide_too():
+    held_out = [question(f"{number} held out?", "ines") for number in range(5)]
+    studied = [question(f"{number} studied?", "ines") for number in range(40)]
+    found = verify.chosen(held_out, studied)
+    assert found[:5] == held_out and len(found) == verify.ASKED_AT_LEAST
+    assert found[5] == studied[0] and found[-1] in studied[30:]
+    assert verify.chosen(held_out * 4, studied) == held_out * 4
+    assert len(verify.chosen(held_out * 40, studied)) == verify.ASKED_AT_MOST
+    assert verify.chosen([], studied[:3]) == studied[:3]

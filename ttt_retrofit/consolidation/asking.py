@@ -173,18 +173,24 @@ def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
     for text, related in prompts.usual:
         own = content_stems(text)
         wanted = own | stems(related)
-        if not wanted:
-            asked.append(Asked(text, -1))
-            continue
         of_speaker = wanted if "I" in text.split() else stems(related)
         numbers = [
             number
             for number, s in enumerate(context.statements)
             if (own - of_speaker and own <= stems(s.text)) or _about_me(s.text, of_speaker)
         ]
-        for piece in dict.fromkeys(context.statements[number].piece for number in numbers):
-            about = [number for number in numbers if context.statements[number].piece == piece]
-            asked.append(Asked(text, about[0], source=" ".join(context.statements[n].text for n in about)))
+        asked += _of_every_piece(text, numbers, context)
+    text, pattern = prompts.introduced
+    numbers = [number for number, s in enumerate(context.statements) if re.search(pattern, s.text)]
+    return asked + _of_every_piece(text, numbers, context)
+
+
+def _of_every_piece(text: str, numbers: Sequence[int], context: Context) -> list[Asked]:
+    """One question for every piece that has some of the statements, which the answer has to come from."""
+    asked = []
+    for piece in dict.fromkeys(context.statements[number].piece for number in numbers):
+        about = [number for number in numbers if context.statements[number].piece == piece]
+        asked.append(Asked(text, about[0], source=" ".join(context.statements[n].text for n in about)))
     return asked
 
 

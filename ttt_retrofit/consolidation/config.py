@@ -11,10 +11,6 @@ from ..memory.config import MemoryConfig
 
 Strategy = Literal["bank", "single"]
 
-# A short context leaves few questions to hold out. With fewer than this, training does not end early because of them,
-# and what was studied is asked as well when a memory is verified.
-ENOUGH_HELD_OUT = 6
-
 
 @dataclass(frozen=True)
 class Budget:
@@ -77,7 +73,7 @@ class ConsolidationConfig:
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}
     )
     # Held-out questions are odder than a user's: `docs/design.md` has both.
-    min_recall: float = field(default=0.5, metadata={"help": "of held-out questions, to be accepted"})
+    min_recall: float = field(default=0.5, metadata={"help": "of the questions asked in verification, to be accepted"})
     max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})
     notepad: int = field(
         default=0, metadata={"help": "tokens of sentences kept word for word, in the whole memory; see `with_notes`"}

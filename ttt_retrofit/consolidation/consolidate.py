@@ -31,7 +31,7 @@ from ..voices import Voices
 from . import study, verify
 from .aliases import Pair, by_user, pairs, still
 from .asking import Asked, ask
-from .config import ENOUGH_HELD_OUT, ConsolidationConfig
+from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
 from .gatekeeping import find_background, highest
@@ -48,7 +48,6 @@ from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Message, Phrasing, Writer, common_beginning
 
-ANSWERED_AT_MOST = 48  # questions that are asked in verification
 BEGINNING = 16  # tokens of a general answer: whether a memory disturbs it shows in these
 STORED = torch.bfloat16  # of a memory's weights
 
@@ -145,8 +144,7 @@ class Consolidation:
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
         candidate = self._candidate(plan, state, elsewhere.background, places)
-        few = len(plan.held_out) < ENOUGH_HELD_OUT
-        checked = [*plan.held_out, *(question for question in asked if few and question.value)]
+        checked = verify.chosen(plan.held_out, [question for question in asked if question.value])
         report = self._verify(student, teacher, candidate, checked, plan.unknown, elsewhere)
         self.control.at("done", 1, 1)
         report = dataclasses.replace(
@@ -350,25 +348,24 @@ class Consolidation:
         student: Student,
         teacher: Writer,
         candidate: Memory,
-        held_out: Sequence[Question],
+        questions: Sequence[Question],
         unknown: Sequence[str],
         elsewhere: Elsewhere,
     ) -> Report:
-        chosen = held_out[:: max(1, len(held_out) // ANSWERED_AT_MOST)][:ANSWERED_AT_MOST]
         self.control.at("verify", 0, 4)
         line, longest = not self.phrasing.chat, self.config.answer_tokens
         converted = private_copy(self.model)
         remembering = Writer(
             converted, self.tokenizer, self.control.check, converted.new_cache, memories=[candidate], learn_from="none"
         )
-        prompts = [self.phrasing.asked(question.text) for question in chosen]
-        before = verify.recall(verify.answered(teacher, prompts, longest, line), chosen)
+        prompts = [self.phrasing.asked(question.text) for question in questions]
+        before = verify.recall(verify.answered(teacher, prompts, longest, line), questions)
         self.control.at("verify", 1, 4)
         answers = verify.answered(remembering, prompts, longest, line)
-        after = verify.recall(answers, chosen)
+        after = verify.recall(answers, questions)
         self.control.at("verify", 2, 4)
         asked = [self.phrasing.asked(question) for question in unknown]
-        remembered = set().union(*(question.value for question in held_out)) if held_out else set()
+        remembered = {word for question in questions for word in question.value}
         false = verify.inventions(verify.answered(remembering, asked, longest, line), unknown, remembered)
         false_before = verify.inventions(verify.answered(teacher, asked, longest, line), unknown, remembered)
         self.control.at("verify", 3, 4)
@@ -376,16 +373,16 @@ class Consolidation:
         assert voices is not None
         moved = verify.drift(student, elsewhere.texts, elsewhere.below_texts, voices)
         self.tokens += remembering.tokens
-        accepted, reason = verify.judged(after, moved, self.config)
+        accepted, reason = verify.judged(after, len(questions), moved, self.config)
         failures = tuple(
-            (q.text, " ".join(sorted(q.value)), a) for q, a in zip(chosen, answers) if not holds(a, q.value)
+            (q.text, " ".join(sorted(q.value)), a) for q, a in zip(questions, answers) if not holds(a, q.value)
         )
         return Report(
             accepted=accepted,
             reason=reason,
             recall_before=before,
             recall=after,
-            questions=len(chosen),
+            questions=len(questions),
             false_memories=false,
             false_memories_before=false_before,
             drift_kl=moved.kl,

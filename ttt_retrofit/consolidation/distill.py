@@ -23,7 +23,7 @@ from ..memory.entry import GateKeys
 from ..memory.lessons import Lesson
 from ..memory.projections import Places
 from ..voices import Term, Voices
-from .config import ENOUGH_HELD_OUT, ConsolidationConfig
+from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
 
@@ -33,6 +33,7 @@ WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, 
 # widths 576 and 896 (`docs/design.md`).
 LR_TIMES_WIDTH, HIGHEST_LR = 1.8, 5e-3
 CLIP = 1.0  # norm of the gradient of a step
+ENOUGH_HELD_OUT = 6  # questions: a short context leaves few to hold out, and fewer do not end training early
 ALIKE = 4  # batches among whose lessons those of like length are put together
 PASS = 32  # tokens whose computing takes as long as what one more pass costs
 

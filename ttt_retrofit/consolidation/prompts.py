@@ -39,6 +39,7 @@ class Prompts:
     named: tuple[str, ...]
     refusals: tuple[str, ...]
     usual: tuple[tuple[str, str], ...]
+    introduced: tuple[str, str]
     quote: str
     quoted: str
     quote_document: str
@@ -79,8 +80,8 @@ class Prompts:
             absent = [p for p in sorted(placeholders) if "{" + p + "}" not in values[key]]
             if absent:
                 raise ConfigError(f"The prompt {key!r} in {name} lacks the placeholders {absent}.")
-        for key in ("kinds", "turned", "usual"):
-            for pair in values[key]:
+        for key in ("kinds", "turned", "usual", "introduced"):
+            for pair in [values[key]] if key == "introduced" else values[key]:
                 if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                     raise ConfigError(f'{key!r} in {name} holds {pair!r}; expected pairs of texts, as ["...", "..."].')
         fields: dict[str, Any] = {k: v.strip("\n") if isinstance(v, str) else tuple(v) for k, v in values.items()}

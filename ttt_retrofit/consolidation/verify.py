@@ -18,6 +18,9 @@ from .study import Question
 from .words import content, holds
 from .writer import Writer
 
+ASKED_AT_MOST = 48  # questions
+ASKED_AT_LEAST = 16  # of six odd ones, a good memory gets less than half right by chance
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -25,6 +28,18 @@ class Drift:
 
     loss: float  # relative change of the next-token loss
     kl: float  # KL(base ‖ base + memory), nats per token
+
+
+def chosen(held_out: Sequence[Question], studied: Sequence[Question]) -> list[Question]:
+    """The questions that decide: those held out, and where they are few some that were studied."""
+    missing = max(ASKED_AT_LEAST - len(held_out), 0)
+    return [*_spread(held_out, ASKED_AT_MOST), *_spread(studied, missing)]
+
+
+def _spread(questions: Sequence[Question], most: int) -> list[Question]:
+    """At most so many of the questions, from all parts of the list."""
+    count = min(len(questions), most)
+    return [questions[number * len(questions) // count] for number in range(count)]
 
 
 def answered(writer: Writer, prompts: Sequence[Sequence[int]], longest: int, line: bool) -> list[str]:
@@ -65,15 +80,15 @@ def drift(student: Student, texts: Sequence[Sequence[int]], below: Sequence[torc
     return Drift(loss_memory / loss_base - 1, kl / max(count, 1))
 
 
-def judged(recall: float | None, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
+def judged(recall: float | None, questions: int, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
     """Whether a candidate is accepted, and why."""
     if recall is None:
         return False, "no question has an answer out of the context, so nothing could be verified."
     if recall < config.min_recall:
-        return False, f"recall {recall:.0%} of held-out questions is below min_recall {config.min_recall:.0%}."
+        return False, f"recall {recall:.0%} of {questions} questions is below min_recall {config.min_recall:.0%}."
     if abs(moved.loss) > config.max_drift:
         return (
             False,
             f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
         )
-    return True, f"recall {recall:.0%} of held-out questions, loss on unrelated text {moved.loss:+.2%}."
+    return True, f"recall {recall:.0%} of {questions} questions, loss on unrelated text {moved.loss:+.2%}."

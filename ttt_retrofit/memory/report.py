@@ -13,9 +13,9 @@ class Report:
 
     accepted: bool
     reason: str  # why it was accepted or not, in one sentence
-    recall_before: float | None  # held-out questions answered without context and without this memory
+    recall_before: float | None  # questions answered without context and without this memory
     recall: float | None  # the same with the memory, relative to answering with the full context
-    questions: int  # held out
+    questions: int  # asked: held out from the study, and some studied ones where those are few
     false_memories: float | None  # unanswerable questions answered with something out of the context
     false_memories_before: float | None  # the base's own share
     drift_kl: float  # KL to the base on unrelated text, nats per token
@@ -43,7 +43,7 @@ class Report:
         lines = [
             f"{'accepted' if self.accepted else 'rejected'}: {self.reason}",
             f"recall         {share(self.recall_before)} -> {share(self.recall)} of full context, "
-            f"{self.questions} held-out questions",
+            f"{self.questions} questions",
             f"false memories {share(self.false_memories)} (base {share(self.false_memories_before)})",
             f"drift          {self.drift_loss:+.2%} loss, {self.drift_kl:.4f} nats KL on unrelated text",
             f"cost           {sum(self.seconds.values()):.0f} s, {self.tokens:,} tokens, {self.steps} steps",

@@ -106,7 +106,7 @@ class Talk:
             lines[0] += f", {memory.nbytes / 1e3:,.0f} kB, version {store.current()} of {len(store.versions())} kept"
             report = memory.report
             if report is not None and report.recall is not None:
-                lines.append(f"- recalled: {report.recall:.0%} of {report.questions} held-out questions")
+                lines.append(f"- recalled: {report.recall:.0%} of {report.questions} questions")
                 lines.append(f"- drift: {report.drift_loss:+.2%} on unrelated text")
                 if report.false_memories is not None:
                     lines.append(f"- false memories: {report.false_memories:.0%}")
