@@ -126,6 +126,7 @@ def learn(
         list(talk.messages), tokenizer=tokenizer, budget=BUDGET, config=recipe, progress=True, work_dir=kept
     ).report
     row["accepted"][str(number)], row["steps"][str(number)] = report.accepted, report.steps
+    row["reason"][str(number)] = report.reason
     row["seconds"][str(number)] = sum(report.seconds.values())
 
 
@@ -174,6 +175,7 @@ Find = Callable[[dict[str, Any]], float]
 # What each plan's table shows of a row, and how.
 TABLES: dict[str, dict[str, tuple[Find, str]]] = {
     "successive": {
+        "accepted": (lambda row: statistics.mean(row["accepted"].values()), ".0%"),
         "right after": (lambda row: statistics.mean(row["right_after"].values()), ".0%"),
         **{f"first after {n}": (lambda row, n=n: row["first"][str(n)], ".0%") for n in ASKED_AFTER},
         "all at the end": (lambda row: row["all_at_the_end"], ".0%"),
@@ -237,7 +239,7 @@ def main() -> None:
     path = DIRECTORY / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
     key = f"{options.plan}, {options.strategy}, seed {options.seed}"
-    empty = {name: {} for name in ("accepted", "seconds", "steps", "right_after", "first", "answers")}
+    empty = {name: {} for name in ("accepted", "reason", "seconds", "steps", "right_after", "first", "answers")}
     keep(options, PLANS[options.plan](options, rows.get(key, empty)) | {"done": True})
     Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
 
