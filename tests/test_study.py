@@ -266,3 +266,8 @@ def test_where_few_are_held_out_studied_questions_decide_too():
     assert verify.chosen(held_out * 4, studied) == held_out * 4
     assert len(verify.chosen(held_out * 40, studied)) == verify.ASKED_AT_MOST
     assert verify.chosen([], studied[:3]) == studied[:3]
+
+
+def test_questions_about_one_piece_are_answered_together():
+    assert study._batches([0, 1, 0, 1, 2]) == [[0, 2], [1, 3], [4]]
+    assert [len(batch) for batch in study._batches([0] * (study.BATCH + 3))] == [study.BATCH, 3]

@@ -63,34 +63,49 @@ def answer(
     missed = list(asked)
     told = stems(context.text)
     for narrow in (False, True):
-        missed, some = [], missed
-        for start in range(0, len(some), BATCH):
-            if start and control.spent() > ANSWERED:
+        some, given = missed, dict[int, Answer]()
+        # What is asked about one piece is answered together, so that the piece is read once.
+        for batch in _batches([0 if narrow else _piece(one, context) for one in some]):
+            if given and control.spent() > ANSWERED:
                 break
-            control.at("answers again" if narrow else "answers", start, len(some))
-            batch = some[start : start + BATCH]
+            control.at("answers again" if narrow else "answers", len(given), len(some))
             answers = teacher.answer(
-                [with_context(one, context, phrasing, prompts, narrow) for one in batch],
+                [with_context(some[number], context, phrasing, prompts, narrow) for number in batch],
                 config.answer_tokens, BATCH, config.kept_logits, line=not phrasing.chat,
             )  # fmt: skip
-            for one, given in zip(batch, answers):
-                said = teacher.text(given)
-                source = _source(one, context)
-                # Small teachers add a name or number of their own ("on March 25th"): it would be remembered as told.
-                refused = (
-                    said.startswith(prompts.refusals)
-                    or made_up(said, told | stems(one.text))
-                    or (_as_i(said) and not _as_i(f"{one.text} {source}"))
-                )
-                gives = set() if refused else value(said, one.text, source)
-                wanted = content(one.detail) & gives if one.detail else gives
-                if wanted or (narrow and one.by_user):
-                    found.append(Question(one.text, frozenset(wanted), given, one.statement))
-                elif one.statement >= 0:
-                    missed.append(one)
-                elif one.by_user:
-                    found.append(Question(one.text, frozenset(), given, -1))
+            given |= dict(zip(batch, answers))
+        missed = []
+        for one, answered in ((some[number], given[number]) for number in sorted(given)):
+            said = teacher.text(answered)
+            source = _source(one, context)
+            # Small teachers add a name or number of their own ("on March 25th"): it would be remembered as told.
+            refused = (
+                said.startswith(prompts.refusals)
+                or made_up(said, told | stems(one.text))
+                or (_as_i(said) and not _as_i(f"{one.text} {source}"))
+            )
+            gives = set() if refused else value(said, one.text, source)
+            wanted = content(one.detail) & gives if one.detail else gives
+            if wanted or (narrow and one.by_user):
+                found.append(Question(one.text, frozenset(wanted), answered, one.statement))
+            elif one.statement >= 0:
+                missed.append(one)
+            elif one.by_user:
+                found.append(Question(one.text, frozenset(), answered, -1))
     return found
+
+
+def _batches(pieces: Sequence[int]) -> list[list[int]]:
+    """The places of a list, in batches of one piece each."""
+    by_piece: dict[int, list[int]] = {}
+    for place, piece in enumerate(pieces):
+        by_piece.setdefault(piece, []).append(place)
+    return [places[at : at + BATCH] for places in by_piece.values() for at in range(0, len(places), BATCH)]
+
+
+def _piece(asked: Asked, context: Context) -> int:
+    """The number of the piece that a question is about; the last where it is about no statement."""
+    return context.statements[asked.statement].piece if asked.statement >= 0 else len(context.pieces) - 1
 
 
 def with_context(
@@ -100,9 +115,7 @@ def with_context(
 
     `narrow` gives it the statement alone to read, with what was said just before if it refers to that.
     """
-    piece: Any = (
-        context.pieces[context.statements[asked.statement].piece] if asked.statement >= 0 else context.pieces[-1]
-    )
+    piece: Any = context.pieces[_piece(asked, context)]
     if narrow:
         piece = with_reference(context.statements[asked.statement])
     if isinstance(piece, str):
