@@ -16,13 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
+from ttt_retrofit.config import OptimizerName
 from ttt_retrofit.meta.positions import chunk_losses
 
 from .measure import full_attention
@@ -46,6 +47,7 @@ def config(options: argparse.Namespace) -> TTTConfig:
         layers=options.layers,
         fast_weights=options.fast_weights,
         rank=options.rank,
+        inner_optimizer=options.inner_optimizer,
         inner_lr=options.inner_lr,
     )
 
@@ -135,8 +137,8 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
     header = ["system", "updates off", "on", "gain", "range of on", "1st quarter", "2nd", "3rd", "last"]
     lines = [
         f"{options.model}, window {options.window}, chunk {options.chunk}, layers {options.layers}, "
-        f"{options.fast_weights}; {options.steps} steps of one sequence of {options.sequence:,} tokens on "
-        f"{len(TUNING)} texts, {options.seeds} seeds; read over {options.tokens:,} tokens of {listed}.",
+        f"{options.fast_weights}, {options.inner_optimizer} from {options.inner_lr:g}; "
+        f"{options.steps} steps of one sequence of {options.sequence:,} tokens on {len(TUNING)} texts, {options.seeds} seeds; read over {options.tokens:,} tokens of {listed}.",
         "",
         f"Full attention of the base over the same texts: {sum(full.values()) / len(full):.4f} nats/token.",
         "",
@@ -180,6 +182,7 @@ def main() -> None:
     parser.add_argument("--layers", default="middle")
     parser.add_argument("--fast-weights", default="delta")
     parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--inner-optimizer", choices=get_args(OptimizerName), default="adam")
     parser.add_argument("--inner-lr", type=float, default=5e-4)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--sequence", type=int, default=2048, help="tokens of a training sequence")
@@ -190,6 +193,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", nargs="+", default=list(TEXTS))
     parser.add_argument("--systems", nargs="+", choices=list(GRADIENTS), default=list(GRADIENTS))
+    parser.add_argument("--label", default="", help="of other settings: results are kept under a name of their own")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
@@ -197,7 +201,7 @@ def main() -> None:
         options.texts = options.texts[:2]
 
     settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "systems")}
-    name = f"{NAME}_{options.window}" + ("_quick" if options.quick else "")
+    name = "_".join(filter(None, [NAME, str(options.window), options.label, "quick" if options.quick else ""]))
     stored = DIRECTORY / f"{name}.json"
     rows: dict[str, Any] = {}
     if stored.exists() and (before := json.loads(stored.read_text()))["settings"] == settings:
