@@ -138,7 +138,8 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
     lines = [
         f"{options.model}, window {options.window}, chunk {options.chunk}, layers {options.layers}, "
         f"{options.fast_weights}, {options.inner_optimizer} from {options.inner_lr:g}; "
-        f"{options.steps} steps of one sequence of {options.sequence:,} tokens on {len(TUNING)} texts, {options.seeds} seeds; read over {options.tokens:,} tokens of {listed}.",
+        f"{options.steps} steps of one sequence of {options.sequence:,} tokens on {len(TUNING)} texts, "
+        f"{options.seeds} seeds; read over {options.tokens:,} tokens of {listed}.",
         "",
         f"Full attention of the base over the same texts: {sum(full.values()) / len(full):.4f} nats/token.",
         "",

@@ -41,6 +41,7 @@ class Asked:
     detail: str = ""  # what it was written to ask for
     source: str = ""  # where its answer must come from, if not from that statement
     by_user: bool = False
+    spare: bool = False  # one more wording, which may be held out from what is trained on
 
 
 def ask(
@@ -73,11 +74,14 @@ def ask(
         for (number, detail), text in zip(hidden[start : start + BATCH], written):
             statement = context.statements[number]
             if not borrowed & named(text) and not mine(text) - stems(f"{statement.before} {statement.text}"):
-                asked.append(Asked(text, number, detail))
+                asked.append(Asked(text, number, detail, spare=wording > 0))
     for one, kind, texts in zip(hidden, kinds, turned_round):
         asked += [Asked(re.sub(r"^What ", f"What {kind} ", text), *one) for text in texts]
     # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
-    asked += [Asked(asked_back(context.statements[number].text, detail), number, detail) for number, detail in hidden]
+    asked += [
+        Asked(asked_back(context.statements[number].text, detail), number, detail, spare=True)
+        for number, detail in hidden
+    ]
     asked = [one for one in asked if _asks(one.text, one.detail)]
     clear = [
         replace(one, text=text)

@@ -32,6 +32,7 @@ class Question:
     answer: Answer
     statement: int
     held_out: bool = False
+    spare: bool = False  # whether it may be held out
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def answer(
             gives = set() if refused else value(said, one.text, source)
             wanted = content(one.detail) & gives if one.detail else gives
             if wanted or (narrow and one.by_user):
-                found.append(Question(one.text, frozenset(wanted), answered, one.statement))
+                found.append(Question(one.text, frozenset(wanted), answered, one.statement, spare=one.spare))
             elif one.statement >= 0:
                 missed.append(one)
             elif one.by_user:
@@ -199,13 +200,13 @@ def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:
 
 
 def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Question]:
-    """All questions, a share of which are never trained on: only ones whose answer three earlier ones give too. So
-    nothing that was said goes untaught, and of every detail the likeliest questions are taught.
+    """All questions, a share of which are never trained on: spare ones whose answer three earlier ones give too. So
+    nothing that was said goes untaught, and what people are likeliest to ask is taught.
     """
     held: set[int] = set()
     for i, question in enumerate(questions):
         earlier = [j for j, q in enumerate(questions[:i]) if j not in held and question.value <= q.value]
-        if question.value and len(earlier) >= 3 and len(held) < share * len(questions):
+        if question.spare and question.value and len(earlier) >= 3 and len(held) < share * len(questions):
             held.add(i)
     return [replace(question, held_out=i in held) for i, question in enumerate(questions)]
 
