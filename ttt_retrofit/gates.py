@@ -56,7 +56,7 @@ class Topic:
         return Topic(*(mine.index_copy(0, rows, chosen) for mine, chosen in both))
 
     def tensors(self) -> dict[str, Tensor]:
-        return {"sums": self.sums, "near": self.near, "seen": self.seen}
+        return dict(vars(self))
 
     @property
     def nbytes(self) -> int:
