@@ -152,8 +152,17 @@ def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_
     monkeypatch.setattr(
         study, "otherwise_named", lambda questions, names: known.extend(names) or otherwise_named(questions, names)
     )
-    consolidate(model, OTHER_STORY, directory=tmp_path)
+    second = consolidate(model, OTHER_STORY, directory=tmp_path)
     assert ("my wife", "Solveig") in known
+    # What the later one was taught with the earlier one's words would outlive it.
+    assert second.entries[1].learned_from == (entry.name,)
+    assert Memory.load(second.save(tmp_path / "saved")).entries[1].learned_from == (entry.name,)
+    with pytest.raises(ConfigError, match=f"taught with what '{entry.name}' said"):
+        model.forget_memory(entry.name)
+    assert model.memory.names() == second.names()
+    model.forget_memory(second.entries[1].name)
+    model.forget_memory(entry.name)
+    assert model.memory.names() == []
 
 
 def test_a_single_entry_is_written_anew_with_what_it_held(model, tmp_path):

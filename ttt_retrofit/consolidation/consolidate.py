@@ -29,7 +29,7 @@ from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
 from . import study, verify
-from .aliases import Pair, by_user, pairs, still
+from .aliases import Pair, by_user, pairs, renamed, still
 from .asking import Asked, ask
 from .config import ConsolidationConfig
 from .control import Control
@@ -189,7 +189,8 @@ class Consolidation:
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
         known = {question.text for question in questions}
-        anew += study.lessons_otherwise_named(self._studied(before.memory), self._named(), known, self.phrasing)
+        earlier = self._studied(() if before.memory is None else before.memory.entries)
+        anew += study.lessons_otherwise_named(earlier, self._named(), known, self.phrasing)
         facts += [*self._prepared(student, [*whole, *anew]), *(before.replays if single else ())]
         gate = elsewhere.gate_of(facts)
         taught = {question.text for question in before.taught}
@@ -205,6 +206,9 @@ class Consolidation:
         declined = heard(studied_unknown, student.below(studied_unknown))
         return Plan(
             before=before.memory,
+            learned_from=()
+            if single or before.memory is None
+            else self._learned_from(before.memory.entries, questions),
             gate=gate,
             facts=facts,
             texts=self._texts(student, asked),
@@ -246,12 +250,26 @@ class Consolidation:
 
     def _named_earlier(self) -> list[Pair]:
         """The same out of earlier contexts, as far as it still holds."""
-        told = [by_user(studied.answer) for _, studied in self._studied(self.earlier)]
+        return self._still_named(self._studied(() if self.earlier is None else self.earlier.entries))
+
+    def _still_named(self, studied: Sequence[tuple[Lesson, Studied]]) -> list[Pair]:
+        told = [by_user(one.answer) for _, one in studied]
         return still(pairs(told, self.prompts.named), self._named())
 
-    def _studied(self, memory: Memory | None) -> list[tuple[Lesson, Studied]]:
-        """The facts that a memory was taught, also in words."""
-        entries = () if memory is None else memory.entries
+    def _learned_from(self, before: Sequence[Entry], questions: Sequence[Question]) -> tuple[str, ...]:
+        """The earlier entries without which this context's questions would be fewer: they cannot be forgotten alone."""
+        texts = {question.text for question in questions}
+        found: list[str] = []
+        for entry in before:
+            studied = self._studied([entry])
+            known = self._still_named(studied)
+            named = any(text in texts for question in questions for text in renamed(question.text, known))
+            if named or study.lessons_otherwise_named(studied, self._named(), texts, self.phrasing):
+                found += [entry.name, *entry.learned_from]
+        return tuple(dict.fromkeys(found))
+
+    def _studied(self, entries: Sequence[Entry]) -> list[tuple[Lesson, Studied]]:
+        """The facts that entries were taught, also in words."""
         facts = [lesson for entry in entries for lesson in entry.lessons if lesson.kind == "fact"]
         return [(lesson, self._in_words(lesson)) for lesson in facts]
 
@@ -261,7 +279,8 @@ class Consolidation:
 
     def _told_earlier(self) -> str:
         """What earlier entries were asked and answered: what they know, the new one must not learn to decline."""
-        return " ".join(f"{studied.question} {studied.answer}" for _, studied in self._studied(self.earlier))
+        entries = () if self.earlier is None else self.earlier.entries
+        return " ".join(f"{studied.question} {studied.answer}" for _, studied in self._studied(entries))
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""
@@ -326,7 +345,16 @@ class Consolidation:
             text=self.context.text if self.config.keep_text else None,
         )
         notes = written((s.text for s in self.context.statements), self.tokenizer) if self.config.notepad else []
-        entry = Entry(self.context.sha256[:12], (source,), weights, plan.gate, tuple(plan.studied), now, tuple(notes))
+        entry = Entry(
+            self.context.sha256[:12],
+            (source,),
+            weights,
+            plan.gate,
+            tuple(plan.studied),
+            now,
+            tuple(notes),
+            plan.learned_from,
+        )
         before = () if plan.before is None else tuple(e for e in plan.before.entries if e.name != entry.name)
         if self.config.strategy == "single":
             sources = (*(source for e in before for source in e.sources), source)

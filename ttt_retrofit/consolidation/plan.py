@@ -37,6 +37,7 @@ class Plan:
     """What is to be learned and asked, and where the new entry may speak."""
 
     before: Memory | None  # the earlier memory, as the context leaves it
+    learned_from: tuple[str, ...]  # entries of it that the questions come from, too
     gate: GateKeys
     facts: Sequence[Prepared]
     texts: Sequence[Prepared]

@@ -48,6 +48,7 @@ class Entry:
     lessons: tuple[Lesson, ...]
     created: float  # seconds since the epoch
     notes: tuple[Note, ...] = ()  # kept word for word, where a notepad was asked for
+    learned_from: tuple[str, ...] = ()  # earlier entries that said who is called what in it, or what of whom it names
 
     @property
     def nbytes(self) -> int:
@@ -74,6 +75,7 @@ class Entry:
         return {
             "name": self.name,
             "created": self.created,
+            "learned_from": list(self.learned_from),
             "sources": [dataclasses.asdict(source) for source in self.sources],
             "closed": self.gate.closed,
             "opened": self.gate.opened,
@@ -96,6 +98,7 @@ class Entry:
             lessons=unpack(tensors, header["lessons"]),
             created=header["created"],
             notes=notepad.unpack(tensors),
+            learned_from=tuple(header.get("learned_from", ())),
         )
 
     def scaled(self, factor: float) -> Entry:

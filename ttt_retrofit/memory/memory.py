@@ -100,7 +100,8 @@ class Memory:
         Raises
         ------
         ConfigError
-            When there is no such entry, or it holds several contexts, distilled into one.
+            When there is no such entry, it holds several contexts, distilled into one, or a later entry was taught
+            with what it said.
         """
         if name not in self.names():
             raise ConfigError(f"No entry is named {name!r}. Entries are {self.names()}.")
@@ -109,6 +110,12 @@ class Memory:
             raise ConfigError(
                 f"Entry {name!r} holds {len(entry.sources)} contexts, distilled into one, which cannot be told apart. "
                 "Reset the memory and consolidate those that are to stay; strategy='bank' keeps contexts apart."
+            )
+        later = [e.name for e in self.entries if name in e.learned_from]
+        if later:
+            raise ConfigError(
+                f"Entries {later} were taught with what {name!r} said (who is called what) and would still answer by "
+                f"it. Forget {later} first; what they are to keep can be consolidated again afterwards."
             )
         return dataclasses.replace(
             self, entries=tuple(e for e in self.entries if e is not entry), report=None, created=time.time()
