@@ -60,6 +60,7 @@ ORDER = [
     "consolidation.student",
     "consolidation.notepad",
     "consolidation.gatekeeping",
+    "consolidation.earlier",
     "consolidation.study",
     "consolidation.asking",
     "consolidation.pieces",

@@ -228,26 +228,6 @@ def test_a_question_is_studied_by_every_name_of_what_it_is_about_with_one_answer
     assert [(q.text, q.value) for q in found[2:]] == [("What does my aunt grow?", frozenset({"pumpkins"}))]
 
 
-def test_what_was_learned_of_a_name_is_learned_of_the_relation_it_turns_out_to_be():
-    phrasing = Phrasing(tokenizer(), PROMPTS.plain)
-
-    def learned(text, answer):
-        asked = phrasing.asked(text)
-        return study.certain("fact", asked, phrasing.said(answer)), study.Studied(text, answer)
-
-    earlier = [
-        learned("where lives Lucien ?", "Lucien lives in Braga ."),
-        learned("who lives in Braga ?", "Lucien lives in Braga ."),  # names nobody
-        learned("what plays Lucien ?", "Lucien plays chess ."),
-        learned("who plays the oboe ?", "Otto plays the oboe ."),
-    ]
-    known = [("my boss", "Lucien")]
-    again = study.lessons_otherwise_named(earlier, known, {"what plays my boss ?"}, phrasing)
-    assert [phrasing.question_of(lesson.prompt) for lesson in again] == ["where lives my boss ?"]
-    assert again[0].answer == earlier[0][0].answer
-    assert study.lessons_otherwise_named(earlier, [("my boss", "Fernanda")], set(), phrasing) == []
-
-
 def test_what_a_question_calls_mine_is_noticed():
     assert asking.mine("What is my job?") == {"job"}
     assert asking.mine("My favourite dish is at our dog's place.") == {"dish", "dog"}

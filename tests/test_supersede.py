@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from ttt_retrofit.consolidation.earlier import Studied
 from ttt_retrofit.consolidation.pieces import Statement
-from ttt_retrofit.consolidation.study import Question, Studied
+from ttt_retrofit.consolidation.study import Question
 from ttt_retrofit.consolidation.supersede import (
     changes,
     is_stale,

@@ -29,11 +29,12 @@ from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
 from . import study, verify
-from .aliases import Pair, by_user, pairs, renamed, still
+from .aliases import Pair, pairs
 from .asking import Asked, ask
 from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
+from .earlier import Earlier
 from .gatekeeping import find_background, highest
 from .notepad import bounded, written
 from .overview import overview
@@ -42,7 +43,7 @@ from .plain import plain_copy, private_copy
 from .plan import Elsewhere, Plan
 from .prompts import Prompts
 from .student import Student
-from .study import Question, Studied
+from .study import Question
 from .supersede import Revised, revise
 from .words import content, holds
 from .work import FORMAT, Work
@@ -68,9 +69,11 @@ class Consolidation:
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
     phrasing: Phrasing = field(init=False)
+    before: Earlier = field(init=False)
 
     def __post_init__(self) -> None:
         self.phrasing = Phrasing(self.tokenizer, self.prompts.plain)
+        self.before = Earlier(self.phrasing, () if self.earlier is None else self.earlier.entries)
 
     def key(self) -> str:
         """Names this very consolidation, so that one that was cut off is recognised."""
@@ -188,14 +191,14 @@ class Consolidation:
         whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
-        known = {question.text for question in questions}
-        earlier = self._studied(() if before.memory is None else before.memory.entries)
-        anew += study.lessons_otherwise_named(earlier, self._named(), known, self.phrasing)
+        left, named = () if before.memory is None else before.memory.entries, self._named()
+        again = self.before.again(left, named, {question.text for question in questions})
+        anew += [lesson for _, lesson in again]
         facts += [*self._prepared(student, [*whole, *anew]), *(before.replays if single else ())]
         gate = elsewhere.gate_of(facts)
         taught = {question.text for question in before.taught}
         held_out = [question for question in questions if question.held_out and question.text not in taught]
-        unknown = study.unanswered(self.prompts, f"{self.context.text} {self._told_earlier()}")
+        unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every fourth is kept for verification.
         studied_unknown = [self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 4]
 
@@ -206,9 +209,7 @@ class Consolidation:
         declined = heard(studied_unknown, student.below(studied_unknown))
         return Plan(
             before=before.memory,
-            learned_from=()
-            if single or before.memory is None
-            else self._learned_from(before.memory.entries, questions),
+            learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
             gate=gate,
             facts=facts,
             texts=self._texts(student, asked),
@@ -241,46 +242,13 @@ class Consolidation:
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
-        known = [*self._named_earlier(), *self._named()]
-        return study.hold_out(study.otherwise_named(questions, known))
+        named = self._named()
+        earlier = [pair for known in self.before.named(self.prompts.named, named).values() for pair in known]
+        return study.hold_out(study.otherwise_named(questions, [*dict.fromkeys(earlier), *named]))
 
     def _named(self) -> list[Pair]:
         """Who is called what in this context: "my wife", "Solveig"."""
         return pairs([statement.text for statement in self.context.statements], self.prompts.named)
-
-    def _named_earlier(self) -> list[Pair]:
-        """The same out of earlier contexts, as far as it still holds."""
-        return self._still_named(self._studied(() if self.earlier is None else self.earlier.entries))
-
-    def _still_named(self, studied: Sequence[tuple[Lesson, Studied]]) -> list[Pair]:
-        told = [by_user(one.answer) for _, one in studied]
-        return still(pairs(told, self.prompts.named), self._named())
-
-    def _learned_from(self, before: Sequence[Entry], questions: Sequence[Question]) -> tuple[str, ...]:
-        """The earlier entries without which this context's questions would be fewer: they cannot be forgotten alone."""
-        texts = {question.text for question in questions}
-        found: list[str] = []
-        for entry in before:
-            studied = self._studied([entry])
-            known = self._still_named(studied)
-            named = any(text in texts for question in questions for text in renamed(question.text, known))
-            if named or study.lessons_otherwise_named(studied, self._named(), texts, self.phrasing):
-                found += [entry.name, *entry.learned_from]
-        return tuple(dict.fromkeys(found))
-
-    def _studied(self, entries: Sequence[Entry]) -> list[tuple[Lesson, Studied]]:
-        """The facts that entries were taught, also in words."""
-        facts = [lesson for entry in entries for lesson in entry.lessons if lesson.kind == "fact"]
-        return [(lesson, self._in_words(lesson)) for lesson in facts]
-
-    def _in_words(self, lesson: Lesson) -> Studied:
-        answer = self.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
-        return Studied(self.phrasing.question_of(lesson.prompt), str(answer).strip())
-
-    def _told_earlier(self) -> str:
-        """What earlier entries were asked and answered: what they know, the new one must not learn to decline."""
-        entries = () if self.earlier is None else self.earlier.entries
-        return " ".join(f"{studied.question} {studied.answer}" for _, studied in self._studied(entries))
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""
@@ -327,7 +295,7 @@ class Consolidation:
             questions,
             self.context.statements,
             partial(self._prepared, student),
-            self._in_words,
+            self.before.in_words,
             answered,
             opens,
         )
@@ -353,7 +321,7 @@ class Consolidation:
             tuple(plan.studied),
             now,
             tuple(notes),
-            plan.learned_from,
+            () if self.config.strategy == "single" else plan.learned_from,
         )
         before = () if plan.before is None else tuple(e for e in plan.before.entries if e.name != entry.name)
         if self.config.strategy == "single":

@@ -4,7 +4,7 @@ something the context said.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
-from .words import content, content_stems, made_up, stem, stems, value, words
+from .words import content, made_up, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
 
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
@@ -33,18 +33,6 @@ class Question:
     statement: int
     held_out: bool = False
     spare: bool = False  # whether it may be held out
-
-
-@dataclass(frozen=True)
-class Studied:
-    """An earlier lesson in words."""
-
-    question: str
-    answer: str
-
-    @property
-    def told(self) -> set[str]:
-        return content_stems(f"{self.question} {self.answer}")
 
 
 def answer(
@@ -170,20 +158,6 @@ def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> lis
                 texts.add(text)
                 found.append(replace(question, text=text))
     return found
-
-
-def lessons_otherwise_named(
-    earlier: Sequence[tuple[Lesson, Studied]], known: Sequence[Pair], asked: Collection[str], phrasing: Phrasing
-) -> list[Lesson]:
-    """Earlier lessons again, by names that have become `known` since, but for what is `asked` already."""
-    texts = {studied.question for _, studied in earlier}.union(asked)
-    found = {}
-    for one, studied in earlier:
-        given = content(studied.answer) - content(studied.question)
-        for text in renamed(studied.question, known):
-            if given and text not in texts and not given & content(text):
-                found[text] = replace(one, prompt=tuple(phrasing.asked(text)), held_out=False)
-    return [*found.values()]
 
 
 def lesson(question: Question, phrasing: Phrasing) -> Lesson:

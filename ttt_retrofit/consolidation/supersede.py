@@ -18,9 +18,10 @@ from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from .asking import ALIKE, ME, Asked, mine, named
 from .distill import Prepared
+from .earlier import Studied
 from .gatekeeping import without
 from .pieces import Statement
-from .study import Question, Studied
+from .study import Question
 from .words import content_stems, resemblance, salient, stem, stems, words
 
 RETOLD = 0.6  # share of an earlier answer's words, names and numbers apart, that stand in a statement about the same

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -217,9 +218,14 @@ class Phrasing:
         filled = self.plain.replace("{context}", context + "\n\n" if context else "").replace("{question}", question)
         return self.tokenizer(filled.lstrip("\n")).input_ids
 
+    @cached_property
+    def empty(self) -> list[int]:
+        """The prompt of no question."""
+        return self.asked("")
+
     def question_of(self, prompt: Sequence[int]) -> str:
         """The question in a prompt that `asked` made without earlier messages."""
-        empty = self.asked("")
+        empty = self.empty
         pairs = min(len(prompt), len(empty))
         first = next((n for n in range(pairs) if prompt[n] != empty[n]), pairs)
         last = next((n for n in range(pairs - first) if prompt[-1 - n] != empty[-1 - n]), pairs - first)
