@@ -69,6 +69,8 @@ def train(model: Any, tokenizer: Any, gradients: str, seed: int, options: argpar
             logging_steps=max(options.steps // 10, 1),
             save_strategy="no",
             report_to=[],
+            bf16=options.bf16,
+            use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=torch.cuda.is_available(),
             seed=seed,
             data_seed=seed,
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="read of each test text")
     parser.add_argument("--lr", type=float, default=3e-5)
     parser.add_argument("--log-lr-lr", type=float, default=0.05)
+    parser.add_argument("--bf16", action="store_true", help="train in mixed precision; read in float32 all the same")
     parser.add_argument("--truncate-chunks", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--texts", nargs="+", default=list(TEXTS))

@@ -154,9 +154,16 @@ def test_accumulated_batches_are_one_larger_batch(tmp_path, gradients, tolerance
     assert (moved[0] - moved[1]).norm() < tolerance * moved[0].norm()
 
 
-def test_mixed_precision_trains_with_fast_weights_in_full(tmp_path):
-    run = trainer(tmp_path, kind="delta", bf16=True, max_steps=3)
+@pytest.mark.parametrize("gradients", ["none", "first_order", "exact"])
+def test_mixed_precision_computes_in_16_bits_and_trains_in_full(tmp_path, gradients):
+    run = trainer(tmp_path, kind="delta", bf16=True, max_steps=3, gradients=gradients, eval_dataset=documents(2))
+    computed = set()
+    run.ttt_model.get_output_embeddings().register_forward_hook(lambda _, __, logits: computed.add(logits.dtype))
     run.train()
+    assert computed == {torch.bfloat16}
+    computed.clear()
+    run.evaluate()
+    assert computed == {torch.bfloat16}
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in run.outer.all)
     assert all(value > 0 for value in logged(run, "loss"))
 

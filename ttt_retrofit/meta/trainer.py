@@ -128,7 +128,7 @@ class TTTTrainer(Trainer):
         """
         inputs = self._prepare_inputs(inputs)
         self.ttt_model.eval()  # dropout would differ between the readings of a chunk
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             outcome = outer_gradients(
                 self.ttt_model,
                 self.outer,
@@ -196,7 +196,7 @@ class TTTTrainer(Trainer):
 
         def measured(learn: bool) -> tuple[dict[str, float], int]:
             batches = (self._prepare_inputs(batch) for batch in dataloader)
-            with self.compute_loss_context_manager():
+            with self.accelerator.autocast():
                 return by_position(self.ttt_model, batches, learn, lambda t: self.accelerator.reduce(t, "sum"))
 
         named, rows = measured(learn=True)
