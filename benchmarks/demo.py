@@ -106,7 +106,7 @@ def settings(config: TTTConfig) -> str:
     where = f"{'/'.join(config.target_modules)} of layers {config.layers}"
     return (
         f"window {config.sliding_window}, sinks {config.sink_tokens}, chunk {config.chunk_size}, "
-        f"{config.fast_weights} on {where}, {config.inner_optimizer} {config.inner_lr:g}"
+        f"{config.fast_weights} on {where}, {config.step_in_words}"
     )
 
 

@@ -139,7 +139,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
     header = ["system", "updates off", "on", "gain", "range of on", "1st quarter", "2nd", "3rd", "last"]
     lines = [
         f"{options.model}, window {options.window}, chunk {options.chunk}, layers {options.layers}, "
-        f"{options.fast_weights}, {options.inner_optimizer} from {options.inner_lr:g}; "
+        f"{options.fast_weights}, {config(options).step_in_words}; "
         f"{options.steps} steps of one sequence of {options.sequence:,} tokens on {len(TUNING)} texts, "
         f"{options.seeds} seeds; read over {options.tokens:,} tokens of {listed}.",
         "",
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--fast-weights", default="delta")
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--inner-optimizer", choices=get_args(OptimizerName), default="adam")
-    parser.add_argument("--inner-lr", type=float, default=5e-4)
+    parser.add_argument("--inner-lr", type=float, help="default: in units of each matrix")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--sequence", type=int, default=2048, help="tokens of a training sequence")
     parser.add_argument("--tokens", type=int, default=8192, help="read of each test text")
@@ -230,7 +230,7 @@ def main() -> None:
         console.print(f"{key} …")
         model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), config(options))
         log = [] if system == BASE else train(model, tokenizer, GRADIENTS[system], seed, options)
-        rates = [options.inner_lr * site.log_lr.exp().item() for site in model.sites]
+        rates = [site.rate(model.ttt).item() for site in model.sites]
         rows[key] = measure(model.eval(), ids) | {"log": log, "rates": rates}
         save(name, report, ["Not finished."])
     lines, report["compared"] = report_lines(rows, options)

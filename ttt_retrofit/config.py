@@ -29,6 +29,10 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
     "upper": (Fraction(5, 6), Fraction(14, 15)),
 }
 
+# Rates for a matrix in units of the root mean square of its entries, on which two models whose matrices differ by a
+# factor of fourteen agree (`docs/design.md`, "A rate for any model").
+RELATIVE_LR: dict[OptimizerName, float] = {"adam": 2.6e-3, "muon": 2.6e-2, "sgd": 55.0}
+
 # Fields on which the shape and meaning of what a conversation carries depend.
 SHAPES_STATE = (
     "fast_weights",
@@ -93,7 +97,16 @@ class TTTConfig(JSONFields):
         metadata={"help": "what a step is made of: the 'gradient' of the chunk's loss | 'in_place' (In-Place TTT)"},
     )
     inner_optimizer: OptimizerName = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
-    inner_lr: float = field(default=5e-4, metadata={"help": "step size of the inner optimizer"})
+    inner_lr: float | None = field(
+        default=None, metadata={"help": "step size of the inner optimizer; None: `relative_lr`, which suits any model"}
+    )
+    relative_lr: float | None = field(
+        default=None,
+        metadata={
+            "help": "step size for a matrix in units of the root mean square of its entries, where `inner_lr` is None; "
+            "None: what was found for the optimizer"
+        },
+    )
     max_relative_update: float = field(
         default=0.1,
         metadata={"help": "trust region: largest norm of the change of a matrix over the norm of that matrix"},
@@ -127,6 +140,18 @@ class TTTConfig(JSONFields):
         if name not in PRESETS:
             raise ConfigError(f"Unknown preset {name!r}. Presets are {sorted(PRESETS)}.")
         return cls(**{**PRESETS[name], **changes})
+
+    @property
+    def step_size(self) -> tuple[float, bool]:
+        """The inner learning rate, and whether it is in units of the matrix it steps beside."""
+        if self.inner_lr is not None:
+            return self.inner_lr, False
+        return RELATIVE_LR[self.inner_optimizer] if self.relative_lr is None else self.relative_lr, True
+
+    @property
+    def step_in_words(self) -> str:
+        rate, relative = self.step_size
+        return f"{self.inner_optimizer} {rate:g}" + (" of each matrix" if relative else "")
 
     def state_differences(self, here: TTTConfig) -> list[str]:
         """What keeps state made with this configuration from being used with `here`, in words."""
@@ -198,8 +223,10 @@ class TTTConfig(JSONFields):
             )
 
     def _check_step(self) -> None:
-        if not _is_number(self.inner_lr) or not 0 <= self.inner_lr < float("inf"):
-            raise ConfigError(f"inner_lr={self.inner_lr!r}: expected a finite number of at least 0.")
+        for name in ("inner_lr", "relative_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not (_is_number(rate) and 0 <= rate < float("inf")):
+                raise ConfigError(f"{name}={rate!r}: expected None or a finite number of at least 0.")
         if not _is_number(self.max_relative_update) or not self.max_relative_update > 0:
             raise ConfigError(f"max_relative_update={self.max_relative_update!r}: expected a positive number.")
 
@@ -210,5 +237,5 @@ def _is_number(value: object) -> bool:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": {"layers": "upper", "inner_lr": 1e-3},
+    "fast": {"layers": "upper", "relative_lr": 5e-3},
 }

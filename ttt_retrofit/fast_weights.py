@@ -32,6 +32,10 @@ class FastWeights(Protocol):
         """The learned starts, (rows, columns) each, float32."""
         ...
 
+    def unit(self, site: Site, norm: Tensor) -> Tensor:
+        """The scale of a step, beside a projection of this Frobenius norm; scalars."""
+        ...
+
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         """The site's output `onto`, (B, T, O), plus the fast term of its input x, (B, T, I)."""
         ...
@@ -89,6 +93,10 @@ class Delta:
     def start(self, site: Site, generator: torch.Generator) -> Weights:
         return {}
 
+    def unit(self, site: Site, norm: Tensor) -> Tensor:
+        """The root mean square of the projection's entries."""
+        return norm / math.sqrt(site.out_features * site.in_features)
+
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         return add_batch_linear(onto, x, weights["delta"])
 
@@ -115,6 +123,10 @@ class LoRA:
         shapes = self.shapes(site)
         a = torch.randn(shapes["a"], generator=generator) / math.sqrt(site.in_features)
         return {"a": a, "b": torch.zeros(shapes["b"])}
+
+    def unit(self, site: Site, norm: Tensor) -> Tensor:
+        """The root mean square of a B whose product with a fresh A has the norm of the projection."""
+        return norm / math.sqrt(site.out_features * self.rank)
 
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         return add_batch_linear(onto, batch_linear(x, weights["a"]), weights["b"])
@@ -152,6 +164,10 @@ class Prime:
             torch.randn(shapes[name], generator=generator) / math.sqrt(site.in_features) for name in ("gate", "up")
         )
         return {"gate": gate, "up": up, "down": torch.zeros(shapes["down"])}
+
+    def unit(self, site: Site, norm: Tensor) -> Tensor:
+        """That of a fresh matrix V: there is no projection to measure by."""
+        return norm / math.sqrt(site.out_features * self.width)
 
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         hidden = F.silu(batch_linear(x, weights["gate"])) * batch_linear(x, weights["up"])

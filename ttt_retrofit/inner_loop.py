@@ -95,7 +95,7 @@ class SiteConstants:
 
     start: Weights  # (rows, columns) each; names that start at zero are absent
     scale: dict[str, Tensor]  # Frobenius norms the trust region compares with, scalars
-    lr: Tensor  # scalar: inner_lr times what the outer loop learned
+    lr: Tensor  # scalar: the configured rate times what the outer loop learned
 
 
 def fresh_state(

@@ -32,6 +32,15 @@ def state_names(name: OptimizerName) -> tuple[str, ...]:
     return {"sgd": (), "adam": ("m", "v"), "muon": ("m",)}[name]
 
 
+def absolute_lr(name: OptimizerName, relative: float, unit: Tensor) -> Tensor:
+    """The rate for W = unit · V at which the optimizer would move V at the rate `relative`.
+
+    The directions of adam and muon do not depend on the scale of a gradient, so a step is as many times larger as W is.
+    The gradient of V is `unit` times that of W, which sgd sees as well.
+    """
+    return relative * (unit**2 if name == "sgd" else unit)
+
+
 def sgd(gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
     """The gradient itself (TTT-E2E §2.2, whose joint clip is replaced here by the trust region)."""
     return gradient, {}

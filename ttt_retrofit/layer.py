@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .config import TTTConfig
 from .discovery import Site
 from .fast_weights import Delta, FastWeights, Weights
 from .inner_loop import SiteConstants
+from .inner_optimizers import absolute_lr
 
 # Random vectors that estimate the norm of a projection; the relative error is about sqrt(2 / (probes * rank)).
 PROBES = 256
@@ -94,12 +96,20 @@ class TTTSite(nn.Module):
 
         return super()._apply(keep_wide, recurse)
 
-    def constants(self, inner_lr: float) -> SiteConstants:
+    def rate(self, ttt: TTTConfig) -> Tensor:
+        """The inner learning rate, a scalar: what is configured times what the outer loop learned."""
+        lr, relative = ttt.step_size
+        if not relative:
+            return lr * self.log_lr.exp()
+        unit = self.kind.unit(self.site, self.get_buffer("base_norm"))
+        return absolute_lr(ttt.inner_optimizer, lr, unit) * self.log_lr.exp()
+
+    def constants(self, ttt: TTTConfig) -> SiteConstants:
         """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
         start: Weights = {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
         base = self.get_buffer("base_norm")
         scale = {"base": base} | {name: _norm_or(value, base) for name, value in start.items()}
-        return SiteConstants(start, scale, inner_lr * self.log_lr.exp())
+        return SiteConstants(start, scale, self.rate(ttt))
 
     @torch.no_grad()
     def initialise(self, projection: nn.Module | None, generator: torch.Generator) -> None:

@@ -96,7 +96,7 @@ def fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
     sites: dict[str, SiteState] = {}
     with torch.set_grad_enabled(outer.record):
         for site in decoder.sites:
-            constants = site.constants(decoder.ttt.inner_lr)
+            constants = site.constants(decoder.ttt)
             shapes = decoder.kind.shapes(site.site)
             sites[site.site.name] = fresh_state(shapes, constants, decoder.ttt, rows, like=site.log_lr)
     device = decoder.sites[0].log_lr.device
@@ -255,7 +255,7 @@ def step_of(
     for site in decoder.sites:
         if site.site.name not in gradients:
             continue
-        state, constants = fast.sites[site.site.name], site.constants(decoder.ttt.inner_lr)
+        state, constants = fast.sites[site.site.name], site.constants(decoder.ttt)
         by_name = gradients[site.site.name]
         if in_place:
             update_(decoder.kind, state, by_name, constants, decoder.ttt, taken[0] + 1)

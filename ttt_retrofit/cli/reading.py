@@ -115,7 +115,7 @@ def _compare(
     caption = (
         f"window {config.sliding_window}, sinks {config.sink_tokens}, chunk {config.chunk_size}, {config.fast_weights} "
         f"on {'/'.join(config.target_modules)} of layers {config.layers}, rule {config.inner_rule}, "
-        f"{config.inner_optimizer} {config.inner_lr:g}"
+        f"{config.step_in_words}"
     )
     tables = [_table(f"{path}, {part.shape[1]:,} tokens: loss in nats/token, mean and by quarter", found, caption)
               for path, part, found in zip(files, ids, ordered)]  # fmt: skip

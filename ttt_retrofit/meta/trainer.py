@@ -168,7 +168,7 @@ class TTTTrainer(Trainer):
             return
         moved = []
         for site in model.sites:
-            constants = site.constants(model.ttt.inner_lr)
+            constants = site.constants(model.ttt)
             weights = outcome.cache.fast.sites[site.site.name].weights
             with torch.no_grad():
                 moved.append(model.kind.displacement(weights, constants.start, constants.scale).mean())
@@ -181,8 +181,7 @@ class TTTTrainer(Trainer):
                 gathered = self.accelerator.gather(torch.tensor(values, device=self.args.device))
                 logs[name] = gathered.float().mean().item()
             self._metrics.clear()
-            rates = torch.stack([site.log_lr.detach().exp() for site in self.ttt_model.sites])
-            rates = self.ttt_model.ttt.inner_lr * rates
+            rates = torch.stack([site.rate(self.ttt_model.ttt).detach() for site in self.ttt_model.sites])
             logs |= {"inner_lr_lowest": rates.min().item(), "inner_lr_highest": rates.max().item()}
         super().log(logs, *args, **kwargs)
 

@@ -73,7 +73,7 @@ def displacements(model: Any, cache: TTTCache) -> Tensor:
         return torch.zeros(len(model.sites))
     moved = []
     for site in model.sites:
-        constants = site.constants(model.ttt.inner_lr)
+        constants = site.constants(model.ttt)
         weights = cache.fast.sites[site.site.name].weights
         moved.append(model.kind.displacement(weights, constants.start, constants.scale).mean())
     return torch.stack(moved).cpu()
