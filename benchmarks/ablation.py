@@ -6,6 +6,7 @@ it closes on their mean, and by its time relative to reading without learning. F
 
     python -m benchmarks.ablation
     python -m benchmarks.ablation --only default fast
+    python -m benchmarks.ablation --model qwen2.5-0.5b --tokens 4096 --only default "lr 5e-4"  # kept in a file of its own
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from .results import DIRECTORY, machine, markdown_table, save
 from .texts import text
 
 NAME = "ablation"
+MODEL = "smollm2-135m"
 TEXTS = ("northanger-abbey", "pydoc-topics", "inspect")
 SKIPPED = 4096  # tokens left out at the start of each text: title pages, licences, tables of contents
 
@@ -49,9 +51,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "upper, gate, up and down, lr 7e-4": {"layers": "upper", "target_modules": GATED, "inner_lr": 7e-4},
     "last quarter, lr 5e-4": {"layers": "last_quarter", "inner_lr": 5e-4},
     "last quarter, lr 1e-3": {"layers": "last_quarter", "inner_lr": 1e-3},
-    "chunk 512": {"chunk_size": 512},
+    "chunk 512, lr 5e-4": {"chunk_size": 512, "inner_lr": 5e-4},
     "chunk 128, lr 3.5e-4": {"chunk_size": 128, "inner_lr": 3.5e-4},
     "lr 2.5e-4": {"inner_lr": 2.5e-4},
+    "lr 5e-4": {"inner_lr": 5e-4},
     "lr 1e-3": {"inner_lr": 1e-3},
     "gate, up and down, lr 2.5e-4": {"target_modules": GATED, "inner_lr": 2.5e-4},
     "lora, rank 16, lr 4e-3": {"fast_weights": "lora", "rank": 16, "inner_lr": 4e-3},
@@ -64,7 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "sgd, lr 4": {"inner_optimizer": "sgd", "inner_lr": 4.0},
     "in-place rule, sgd, lr 1e-5": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-5},
     "in-place rule, sgd, lr 1e-4": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-4},
-    "trust region 0.01": {"max_relative_update": 0.01},
+    "trust region 0.01, lr 5e-4": {"max_relative_update": 0.01, "inner_lr": 5e-4},
 }
 
 
@@ -102,7 +105,7 @@ def gap_closed(row: dict[str, Any], sinks: dict[str, Any], full: dict[str, Any],
     return statistics.fmean(sinks[which][name] - row[which][name] for name in TEXTS) / gap
 
 
-def draw(points: dict[str, tuple[float, float]]) -> None:
+def draw(points: dict[str, tuple[float, float]], name: str) -> None:
     """The frontier: gap closed over time, better towards the upper left."""
     figure, axes = plt.subplots(figsize=(8.4, 5.4))
     # Names would cover one another: points are numbered from the top, and listed beside the plot.
@@ -118,13 +121,13 @@ def draw(points: dict[str, tuple[float, float]]) -> None:
     axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.6)
-    figure.savefig(DIRECTORY / f"{NAME}.png", dpi=150, bbox_inches="tight")
+    figure.savefig(DIRECTORY / f"{name}.png", dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
@@ -134,7 +137,8 @@ def main() -> None:
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory).eval()
     texts = load_texts(directory, options.tokens)
-    stored = DIRECTORY / f"{NAME}.json"
+    stored_as = NAME if options.model == MODEL else f"{NAME}_{options.model}"
+    stored = DIRECTORY / f"{stored_as}.json"
     report = json.loads(stored.read_text()) if stored.exists() else {}
     if report.get("settings") != settings:
         report = {"settings": settings, "machine": machine(), "rows": {}}
@@ -152,11 +156,12 @@ def main() -> None:
         row["relative_time"] = row["seconds"] / (idle["seconds"] * len(TEXTS))
         row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
         rows[name] = row | {"config": None if config is None else config.to_dict()}
-        save(NAME, report, table(rows, settings))
+        save(stored_as, report, table(rows, settings))
     lines = table(rows, settings)
-    save(NAME, report, lines)
+    save(stored_as, report, lines)
     sinks, full = rows["window + sinks"], rows["full attention"]
-    draw({n: (r["relative_time"], gap_closed(r, sinks, full)) for n, r in rows.items() if r["limit"] is not None})
+    points = {n: (r["relative_time"], gap_closed(r, sinks, full)) for n, r in rows.items() if r["limit"] is not None}
+    draw(points, stored_as)
     Console().print("\n".join(lines), markup=False)
 
 
