@@ -6,7 +6,9 @@ it closes on their mean, and by its time relative to reading without learning. F
 
     python -m benchmarks.ablation
     python -m benchmarks.ablation --only default fast
-    python -m benchmarks.ablation --model qwen2.5-0.5b --tokens 4096 --only default "lr 5e-4"  # kept in a file of its own
+    python -m benchmarks.ablation --model qwen2.5-0.5b --tokens 4096 --only default "lr 5e-4"
+
+Another model's results are kept in a file of their own.
 """
 
 from __future__ import annotations
