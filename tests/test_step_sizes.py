@@ -43,5 +43,5 @@ def test_a_rate_that_is_given_wins():
 
 @pytest.mark.parametrize("rate", [-1e-3, float("nan"), float("inf"), "fast", True])
 def test_what_is_no_rate_is_refused(rate):
-    with pytest.raises(ConfigError, match="relative_lr=.*expected None or a finite number"):
+    with pytest.raises(ConfigError, match=r"relative_lr=.*expected None or a finite number"):
         TTTConfig(relative_lr=rate)
