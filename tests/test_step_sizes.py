@@ -45,3 +45,12 @@ def test_a_rate_that_is_given_wins():
 def test_what_is_no_rate_is_refused(rate):
     with pytest.raises(ConfigError, match=r"relative_lr=.*expected None or a finite number"):
         TTTConfig(relative_lr=rate)
+
+
+def test_a_prime_mlp_is_measured_by_what_it_stands_beside():
+    dense, experts = (
+        wrap(tiny(family), TTTConfig(fast_weights="prime", rank=4, **READ)) for family in ("llama", "mixtral")
+    )
+    norm = dense.model.layers[0].mlp.down_proj.weight.norm()
+    torch.testing.assert_close(dense.sites[0].base_norm, norm, rtol=0.15, atol=0)  # estimated from probes
+    assert experts.sites[0].base_norm == 32**0.5

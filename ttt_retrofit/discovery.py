@@ -38,6 +38,7 @@ class Site:
     out_features: int
     fused: bool = False  # the projection computes gate and up in one matrix, of which this is a half
     offset: int = 0  # where that half starts in the projection's output
+    inside: Site | None = None  # of a dense block: the projection out of it, by which what is added is measured
 
     @property
     def key(self) -> str:
@@ -199,9 +200,11 @@ def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps
     """The block beside which a prime MLP sits: the dense MLP, or the whole mixture of experts around it."""
     for name, module in layer.named_children():
         full = f"{path}.{name}"
-        if any(mlp.container == full for mlp in mlps) or _expert_modules(module, full):
+        dense = [site for mlp in mlps if mlp.container == full for site in mlp.sites]
+        if dense or _expert_modules(module, full):
             owner = path if isinstance(module, nn.Sequential) else full
-            return [Site(index, "block", full, owner, hidden_size, hidden_size)]
+            down = next((site for site in dense if site.role == "down"), None)
+            return [Site(index, "block", full, owner, hidden_size, hidden_size, inside=down)]
     if not mlps:
         raise UnsupportedModelError(
             f"{path} has no MLP to put a prime MLP beside; its modules are {_child_names(layer)}. Choose other layers."

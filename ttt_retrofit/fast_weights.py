@@ -166,7 +166,7 @@ class Prime:
         return {"gate": gate, "up": up, "down": torch.zeros(shapes["down"])}
 
     def unit(self, site: Site, norm: Tensor) -> Tensor:
-        """That of a fresh matrix V: there is no projection to measure by."""
+        """The root mean square of a V as wide as this one that has the norm of the block's projection."""
         return norm / math.sqrt(site.out_features * self.width)
 
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:

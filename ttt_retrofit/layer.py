@@ -112,17 +112,12 @@ class TTTSite(nn.Module):
         return SiteConstants(start, scale, self.rate(ttt))
 
     @torch.no_grad()
-    def initialise(self, projection: nn.Module | None, generator: torch.Generator) -> None:
-        """Draw the starts; measure the projection, where one is given."""
+    def initialise(self, base_norm: Tensor | float, generator: torch.Generator) -> None:
+        """Draw the starts; base_norm: the Frobenius norm by which changes and steps are measured."""
         self.log_lr.zero_()
         for name, value in self.kind.start(self.site, generator).items():
             self.get_parameter(f"start_{name}").copy_(value)
-        base_norm = self.get_buffer("base_norm")
-        if projection is None:
-            # The output matrix of a prime MLP starts at zero: a fresh matrix of its shape is the measure instead.
-            base_norm.fill_(self.site.out_features**0.5)
-        else:
-            base_norm.copy_(projection_norm(projection, self.site, generator))
+        self.get_buffer("base_norm").copy_(torch.as_tensor(base_norm))
 
     def connect(self, module: nn.Module) -> None:
         """Hook onto the projection (or block) whose output receives the fast term."""
@@ -263,10 +258,12 @@ def initialise(model: PreTrainedModel, seed: int = 0) -> None:
     """Fresh starts and measured norms for every site, the same for the same base and configuration."""
     generator = torch.Generator().manual_seed(seed)
     for site in ttt_sites(model):
-        projection = _measured_projection(model, site.site)
-        site.initialise(projection, generator)
+        site.initialise(_measured_norm(model, site.site, generator), generator)
 
 
-def _measured_projection(model: PreTrainedModel, site: Site) -> nn.Module | None:
-    """A block has no matrix of its own to be measured by."""
-    return None if site.role == "block" else model.get_submodule(site.path)
+def _measured_norm(model: PreTrainedModel, site: Site, generator: torch.Generator) -> Tensor | float:
+    """That of the projection, of a block's way out, or, for a block of experts, of a fresh matrix beside it."""
+    place = site.inside if site.role == "block" else site
+    if place is None:
+        return site.out_features**0.5
+    return projection_norm(model.get_submodule(place.path), place, generator)
