@@ -6,7 +6,7 @@ it closes on their mean, and by its time relative to reading without learning. F
 
     python -m benchmarks.ablation
     python -m benchmarks.ablation --only default fast
-    python -m benchmarks.ablation --model qwen2.5-0.5b --tokens 4096 --only default "lr 5e-4"
+    python -m benchmarks.ablation --model qwen2.5-0.5b --tokens 2048 --only default "lr 5e-4" "sgd, lr 2"
 
 Another model's results are kept in a file of their own.
 """

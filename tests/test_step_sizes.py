@@ -41,6 +41,16 @@ def test_a_rate_that_is_given_wins():
     assert torch.equal(losses(1, inner_lr=0.0, relative_lr=5.0), losses(1, relative_lr=0.0))
 
 
+def test_an_absolute_rate_that_is_far_too_large_is_reported(caplog):
+    model = wrap(in_other_units(1 / 16), TTTConfig(**READ))
+    assert not caplog.records
+    model.configure_ttt(inner_lr=5e-4)
+    assert "times their root mean square at each chunk, where 0.0026 was found to suit" in caplog.text
+    caplog.clear()
+    wrap(in_other_units(16), TTTConfig(**READ, inner_lr=5e-4))
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("rate", [-1e-3, float("nan"), float("inf"), "fast", True])
 def test_what_is_no_rate_is_refused(rate):
     with pytest.raises(ConfigError, match=r"relative_lr=.*expected None or a finite number"):

@@ -97,6 +97,7 @@ class CheckpointMixin(_Base):
         model.bind_ttt()
         if convert:
             layer.initialise(model)
+            layer.warn_of_large_steps(model.sites, model.ttt)
         return (model, info) if output_loading_info else model
 
     def _adjust_missing_and_unexpected_keys(self, loading_info: Any) -> None:

@@ -18,15 +18,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
-from .config import TTTConfig
+from .config import RELATIVE_LR, TTTConfig
 from .discovery import Site
 from .fast_weights import Delta, FastWeights, Weights
 from .inner_loop import SiteConstants
 from .inner_optimizers import absolute_lr
 
+logger = logging.get_logger(__name__)
+
 # Random vectors that estimate the norm of a projection; the relative error is about sqrt(2 / (probes * rank)).
 PROBES = 256
+LARGE_STEP = 8  # times what was found to suit; twice that still helps a model to read, fourteen times ruins it
 TTT = "ttt"
 FOLDED = "folded"
 
@@ -259,6 +263,19 @@ def initialise(model: PreTrainedModel, seed: int = 0) -> None:
     generator = torch.Generator().manual_seed(seed)
     for site in ttt_sites(model):
         site.initialise(_measured_norm(model, site.site, generator), generator)
+
+
+def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:
+    """Say so where an absolute rate that suits one model would tear up this one, whose weights are smaller."""
+    if ttt.inner_lr is None or ttt.inner_optimizer != "adam" or not sites:
+        return
+    unit = min(float(site.kind.unit(site.site, site.get_buffer("base_norm"))) for site in sites)
+    if ttt.inner_lr > LARGE_STEP * RELATIVE_LR["adam"] * unit:
+        logger.warning(
+            "inner_lr=%g moves every entry of a matrix by %.2g times their root mean square at each chunk, where %g "
+            "was found to suit. Leave inner_lr out, or set relative_lr.",
+            *(ttt.inner_lr, ttt.inner_lr / unit, RELATIVE_LR["adam"]),
+        )
 
 
 def _measured_norm(model: PreTrainedModel, site: Site, generator: torch.Generator) -> Tensor | float:

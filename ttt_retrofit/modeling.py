@@ -92,6 +92,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self._check_rule(changed, self._places)
         self.ttt = changed
         self.config.ttt = self.ttt.to_dict()
+        layer.warn_of_large_steps(self.sites, self.ttt)
         return self.ttt
 
     def _check_rule(self, ttt: TTTConfig, sites: list[Site]) -> None:
