@@ -107,7 +107,7 @@ def gap_closed(row: dict[str, Any], sinks: dict[str, Any], full: dict[str, Any],
     return statistics.fmean(sinks[which][name] - row[which][name] for name in TEXTS) / gap
 
 
-def draw(points: dict[str, tuple[float, float]], name: str) -> None:
+def draw(points: dict[str, tuple[float, float]], stored_as: str) -> None:
     """The frontier: gap closed over time, better towards the upper left."""
     figure, axes = plt.subplots(figsize=(8.4, 5.4))
     # Names would cover one another: points are numbered from the top, and listed beside the plot.
@@ -123,7 +123,7 @@ def draw(points: dict[str, tuple[float, float]], name: str) -> None:
     axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#dddddd", linewidth=0.6)
-    figure.savefig(DIRECTORY / f"{name}.png", dpi=150, bbox_inches="tight")
+    figure.savefig(DIRECTORY / f"{stored_as}.png", dpi=150, bbox_inches="tight")
     plt.close(figure)
 
 
