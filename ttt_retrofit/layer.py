@@ -30,7 +30,7 @@ logger = logging.get_logger(__name__)
 
 # Random vectors that estimate the norm of a projection; the relative error is about sqrt(2 / (probes * rank)).
 PROBES = 256
-LARGE_STEP = 8  # times the rate that was found to suit: with twice that rate reading still gains, fourteen times ruin it
+LARGE_STEP = 8  # times the rate that was found to suit: at twice that rate reading still gains, fourteen ruin it
 TTT = "ttt"
 FOLDED = "folded"
 
