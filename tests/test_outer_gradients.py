@@ -127,7 +127,8 @@ def test_differences_double_backward_and_autograd_over_the_whole_read_agree(
     names = {p: name for name, p in model.named_parameters()}
     whole = dict(zip(outer.all, torch.autograd.grad(exact_loss(model, ids, order=2), outer.all)))
     assert_same(sweep(model, outer, ids, reading=by_double_backward), whole, 1e-5, names)
-    assert_same(sweep(model, outer, ids), whole, 1e-5 if family == "gpt2" else 1e-2, names)
+    # One-sided: what is left out grows with how far a step bends.
+    assert_same(sweep(model, outer, ids), whole, 5e-5 if family == "gpt2" else 1e-2, names)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "olmo2"])
