@@ -1,11 +1,14 @@
 """What all tests share: one thread, for tiny models lose time to more, and the same random numbers every time."""
 
+import os
+
 import pytest
 import torch
 from tiny import tiny
 from words import QUESTIONS, SPECIAL, STORY, tokenizer
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of fresh processes as well: with more, sums are taken in another order
 
 
 @pytest.fixture(autouse=True)
