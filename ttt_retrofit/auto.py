@@ -183,7 +183,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     _mark(model.config, model.name_or_path, config)
     hub.forget_gguf(model)
     layer.initialise(model)
-    layer.warn_of_large_steps(model.sites, config)
+    layer.warn_of_large_steps(converted.sites, config)
     return model
 
 
