@@ -26,7 +26,7 @@ def main(
 ) -> dict[str, dict[str, float]]:
     tokenizer = AutoTokenizer.from_pretrained(model)
     ids = tokenizer(text.read_text(), return_tensors="pt", truncation=True, max_length=tokens).input_ids
-    # Low-rank fast weights keep a sequence's state as small as the base now is; they want a larger step.
+    # Low-rank fast weights keep a sequence's state as small as the base now is.
     reads = TTTConfig(fast_weights="lora", rank=rank, sliding_window=window, chunk_size=chunk)
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
 

@@ -121,14 +121,14 @@ def test_exact_gradients_match_finite_differences(family, kind, optimizer, wide_
 def test_differences_double_backward_and_autograd_over_the_whole_read_agree(
     family, kind, optimizer, wide_corner, long_difference
 ):
-    gentle = 0.1 if family in ROUNDED else 1.0
+    # A tiny prime MLP's trust region, that of the small projection beside it, is a corner at large steps.
+    gentle = 0.1 if family in ROUNDED or kind == "prime" else 1.0
     model = converted(family, fast_weights=kind, inner_optimizer=optimizer, inner_lr=gentle * RATES[optimizer])
     outer, ids = choose(model, ["start", "log_lr"]), tokens(2, 4 * CHUNK)
     names = {p: name for name, p in model.named_parameters()}
     whole = dict(zip(outer.all, torch.autograd.grad(exact_loss(model, ids, order=2), outer.all)))
     assert_same(sweep(model, outer, ids, reading=by_double_backward), whole, 1e-5, names)
-    # One-sided: what is left out grows with how far a step bends.
-    assert_same(sweep(model, outer, ids), whole, 5e-5 if family == "gpt2" else 1e-2, names)
+    assert_same(sweep(model, outer, ids), whole, 1e-5 if family == "gpt2" else 1e-2, names)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "olmo2"])

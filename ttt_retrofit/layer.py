@@ -100,13 +100,17 @@ class TTTSite(nn.Module):
 
         return super()._apply(keep_wide, recurse)
 
+    @property
+    def unit(self) -> Tensor:
+        """What a step is measured in: a scalar, of the scale of the projection's entries."""
+        return self.kind.unit(self.site, self.get_buffer("base_norm"))
+
     def rate(self, ttt: TTTConfig) -> Tensor:
         """The inner learning rate, a scalar: what is configured times what the outer loop learned."""
         lr, relative = ttt.step_size
         if not relative:
             return lr * self.log_lr.exp()
-        unit = self.kind.unit(self.site, self.get_buffer("base_norm"))
-        return absolute_lr(ttt.inner_optimizer, lr, unit) * self.log_lr.exp()
+        return absolute_lr(ttt.inner_optimizer, lr, self.unit) * self.log_lr.exp()
 
     def constants(self, ttt: TTTConfig) -> SiteConstants:
         """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
@@ -116,12 +120,12 @@ class TTTSite(nn.Module):
         return SiteConstants(start, scale, self.rate(ttt))
 
     @torch.no_grad()
-    def initialise(self, base_norm: Tensor | float, generator: torch.Generator) -> None:
+    def initialise(self, base_norm: Tensor, generator: torch.Generator) -> None:
         """Draw the starts; base_norm: the Frobenius norm by which changes and steps are measured."""
         self.log_lr.zero_()
         for name, value in self.kind.start(self.site, generator).items():
             self.get_parameter(f"start_{name}").copy_(value)
-        self.get_buffer("base_norm").copy_(torch.as_tensor(base_norm))
+        self.get_buffer("base_norm").copy_(base_norm)
 
     def connect(self, module: nn.Module) -> None:
         """Hook onto the projection (or block) whose output receives the fast term."""
@@ -269,7 +273,7 @@ def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:
     """Say so where an absolute rate that suits one model would tear up this one, whose weights are smaller."""
     if ttt.inner_lr is None or ttt.inner_optimizer != "adam" or not sites:
         return
-    unit = min(float(site.kind.unit(site.site, site.get_buffer("base_norm"))) for site in sites)
+    unit = min(float(site.unit) for site in sites)
     if ttt.inner_lr > LARGE_STEP * RELATIVE_LR["adam"] * unit:
         logger.warning(
             "inner_lr=%g moves every entry of a matrix by %.2g times their root mean square at each chunk, where %g "
@@ -278,9 +282,9 @@ def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:
         )
 
 
-def _measured_norm(model: PreTrainedModel, site: Site, generator: torch.Generator) -> Tensor | float:
+def _measured_norm(model: PreTrainedModel, site: Site, generator: torch.Generator) -> Tensor:
     """That of the projection, of a block's way out, or, for a block of experts, of a fresh matrix beside it."""
     place = site.inside if site.role == "block" else site
     if place is None:
-        return site.out_features**0.5
+        return torch.tensor(site.out_features**0.5)
     return projection_norm(model.get_submodule(place.path), place, generator)
