@@ -14,6 +14,7 @@ from tiny import tiny, tokens
 from words import STORY, tokenizer
 
 from ttt_retrofit import InputError, UnsupportedModelError
+from ttt_retrofit.learning import displacements
 from ttt_retrofit.measure import FULL, SINKS, TTT, full_attention
 from ttt_retrofit.viz import collect, figures, pages, text
 from ttt_retrofit.viz.data import HOW_TO_READ, TextRead, running_mean
@@ -47,8 +48,8 @@ def test_displacement_is_the_norm_of_the_change_over_that_of_the_matrix():
     ((name, state),) = cache.fast.sites.items()
     projection = model.get_submodule(next(iter(model.sites)).site.path)
     exact = torch.linalg.matrix_norm(state.weights["delta"][0]) / torch.linalg.matrix_norm(projection.weight)
-    assert name and collect.displacements(model, cache).item() == pytest.approx(exact.item(), rel=0.1)  # ‖W‖ is probed
-    assert collect.displacements(model, model.new_cache()).tolist() == [0.0]
+    assert name and displacements(model, cache.fast).item() == pytest.approx(exact.item(), rel=0.1)  # ‖W‖ is probed
+    assert displacements(model, model.new_cache().fast).tolist() == [0.0]
 
 
 def test_reading_leaves_the_model_as_it_was_configured():

@@ -266,6 +266,19 @@ def step_of(
     return FastState(sites, torch.where(applied, step, fast.steps))
 
 
+@torch.no_grad()
+def displacements(decoder: Decoder, fast: FastState) -> Tensor:
+    """(S,) how far the fast weights of each site have moved from their start, ‖ΔW‖ / ‖W‖; the mean over rows."""
+    if not fast.sites:
+        return torch.zeros(len(decoder.sites))
+    moved = []
+    for site in decoder.sites:
+        constants = site.constants(decoder.ttt)
+        weights = fast.sites[site.site.name].weights
+        moved.append(decoder.kind.displacement(weights, constants.start, constants.scale).mean())
+    return torch.stack(moved)
+
+
 def _choose(rows: Tensor, new: SiteState, old: SiteState) -> SiteState:
     """`new` in the rows that are True, `old` elsewhere; what is not chosen may be NaN."""
     pick = rows[:, None, None]

@@ -23,6 +23,7 @@ from transformers.utils import logging
 from ..auto import AutoModelForCausalLM
 from ..config import TTTConfig
 from ..errors import ConfigError
+from ..learning import displacements
 from ..modeling import TTTMixin
 from .config import SHARDED, TTTTrainingConfig
 from .data import collate, sequences
@@ -160,19 +161,14 @@ class TTTTrainer(Trainer):
                 parameter.grad = self.accelerator.reduce(gradient, "mean")
 
     def _note(self, outcome: Outcome) -> None:
-        model, losses = self.ttt_model, outcome.losses
+        losses = outcome.losses
         last = (~losses.isnan()).sum(1) - 1  # (B,)
         self._metrics["inner_loss_first"].append(losses[:, 0].mean().item())
         self._metrics["inner_loss_last"].append(losses.gather(1, last[:, None].to(losses.device)).mean().item())
         if self.args.gradients == "none":
             return
-        moved = []
-        for site in model.sites:
-            constants = site.constants(model.ttt)
-            weights = outcome.cache.fast.sites[site.site.name].weights
-            with torch.no_grad():
-                moved.append(model.kind.displacement(weights, constants.start, constants.scale).mean())
-        self._metrics["fast_weight_norm"].append(torch.stack(moved).mean().item())
+        moved = displacements(self.ttt_model, outcome.cache.fast)
+        self._metrics["fast_weight_norm"].append(moved.mean().item())
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's, with the inner loop's metrics since the last time beside the training loss."""

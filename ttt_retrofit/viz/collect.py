@@ -14,11 +14,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import measure
-from ..cache import TTTCache
 from ..consolidation.prompts import Prompts, fill
 from ..consolidation.writer import Phrasing
 from ..discovery import decoder_layers
 from ..errors import InputError, UnsupportedModelError
+from ..learning import displacements
 from ..measure import FULL, SINKS, TTT, Advance, Reading
 from ..memory.memory import Memory
 from .data import MemoryEffect, TextRead
@@ -44,7 +44,7 @@ def text_read(
 
     def advance(read: int) -> None:
         if read == config.chunk_size:  # whole chunks only: after less, nothing has moved
-            moved.append(displacements(model, cache))
+            moved.append(displacements(model, cache.fast).cpu())
         if TTT in told:
             told[TTT](read)
 
@@ -64,19 +64,6 @@ def text_read(
 def with_full_attention(read: TextRead, full: Reading) -> TextRead:
     """The same, with what `measure.full_attention` of the plain model gave."""
     return replace(read, full=full.losses, state={FULL: list(full.state_by_call), **read.state})
-
-
-@torch.no_grad()
-def displacements(model: Any, cache: TTTCache) -> Tensor:
-    """(S,) how far the fast weights of each site have moved from their start, ‖ΔW‖ / ‖W‖; the mean over rows."""
-    if not cache.fast.sites:
-        return torch.zeros(len(model.sites))
-    moved = []
-    for site in model.sites:
-        constants = site.constants(model.ttt)
-        weights = cache.fast.sites[site.site.name].weights
-        moved.append(model.kind.displacement(weights, constants.start, constants.scale).mean())
-    return torch.stack(moved).cpu()
 
 
 @torch.no_grad()
