@@ -81,7 +81,7 @@ def results(readings: dict[str, Reading], config: TTTConfig) -> Table:
 
     table = Table(
         title="Loss in nats/token, the mean and by quarter of the text: lower is better",
-        caption=f"{settings(config)}\n{machine()}",
+        caption=f"{config.in_words}\n{machine()}",
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
@@ -99,15 +99,6 @@ def results(readings: dict[str, Reading], config: TTTConfig) -> Table:
         cells += [gaps.get(name, ""), f"{reading.tokens_per_second:.0f}", f"{reading.state_bytes / 1e6:.0f}"]
         table.add_row(name, *cells, style="bold" if name == measure.TTT else None)
     return table
-
-
-def settings(config: TTTConfig) -> str:
-    """What the converted model was set to, in one line."""
-    where = f"{'/'.join(config.target_modules)} of layers {config.layers}"
-    return (
-        f"window {config.sliding_window}, sinks {config.sink_tokens}, chunk {config.chunk_size}, "
-        f"{config.fast_weights} on {where}, {config.step_in_words}"
-    )
 
 
 def machine() -> str:

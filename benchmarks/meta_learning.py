@@ -138,8 +138,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
     full, listed = rows["full attention"], ", ".join(options.texts)
     header = ["system", "updates off", "on", "gain", "range of on", "1st quarter", "2nd", "3rd", "last"]
     lines = [
-        f"{options.model}, window {options.window}, chunk {options.chunk}, layers {options.layers}, "
-        f"{options.fast_weights}, {config(options).step_in_words}; "
+        f"{options.model}, {config(options).in_words}; "
         f"{options.steps} steps of one sequence of {options.sequence:,} tokens on {len(TUNING)} texts, "
         f"{options.seeds} seeds; read over {options.tokens:,} tokens of {listed}.",
         "",

@@ -149,9 +149,16 @@ class TTTConfig(JSONFields):
         return RELATIVE_LR[self.inner_optimizer] if self.relative_lr is None else self.relative_lr, True
 
     @property
-    def step_in_words(self) -> str:
+    def in_words(self) -> str:
+        """What sees, what learns and how, in one line."""
         rate, relative = self.step_size
-        return f"{self.inner_optimizer} {rate:g}" + (" of each matrix" if relative else "")
+        window = "the base's own window" if self.sliding_window is None else f"window {self.sliding_window}"
+        kind = self.fast_weights if self.fast_weights == "delta" else f"{self.fast_weights} of rank {self.rank}"
+        return (
+            f"{window}, sinks {self.sink_tokens}, chunk {self.chunk_size}, {kind} on "
+            f"{'/'.join(self.target_modules)} of layers {self.layers}, {self.inner_rule}, "
+            f"{self.inner_optimizer} {rate:g}{' of each matrix' if relative else ''}"
+        )
 
     def state_differences(self, here: TTTConfig) -> list[str]:
         """What keeps state made with this configuration from being used with `here`, in words."""

@@ -112,13 +112,10 @@ def _compare(
             found[FULL] = measure.full_attention(plain, part, bars[FULL])
     ordered = [{system: found[system] for system in systems} for found in readings]
     documents = [_document(path, part, found) for path, part, found in zip(files, ids, ordered)]
-    caption = (
-        f"window {config.sliding_window}, sinks {config.sink_tokens}, chunk {config.chunk_size}, {config.fast_weights} "
-        f"on {'/'.join(config.target_modules)} of layers {config.layers}, rule {config.inner_rule}, "
-        f"{config.step_in_words}"
-    )
-    tables = [_table(f"{path}, {part.shape[1]:,} tokens: loss in nats/token, mean and by quarter", found, caption)
-              for path, part, found in zip(files, ids, ordered)]  # fmt: skip
+    tables = [
+        _table(f"{path}, {part.shape[1]:,} tokens: loss in nats/token, mean and by quarter", found, config.in_words)
+        for path, part, found in zip(files, ids, ordered)
+    ]
     out.result({"model": name, "ttt": config.to_dict(), "files": documents}, *tables)
 
 
