@@ -126,3 +126,9 @@ def test_every_message_that_is_explained_is_one_of_the_library():
             parts = [part.strip() for part in message.split("…") if len(part.strip()) > 5]
             assert parts or message == "Cancelled", message
             assert all(part in said for part in parts), message
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    # A strict build fails otherwise, and no test makes one: it takes an environment of its own.
+    listed = re.findall(r"^ +- .*: (\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(listed) == sorted(["examples.md", *(page.name for page in DOCS.glob("*.md"))])
