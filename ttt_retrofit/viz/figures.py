@@ -185,8 +185,8 @@ def memory_effect(effect: MemoryEffect) -> Figure:
         for a, b in zip(points[start].tolist(), points[target].tolist()):
             plane.plot(*zip(a, b), color=OF_CONDITION[start], linewidth=0.7, alpha=0.6)
     plane.set(xlabel="1st principal component", ylabel="2nd principal component")
-    plane.set_title(f"States after the last layer, {len(effect.questions)} questions; lines lead to the same question "
-                    "with the context")  # fmt: skip
+    asked = "1 question" if len(effect.questions) == 1 else f"{len(effect.questions)} questions"
+    plane.set_title(f"States after the last layer, {asked}; lines lead to the same question with the context")
     figure.legend(*plane.get_legend_handles_labels(), loc="outside upper left", ncols=3)
     return figure
 
