@@ -19,9 +19,9 @@ HOW_TO_READ = {
     "is lighter with updates than without was expected because of what was read before.",
     "state": "What must be kept to go on reading: keys and values of full attention grow with every token, the window, "
     "sinks and fast weights stay the same once the window is full. A chunk begun at the end adds a copy of them.",
-    "memory": "A memory that holds what the context said makes the answer's first token nearly as likely after the last "
-    "layer as the context does; where its line lies nearer to the state with the context than the line without, it gets "
-    "there by the same states, and where it lies further off, by a way of its own.",
+    "memory": "A memory that holds what the context said makes the answer's first token nearly as likely after the "
+    "last layer as the context does; where its line lies nearer to the state with the context than the line without, "
+    "it gets there by the same states, and where it lies further off, by a way of its own.",
 }
 CONDITIONS = ("with the context", "without", "with the memory")
 
