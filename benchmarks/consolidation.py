@@ -169,6 +169,7 @@ class Bench:
             "invented": sum(map(is_invented, found["answers"][len(asked) :])) / len(UNSAID),
             "drift_prose": found["drift_prose"],
             "drift_code": found["drift_code"],
+            "changed": found["changed"],
             "seconds": seconds,
             "asking_seconds": found["seconds"],
             "bytes": memory.nbytes,
@@ -227,7 +228,8 @@ def averaged(rows: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]] | No
     relative = "-" if not full else f"{mean('recall') / statistics.mean(row['recall'] for row in full):.0%}"
     return [
         f"{mean('recall'):.0%} ({spread})", relative, f"{mean('invented'):.0%}",
-        f"{mean('drift_prose'):+.2%}", f"{mean('drift_code'):+.2%}", f"{mean('seconds'):.0f}",
+        f"{mean('drift_prose'):+.2%}", f"{mean('drift_code'):+.2%}",
+        f"{mean('changed'):.0%}" if all("changed" in row for row in rows) else "-", f"{mean('seconds'):.0f}",
         f"{mean('bytes') / 1e6:.2f}",
     ]  # fmt: skip
 
@@ -237,7 +239,18 @@ def report(done: dict[str, Any], options: argparse.Namespace) -> list[str]:
     for plan in (name for name in PLANS if name in done):
         rows = done[plan]
         full = done.get("table", {}).get("full context", {})
-        header = ["system", "talks", "recall (range)", "of full context", "invented", "prose", "code", "seconds", "MB"]
+        header = [
+            "system",
+            "talks",
+            "recall (range)",
+            "of full context",
+            "invented",
+            "prose",
+            "code",
+            "others changed",
+            "seconds",
+            "MB",
+        ]
         measured = {name: rows[name] for name in PLANS[plan] if rows.get(name)}
         table = [
             [name, str(len(by_seed)), *averaged([*by_seed.values()], [full[seed] for seed in by_seed if seed in full])]

@@ -37,7 +37,7 @@ from .conversations import (
     correct,
     facts,
 )
-from .recollect import Recollector
+from .recollect import Recollector, changed
 from .results import DIRECTORY, machine, markdown_table, save
 from .storage import cache_directory
 
@@ -99,6 +99,7 @@ def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, An
         row["bytes"] = 0 if model.memory is None else model.memory.nbytes
         keep(options, row)
     every = [fact for talk in talks for fact in talk.facts]
+    row["changed"] = 0.0 if model.memory is None else changed(model, tokenizer, model.memory)
     answers = recollected(model, tokenizer, options, kept / "all", [*every, *together])
     row["all_at_the_end"] = recall(answers[: len(every)], every)
     row["together"] = recall(answers[len(every) :], together)
@@ -171,7 +172,7 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
 
 
 PLANS = {"successive": successive, "corrections": corrections}
-Find = Callable[[dict[str, Any]], float]
+Find = Callable[[dict[str, Any]], float | None]
 # What each plan's table shows of a row, and how.
 TABLES: dict[str, dict[str, tuple[Find, str]]] = {
     "successive": {
@@ -182,6 +183,7 @@ TABLES: dict[str, dict[str, tuple[Find, str]]] = {
         "in a chat": (lambda row: row["in_a_chat"], ".0%"),
         "both together": (lambda row: row["together"], ".0%"),
         "both, full context": (lambda row: row["together_full_context"], ".0%"),
+        "others changed": (lambda row: row.get("changed"), ".0%"),
         "seconds each": (lambda row: statistics.mean(row["seconds"].values()), ".0f"),
         "MB": (lambda row: row["bytes"] / 1e6, ".1f"),
     },
@@ -215,7 +217,9 @@ def report(rows: dict[str, Any]) -> list[str]:
 
 def over(rows: Sequence[dict[str, Any]], find: Find, shown: str) -> str:
     """The mean of a figure over some rows, and its range."""
-    found = [find(row) for row in rows]
+    found = [figure for row in rows if (figure := find(row)) is not None]
+    if not found:
+        return "-"
     mean, least, most = (format(value, shown) for value in (statistics.mean(found), min(found), max(found)))
     return mean if least == most else f"{mean} ({least} to {most})"
 

@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,9 @@ from .texts import text
 ANSWER_TOKENS = 32
 DRIFT_TOKENS = 1024
 DRIFTS = {"drift_prose": "emma", "drift_code": "turtle"}
+# Questions about nothing personal, others than the library measures gates on, one in a line.
+GENERAL = Path(__file__).parent / "data" / "general_questions.txt"
+GENERAL_TOKENS = 16  # of each answer are compared
 # Where an answer says that it does not know; everything else about something never said is invented.
 ABSTAINS = (
     "don't have", "do not have", "can't assist", "cannot assist", "i'm sorry", "i am sorry", "not sure", "don't know",
@@ -63,6 +67,13 @@ def drift_ids(tokenizer: Any, key: str) -> torch.Tensor:
     return tokenizer(text(DRIFTS[key]), return_tensors="pt").input_ids[:, 2000 : 2000 + DRIFT_TOKENS]
 
 
+def changed(model: Any, tokenizer: Any, memory: Memory) -> float:
+    """The share of general questions that are answered otherwise than without the memory."""
+    asked = [([], question) for question in GENERAL.read_text().splitlines()]
+    without, with_it = (Recollector(model, tokenizer, m).answers(asked, GENERAL_TOKENS) for m in (None, memory))
+    return sum(a != b for a, b in zip(without, with_it)) / len(asked)
+
+
 def main() -> None:
     name, directory = sys.argv[1:3]
     questions = json.load(sys.stdin)
@@ -78,6 +89,7 @@ def main() -> None:
     for key in DRIFTS:
         ids = drift_ids(tokenizer, key)
         found[key] = loss(model, ids, memory) / loss(model, ids, None) - 1
+    found["changed"] = changed(model, tokenizer, memory)
     print(json.dumps(found))
 
 

@@ -12,6 +12,7 @@ from benchmarks.models import model_directory
 from benchmarks.recollect import Recollector
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.words import holds
 
 pytestmark = pytest.mark.real
@@ -27,7 +28,13 @@ ASKED = {
     "What is my dog called?": "biscuit",
     "What is the name of my dog?": "biscuit",
 }
-ELSEWHERE = "What is the capital of France?"
+# Of no personal thing, and none of the questions that gates are measured on.
+ELSEWHERE = [
+    "What is the capital of Spain?",
+    "Who painted Guernica?",
+    "What colour is the sky?",
+    "Where do penguins live?",
+]
 
 RECOLLECT = """
 import json, sys
@@ -66,13 +73,14 @@ def test_what_was_told_is_known_in_a_fresh_process_without_the_conversation(told
     _, _, memory = told
     assert memory.report.accepted and memory.report.recall >= 0.8
     memory.save(tmp_path)
-    command = [sys.executable, "-c", RECOLLECT, str(directory), str(tmp_path), json.dumps([*ASKED, ELSEWHERE])]
+    command = [sys.executable, "-c", RECOLLECT, str(directory), str(tmp_path), json.dumps([*ASKED, *ELSEWHERE])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout.strip().splitlines()[-1])
     assert not any(holds(answers[f"without {question}"], [answer]) for question, answer in ASKED.items())
     assert sum(holds(answers[f"with {question}"], [answer]) for question, answer in ASKED.items()) >= 2
-    assert answers[f"with {ELSEWHERE}"] == answers[f"without {ELSEWHERE}"]
+    assert all(answers[f"with {question}"] == answers[f"without {question}"] for question in ELSEWHERE)
+    assert not set(ELSEWHERE) & set(Prompts.load().general)
 
 
 def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):

@@ -1,13 +1,15 @@
 """What is asked about a context: pure functions over sentences, no model."""
 
+from dataclasses import replace
 from importlib import resources
 
 import pytest
 from words import tokenizer
 
+from benchmarks.recollect import GENERAL
 from ttt_retrofit.consolidation import asking, study, verify
 from ttt_retrofit.consolidation.config import ConsolidationConfig
-from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.pieces import Statement, understand
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.words import (
     content,
@@ -92,6 +94,9 @@ def test_a_function_word_that_is_a_name_within_a_sentence_is_a_detail():
         ("The exam is on the 9th of June.", "9th", "day", ["On which day of June is the exam?"]),
         ("My uncle was a welder.", "welder", "profession", ["What was my uncle's profession?"]),
         ("My aunt works as a nurse.", "nurse", "job", ["What is my aunt's job?"]),
+        ("My sister moved to Braga.", "Braga", "city", ["Where does my sister live?", "Where did my sister move to?"]),
+        ("My cousin teaches at a school in Leeds.", "school", "", ["Where does my cousin teach?"]),
+        ("My train leaves at 7:45 from platform 3.", "platform 3", "", ["From which platform does my train leave?"]),
         ("My locker is number 12.", "12", "", ["What number is my locker?", "What is the number of my locker?"]),
         ("We have two kids: Otto, who is nine, and Runa.", "nine", "age", ["What is Otto?"]),
         ("I'm allergic to nuts, so take care.", "nuts", "food", ["What am I allergic to?"]),
@@ -211,8 +216,8 @@ def test_things_that_only_the_examples_of_a_prompt_name_are_noticed():
     assert not asking.named("When is my report due?") & examples
 
 
-def question(text, *value, spare=False):
-    return study.Question(text, frozenset(value), None, 0, spare=spare)
+def question(text, *value, statement=0, spare=False):
+    return study.Question(text, frozenset(value), None, statement, spare=spare)
 
 
 def test_only_spare_wordings_are_held_out_and_no_answer_goes_untaught():
@@ -226,6 +231,27 @@ def test_a_question_is_studied_by_every_name_of_what_it_is_about_with_one_answer
     asked = [question("What does Petra grow?", "pumpkins"), question("Who grows pumpkins?", "petra")]
     found = study.otherwise_named(asked, [("my aunt", "Petra")])
     assert [(q.text, q.value) for q in found[2:]] == [("What does my aunt grow?", frozenset({"pumpkins"}))]
+
+
+def test_my_train_to_porto_is_my_train_where_there_is_no_other():
+    asked = [question("When does my train to Porto leave?", "7:45", statement=0)]
+    assert [q.text for q in study.otherwise_named(asked, [])[1:]] == ["When does my train leave?"]
+    asked += [question("When does my train to Lisbon leave?", "9:10", statement=1)]
+    assert study.otherwise_named(asked, []) == asked
+
+
+def test_what_she_does_is_asked_by_whom_she_is():
+    statement = Statement("She works as a beekeeper.", "My sister Mirela moved to Braga.", 0)
+    assert asking._by_name(statement) == "my sister works as a beekeeper."
+    turned = asking._turned_round(asking._by_name(statement), "beekeeper", "profession", PROMPTS)
+    assert {"What is my sister's job?", "What does my sister do?"} <= set(turned)
+    inside = replace(statement, text="My aunt sold her house.")
+    assert asking._by_name(inside) == inside.text
+
+
+def test_gates_are_measured_on_other_general_questions_than_the_benchmarks_ask():
+    asked = GENERAL.read_text().splitlines()
+    assert len(set(asked)) == len(asked) >= 80 and not set(asked) & set(PROMPTS.general)
 
 
 def test_what_a_question_calls_mine_is_noticed():

@@ -17,6 +17,8 @@ SUBJECT = re.compile(r"\b(?:[Mm]y|[Oo]ur) [a-z]+\b|\b[A-Z]\w+\b")
 OF_MINE = re.compile(r" of (?:my|our) ")
 YOURS = re.compile(r"\b([Yy])our\b")
 
+NEARER = re.compile(r"\b([Mm]y|[Oo]ur) ([a-z-]+) (?:to|from|in|at|for|on|with) (?:the )?[A-Z]\w+\b")
+
 Pair = tuple[str, str]  # a relation and the name that goes with it
 
 
@@ -56,6 +58,11 @@ def renamed(question: str, known: Sequence[Pair]) -> list[str]:
         elif by_relation.search(alone):
             twins.append(by_relation.sub(name, alone))
     return twins
+
+
+def shortened(question: str) -> str:
+    """The question without what tells one thing of mine from another: "my train" for "my train to Porto"."""
+    return NEARER.sub(r"\1 \2", question)
 
 
 def resolved(question: str, before: str) -> list[str]:

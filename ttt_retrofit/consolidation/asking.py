@@ -56,7 +56,7 @@ def ask(
     prompts_ids = [writer.tokenizer(text).input_ids for text in filled]
     borrowed = _examples(template) - stems(f"{context.text} {' '.join(kinds)}")
     turned_round = [
-        _turned_round(context.statements[number].text, detail, kind, prompts)
+        _turned_round(_by_name(context.statements[number]), detail, kind, prompts)
         for (number, detail), kind in zip(hidden, kinds)
     ]
     # Sentences turned into questions are well-formed, so they come first: of two alike, the first is kept.
@@ -104,6 +104,12 @@ def details_of(context: Context, config: ConsolidationConfig) -> list[tuple[int,
     ]
     telling = sorted(found, key=lambda one: (not salient(one[1]), context.text.count(one[1])))
     return sorted(telling[: config.most_details], key=lambda one: one[0])
+
+
+def _by_name(statement: Statement) -> str:
+    """The statement, with whom it is about where it begins with a pronoun: "my sister" for "She"."""
+    begins = re.match(r"(he|she|his|her)\b", statement.text, re.IGNORECASE)
+    return resolved(statement.text, statement.before)[0] if begins else statement.text
 
 
 def _with_gap(statement: Statement, detail: str) -> str:

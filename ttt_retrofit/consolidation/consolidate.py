@@ -169,12 +169,12 @@ class Consolidation:
         if self.earlier is not None:
             background = self.earlier.background
         else:
-            background = find_background([*below_texts[::2], *below_asked[::2]])
+            background = find_background([*below_texts, *below_asked])
         return Elsewhere(texts, below_texts, asked, below_asked, background)
 
     def _in_a_chat(self) -> list[tuple[str, list[Message]]]:
-        """The general questions, each after another one and a reply: there, too, a gate has to be shut."""
-        questions = self.prompts.general
+        """Every other general question, after one more and a reply: there, too, a gate has to be shut."""
+        questions = self.prompts.general[::2]
         before = [
             [{"role": "user", "content": text}, {"role": "assistant", "content": self.prompts.replied}]
             for text in (*questions[-1:], *questions[:-1])

@@ -22,6 +22,7 @@ DIRECTIONS = 128
 FLOOR = 0.05
 # Cosine by which a gate stands above all unrelated text it was measured on: other text comes nearer by chance.
 MARGIN = 0.1
+UNLIKE = 0.98  # of the unrelated questions are about nothing alike
 RAMP = 0.05  # cosine between silence and speaking fully
 SAME = 0.995  # cosine from which two keys are of one lesson; other questions reach 0.97
 
@@ -46,20 +47,21 @@ def find_background(unrelated: Sequence[Tensor]) -> Background:
 def find_gate(
     studied: Sequence[tuple[Tensor, int]], texts: Sequence[Tensor], asked: Sequence[Tensor], background: Background
 ) -> GateKeys:
-    """The gate of an entry: shut on every unrelated text, and on nine in ten unrelated questions.
+    """The gate of an entry: shut on every unrelated text, and on unrelated questions but for a few.
 
-    The tenth is about something alike; its answer is taught to stay the base's.
+    Those are about something alike, "What is a violin?" where somebody plays one: a gate above them would be shut on
+    what was told, too. Their answers are taught to stay the base's.
 
     Parameters
     ----------
     studied : what enters the gates' layer for each lesson, (T, D), and where its answer begins.
-    texts, asked : the same for unrelated texts and questions that the background was not measured on.
+    texts, asked : the same for unrelated texts and questions.
     """
     keys = _keys(studied, background).half()
     if keys.shape[0] > MOST_KEYS:
         keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS).long()]
     questions = torch.tensor([highest(hidden, keys, background) for hidden in asked])
-    heard = max(questions.quantile(0.9).item(), *(highest(hidden, keys, background) for hidden in texts))
+    heard = max(questions.quantile(UNLIKE).item(), *(highest(hidden, keys, background) for hidden in texts))
     return GateKeys(keys, heard + MARGIN, heard + MARGIN + RAMP)
 
 

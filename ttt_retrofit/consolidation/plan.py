@@ -24,12 +24,12 @@ class Elsewhere:
     below_texts: list[Tensor]
     asked: list[list[int]]
     below_asked: list[Tensor]
-    background: Background  # of half of them
+    background: Background  # of all of them
 
     def gate_of(self, studied: Sequence[Prepared]) -> GateKeys:
-        """A gate for these lessons that stays shut on the other half."""
+        """A gate for these lessons that stays shut on them."""
         ends = [(p.below, len(p.lesson.prompt)) for p in studied]
-        return find_gate(ends, self.below_texts[1::2], self.below_asked[1::2], self.background)
+        return find_gate(ends, self.below_texts, self.below_asked, self.background)
 
 
 @dataclass(frozen=True)

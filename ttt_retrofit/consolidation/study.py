@@ -4,6 +4,7 @@ something the context said.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from ..memory.lessons import Lesson, LessonKind
-from .aliases import Pair, renamed
+from .aliases import Pair, renamed, shortened
 from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
 from .control import Control
@@ -152,8 +153,11 @@ def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> lis
     """The questions, and each again by every other name of what it is about, with the same answer."""
     found = list(questions)
     texts = {question.text for question in questions}
+    # Of two trains, neither is "my train".
+    short = Counter(text for text, _ in {(shortened(q.text), q.statement) for q in questions})
     for question in questions:
-        for text in renamed(question.text, known):
+        brief = shortened(question.text)
+        for text in [*renamed(question.text, known), *([brief] if short[brief] == 1 else [])]:
             if text not in texts and not question.value & content(text):
                 texts.add(text)
                 found.append(replace(question, text=text))

@@ -48,7 +48,13 @@ class TTTTrainingConfig(TrainingArguments):
             "'log_lr' one inner learning rate for each site, 'lora' adapters that the model carries, 'everything'"
         },
     )
-    learning_rate: float = field(default=3e-5, metadata={"help": "outer learning rate of all but the inner rates"})
+    learning_rate: float = field(
+        default=3e-5,
+        metadata={
+            "help": "outer learning rate of all but the inner rates; suits matrices whose entries are about 0.02, "
+            "and is to grow with them"
+        },
+    )
     log_lr_learning_rate: float = field(default=0.05, metadata={"help": "outer learning rate of the log inner rates"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "largest norm of the outer gradient; 0 does not clip"})
     evaluate_without_updates: bool = field(
