@@ -162,7 +162,7 @@ class Bench:
         with tempfile.TemporaryDirectory() as directory:
             memory.save(directory)
             asked = [fact.question for fact in talk.facts]
-            found = in_fresh_process(self.name, directory, [*asked, *UNSAID])
+            found = in_fresh_process(self.name, directory, [*asked, *UNSAID], elsewhere=True)
         answers = found["answers"][: len(asked)]
         return {
             "recall": recall(answers, talk.facts),
@@ -178,10 +178,18 @@ class Bench:
 
 
 def in_fresh_process(
-    model: str, memory: str, questions: Sequence[str], before: Sequence[Sequence[Message]] | None = None
+    model: str,
+    memory: str,
+    questions: Sequence[str],
+    before: Sequence[Sequence[Message]] | None = None,
+    elsewhere: bool = False,
 ) -> dict[str, Any]:
-    """Answers from a memory alone; `before`: the messages that each question comes after, if not the first."""
-    command = [sys.executable, "-m", "benchmarks.recollect", model, memory]
+    """Answers from a memory alone.
+
+    `before` are the messages that each question comes after, if it is not the first; `elsewhere` also measures what
+    else the memory changes.
+    """
+    command = [sys.executable, "-m", "benchmarks.recollect", model, memory, *(["elsewhere"] if elsewhere else [])]
     asked = json.dumps([*zip(before or [[]] * len(questions), questions)])
     done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -239,18 +247,8 @@ def report(done: dict[str, Any], options: argparse.Namespace) -> list[str]:
     for plan in (name for name in PLANS if name in done):
         rows = done[plan]
         full = done.get("table", {}).get("full context", {})
-        header = [
-            "system",
-            "talks",
-            "recall (range)",
-            "of full context",
-            "invented",
-            "prose",
-            "code",
-            "others changed",
-            "seconds",
-            "MB",
-        ]
+        header = ["system", "talks", "recall (range)", "of full context", "invented", "prose", "code", "others changed",
+                  "seconds", "MB"]  # fmt: skip
         measured = {name: rows[name] for name in PLANS[plan] if rows.get(name)}
         table = [
             [name, str(len(by_seed)), *averaged([*by_seed.values()], [full[seed] for seed in by_seed if seed in full])]

@@ -1,6 +1,7 @@
-"""Answers questions from a memory alone: python -m benchmarks.recollect MODEL MEMORY < questions.json
+"""Answers questions from a memory alone: python -m benchmarks.recollect MODEL MEMORY [elsewhere] < questions.json
 
-The questions are a list of [messages before it, question].
+The questions are a list of [messages before it, question]. With "elsewhere", also how the memory changes the loss on
+texts and the answers to questions that have nothing to do with it.
 
 Run as a process of its own, it has no key, value or word of what the memory was made from.
 """
@@ -75,7 +76,7 @@ def changed(model: Any, tokenizer: Any, memory: Memory) -> float:
 
 
 def main() -> None:
-    name, directory = sys.argv[1:3]
+    name, directory, *also = sys.argv[1:]
     questions = json.load(sys.stdin)
     path = model_directory(name)
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
@@ -86,10 +87,11 @@ def main() -> None:
     asked = [([*notes, *before], question) for before, question in questions]
     answers = Recollector(model, tokenizer, memory).answers(asked)
     found = {"answers": answers, "seconds": time.perf_counter() - began}
-    for key in DRIFTS:
-        ids = drift_ids(tokenizer, key)
-        found[key] = loss(model, ids, memory) / loss(model, ids, None) - 1
-    found["changed"] = changed(model, tokenizer, memory)
+    if also == ["elsewhere"]:
+        for key in DRIFTS:
+            ids = drift_ids(tokenizer, key)
+            found[key] = loss(model, ids, memory) / loss(model, ids, None) - 1
+        found["changed"] = changed(model, tokenizer, memory)
     print(json.dumps(found))
 
 

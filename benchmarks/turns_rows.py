@@ -243,7 +243,7 @@ def next_token_lora(bench: Bench) -> Answered:
 
 def in_process_of_its_own(bench: Bench, memory: Memory) -> Answered:
     with tempfile.TemporaryDirectory() as directory:
-        found = in_fresh_process(bench.name, str(memory.save(Path(directory))), bench.questions)
+        found = in_fresh_process(bench.name, str(memory.save(Path(directory))), bench.questions, elsewhere=True)
     nbytes = memory.nbytes + sum(note.tokens for note in memory.notes) * bench.token_bytes
     return Answered(found["answers"], nbytes, {name: found[name] for name in DRIFTS})
 
