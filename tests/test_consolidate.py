@@ -321,6 +321,7 @@ def test_pausing_stops_the_work_until_it_is_resumed(model, tmp_path):
 
 
 def test_a_training_that_diverges_is_rejected_and_says_so(model, tmp_path):
+    # No gate: that of a random model seldom opens, and what does not speak does not learn.
     memory = consolidate(model, directory=tmp_path, lr=1e30, budget={"steps": 5}, memory=MemoryConfig(gated=False))
     assert not memory.report.accepted and "diverged" in memory.report.reason
     assert model.memory is None
