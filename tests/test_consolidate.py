@@ -263,7 +263,7 @@ def _stop_at(stage: str, step: int):
     return found, watch
 
 
-@pytest.mark.parametrize("stage", ["answers", "unknown", "train", "verify"])
+@pytest.mark.parametrize("stage", ["answers", "general", "train", "verify"])
 def test_cancelling_at_any_stage_leaves_everything_as_it_was(model, tmp_path, stage):
     before = logits(model, tokens(1, 20))
     found, watch = _stop_at(stage, 0)

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import ConfigError
 from ..gates import Background
 from ..memory.chorus import voices as voices_of
-from ..memory.entry import Entry, GateKeys, Source
+from ..memory.entry import Entry, Source
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from ..memory.projections import Places, find_places
@@ -49,7 +49,7 @@ from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Message, Phrasing, Writer, common_beginning
 
-BEGINNING = 16  # tokens of a general answer: whether a memory disturbs it shows in these
+BEGINNING = 8  # tokens of a general answer: whether a memory disturbs it shows in these
 STORED = torch.bfloat16  # of a memory's weights
 
 
@@ -125,7 +125,7 @@ class Consolidation:
             )
 
         student = Student(plain_copy(self.model), places)
-        elsewhere = self._elsewhere(student)
+        elsewhere = self._elsewhere(student, teacher)
         plan = self._plan(student, teacher, questions, elsewhere)
         # One entry that is written anew does not hear the one it replaces.
         bank = self.config.strategy == "bank"
@@ -160,17 +160,20 @@ class Consolidation:
         )
         return dataclasses.replace(candidate, report=report)
 
-    def _elsewhere(self, student: Student) -> Elsewhere:
+    def _elsewhere(self, student: Student, teacher: Writer) -> Elsewhere:
         texts = [self._ids(text) for text in self.prompts.unrelated]
         asked = [self.phrasing.asked(question) for question in self.prompts.general]
         asked += [self.phrasing.asked(question, before) for question, before in self._in_a_chat()]
-        below_texts, below_asked = student.below(texts), student.below(asked)
+        self.control.at("general", 0, len(asked))
+        answers = teacher.answer(asked, BEGINNING, 64, self.config.kept_logits, line=not self.phrasing.chat)
+        lessons = [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(asked, answers)]
+        below, general = student.below(texts), self._prepared(student, lessons)
         # Entries of one bank are measured against one background.
         if self.earlier is not None:
             background = self.earlier.background
         else:
-            background = find_background([*below_texts, *below_asked])
-        return Elsewhere(texts, below_texts, asked, below_asked, background)
+            background = find_background([*below, *(p.below for p in general)])
+        return Elsewhere(texts, below, general, background)
 
     def _in_a_chat(self) -> list[tuple[str, list[Message]]]:
         """Every other general question, after one more and a reply: there, too, a gate has to be shut."""
@@ -187,7 +190,9 @@ class Consolidation:
         asked = [question for question in questions if not question.held_out]
         facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
         gate = elsewhere.gate_of(facts)
-        before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
+        before = self._revised(
+            student, teacher, questions, lambda hidden: single or highest(hidden, gate.keys, background) > gate.closed
+        )
         whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
@@ -200,20 +205,19 @@ class Consolidation:
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every fourth is kept for verification.
-        studied_unknown = [self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 4]
-
-        def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
-            ungated = not self.config.memory.gated
-            return [ids for ids, hidden in zip(prompts, below) if ungated or _opens(hidden, gate, background)]
-
-        declined = heard(studied_unknown, student.below(studied_unknown))
+        declined = self._declined(student, [question for i, question in enumerate(unknown) if i % 4])
+        negatives = [
+            p
+            for p in [*declined, *elsewhere.general]
+            if not self.config.memory.gated or highest(p.below, gate.keys, background) > gate.closed
+        ]
         return Plan(
             before=before.memory,
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
             gate=gate,
             facts=facts,
             texts=self._texts(student, asked),
-            negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
+            negatives=negatives,
             replays=() if single else before.replays,
             checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
             held_out=held_out,
@@ -265,19 +269,11 @@ class Consolidation:
         prepared = self._prepared(student, [lesson for lesson, _ in lessons])
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
-    def _negatives(
-        self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
-    ) -> list[Prepared]:
-        """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
-        declined, and general ones, which are to be answered as the base alone does.
-        """
-        self.control.at("unknown", 0, len(general))
-        line = not self.phrasing.chat
-        answers = teacher.answer(general, BEGINNING, 32, self.config.kept_logits, line)
+    def _declined(self, student: Student, questions: Sequence[str]) -> list[Prepared]:
+        """Personal questions that were never answered, as lessons to decline."""
         abstention = self.phrasing.said(self.prompts.abstention)
-        lessons = [study.certain("unknown", ids, abstention) for ids in declined]
-        lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
-        return self._prepared(student, lessons)
+        prompts = [self.phrasing.asked(question) for question in questions]
+        return self._prepared(student, [study.certain("unknown", ids, abstention) for ids in prompts])
 
     def _revised(
         self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[Tensor], bool]
@@ -367,7 +363,7 @@ class Consolidation:
         self.control.at("verify", 3, 4)
         voices = voices_of([candidate], student.model.device, student.model.dtype)
         assert voices is not None
-        moved = verify.drift(student, elsewhere.texts, elsewhere.below_texts, voices)
+        moved = verify.drift(student, elsewhere.texts, elsewhere.below, voices)
         self.tokens += remembering.tokens
         accepted, reason = verify.judged(after, len(questions), moved, self.config)
         failures = tuple(
@@ -397,7 +393,3 @@ class Consolidation:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
-
-
-def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:
-    return highest(below, gate.keys, background) > gate.closed

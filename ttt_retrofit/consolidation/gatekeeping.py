@@ -55,7 +55,8 @@ def find_gate(
     Parameters
     ----------
     studied : what enters the gates' layer for each lesson, (T, D), and where its answer begins.
-    texts, asked : the same for unrelated texts and questions.
+    texts, asked : the same for unrelated texts, and for unrelated questions with their answers: keys are taken at the
+        ends of answers, too, and one answer begins much like another.
     """
     keys = _keys(studied, background).half()
     if keys.shape[0] > MOST_KEYS:
