@@ -49,6 +49,8 @@ def config(options: argparse.Namespace) -> TTTConfig:
         rank=options.rank,
         inner_optimizer=options.inner_optimizer,
         inner_lr=options.inner_lr,
+        relative_lr=options.relative_lr,
+        max_relative_update=options.trust_region,
     )
 
 
@@ -186,6 +188,8 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--inner-optimizer", choices=get_args(OptimizerName), default="adam")
     parser.add_argument("--inner-lr", type=float, help="default: in units of each matrix")
+    parser.add_argument("--relative-lr", type=float, help="in units of each matrix")
+    parser.add_argument("--trust-region", type=float, default=TTTConfig.max_relative_update)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--sequence", type=int, default=2048, help="tokens of a training sequence")
     parser.add_argument("--tokens", type=int, default=8192, help="read of each test text")

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import ConfigError
 from ..gates import Background
 from ..memory.chorus import voices as voices_of
-from ..memory.entry import Entry, Source
+from ..memory.entry import Entry, GateKeys, Source
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from ..memory.projections import Places, find_places
@@ -47,7 +47,7 @@ from .study import Question
 from .supersede import Revised, revise
 from .words import content, holds
 from .work import FORMAT, Work
-from .writer import Message, Phrasing, Writer, common_beginning
+from .writer import Answer, Message, Phrasing, Writer, common_beginning
 
 BEGINNING = 8  # tokens of a general answer: whether a memory disturbs it shows in these
 STORED = torch.bfloat16  # of a memory's weights
@@ -162,27 +162,32 @@ class Consolidation:
 
     def _elsewhere(self, student: Student, teacher: Writer) -> Elsewhere:
         texts = [self._ids(text) for text in self.prompts.unrelated]
-        asked = [self.phrasing.asked(question) for question in self.prompts.general]
-        asked += [self.phrasing.asked(question, before) for question, before in self._in_a_chat()]
-        self.control.at("general", 0, len(asked))
-        answers = teacher.answer(asked, BEGINNING, 64, self.config.kept_logits, line=not self.phrasing.chat)
-        lessons = [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(asked, answers)]
-        below, general = student.below(texts), self._prepared(student, lessons)
+        alone = [self.phrasing.asked(question) for question in self.prompts.general]
+        self.control.at("general", 0, len(alone))
+        begun = [list(answer.ids) for answer in self._begun(teacher, alone)]
+        # In a chat an answer begins alike; it is not written again.
+        asked, answers = [*alone, *self._in_a_chat()], [*begun, *begun[::2]]
+        below_texts = student.below(texts)
+        below_asked = student.below([prompt + answer for prompt, answer in zip(asked, answers)])
         # Entries of one bank are measured against one background.
         if self.earlier is not None:
             background = self.earlier.background
         else:
-            background = find_background([*below, *(p.below for p in general)])
-        return Elsewhere(texts, below, general, background)
+            background = find_background([*below_texts, *below_asked])
+        return Elsewhere(texts, below_texts, asked, below_asked, background)
 
-    def _in_a_chat(self) -> list[tuple[str, list[Message]]]:
+    def _in_a_chat(self) -> list[list[int]]:
         """Every other general question, after one more and a reply: there, too, a gate has to be shut."""
         questions = self.prompts.general[::2]
-        before = [
-            [{"role": "user", "content": text}, {"role": "assistant", "content": self.prompts.replied}]
-            for text in (*questions[-1:], *questions[:-1])
+        replied: Message = {"role": "assistant", "content": self.prompts.replied}
+        return [
+            self.phrasing.asked(question, [{"role": "user", "content": before}, replied])
+            for question, before in zip(questions, (*questions[-1:], *questions[:-1]))
         ]
-        return [*zip(questions, before)]
+
+    def _begun(self, teacher: Writer, prompts: Sequence[list[int]]) -> list[Answer]:
+        """The beginnings of the base's own answers."""
+        return teacher.answer(prompts, BEGINNING, 64, self.config.kept_logits, line=not self.phrasing.chat)
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
@@ -190,9 +195,7 @@ class Consolidation:
         asked = [question for question in questions if not question.held_out]
         facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
         gate = elsewhere.gate_of(facts)
-        before = self._revised(
-            student, teacher, questions, lambda hidden: single or highest(hidden, gate.keys, background) > gate.closed
-        )
+        before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
         whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
@@ -205,19 +208,20 @@ class Consolidation:
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every fourth is kept for verification.
-        declined = self._declined(student, [question for i, question in enumerate(unknown) if i % 4])
-        negatives = [
-            p
-            for p in [*declined, *elsewhere.general]
-            if not self.config.memory.gated or highest(p.below, gate.keys, background) > gate.closed
-        ]
+        studied_unknown = [self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 4]
+
+        def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
+            ungated = not self.config.memory.gated
+            return [ids for ids, hidden in zip(prompts, below) if ungated or _opens(hidden, gate, background)]
+
+        declined = heard(studied_unknown, student.below(studied_unknown))
         return Plan(
             before=before.memory,
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
             gate=gate,
             facts=facts,
             texts=self._texts(student, asked),
-            negatives=negatives,
+            negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
             replays=() if single else before.replays,
             checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
             held_out=held_out,
@@ -269,11 +273,17 @@ class Consolidation:
         prepared = self._prepared(student, [lesson for lesson, _ in lessons])
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
-    def _declined(self, student: Student, questions: Sequence[str]) -> list[Prepared]:
-        """Personal questions that were never answered, as lessons to decline."""
+    def _negatives(
+        self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
+    ) -> list[Prepared]:
+        """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
+        declined, and general ones, which are to be answered as the base alone does.
+        """
+        answers = self._begun(teacher, general)
         abstention = self.phrasing.said(self.prompts.abstention)
-        prompts = [self.phrasing.asked(question) for question in questions]
-        return self._prepared(student, [study.certain("unknown", ids, abstention) for ids in prompts])
+        lessons = [study.certain("unknown", ids, abstention) for ids in declined]
+        lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
+        return self._prepared(student, lessons)
 
     def _revised(
         self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[Tensor], bool]
@@ -363,7 +373,7 @@ class Consolidation:
         self.control.at("verify", 3, 4)
         voices = voices_of([candidate], student.model.device, student.model.dtype)
         assert voices is not None
-        moved = verify.drift(student, elsewhere.texts, elsewhere.below, voices)
+        moved = verify.drift(student, elsewhere.texts, elsewhere.below_texts, voices)
         self.tokens += remembering.tokens
         accepted, reason = verify.judged(after, len(questions), moved, self.config)
         failures = tuple(
@@ -393,3 +403,7 @@ class Consolidation:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
+
+
+def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:
+    return highest(below, gate.keys, background) > gate.closed

@@ -18,19 +18,18 @@ from .study import Question
 
 @dataclass(frozen=True)
 class Elsewhere:
-    """What has nothing to do with the context: texts, with what enters the gates' layer for each, and questions with
-    the beginnings of the base's own answers.
-    """
+    """Texts and questions about nothing of the context, and what enters the gates' layer for each."""
 
     texts: list[list[int]]
-    below: list[Tensor]  # of the texts
-    general: list[Prepared]
+    below_texts: list[Tensor]
+    asked: list[list[int]]
+    below_asked: list[Tensor]  # of the beginnings of the base's own answers, too
     background: Background  # of all of them
 
     def gate_of(self, studied: Sequence[Prepared]) -> GateKeys:
         """A gate for these lessons that stays shut on them."""
         ends = [(p.below, len(p.lesson.prompt)) for p in studied]
-        return find_gate(ends, self.below, [p.below for p in self.general], self.background)
+        return find_gate(ends, self.below_texts, self.below_asked, self.background)
 
 
 @dataclass(frozen=True)

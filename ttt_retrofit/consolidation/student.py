@@ -8,6 +8,7 @@ B lessons, P tokens of the common beginning, T tokens after it, N answer tokens 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..discovery import decoder_layers
 from ..gates import Topic
 from ..memory.projections import Places
 from ..voices import Hearing, Voices, bind, hearing
+from .writer import shared_prefix
 
 
 class _Reached(Exception):
@@ -40,7 +42,7 @@ class Student:
         self.positions: tuple[Tensor, Tensor] | None = None
         self.tokens = 0  # processed by the layers from the memory up
         self.beginning: list[int] = []
-        self.cache: list[tuple[Tensor, Tensor]] = []
+        self.past = DynamicCache(config=plain.config)  # after the beginning
         self.topic: Topic | None = None
         bind(plain, places.layer, [projection.path for projection in places.projections])
         for index in range(places.index):
@@ -55,29 +57,35 @@ class Student:
         """
         if not beginning:
             return
-        cache: Any = DynamicCache(config=self.model.config)
+        past = DynamicCache(config=self.model.config)
         ids = torch.tensor([list(beginning)], device=self.model.device)
         entering: list[Tensor] = []
         handle = self._layer().register_forward_pre_hook(_keeping(entering), with_kwargs=True)
-        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
         handle.remove()
         heard = self._heard(entering[0][0], voices)
         if heard.open is not None:
             return
         self.beginning = list(beginning)
-        self.cache = [(layer.keys, layer.values) for layer in cache.layers]
-        self.topic = heard.after
+        self.past, self.topic = past, heard.after
 
     @torch.no_grad()
     def below(self, lessons: Sequence[Sequence[int]], batch: int = 32) -> list[Tensor]:
-        """What enters the memory's lowest layer for every whole token sequence: (P + T, D) each."""
+        """What enters the memory's lowest layer for every whole token sequence: (P + T, D) each.
+
+        What all of them begin with is read once.
+        """
+        # Below the lowest layer there is no past to go on from.
+        shared = shared_prefix(lessons) if self.places.index else 0
+        past = DynamicCache(config=self.model.config)
+        begun = [self._capture([lessons[0][:shared]], past)[0]] if shared else []
         found: dict[int, Tensor] = {}
         order = sorted(range(len(lessons)), key=lambda index: len(lessons[index]))
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            ids, mask = self._padded([lessons[index] for index in chosen])
-            hidden = self._capture(ids, mask)
-            found |= {index: hidden[row, : len(lessons[index])].clone() for row, index in enumerate(chosen)}
+            hidden = self._capture([lessons[i][shared:] for i in chosen], _repeated(past, len(chosen)))
+            own = (hidden[row, : len(lessons[index]) - shared] for row, index in enumerate(chosen))
+            found |= {index: torch.cat([*begun, mine]) for index, mine in zip(chosen, own)}
         return [found[index] for index in range(len(lessons))]
 
     def logits(
@@ -117,11 +125,9 @@ class Student:
 
     def _begun(self, rows: int) -> tuple[DynamicCache, Topic]:
         """The past of that many rows that have read the common beginning."""
-        cache = DynamicCache(config=self.model.config)
-        for index, (keys, values) in enumerate(self.cache):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
         assert self.topic is not None
-        return cache, self.topic.select(torch.zeros(rows, dtype=torch.long, device=self.model.device))
+        topic = self.topic.select(torch.zeros(rows, dtype=torch.long, device=self.model.device))
+        return _repeated(self.past, rows), topic
 
     def opens(self, below: Tensor, voices: Voices) -> bool:
         """Whether any gate opens anywhere in a text. below: (T, D)."""
@@ -138,11 +144,14 @@ class Student:
         lengths = torch.tensor([len(lesson) for lesson in lessons], device=self.model.device)
         return ids, (torch.arange(width, device=ids.device) < lengths[:, None]).long()
 
-    def _capture(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def _capture(self, lessons: Sequence[Sequence[int]], past: DynamicCache) -> Tensor:
+        """What enters the memory's lowest layer for lessons that come after `past`; their own is added to it."""
         reached: list[Tensor] = []
+        ids, mask = self._padded(lessons)
+        mask = torch.cat([mask.new_ones(len(lessons), past.get_seq_length()), mask], dim=1)
         handle = self._layer().register_forward_pre_hook(_keeping(reached, stop=True), with_kwargs=True)
         try:
-            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            self.model(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True)
         except _Reached:
             pass
         finally:
@@ -157,6 +166,13 @@ class Student:
             return None
         rows, columns = self.positions
         return (args[0][rows, columns][None], *args[1:])
+
+
+def _repeated(past: DynamicCache, rows: int) -> DynamicCache:
+    """The past of one row for that many."""
+    cache = copy.deepcopy(past)
+    cache.batch_repeat_interleave(rows)
+    return cache
 
 
 def _keeping(kept: list[Tensor], stop: bool = False) -> Callable[[nn.Module, tuple, dict[str, Any]], None]:

@@ -154,10 +154,10 @@ def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> lis
     found = list(questions)
     texts = {question.text for question in questions}
     # Of two trains, neither is "my train".
-    short = Counter(text for text, _ in {(shortened(q.text), q.statement) for q in questions})
-    for question in questions:
-        brief = shortened(question.text)
-        for text in [*renamed(question.text, known), *([brief] if short[brief] == 1 else [])]:
+    briefs = [shortened(question.text) for question in questions]
+    told = Counter(brief for brief, _ in {*zip(briefs, (question.statement for question in questions))})
+    for question, brief in zip(questions, briefs):
+        for text in [*renamed(question.text, known), *([brief] if told[brief] == 1 else [])]:
             if text not in texts and not question.value & content(text):
                 texts.add(text)
                 found.append(replace(question, text=text))

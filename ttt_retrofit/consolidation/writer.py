@@ -136,7 +136,7 @@ class Writer:
         self.check()
         model, device = self.model, self.model.device
         ends = self.ends | (self._line_breaks() if line else set())
-        shared = _shared_prefix(prompts)
+        shared = shared_prefix(prompts)
         width = max(len(prompt) for prompt in prompts)
         fill = next(iter(sorted(self.ends)), 0)
         # Padding stands between what all prompts share and what is their own.
@@ -184,7 +184,7 @@ class Writer:
         return {token for token in found if "\n" in self.tokenizer.decode([token])}
 
 
-def _shared_prefix(prompts: list[list[int]]) -> int:
+def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with; 0 where it is not worth a forward of its own."""
     shared = len(common_beginning(prompts))
     return shared if shared >= SHARED_PREFIX and len(prompts) > 1 else 0
