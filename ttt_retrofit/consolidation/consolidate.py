@@ -207,8 +207,8 @@ class Consolidation:
         taught = {question.text for question in before.taught}
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
-        # Every fourth is kept for verification.
-        studied_unknown = [self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 4]
+        # Every eighth is kept for verification.
+        studied_unknown = [self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 8]
 
         def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
             ungated = not self.config.memory.gated
@@ -225,7 +225,7 @@ class Consolidation:
             replays=() if single else before.replays,
             checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
             held_out=held_out,
-            unknown=unknown[::4],
+            unknown=unknown[::8],
         )
 
     def _check_earlier(self, places: Places) -> None:

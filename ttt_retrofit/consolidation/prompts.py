@@ -52,6 +52,7 @@ class Prompts:
     reading: str
     plain: str
     unknown: tuple[str, ...]
+    common: tuple[str, ...]
     abstention: str
     general: tuple[str, ...]
     replied: str

@@ -18,7 +18,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
-from .words import content, made_up, stem, stems, value, words
+from .words import content, content_stems, made_up, stem, stems, value, words
 from .writer import Answer, Message, Phrasing, Writer
 
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
@@ -190,9 +190,12 @@ def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Questio
 
 
 def unanswered(prompts: Prompts, told: str) -> list[str]:
-    """Stock questions of which not a word was told."""
-    known = content(told)
-    return [question for question in prompts.unknown if not content(question) & known]
+    """Stock questions of which not a word was told, but for what many things share: after a favourite dish, the
+    favourite film is still to be declined.
+    """
+    known, common = content_stems(told), {stem(word) for word in prompts.common}
+    asked = {question: content_stems(question) for question in prompts.unknown}
+    return [question for question, about in asked.items() if not (about - common or about) & known]
 
 
 def _as_i(text: str) -> bool:
