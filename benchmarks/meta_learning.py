@@ -29,7 +29,7 @@ from ttt_retrofit.meta.positions import chunk_losses
 from .measure import full_attention
 from .models import model_directory
 from .results import DIRECTORY, machine, markdown_table, save
-from .texts import TUNING, text
+from .texts import TUNING, many, text
 
 NAME = "meta_learning"
 BASE, CONTROL = "base", "control"
@@ -77,7 +77,8 @@ def train(model: Any, tokenizer: Any, gradients: str, seed: int, options: argpar
             seed=seed,
             data_seed=seed,
         )
-        trainer = TTTTrainer(model, args, [text(name) for name in TUNING], processing_class=tokenizer)
+        documents = many() if options.train_on == "many" else [text(name) for name in TUNING]
+        trainer = TTTTrainer(model, args, documents, processing_class=tokenizer)
         trainer.train()
     return trainer.state.log_history
 
@@ -198,6 +199,7 @@ def main() -> None:
     parser.add_argument("--bf16", action="store_true", help="mixed precision, but for second derivatives")
     parser.add_argument("--truncate-chunks", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--train-on", choices=("five", "many"), default="five", help="texts, or pieces of many texts")
     parser.add_argument("--texts", nargs="+", default=list(TEXTS))
     parser.add_argument("--systems", nargs="+", choices=list(GRADIENTS), default=list(GRADIENTS))
     parser.add_argument("--label", default="", help="of other settings: results are kept under a name of their own")

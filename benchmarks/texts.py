@@ -168,6 +168,36 @@ TEXTS = {
 TUNING = [name for name, entry in TEXTS.items() if entry.split == "tuning"]
 TEST = [name for name, entry in TEXTS.items() if entry.split == "test"]
 
+PIECE = 12_000  # characters, 2,500 to 4,500 tokens
+PIECES = 80  # of each kind
+DOCUMENTED = "usr/share/doc/python3.11/html/_sources/library"
+
+
+def many() -> list[str]:
+    """Beginnings of many texts of three kinds, for a phase that is to learn how to learn a text: Python's modules and
+    pages of its manual, and pieces of the tuning novels. Nothing of a test text is among them.
+    """
+    tests = {name.lstrip("_") for name in (*TEST, "decimal")}
+    library = Path(inspect.__file__).parent
+    modules = [path for path in (*library.glob("*.py"), *library.glob("*/*.py")) if path.parent.name != "site-packages"]
+    manual = package_file(DOCS_PACKAGE, f"{DOCUMENTED}/abc.rst.txt").parent.glob("*.rst.txt")
+    kinds = [
+        [_beginning(path) for path in sorted(paths) if path.name.split(".")[0].lstrip("_") not in tests]
+        for paths in (modules, manual)
+    ]
+    novels = [text(name) for name in TUNING if TEXTS[name].licence == "public domain"]
+    kinds.append([novel[start : start + PIECE] for novel in novels for start in range(0, len(novel) - PIECE, PIECE)])
+    return [piece for kind in kinds for piece in _spread([piece for piece in kind if len(piece) == PIECE])]
+
+
+def _beginning(path: Path) -> str:
+    return path.read_text(errors="replace")[:PIECE]
+
+
+def _spread(pieces: list[str]) -> list[str]:
+    """`PIECES` of them, at equal distances."""
+    return [pieces[index * len(pieces) // PIECES] for index in range(min(PIECES, len(pieces)))]
+
 
 def main() -> int:
     table = Table("name", "split", "characters", "sha256", "source", "licence", box=None)

@@ -18,9 +18,10 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, distill, study
+from ttt_retrofit.consolidation import asking, distill, plan, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.control import Cancelled
+from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Phrasing
 
 CONFIG = ConsolidationConfig(
@@ -126,6 +127,17 @@ def test_a_second_context_becomes_a_second_entry_and_the_first_only_stops_listen
     assert len(after.gate.keys) < len(before.gate.keys) and len(after.lessons) < len(before.lessons)
     assert second.diff(first)["changed"] == [before.name]
     assert model.rollback_memory() is first
+
+
+def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkeypatch):
+    measured = []
+    find_gate = plan.find_gate
+    monkeypatch.setattr(plan, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
+    consolidate(model, directory=tmp_path)
+    phrasing = Phrasing(tokenizer(), "")
+    prompts = [phrasing.asked(question) for question in Prompts.load().general]
+    assert all(len(hidden) > len(prompt) for hidden, prompt in zip(measured[0], prompts))
+    assert len(measured[0]) > len(prompts)  # some of them in a chat
 
 
 def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_path, monkeypatch):

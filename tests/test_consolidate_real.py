@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.models import model_directory
-from benchmarks.recollect import Recollector
+from benchmarks.recollect import Recollector, changed
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.consolidation.prompts import Prompts
@@ -81,6 +81,10 @@ def test_what_was_told_is_known_in_a_fresh_process_without_the_conversation(told
     assert sum(holds(answers[f"with {question}"], [answer]) for question, answer in ASKED.items()) >= 2
     assert all(answers[f"with {question}"] == answers[f"without {question}"] for question in ELSEWHERE)
     assert not set(ELSEWHERE) & set(Prompts.load().general)
+
+
+def test_questions_about_the_world_are_answered_as_without_a_memory(told):
+    assert changed(*told) <= 0.05  # of 80
 
 
 def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):

@@ -254,6 +254,19 @@ def test_gates_are_measured_on_other_general_questions_than_the_benchmarks_ask()
     assert len(set(asked)) == len(asked) >= 80 and not set(asked) & set(PROMPTS.general)
 
 
+@pytest.mark.parametrize(
+    "told, declined, known",
+    [
+        ("My favourite dish is borscht.", "What is my favourite film?", "What is my favourite dish?"),
+        ("The number of my flight is YL583.", "What is my account number?", "What is my flight number?"),
+        ("My landlady works at the bank.", "Who is my dentist?", "Where do I work?"),
+    ],
+)
+def test_a_word_that_many_things_share_answers_none_of_them(told, declined, known):
+    asked = study.unanswered(Prompts.load(), told)
+    assert declined in asked and known not in asked
+
+
 def test_what_a_question_calls_mine_is_noticed():
     assert asking.mine("What is my job?") == {"job"}
     assert asking.mine("My favourite dish is at our dog's place.") == {"dish", "dog"}
