@@ -37,6 +37,8 @@ def test_an_absolute_rate_does_not():
 
 def test_a_rate_that_is_given_wins():
     assert TTTConfig(inner_lr=1e-3, relative_lr=5.0).step_size == (1e-3, False)
+    assert TTTConfig(fast_weights="prime").step_size == (1e-2, True)
+    assert TTTConfig(fast_weights="prime", relative_lr=5e-3).step_size == (5e-3, True)
     assert TTTConfig(relative_lr=5e-3).in_words == (
         "window 2048, sinks 4, chunk 256, delta on down of layers middle, gradient, adam 0.005 of each matrix"
     )

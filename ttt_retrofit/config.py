@@ -32,6 +32,7 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
 # Rates for a matrix in units of the root mean square of its entries, on which two models whose matrices differ by a
 # factor of fourteen agree (`docs/design.md`, "A rate for any model").
 RELATIVE_LR: dict[OptimizerName, float] = {"adam": 2.6e-3, "muon": 2.6e-2, "sgd": 55.0}
+PRIME_ADAM = 1e-2  # an added MLP begins with nothing to lose
 
 # Fields on which the shape and meaning of what a conversation carries depend.
 SHAPES_STATE = (
@@ -146,7 +147,10 @@ class TTTConfig(JSONFields):
         """The inner learning rate, and whether it is in units of the matrix it steps beside."""
         if self.inner_lr is not None:
             return self.inner_lr, False
-        return RELATIVE_LR[self.inner_optimizer] if self.relative_lr is None else self.relative_lr, True
+        if self.relative_lr is not None:
+            return self.relative_lr, True
+        added = self.fast_weights == "prime" and self.inner_optimizer == "adam"
+        return PRIME_ADAM if added else RELATIVE_LR[self.inner_optimizer], True
 
     @property
     def in_words(self) -> str:
