@@ -15,7 +15,7 @@ import pytest
 import torch
 from converted import logits, speaker
 from tiny import tokens
-from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
+from words import OTHER_STORY, QUESTIONS, SENTENCES, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
 from ttt_retrofit.consolidation import asking, distill, plan, study
@@ -138,6 +138,21 @@ def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkey
     prompts = [phrasing.asked(question) for question in Prompts.load().general]
     assert all(len(hidden) > len(prompt) for hidden, prompt in zip(measured[0], prompts))
     assert len(measured[0]) > len(prompts)  # some of them in a chat
+
+
+@pytest.mark.parametrize("context", [STORY, SENTENCES])  # of one statement, and of several
+def test_some_lessons_are_taught_in_a_chat_and_kept_alone(model, tmp_path, monkeypatch, context):
+    taught = []
+    train = consolidation.train
+    monkeypatch.setattr(
+        consolidation, "train", lambda *given: taught.extend(p.lesson for p in given[1]) or train(*given)
+    )
+    kept = {lesson.prompt for lesson in consolidate(model, context, directory=tmp_path).entries[0].lessons}
+    facts = [lesson for lesson in taught if lesson.kind == "fact"]
+    in_a_chat = [lesson.prompt for lesson in facts if lesson.prompt not in kept]
+    assert 0 < len(in_a_chat) < len(facts)
+    for prompt in in_a_chat:  # it ends as one of those that are asked alone
+        assert any(len(alone) < len(prompt) and alone[-4:] == prompt[-4:] for alone in kept)
 
 
 def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ from .work import FORMAT, Work
 from .writer import Answer, Message, Phrasing, Writer, common_beginning
 
 BEGINNING = 8  # tokens of a general answer: whether a memory disturbs it shows in these
+IN_A_CHAT = 6  # one in so many lessons is taught in a chat
 STORED = torch.bfloat16  # of a memory's weights
 
 
@@ -220,6 +221,7 @@ class Consolidation:
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
             gate=gate,
             facts=facts,
+            in_a_chat=self._taught_in_a_chat(student, teacher, asked),
             texts=self._texts(student, asked),
             negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
             replays=() if single else before.replays,
@@ -272,6 +274,21 @@ class Consolidation:
         lessons = study.quotes(self.context, questions, self.phrasing, self.prompts, self.config)
         prepared = self._prepared(student, [lesson for lesson, _ in lessons])
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
+
+    def _taught_in_a_chat(
+        self, student: Student, teacher: Writer, questions: Sequence[Question]
+    ) -> dict[int, Prepared]:
+        """Every sixth question after one about something else and its answer: that alters all that follows."""
+        general = [(text, self.prompts.replied) for text in self.prompts.general]
+        told = [(question.statement, (question.text, teacher.text(question.answer))) for question in questions]
+        lessons = {}
+        for number, question in [*enumerate(questions)][::IN_A_CHAT]:
+            others = [said for statement, said in told if statement != question.statement] or general
+            asked, replied = others[number % len(others)]
+            before: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}]
+            prompt = tuple(self.phrasing.asked(question.text, before))
+            lessons[number] = dataclasses.replace(study.lesson(question, self.phrasing), prompt=prompt)
+        return dict(zip(lessons, self._prepared(student, [*lessons.values()])))
 
     def _negatives(
         self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]

@@ -40,6 +40,7 @@ class Plan:
     learned_from: tuple[str, ...]  # entries of it that the questions come from, too
     gate: GateKeys
     facts: Sequence[Prepared]
+    in_a_chat: dict[int, Prepared]  # facts, by number, that are taught after another one instead of alone
     texts: Sequence[Prepared]
     negatives: Sequence[Prepared]
     replays: Sequence[Prepared]
@@ -49,7 +50,7 @@ class Plan:
 
     @property
     def taught(self) -> list[Prepared]:
-        return [*self.facts, *self.texts]
+        return [*(self.in_a_chat.get(i, fact) for i, fact in enumerate(self.facts)), *self.texts]
 
     @property
     def studied(self) -> list[Lesson]:
