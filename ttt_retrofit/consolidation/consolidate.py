@@ -180,11 +180,13 @@ class Consolidation:
     def _in_a_chat(self) -> list[list[int]]:
         """Every other general question, after one more and a reply: there, too, a gate has to be shut."""
         questions = self.prompts.general[::2]
-        replied: Message = {"role": "assistant", "content": self.prompts.replied}
-        return [
-            self.phrasing.asked(question, [{"role": "user", "content": before}, replied])
-            for question, before in zip(questions, (*questions[-1:], *questions[:-1]))
-        ]
+        before = (*questions[-1:], *questions[:-1])
+        return [self._after(asked, self.prompts.replied, question) for asked, question in zip(before, questions)]
+
+    def _after(self, asked: str, replied: str, question: str) -> list[int]:
+        """The prompt of a question after one more and what was replied to it."""
+        before: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}]
+        return self.phrasing.asked(question, before)
 
     def _begun(self, teacher: Writer, prompts: Sequence[list[int]]) -> list[Answer]:
         """The beginnings of the base's own answers."""
@@ -284,9 +286,7 @@ class Consolidation:
         lessons = {}
         for number, question in [*enumerate(questions)][::IN_A_CHAT]:
             others = [said for statement, said in told if statement != question.statement] or general
-            asked, replied = others[number % len(others)]
-            before: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}]
-            prompt = tuple(self.phrasing.asked(question.text, before))
+            prompt = tuple(self._after(*others[number % len(others)], question.text))
             lessons[number] = dataclasses.replace(study.lesson(question, self.phrasing), prompt=prompt)
         return dict(zip(lessons, self._prepared(student, [*lessons.values()])))
 
