@@ -18,7 +18,7 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, SENTENCES, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, distill, plan, study
+from ttt_retrofit.consolidation import asking, distill, elsewhere, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.control import Cancelled
 from ttt_retrofit.consolidation.prompts import Prompts
@@ -131,8 +131,8 @@ def test_a_second_context_becomes_a_second_entry_and_the_first_only_stops_listen
 
 def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkeypatch):
     measured = []
-    find_gate = plan.find_gate
-    monkeypatch.setattr(plan, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
+    find_gate = elsewhere.find_gate
+    monkeypatch.setattr(elsewhere, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
     consolidate(model, directory=tmp_path)
     phrasing = Phrasing(tokenizer(), "")
     prompts = [phrasing.asked(question) for question in Prompts.load().general]
@@ -153,6 +153,16 @@ def test_some_lessons_are_taught_in_a_chat_and_kept_alone(model, tmp_path, monke
     assert 0 < len(in_a_chat) < len(facts)
     for prompt in in_a_chat:  # it ends as one of those that are asked alone
         assert any(len(alone) < len(prompt) and alone[-4:] == prompt[-4:] for alone in kept)
+
+
+def test_some_questions_are_declined_in_a_chat(model, tmp_path):
+    config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))  # it hears all of them
+    lessons = consolidate(model, directory=tmp_path, config=config).entries[0].lessons
+    declined = [lesson.prompt for lesson in lessons if lesson.kind == "unknown"]
+    phrasing = Phrasing(tokenizer(), "")
+    alone = {tuple(phrasing.asked(question)) for question in Prompts.load().unknown}
+    in_a_chat = [prompt for prompt in declined if prompt not in alone]
+    assert 0 < len(in_a_chat) < len(declined) / 4
 
 
 def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_path, monkeypatch):

@@ -56,6 +56,7 @@ ORDER = [
     "consolidation.plan",
     "consolidation.supersede",
     "consolidation.overview",
+    "consolidation.elsewhere",
     "consolidation.distill",
     "consolidation.student",
     "consolidation.notepad",

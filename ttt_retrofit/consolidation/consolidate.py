@@ -35,21 +35,21 @@ from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
 from .earlier import Earlier
-from .gatekeeping import find_background, highest
+from .elsewhere import Elsewhere, beginnings, look_elsewhere
+from .gatekeeping import highest
 from .notepad import bounded, written
 from .overview import overview
 from .pieces import Context
 from .plain import plain_copy, private_copy
-from .plan import Elsewhere, Plan
+from .plan import Plan
 from .prompts import Prompts
 from .student import Student
 from .study import Question
 from .supersede import Revised, revise
 from .words import content, holds
 from .work import FORMAT, Work
-from .writer import Answer, Message, Phrasing, Writer, common_beginning
+from .writer import Phrasing, Writer, common_beginning
 
-BEGINNING = 8  # tokens of a general answer: whether a memory disturbs it shows in these
 IN_A_CHAT = 6  # one in so many lessons is taught in a chat
 STORED = torch.bfloat16  # of a memory's weights
 
@@ -162,35 +162,9 @@ class Consolidation:
         return dataclasses.replace(candidate, report=report)
 
     def _elsewhere(self, student: Student, teacher: Writer) -> Elsewhere:
-        texts = [self._ids(text) for text in self.prompts.unrelated]
-        alone = [self.phrasing.asked(question) for question in self.prompts.general]
-        self.control.at("general", 0, len(alone))
-        begun = [list(answer.ids) for answer in self._begun(teacher, alone)]
-        # In a chat an answer begins alike; it is not written again.
-        asked, answers = [*alone, *self._in_a_chat()], [*begun, *begun[::2]]
-        below_texts = student.below(texts)
-        below_asked = student.below([prompt + answer for prompt, answer in zip(asked, answers)])
-        # Entries of one bank are measured against one background.
-        if self.earlier is not None:
-            background = self.earlier.background
-        else:
-            background = find_background([*below_texts, *below_asked])
-        return Elsewhere(texts, below_texts, asked, below_asked, background)
-
-    def _in_a_chat(self) -> list[list[int]]:
-        """Every other general question, after one more and a reply: there, too, a gate has to be shut."""
-        questions = self.prompts.general[::2]
-        before = (*questions[-1:], *questions[:-1])
-        return [self._after(asked, self.prompts.replied, question) for asked, question in zip(before, questions)]
-
-    def _after(self, asked: str, replied: str, question: str) -> list[int]:
-        """The prompt of a question after one more and what was replied to it."""
-        before: list[Message] = [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}]
-        return self.phrasing.asked(question, before)
-
-    def _begun(self, teacher: Writer, prompts: Sequence[list[int]]) -> list[Answer]:
-        """The beginnings of the base's own answers."""
-        return teacher.answer(prompts, BEGINNING, 64, self.config.kept_logits, line=not self.phrasing.chat)
+        self.control.at("general", 0, len(self.prompts.general))
+        known = None if self.earlier is None else self.earlier.background
+        return look_elsewhere(student, teacher, self.phrasing, self.prompts, known)
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
@@ -211,7 +185,7 @@ class Consolidation:
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every eighth is kept for verification.
-        studied_unknown = [self.phrasing.asked(q) for i, q in enumerate(unknown) if i % 8]
+        studied_unknown = self._some_in_a_chat([q for i, q in enumerate(unknown) if i % 8], teacher, asked)
 
         def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
             ungated = not self.config.memory.gated
@@ -281,14 +255,27 @@ class Consolidation:
         self, student: Student, teacher: Writer, questions: Sequence[Question]
     ) -> dict[int, Prepared]:
         """Every sixth question after one about something else and its answer: that alters all that follows."""
-        general = [(text, self.prompts.replied) for text in self.prompts.general]
-        told = [(question.statement, (question.text, teacher.text(question.answer))) for question in questions]
         lessons = {}
         for number, question in [*enumerate(questions)][::IN_A_CHAT]:
-            others = [said for statement, said in told if statement != question.statement] or general
-            prompt = tuple(self._after(*others[number % len(others)], question.text))
+            others = self._said(teacher, [other for other in questions if other.statement != question.statement])
+            prompt = tuple(self.phrasing.asked_after(*others[number % len(others)], question.text))
             lessons[number] = dataclasses.replace(study.lesson(question, self.phrasing), prompt=prompt)
         return dict(zip(lessons, self._prepared(student, [*lessons.values()])))
+
+    def _some_in_a_chat(self, unknown: Sequence[str], teacher: Writer, told: Sequence[Question]) -> list[list[int]]:
+        """Prompts of questions nobody answered, every sixth after one that was answered: there, too, it declines."""
+        said = self._said(teacher, told)
+        return [
+            self.phrasing.asked(question)
+            if number % IN_A_CHAT
+            else self.phrasing.asked_after(*said[number % len(said)], question)
+            for number, question in enumerate(unknown)
+        ]
+
+    def _said(self, teacher: Writer, questions: Sequence[Question]) -> list[tuple[str, str]]:
+        """Questions and their answers, as they come first in a chat: of these, or else general ones."""
+        told = [(question.text, teacher.text(question.answer)) for question in questions]
+        return told or [(text, self.prompts.replied) for text in self.prompts.general]
 
     def _negatives(
         self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
@@ -296,7 +283,7 @@ class Consolidation:
         """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
         declined, and general ones, which are to be answered as the base alone does.
         """
-        answers = self._begun(teacher, general)
+        answers = beginnings(teacher, self.phrasing, general, self.config.kept_logits)
         abstention = self.phrasing.said(self.prompts.abstention)
         lessons = [study.certain("unknown", ids, abstention) for ids in declined]
         lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]

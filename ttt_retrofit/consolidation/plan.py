@@ -1,35 +1,15 @@
-"""What a consolidation is about to teach and to ask, and what it is compared with."""
+"""What a consolidation is about to teach and to ask."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
-from ..gates import Background
 from ..memory.entry import GateKeys
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from .distill import Prepared
-from .gatekeeping import find_gate
 from .study import Question
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """Texts and questions about nothing of the context, and what enters the gates' layer for each."""
-
-    texts: list[list[int]]
-    below_texts: list[Tensor]
-    asked: list[list[int]]
-    below_asked: list[Tensor]  # of the beginnings of the base's own answers, too
-    background: Background  # of all of them
-
-    def gate_of(self, studied: Sequence[Prepared]) -> GateKeys:
-        """A gate for these lessons that stays shut on them."""
-        ends = [(p.below, len(p.lesson.prompt)) for p in studied]
-        return find_gate(ends, self.below_texts, self.below_asked, self.background)
 
 
 @dataclass(frozen=True)

@@ -218,6 +218,10 @@ class Phrasing:
         filled = self.plain.replace("{context}", context + "\n\n" if context else "").replace("{question}", question)
         return self.tokenizer(filled.lstrip("\n")).input_ids
 
+    def asked_after(self, asked: str, replied: str, question: str) -> list[int]:
+        """A question after one more and what was replied to it."""
+        return self.asked(question, [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}])
+
     @cached_property
     def empty(self) -> list[int]:
         """The prompt of no question."""
