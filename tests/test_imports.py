@@ -57,6 +57,7 @@ ORDER = [
     "consolidation.supersede",
     "consolidation.overview",
     "consolidation.elsewhere",
+    "consolidation.chats",
     "consolidation.distill",
     "consolidation.student",
     "consolidation.notepad",

@@ -8,7 +8,14 @@ from converted import converted
 from remembered import memory
 from tiny import tokens
 
-from ttt_retrofit.consolidation.distill import Prepared, divergence, mean_divergence, short_and_long, step_loss
+from ttt_retrofit.consolidation.distill import (
+    Prepared,
+    batches,
+    divergence,
+    mean_divergence,
+    short_and_long,
+    step_loss,
+)
 from ttt_retrofit.consolidation.plain import plain_copy
 from ttt_retrofit.consolidation.student import Student
 from ttt_retrofit.consolidation.study import certain
@@ -64,6 +71,33 @@ def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(leng
     logits = student.logits(below, [p.ids for p in chosen], [p.positions for p in chosen], spoken)
     together = mean_divergence(logits, lessons, [p.weight for p in chosen])
     assert torch.allclose(step_loss(student, chosen, spoken, distill=True), together, atol=1e-6)
+
+
+def test_two_lessons_in_one_text_have_the_loss_of_two_texts():
+    model = converted("llama")
+    made = memory(model, 1, 2, layers=(2, 3))
+    student = Student(plain_copy(model), find_places(model, made.config))
+    spoken = voices([made], model.device, model.dtype)
+    alone = certain("fact", *tokens(2, 9, seed=1).tolist())
+    second = certain("fact", [*alone.prompt, *alone.answer, 3, 4, 5], tokens(1, 4, seed=2)[0].tolist())
+    below = student.below([(*lesson.prompt, *lesson.answer) for lesson in (alone, second)])
+    apart = [Prepared(alone, below[0]), Prepared(second, below[1])]
+    together = [Prepared(second, below[1], first=alone)]
+    expected = step_loss(student, apart, spoken, distill=True)
+    assert torch.allclose(step_loss(student, together, spoken, distill=True), expected, atol=1e-6)
+
+
+def test_a_batch_counts_lessons_and_an_epoch_has_every_text_once():
+    one, two = certain("fact", [1, 2], [3]), certain("fact", [1, 2, 3, 4], [5])
+    texts = [Prepared(one, torch.zeros(3, 1)) for _ in range(9)]
+    texts += [Prepared(two, torch.zeros(5, 1), first=one) for _ in range(3)]
+    drawn = batches(texts, 4, torch.Generator().manual_seed(0))
+    epoch: list[Prepared] = []
+    while len(epoch) < len(texts):
+        batch = next(drawn)
+        assert sum(len(text.lessons) for text in batch) <= 5
+        epoch += batch
+    assert sorted(map(id, epoch)) == sorted(map(id, texts))
 
 
 def test_working_on_a_copy_never_shows_in_the_original():

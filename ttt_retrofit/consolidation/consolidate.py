@@ -31,6 +31,7 @@ from ..voices import Voices
 from . import study, verify
 from .aliases import Pair, pairs
 from .asking import Asked, ask
+from .chats import IN_A_CHAT, chatted
 from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
@@ -50,7 +51,6 @@ from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
 
-IN_A_CHAT = 6  # one in so many lessons is taught in a chat
 STORED = torch.bfloat16  # of a memory's weights
 
 
@@ -197,7 +197,7 @@ class Consolidation:
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
             gate=gate,
             facts=facts,
-            in_a_chat=self._taught_in_a_chat(student, teacher, asked),
+            in_a_chat=self._taught_in_a_chat(student, teacher, asked, facts),
             texts=self._texts(student, asked),
             negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
             replays=() if single else before.replays,
@@ -252,19 +252,20 @@ class Consolidation:
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
     def _taught_in_a_chat(
-        self, student: Student, teacher: Writer, questions: Sequence[Question]
-    ) -> dict[int, Prepared]:
-        """Every sixth question after one about something else and its answer: that alters all that follows."""
-        lessons = {}
-        for number, question in [*enumerate(questions)][::IN_A_CHAT]:
-            others = self._said(teacher, [other for other in questions if other.statement != question.statement])
-            prompt = tuple(self.phrasing.asked_after(*others[number % len(others)], question.text))
-            lessons[number] = dataclasses.replace(study.lesson(question, self.phrasing), prompt=prompt)
-        return dict(zip(lessons, self._prepared(student, [*lessons.values()])))
+        self, student: Student, teacher: Writer, questions: Sequence[Question], facts: Sequence[Prepared]
+    ) -> dict[int, Prepared | None]:
+        lessons = [fact.lesson for fact in facts]
+        said, general = self._said(teacher, questions), self._replied()
+        found = chatted(questions, lessons, said, general, self.phrasing)
+        taught: dict[int, Prepared | None] = {first: None for _, first in found.values() if first is not None}
+        second = self._prepared(student, [lesson for lesson, _ in found.values()])
+        for (number, (_, first)), prepared in zip(found.items(), second):
+            taught[number] = prepared if first is None else dataclasses.replace(prepared, first=lessons[first])
+        return taught
 
     def _some_in_a_chat(self, unknown: Sequence[str], teacher: Writer, told: Sequence[Question]) -> list[list[int]]:
-        """Prompts of questions nobody answered, every sixth after one that was answered: there, too, it declines."""
-        said = self._said(teacher, told)
+        """Prompts of questions nobody answered, some after one that was answered: there, too, it declines."""
+        said = self._said(teacher, told) or self._replied()
         return [
             self.phrasing.asked(question)
             if number % IN_A_CHAT
@@ -273,9 +274,10 @@ class Consolidation:
         ]
 
     def _said(self, teacher: Writer, questions: Sequence[Question]) -> list[tuple[str, str]]:
-        """Questions and their answers, as they come first in a chat: of these, or else general ones."""
-        told = [(question.text, teacher.text(question.answer)) for question in questions]
-        return told or [(text, self.prompts.replied) for text in self.prompts.general]
+        return [(question.text, teacher.text(question.answer)) for question in questions]
+
+    def _replied(self) -> list[tuple[str, str]]:
+        return [(question, self.prompts.replied) for question in self.prompts.general]
 
     def _negatives(
         self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
@@ -358,23 +360,24 @@ class Consolidation:
         unknown: Sequence[str],
         elsewhere: Elsewhere,
     ) -> Report:
-        self.control.at("verify", 0, 4)
-        line, longest = not self.phrasing.chat, self.config.answer_tokens
+        self.control.at("verify", 0, 3)
         converted = private_copy(self.model)
         remembering = Writer(
             converted, self.tokenizer, self.control.check, converted.new_cache, memories=[candidate], learn_from="none"
         )
-        prompts = [self.phrasing.asked(question.text) for question in questions]
-        before = verify.recall(verify.answered(teacher, prompts, longest, line), questions)
-        self.control.at("verify", 1, 4)
-        answers = verify.answered(remembering, prompts, longest, line)
-        after = verify.recall(answers, questions)
-        self.control.at("verify", 2, 4)
-        asked = [self.phrasing.asked(question) for question in unknown]
+        prompts = [self.phrasing.asked(text) for text in (*(question.text for question in questions), *unknown)]
         remembered = {word for question in questions for word in question.value}
-        false = verify.inventions(verify.answered(remembering, asked, longest, line), unknown, remembered)
-        false_before = verify.inventions(verify.answered(teacher, asked, longest, line), unknown, remembered)
-        self.control.at("verify", 3, 4)
+
+        def judged(writer: Writer) -> tuple[list[str], float | None, float | None]:
+            """Answers to the questions, the share that is right, and the share of inventions on the unknown."""
+            given = verify.answered(writer, prompts, self.config.answer_tokens, line=not self.phrasing.chat)
+            answers, declined = given[: len(questions)], given[len(questions) :]
+            return answers, verify.recall(answers, questions), verify.inventions(declined, unknown, remembered)
+
+        _, before, false_before = judged(teacher)
+        self.control.at("verify", 1, 3)
+        answers, after, false = judged(remembering)
+        self.control.at("verify", 2, 3)
         voices = voices_of([candidate], student.model.device, student.model.dtype)
         assert voices is not None
         moved = verify.drift(student, elsewhere.texts, elsewhere.below_texts, voices)

@@ -8,6 +8,7 @@ B lessons of a step, N answer tokens of a step, K kept logits, V vocabulary, R r
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -45,15 +46,22 @@ class Prepared:
     lesson: Lesson
     below: Tensor  # (T, D)
     weight: float = 1.0
+    first: Lesson | None = None  # whose prompt and answer this prompt begins with: learned in the same text
 
     @property
     def ids(self) -> tuple[int, ...]:
         return (*self.lesson.prompt, *self.lesson.answer)
 
     @property
-    def positions(self) -> range:
-        """The positions whose logits predict the answer."""
-        return range(len(self.lesson.prompt) - 1, len(self.ids) - 1)
+    def lessons(self) -> list[Lesson]:
+        """All that is learned in this text."""
+        return [self.lesson] if self.first is None else [self.first, self.lesson]
+
+    @property
+    def positions(self) -> list[int]:
+        """The positions whose logits predict the answers."""
+        starts = [(len(lesson.prompt) - 1, len(lesson.answer)) for lesson in self.lessons]
+        return [position for start, length in starts for position in range(start, start + length)]
 
 
 @dataclass
@@ -179,7 +187,7 @@ def train(
     extra = {"negatives": (negatives, config.negatives), "replays": (replays, config.replay)}
     shares = {name: round(config.batch_size * share) if some else 0 for name, (some, share) in extra.items()}
     own = max(1, config.batch_size - sum(shares.values()))
-    per_epoch = math.ceil(len(facts) / own)
+    per_epoch = math.ceil(sum(len(fact.lessons) for fact in facts) / own)
     total = max(1, config.least_steps, math.ceil(per_epoch * config.epochs))
     if control.budget.steps is not None:
         total = min(total, control.budget.steps)
@@ -228,26 +236,37 @@ def train(
 
 
 def batches(lessons: Sequence[Prepared], size: int, generator: torch.Generator) -> Iterator[list[Prepared]]:
-    """Batches for ever, every lesson once in an epoch; those of like length together, so that little is padded."""
+    """Batches for ever, every lesson once in an epoch; those of like length together, so that little is padded.
+
+    A text with two lessons counts as two.
+    """
     while True:
         order = torch.randperm(len(lessons), generator=generator).tolist()
-        stretches = [order[start : start + ALIKE * size] for start in range(0, len(order), ALIKE * size)]
+        stretches = _cut(lessons, order, ALIKE * size)
         by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(lessons[i].ids))]
-        cut = [by_length[start : start + size] for start in range(0, len(order), size)]
+        cut = _cut(lessons, by_length, size)
         for index in torch.randperm(len(cut), generator=generator).tolist():
             yield [lessons[i] for i in cut[index]]
+
+
+def _cut(lessons: Sequence[Prepared], order: Sequence[int], size: int) -> list[list[int]]:
+    """The order in stretches of `size` lessons; a text that reaches over an end belongs to the next."""
+    counts = itertools.accumulate(len(lessons[i].lessons) for i in order)
+    numbered = itertools.groupby(zip(counts, order), lambda pair: (pair[0] - 1) // size)
+    return [[i for _, i in stretch] for _, stretch in numbered]
 
 
 def step_loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
     """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
         losses = [_sum(student, some, voices, distill) for some in short_and_long(chosen)]
-        return torch.stack(losses).sum() / len(chosen)
+        return torch.stack(losses).sum() / sum(len(p.lessons) for p in chosen)
 
 
 def _sum(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
     logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices)
-    return len(chosen) * mean_divergence(logits, [p.lesson for p in chosen], [p.weight for p in chosen], distill)
+    lessons, weights = zip(*((lesson, p.weight) for p in chosen for lesson in p.lessons))
+    return len(lessons) * mean_divergence(logits, lessons, weights, distill)
 
 
 def short_and_long(chosen: Sequence[Prepared]) -> list[Sequence[Prepared]]:
@@ -289,7 +308,7 @@ def right_share(student: Student, held_out: Sequence[Prepared], voices: Voices |
     for start in range(0, len(held_out), batch):
         some = held_out[start : start + batch]
         logits = student.logits([p.below for p in some], [p.ids for p in some], [p.positions for p in some], voices)
-        answers = torch.tensor([token for p in some for token in p.lesson.answer], device=logits.device)
+        answers = torch.tensor([t for p in some for x in p.lessons for t in x.answer], device=logits.device)
         right += int((logits.argmax(-1) == answers).sum())
         total += answers.numel()
     return right / max(total, 1)

@@ -20,7 +20,7 @@ class Plan:
     learned_from: tuple[str, ...]  # entries of it that the questions come from, too
     gate: GateKeys
     facts: Sequence[Prepared]
-    in_a_chat: dict[int, Prepared]  # facts, by number, that are taught after another one instead of alone
+    in_a_chat: dict[int, Prepared | None]  # facts, by number, taught in a chat instead of alone; None as its first
     texts: Sequence[Prepared]
     negatives: Sequence[Prepared]
     replays: Sequence[Prepared]
@@ -30,7 +30,8 @@ class Plan:
 
     @property
     def taught(self) -> list[Prepared]:
-        return [*(self.in_a_chat.get(i, fact) for i, fact in enumerate(self.facts)), *self.texts]
+        facts = (self.in_a_chat.get(number, fact) for number, fact in enumerate(self.facts))
+        return [*(fact for fact in facts if fact is not None), *self.texts]
 
     @property
     def studied(self) -> list[Lesson]:

@@ -92,7 +92,7 @@ class Student:
         self,
         below: Sequence[Tensor],
         lessons: Sequence[Sequence[int]],
-        positions: Sequence[range],
+        positions: Sequence[Sequence[int]],
         voices: Voices | None,
     ) -> Tensor:
         """Logits (N, V) after the given positions of every lesson, one lesson after the other."""
@@ -117,11 +117,11 @@ class Student:
         finally:
             self.positions, self.replayed = None, None
 
-    def _shared(self, lessons: Sequence[Sequence[int]], positions: Sequence[range]) -> int:
+    def _shared(self, lessons: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> int:
         """How many tokens of these lessons have been read already: all of the common beginning, or none."""
         count = len(self.beginning)
         begins = all(list(lesson[:count]) == self.beginning for lesson in lessons)
-        return count if begins and all(span.start >= count for span in positions) else 0
+        return count if begins and all(span[0] >= count for span in positions) else 0
 
     def _begun(self, rows: int) -> tuple[DynamicCache, Topic]:
         """The past of that many rows that have read the common beginning."""

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     Cache,
@@ -25,6 +26,8 @@ from transformers import (
 Message = dict[str, str]
 # Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
 SHARED_PREFIX = 16
+# Of so many answers, those that have ended leave the batch when they are half of it.
+MANY = 8
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,18 @@ class _Gumbel(LogitsProcessor):
 
 
 class _Check(StoppingCriteria):
-    """Lets the caller raise between two tokens, and stops each row at a text that ends it."""
+    """Lets the caller raise between two tokens, and stops where all rows have ended or, of many, half of them."""
 
-    def __init__(self, check: Callable[[], None], ends: set[int]) -> None:
+    def __init__(self, check: Callable[[], None], ends: set[int], rows: int) -> None:
         self.check, self.ends = check, ends
+        self.ended = [False] * rows
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: object) -> Tensor:
         self.check()
-        last = input_ids[:, -1].tolist()
-        return torch.tensor([token in self.ends for token in last], device=input_ids.device)
+        last, rows = input_ids[:, -1].tolist(), len(self.ended)
+        self.ended = [ended or token in self.ends for ended, token in zip(self.ended, last)]
+        stop = all(self.ended) or (rows >= MANY and 2 * sum(self.ended) >= rows)
+        return torch.full((rows,), stop, device=input_ids.device)
 
 
 def ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
@@ -151,37 +157,56 @@ class Writer:
             begun = ids[:1, :shared]
             model(input_ids=begun, past_key_values=cache, use_cache=True, logits_to_keep=1, **self.forwarded)
             cache.batch_repeat_interleave(len(prompts))
-        logits = _KeepLogits(kept)
-        written = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            past_key_values=cache,
-            max_new_tokens=longest,
-            do_sample=False,
-            num_beams=1,
-            repetition_penalty=1.0,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=None,
-            pad_token_id=fill,
-            logits_processor=LogitsProcessorList([logits, *noise]),
-            stopping_criteria=StoppingCriteriaList([_Check(self.check, ends)]),
-            **self.forwarded,
-        )[:, width:].tolist()
-        self.tokens += shared + sum(len(prompt) - shared for prompt in prompts) + len(prompts) * len(logits.steps)
-        return [self._cut(row, index, logits.steps, ends) for index, row in enumerate(written)]
-
-    def _cut(self, row: list[int], index: int, steps: list[tuple[Tensor, Tensor]], ends: set[int]) -> Answer:
-        length = next((n for n, token in enumerate(row) if token in ends), len(row) - 1) + 1
-        indices = torch.stack([step[0][index] for step in steps[:length]])
-        logprobs = torch.stack([step[1][index] for step in steps[:length]])
-        return Answer(tuple(row[:length]), indices, logprobs)
+        processed = shared + sum(len(prompt) - shared for prompt in prompts)
+        rows = list(range(len(prompts)))  # that are still being written
+        texts: list[list[int]] = [[] for _ in prompts]
+        sure: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]  # (steps, K) each
+        while rows:
+            logits, stop = _KeepLogits(kept), _Check(self.check, ends, len(rows))
+            written = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                max_new_tokens=width + longest - ids.shape[1],
+                do_sample=False,
+                num_beams=1,
+                repetition_penalty=1.0,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=None,
+                pad_token_id=fill,
+                logits_processor=LogitsProcessorList([logits, *noise]),
+                stopping_criteria=StoppingCriteriaList([stop]),
+                return_dict_in_generate=True,
+                **self.forwarded,
+            )
+            ids, cache = written.sequences, written.past_key_values
+            processed += len(rows) * len(logits.steps)
+            indices, logprobs = (torch.stack(of_steps, 1) for of_steps in zip(*logits.steps))  # (rows, steps, K)
+            for place, row in enumerate(rows):
+                texts[row] = ids[place, width:].tolist()
+                sure[row].append((indices[place], logprobs[place]))
+            left = [place for place, ended in enumerate(stop.ended) if not ended]
+            if ids.shape[1] - width >= longest or not left:
+                break
+            rows, kept_rows = [rows[place] for place in left], torch.tensor(left, device=device)
+            cache.batch_select_indices(kept_rows)
+            ids, mask = ids[kept_rows], F.pad(mask[kept_rows], (0, len(logits.steps)), value=1)
+        self.tokens += processed
+        return [_cut(text, noted, ends) for text, noted in zip(texts, sure)]
 
     def _line_breaks(self) -> set[int]:
         texts = ("\n", ".\n", "?\n", "\n\n", ".\n\n", "?\n\n")
         found = {token for text in texts for token in self.tokenizer.encode(text, add_special_tokens=False)[-1:]}
         return {token for token in found if "\n" in self.tokenizer.decode([token])}
+
+
+def _cut(text: list[int], sure: list[tuple[Tensor, Tensor]], ends: set[int]) -> Answer:
+    """What was written up to the token that ends it."""
+    length = next((n for n, token in enumerate(text) if token in ends), len(text) - 1) + 1
+    indices, logprobs = (torch.cat(parts)[:length] for parts in zip(*sure))
+    return Answer(tuple(text[:length]), indices, logprobs)
 
 
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
