@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ LR_TIMES_WIDTH, HIGHEST_LR = 1.8, 5e-3
 CLIP = 1.0  # norm of the gradient of a step
 ENOUGH_HELD_OUT = 6  # questions: a short context leaves few to hold out, and fewer do not end training early
 ALIKE = 4  # batches among whose lessons those of like length are put together
+LEAST = 1e-37  # probability that is told from 0 in float32
 PASS = 32  # tokens whose computing takes as long as what one more pass costs
 
 
@@ -143,6 +145,26 @@ def _side_by_side(old: Gates, new: Gates) -> Gates:
     return Gates(old.background, torch.cat(keys, 1), closed, opened)
 
 
+class _LogProbs(torch.autograd.Function):
+    """Log probabilities of a few tokens out of a large vocabulary, with one pass over it each way.
+
+    With p = softmax(x) and y = log p[indices], dL/dx = -(sum of dL/dy) p, and dL/dy more at `indices`.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, indices: Tensor) -> Tensor:
+        probabilities = logits.softmax(-1, dtype=torch.float32)
+        ctx.save_for_backward(probabilities, indices)
+        ctx.dtype = logits.dtype
+        return probabilities.gather(-1, indices).clamp_min(LEAST).log()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        probabilities, indices = ctx.saved_tensors
+        onto = probabilities * -gradient.sum(-1, keepdim=True)
+        return onto.scatter_add_(-1, indices, gradient).to(ctx.dtype), None
+
+
 def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor, distill: bool = True) -> Tensor:
     """KL(teacher ‖ student) of every token, nats.
 
@@ -152,10 +174,9 @@ def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor, distill: bool 
     indices, logprobs : (N, K) of the teacher, -inf where it keeps fewer; the rest of its mass is one event.
     distill : False takes only the teacher's likeliest token, as a certainty.
     """
-    student = logits.float().log_softmax(-1)
     if not distill:
-        return -student.gather(-1, indices[:, :1].long()).squeeze(-1)
-    mine = student.gather(-1, indices.long())  # (N, K)
+        return -_LogProbs.apply(logits, indices[:, :1].long()).squeeze(-1)
+    mine = _LogProbs.apply(logits, indices.long())  # (N, K)
     teacher, filled = logprobs.float(), torch.isinf(logprobs)
     kept = (teacher.exp() * (teacher - mine).masked_fill(filled, 0)).sum(-1)
     rest = (1 - teacher.exp().sum(-1)).clamp_min(0)
