@@ -244,7 +244,8 @@ def main() -> None:
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
     key = f"{options.plan}, {options.strategy}, seed {options.seed}"
     empty = {name: {} for name in ("accepted", "reason", "seconds", "steps", "right_after", "first", "answers")}
-    keep(options, PLANS[options.plan](options, rows.get(key, empty)) | {"done": True})
+    row = rows.get(key, empty)
+    keep(options, row if row.get("done") else PLANS[options.plan](options, row) | {"done": True})
     Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
 
 
