@@ -156,12 +156,12 @@ def test_some_lessons_are_taught_in_a_chat_and_kept_alone(model, tmp_path, monke
 
 def test_what_comes_first_in_a_chat_is_learned_there_where_it_is_put_as_alone():
     phrasing = Phrasing(tokenizer(), "")
-    texts = [f"who is my {name} ?" for name in ("wife", "boat", "cat", "town", "dog")]
+    texts = [f"who is my {name} ?" for name in ("wife", "boat", "cat", "town", "dog", "tree", "car", "lake")]
     said = [(text, "Solveig is old .") for text in texts]
     questions = [study.Question(text, frozenset(), None, number) for number, text in enumerate(texts)]
     lessons = [study.certain("fact", phrasing.asked(asked), phrasing.said(answer)) for asked, answer in said]
     found = chats.chatted(questions, lessons, said, said, phrasing)
-    assert list(found) == [0, 4]
+    assert list(found) == [0, 6]
     firsts = [first for _, first in found.values()]
     assert len({*firsts, None}) == 3
     for lesson, first in found.values():

@@ -12,7 +12,7 @@ from ..memory.lessons import Lesson
 from .study import Question
 from .writer import Phrasing
 
-IN_A_CHAT = 4  # one question in so many comes second
+IN_A_CHAT = 6  # one question in so many comes second
 
 
 def chatted(
@@ -22,7 +22,7 @@ def chatted(
     general: Sequence[tuple[str, str]],
     phrasing: Phrasing,
 ) -> dict[int, tuple[Lesson, int | None]]:
-    """Every fourth lesson after a question about something else, by its number, and the number of the lesson that is
+    """Every sixth lesson after a question about something else, by its number, and the number of the lesson that is
     learned with it; None where that is a general one, or is put into a chat with other tokens than alone.
 
     Parameters
