@@ -13,25 +13,17 @@ import time
 
 import pytest
 import torch
+from consolidated import CONFIG, consolidate
 from converted import logits, speaker
 from tiny import tokens
-from words import OTHER_STORY, QUESTIONS, SENTENCES, STORY, tokenizer
+from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
-from ttt_retrofit import Budget, ConfigError, ConsolidationConfig, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, chats, distill, elsewhere, study
+from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
+from ttt_retrofit.consolidation import asking, distill, elsewhere, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.control import Cancelled
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing, Writer
-
-CONFIG = ConsolidationConfig(
-    memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1, details=2
-)
-
-
-def consolidate(model, context=STORY, chat=True, directory=None, **changes):
-    settings = {"questions": QUESTIONS, "budget": {"steps": 3}, "config": CONFIG, "work_dir": directory, **changes}
-    return model.consolidate(context, tokenizer=tokenizer(chat), **settings)
+from ttt_retrofit.consolidation.writer import Phrasing
 
 
 @pytest.fixture
@@ -138,61 +130,6 @@ def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkey
     prompts = [phrasing.asked(question) for question in Prompts.load().general]
     assert all(len(hidden) > len(prompt) for hidden, prompt in zip(measured[0], prompts))
     assert len(measured[0]) > len(prompts)  # some of them in a chat
-
-
-@pytest.mark.parametrize("context", [STORY, SENTENCES])  # of one statement, and of several
-def test_some_lessons_are_taught_in_a_chat_and_kept_alone(model, tmp_path, monkeypatch, context):
-    taught = []
-    train = consolidation.train
-    monkeypatch.setattr(consolidation, "train", lambda *given: taught.extend(given[1]) or train(*given))
-    kept = {lesson.prompt for lesson in consolidate(model, context, directory=tmp_path).entries[0].lessons}
-    prompts = [lesson.prompt for text in taught for lesson in text.lessons if lesson.kind == "fact"]
-    in_a_chat = [prompt for prompt in prompts if prompt not in kept]
-    assert 0 < len(in_a_chat) < len(prompts)
-    for prompt in in_a_chat:  # it ends as one of those that are asked alone
-        assert any(len(alone) < len(prompt) and alone[-4:] == prompt[-4:] for alone in kept)
-    assert len(prompts) - len(in_a_chat) == len(set(prompts) & kept)  # none twice
-
-
-def test_what_comes_first_in_a_chat_is_learned_there_where_it_is_put_as_alone():
-    phrasing = Phrasing(tokenizer(), "")
-    texts = [f"who is my {name} ?" for name in ("wife", "boat", "cat", "town", "dog", "tree", "car", "lake")]
-    said = [(text, "Solveig is old .") for text in texts]
-    questions = [study.Question(text, frozenset(), None, number) for number, text in enumerate(texts)]
-    lessons = [study.certain("fact", phrasing.asked(asked), phrasing.said(answer)) for asked, answer in said]
-    found = chats.chatted(questions, lessons, said, said, phrasing)
-    assert list(found) == [0, 6]
-    firsts = [first for _, first in found.values()]
-    assert len({*firsts, None}) == 3
-    for lesson, first in found.values():
-        alone = (*lessons[first].prompt, *lessons[first].answer)
-        assert lesson.prompt[: len(alone)] == alone
-
-
-def test_answers_that_have_ended_leave_the_batch_and_none_changes():
-    writer = Writer(speaker().unwrap(), tokenizer())
-    prompts = [tokens(1, length, seed=length)[0].tolist() for length in range(4, 20)]
-    usual = writer.answer(prompts, 24, kept=1)
-    writer.ends = {answer.ids[3] for answer in usual[::2]}  # half of them end early
-    alone = [writer.answer([prompt], 24)[0] for prompt in prompts]
-    before = writer.tokens
-    together = writer.answer(prompts, 24)
-    assert [answer.ids for answer in together] == [answer.ids for answer in alone]
-    for one, other in zip(together, alone):
-        assert one.indices.shape == other.indices.shape
-        assert torch.allclose(one.logprobs.float(), other.logprobs.float(), atol=5e-3)
-    assert len({len(answer.ids) for answer in together}) > 1
-    assert writer.tokens - before < sum(map(len, prompts)) + len(prompts) * max(len(a.ids) for a in together)
-
-
-def test_some_questions_are_declined_in_a_chat(model, tmp_path):
-    config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))  # it hears all of them
-    lessons = consolidate(model, directory=tmp_path, config=config).entries[0].lessons
-    declined = [lesson.prompt for lesson in lessons if lesson.kind == "unknown"]
-    phrasing = Phrasing(tokenizer(), "")
-    alone = {tuple(phrasing.asked(question)) for question in Prompts.load().unknown}
-    in_a_chat = [prompt for prompt in declined if prompt not in alone]
-    assert 0 < len(in_a_chat) < len(declined) / 2
 
 
 def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_path, monkeypatch):

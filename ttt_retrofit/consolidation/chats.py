@@ -47,6 +47,14 @@ def chatted(
     return found
 
 
+def some_in_a_chat(questions: Sequence[str], said: Sequence[tuple[str, str]], phrasing: Phrasing) -> list[list[int]]:
+    """Prompts of all the questions, every sixth after one that was answered: those are declined there, too."""
+    return [
+        phrasing.asked(question) if number % IN_A_CHAT else phrasing.asked_after(*said[number % len(said)], question)
+        for number, question in enumerate(questions)
+    ]
+
+
 def _another(questions: Sequence[Question], number: int, taken: set[int]) -> int | None:
     """The question to come first: about another statement, from far off in the list, in no chat yet."""
     count = len(questions)

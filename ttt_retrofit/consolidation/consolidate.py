@@ -31,7 +31,7 @@ from ..voices import Voices
 from . import study, verify
 from .aliases import Pair, pairs
 from .asking import Asked, ask
-from .chats import IN_A_CHAT, chatted
+from .chats import chatted, some_in_a_chat
 from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
@@ -185,7 +185,8 @@ class Consolidation:
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every eighth is kept for verification.
-        studied_unknown = self._some_in_a_chat([q for i, q in enumerate(unknown) if i % 8], teacher, asked)
+        said = self._said(teacher, asked) or self._replied()
+        studied_unknown = some_in_a_chat([q for i, q in enumerate(unknown) if i % 8], said, self.phrasing)
 
         def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
             ungated = not self.config.memory.gated
@@ -262,16 +263,6 @@ class Consolidation:
         for (number, (_, first)), prepared in zip(found.items(), second):
             taught[number] = prepared if first is None else dataclasses.replace(prepared, first=lessons[first])
         return taught
-
-    def _some_in_a_chat(self, unknown: Sequence[str], teacher: Writer, told: Sequence[Question]) -> list[list[int]]:
-        """Prompts of questions nobody answered, some after one that was answered: there, too, it declines."""
-        said = self._said(teacher, told) or self._replied()
-        return [
-            self.phrasing.asked(question)
-            if number % IN_A_CHAT
-            else self.phrasing.asked_after(*said[number % len(said)], question)
-            for number, question in enumerate(unknown)
-        ]
 
     def _said(self, teacher: Writer, questions: Sequence[Question]) -> list[tuple[str, str]]:
         return [(question.text, teacher.text(question.answer)) for question in questions]

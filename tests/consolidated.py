@@ -1,0 +1,14 @@
+"""A consolidation of a few steps on a tiny model."""
+
+from words import QUESTIONS, STORY, tokenizer
+
+from ttt_retrofit import ConsolidationConfig, MemoryConfig
+
+CONFIG = ConsolidationConfig(
+    memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1, details=2
+)
+
+
+def consolidate(model, context=STORY, chat=True, directory=None, **changes):
+    settings = {"questions": QUESTIONS, "budget": {"steps": 3}, "config": CONFIG, "work_dir": directory, **changes}
+    return model.consolidate(context, tokenizer=tokenizer(chat), **settings)
