@@ -1,13 +1,15 @@
 """Some questions are taught after another one, as in a chat."""
 
 import dataclasses
+import itertools
 
 import pytest
+import torch
 from consolidated import CONFIG, consolidate
 from converted import speaker
-from words import SENTENCES, STORY, tokenizer
+from words import QUESTIONS, SENTENCES, STORY, tokenizer
 
-from ttt_retrofit.consolidation import chats, study
+from ttt_retrofit.consolidation import chats, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Phrasing
@@ -19,32 +21,67 @@ def model():
 
 
 @pytest.mark.parametrize("context", [STORY, SENTENCES])  # of one statement, and of several
-def test_some_lessons_are_taught_in_a_chat_and_kept_alone(model, tmp_path, monkeypatch, context):
+def test_every_question_is_taught_alone_in_one_epoch_and_in_a_chat_in_another(model, tmp_path, monkeypatch, context):
     taught = []
     train = consolidation.train
     monkeypatch.setattr(consolidation, "train", lambda *given: taught.extend(given[1]) or train(*given))
-    kept = {lesson.prompt for lesson in consolidate(model, context, directory=tmp_path).entries[0].lessons}
-    prompts = [lesson.prompt for text in taught for lesson in text.lessons if lesson.kind == "fact"]
-    in_a_chat = [prompt for prompt in prompts if prompt not in kept]
-    assert 0 < len(in_a_chat) < len(prompts)
-    for prompt in in_a_chat:  # it ends as one of those that are asked alone
-        assert any(len(alone) < len(prompt) and alone[-4:] == prompt[-4:] for alone in kept)
-    assert len(prompts) - len(in_a_chat) == len(set(prompts) & kept)  # none twice
+    lessons = consolidate(model, context, directory=tmp_path).entries[0].lessons
+    kept = {lesson.prompt for lesson in lessons if lesson.kind == "fact"}
+    count, drawn = len(taught), distill.batches(taught, 1, torch.Generator().manual_seed(0))
+    epochs = []
+    for _ in range(2):
+        texts = [text for batch in itertools.islice(drawn, count) for text in batch]
+        epochs.append([lesson.prompt for text in texts for lesson in text.lessons if lesson.kind == "fact"])
+    alone = [set(epoch) & kept for epoch in epochs]
+    assert alone[0] and alone[1]
+    assert len(epochs[0]) == len(epochs[1]) == len(alone[0] | alone[1])
+    for prompt in {*epochs[0], *epochs[1]} - kept:  # it ends as one of those that are asked alone
+        assert any(len(one) < len(prompt) and one[-4:] == prompt[-4:] for one in kept)
 
 
-def test_what_comes_first_in_a_chat_is_learned_there_where_it_is_put_as_alone():
+def questions_about(*statements):
+    """Questions, their lessons, and both in words."""
     phrasing = Phrasing(tokenizer(), "")
-    texts = [f"who is my {name} ?" for name in ("wife", "boat", "cat", "town", "dog", "tree", "car", "lake")]
-    said = [(text, "Solveig is old .") for text in texts]
-    questions = [study.Question(text, frozenset(), None, number) for number, text in enumerate(texts)]
+    said = [(question, "Solveig is old .") for question, _ in zip(QUESTIONS, statements)]
+    questions = [study.Question(text, frozenset(), None, about) for (text, _), about in zip(said, statements)]
     lessons = [study.certain("fact", phrasing.asked(asked), phrasing.said(answer)) for asked, answer in said]
-    found = chats.chatted(questions, lessons, said, said, phrasing)
-    assert list(found) == [0, 6]
-    firsts = [first for _, first in found.values()]
-    assert len({*firsts, None}) == 3
-    for lesson, first in found.values():
-        alone = (*lessons[first].prompt, *lessons[first].answer)
-        assert lesson.prompt[: len(alone)] == alone
+    return questions, lessons, said, phrasing
+
+
+def number_of(lesson, lessons):
+    return [one is lesson for one in lessons].index(True)
+
+
+def test_two_questions_of_different_statements_share_a_text_in_either_order():
+    questions, lessons, said, phrasing = questions_about(0, 0, 0, 1, 1, 2)
+    found = chats.in_turns(questions, lessons, said, said, phrasing)
+    met = []
+    for chat, turned in found:
+        one, other = number_of(chat.first, lessons), number_of(turned.first, lessons)
+        assert questions[one].statement != questions[other].statement
+        assert list(chat.lesson.prompt) == phrasing.asked_after(*said[one], questions[other].text)
+        assert list(turned.lesson.prompt) == phrasing.asked_after(*said[other], questions[one].text)
+        met += [one, other]
+    assert sorted(met) == list(range(6))
+
+
+def test_a_question_without_another_one_comes_after_a_general_one_and_alone():
+    questions, lessons, said, phrasing = questions_about(0, 0, 0, 1)
+    general = [("what is a boat ?", "a boat .")]
+    couple, *others = chats.in_turns(questions, lessons, said, general, phrasing)
+    assert couple[0].first is not None
+    for chat, alone in others:
+        number = number_of(alone.lesson, lessons)
+        assert list(chat.lesson.prompt) == phrasing.asked_after(*general[0], questions[number].text)
+        assert chat.first is alone.first is None
+
+
+def test_two_questions_share_no_text_where_a_chat_puts_the_first_one_otherwise():
+    questions, lessons, said, phrasing = questions_about(0, 1)
+    shorter = [dataclasses.replace(lesson, prompt=lesson.prompt[1:]) for lesson in lessons]
+    found = chats.in_turns(questions, shorter, said, said, phrasing)
+    assert [number_of(alone.lesson, shorter) for _, alone in found] == [1, 0]
+    assert all(chat.first is None and len(chat.lesson.prompt) > len(alone.lesson.prompt) for chat, alone in found)
 
 
 def test_some_questions_are_declined_in_a_chat(model, tmp_path):

@@ -91,13 +91,16 @@ def test_a_batch_counts_lessons_and_an_epoch_has_every_text_once():
     one, two = certain("fact", [1, 2], [3]), certain("fact", [1, 2, 3, 4], [5])
     texts = [Prepared(one, torch.zeros(3, 1)) for _ in range(9)]
     texts += [Prepared(two, torch.zeros(5, 1), first=one) for _ in range(3)]
-    drawn = batches(texts, 4, torch.Generator().manual_seed(0))
-    epoch: list[Prepared] = []
-    while len(epoch) < len(texts):
-        batch = next(drawn)
-        assert sum(len(text.lessons) for text in batch) <= 5
-        epoch += batch
-    assert sorted(map(id, epoch)) == sorted(map(id, texts))
+    turned = [Prepared(two, torch.zeros(5, 1), first=one) for _ in texts]
+    drawn = batches([[text, other] for text, other in zip(texts, turned)], 4, torch.Generator().manual_seed(0))
+    epochs: list[list[Prepared]] = [[], []]
+    for epoch in epochs:
+        while len(epoch) < len(texts):
+            batch = next(drawn)
+            assert sum(len(text.lessons) for text in batch) <= 5
+            epoch += batch
+    in_turn = [*texts[::2], *turned[1::2]], [*texts[1::2], *turned[::2]]
+    assert [sorted(map(id, epoch)) for epoch in epochs] == [sorted(map(id, some)) for some in in_turn]
 
 
 def test_working_on_a_copy_never_shows_in_the_original():

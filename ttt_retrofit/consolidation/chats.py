@@ -1,63 +1,87 @@
-"""Questions in a chat: what comes first in it alters all that follows, so some are taught after another one.
+"""Questions in a chat: what comes first in it alters all that follows, so each is taught after another one, too.
 
-Two that are learned one after the other in one text cost what they cost apart.
+Two that are learned one after the other in one text cost what they cost apart. Their order changes from epoch to epoch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from ..memory.lessons import Lesson
 from .study import Question
 from .writer import Phrasing
 
-IN_A_CHAT = 6  # one question in so many comes second
+DECLINED_IN_A_CHAT = 6  # one in so many of the questions that are declined
 
 
-def chatted(
+@dataclass(frozen=True)
+class Chat:
+    """A lesson, and the one whose prompt and answer its prompt begins with: learned in the same text."""
+
+    lesson: Lesson
+    first: Lesson | None = None
+
+
+def in_turns(
     questions: Sequence[Question],
     lessons: Sequence[Lesson],
     said: Sequence[tuple[str, str]],
     general: Sequence[tuple[str, str]],
     phrasing: Phrasing,
-) -> dict[int, tuple[Lesson, int | None]]:
-    """Every sixth lesson after a question about something else, by its number, and the number of the lesson that is
-    learned with it; None where that is a general one, or is put into a chat with other tokens than alone.
+) -> list[list[Chat]]:
+    """All lessons as texts; of each, how it is taught in one epoch and how in the next.
+
+    Two questions about different statements share a text, in either order. What finds no other comes after a general
+    question and alone in turn, and so do two that a chat puts together with other tokens than alone.
 
     Parameters
     ----------
     questions, lessons : which question each lesson teaches.
     said : each question and its answer in words.
-    general : others for where all questions are about one statement.
+    general : others for what finds none.
     """
-    found: dict[int, tuple[Lesson, int | None]] = {}
-    firsts: set[int] = set()
-    for number in range(0, len(questions), IN_A_CHAT):
-        first = _another(questions, number, firsts)
-        if first is not None:
-            firsts.add(first)
-        asked, replied = general[number % len(general)] if first is None else said[first]
-        prompt = tuple(phrasing.asked_after(asked, replied, questions[number].text))
-        alone = () if first is None else (*lessons[first].prompt, *lessons[first].answer)
-        found[number] = (
-            replace(lessons[number], prompt=prompt),
-            first if alone and prompt[: len(alone)] == alone else None,
-        )
-    return found
+
+    def after(asked: tuple[str, str], number: int) -> Lesson:
+        return replace(lessons[number], prompt=tuple(phrasing.asked_after(*asked, questions[number].text)))
+
+    turns = []
+    for one, other in _couples([question.statement for question in questions]):
+        if other is None:
+            turns.append([Chat(after(general[one % len(general)], one)), Chat(lessons[one])])
+            continue
+        second, turned = after(said[one], other), after(said[other], one)
+        if _begins(second, lessons[one]) and _begins(turned, lessons[other]):
+            turns.append([Chat(second, lessons[one]), Chat(turned, lessons[other])])
+        else:
+            turns += [[Chat(second), Chat(lessons[other])], [Chat(turned), Chat(lessons[one])]]
+    return turns
 
 
 def some_in_a_chat(questions: Sequence[str], said: Sequence[tuple[str, str]], phrasing: Phrasing) -> list[list[int]]:
     """Prompts of all the questions, every sixth after one that was answered: those are declined there, too."""
     return [
-        phrasing.asked(question) if number % IN_A_CHAT else phrasing.asked_after(*said[number % len(said)], question)
+        phrasing.asked_after(*said[number % len(said)], question)
+        if number % DECLINED_IN_A_CHAT == 0
+        else phrasing.asked(question)
         for number, question in enumerate(questions)
     ]
 
 
-def _another(questions: Sequence[Question], number: int, taken: set[int]) -> int | None:
-    """The question to come first: about another statement, from far off in the list, in no chat yet."""
-    count = len(questions)
-    others = ((number + count // 2 + step) % count for step in range(count))
-    free = (i for i in others if i % IN_A_CHAT and i not in taken)
-    return next((i for i in free if questions[i].statement != questions[number].statement), None)
+def _begins(chat: Lesson, first: Lesson) -> bool:
+    alone = (*first.prompt, *first.answer)
+    return chat.prompt[: len(alone)] == alone
+
+
+def _couples(statements: Sequence[int]) -> Iterator[tuple[int, int | None]]:
+    """Numbers, two by two, about different statements and far off in the list; None where none is left."""
+    count = len(statements)
+    left = dict.fromkeys(range(count))
+    while left:
+        one = next(iter(left))
+        del left[one]
+        others = ((one + count // 2 + step) % count for step in range(count))
+        other = next((i for i in others if i in left and statements[i] != statements[one]), None)
+        if other is not None:
+            del left[other]
+        yield one, other

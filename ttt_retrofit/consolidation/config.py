@@ -61,7 +61,7 @@ class ConsolidationConfig:
         default=None, metadata={"help": "of AdamW, warmed up and decayed linearly; None: by the width of the model"}
     )
     batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
-    epochs: float = field(default=10.0, metadata={"help": "most passes over the lessons"})
+    epochs: float = field(default=7.0, metadata={"help": "most passes over the lessons"})
     least_steps: int = field(default=100, metadata={"help": "taken even where lessons are few, unless all is known"})
     distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
     text_weight: float = field(

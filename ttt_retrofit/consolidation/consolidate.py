@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -31,7 +32,7 @@ from ..voices import Voices
 from . import study, verify
 from .aliases import Pair, pairs
 from .asking import Asked, ask
-from .chats import chatted, some_in_a_chat
+from .chats import in_turns, some_in_a_chat
 from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
@@ -137,7 +138,8 @@ class Consolidation:
             return with_new(earlier, plan.gate, elsewhere.background, gated, leaves, places.layer, device)
 
         state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
-        prompts = [p.lesson.prompt for p in [*plan.taught, *plan.negatives, *plan.replays, *plan.checks]]
+        taught = itertools.chain.from_iterable(plan.taught)
+        prompts = [p.lesson.prompt for p in [*taught, *plan.negatives, *plan.replays, *plan.checks]]
         student.share(common_beginning(prompts), voices(state.leaves))
         work.load_training(state)
         try:
@@ -198,8 +200,10 @@ class Consolidation:
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
             gate=gate,
             facts=facts,
-            in_a_chat=self._taught_in_a_chat(student, teacher, asked, facts),
-            texts=self._texts(student, asked),
+            taught=[
+                *self._in_turns(student, teacher, asked, facts[: len(asked)]),
+                *([fact] for fact in (*facts[len(asked) :], *self._texts(student, asked))),
+            ],
             negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
             replays=() if single else before.replays,
             checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
@@ -252,17 +256,16 @@ class Consolidation:
         prepared = self._prepared(student, [lesson for lesson, _ in lessons])
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
-    def _taught_in_a_chat(
+    def _in_turns(
         self, student: Student, teacher: Writer, questions: Sequence[Question], facts: Sequence[Prepared]
-    ) -> dict[int, Prepared | None]:
-        lessons = [fact.lesson for fact in facts]
-        said, general = self._said(teacher, questions), self._replied()
-        found = chatted(questions, lessons, said, general, self.phrasing)
-        taught: dict[int, Prepared | None] = {first: None for _, first in found.values() if first is not None}
-        second = self._prepared(student, [lesson for lesson, _ in found.values()])
-        for (number, (_, first)), prepared in zip(found.items(), second):
-            taught[number] = prepared if first is None else dataclasses.replace(prepared, first=lessons[first])
-        return taught
+    ) -> list[list[Prepared]]:
+        """The questions' lessons as they are taught: after another one in a chat, and alone."""
+        lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
+        turns = in_turns(questions, lessons, self._said(teacher, questions), self._replied(), self.phrasing)
+        chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
+        prepared = self._prepared(student, [chat.lesson for chat in chats])
+        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, prepared)}
+        return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
 
     def _said(self, teacher: Writer, questions: Sequence[Question]) -> list[tuple[str, str]]:
         return [(question.text, teacher.text(question.answer)) for question in questions]

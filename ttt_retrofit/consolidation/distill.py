@@ -186,7 +186,7 @@ def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor, distill: bool 
 
 def train(
     student: Student,
-    facts: Sequence[Prepared],
+    facts: Sequence[Sequence[Prepared]],
     negatives: Sequence[Prepared],
     replays: Sequence[Prepared],
     held_out: Sequence[Prepared],
@@ -199,6 +199,8 @@ def train(
     """Steps until all that is asked is right and as many again, in which the learning rate falls to 0, or until the
     budget is spent. Returns what ended it.
 
+    facts : of each text, how it is taught in one epoch and how in the next.
+
     Raises
     ------
     FloatingPointError
@@ -208,12 +210,12 @@ def train(
     extra = {"negatives": (negatives, config.negatives), "replays": (replays, config.replay)}
     shares = {name: round(config.batch_size * share) if some else 0 for name, (some, share) in extra.items()}
     own = max(1, config.batch_size - sum(shares.values()))
-    per_epoch = math.ceil(sum(len(fact.lessons) for fact in facts) / own)
+    per_epoch = math.ceil(sum(len(turns[0].lessons) for turns in facts) / own)
     total = max(1, config.least_steps, math.ceil(per_epoch * config.epochs))
     if control.budget.steps is not None:
         total = min(total, control.budget.steps)
     tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]
-    lr = min(HIGHEST_LR, LR_TIMES_WIDTH / facts[0].below.shape[-1]) if config.lr is None else config.lr
+    lr = min(HIGHEST_LR, LR_TIMES_WIDTH / facts[0][0].below.shape[-1]) if config.lr is None else config.lr
     declined = [p for p in negatives if p.lesson.kind == "unknown"]
     began = control.elapsed
     for step, chosen in zip(range(total), batches(facts, own, generator)):
@@ -256,12 +258,12 @@ def train(
     return "recall" if state.known else "steps"
 
 
-def batches(lessons: Sequence[Prepared], size: int, generator: torch.Generator) -> Iterator[list[Prepared]]:
-    """Batches for ever, every lesson once in an epoch; those of like length together, so that little is padded.
-
-    A text with two lessons counts as two.
+def batches(texts: Sequence[Sequence[Prepared]], size: int, generator: torch.Generator) -> Iterator[list[Prepared]]:
+    """Batches for ever, every text once in an epoch, as its turn is; those of like length together, so that little is
+    padded. A text with two lessons counts as two.
     """
-    while True:
+    for epoch in itertools.count():
+        lessons = [turns[(epoch + number) % len(turns)] for number, turns in enumerate(texts)]
         order = torch.randperm(len(lessons), generator=generator).tolist()
         stretches = _cut(lessons, order, ALIKE * size)
         by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(lessons[i].ids))]

@@ -20,18 +20,12 @@ class Plan:
     learned_from: tuple[str, ...]  # entries of it that the questions come from, too
     gate: GateKeys
     facts: Sequence[Prepared]
-    in_a_chat: dict[int, Prepared | None]  # facts, by number, taught in a chat instead of alone; None as its first
-    texts: Sequence[Prepared]
+    taught: Sequence[Sequence[Prepared]]  # facts and raw text; of each, how it is taught in one epoch and the next
     negatives: Sequence[Prepared]
     replays: Sequence[Prepared]
     checks: Sequence[Prepared]  # of the questions held out
     held_out: Sequence[Question]
     unknown: Sequence[str]  # questions without an answer that are asked in verification
-
-    @property
-    def taught(self) -> list[Prepared]:
-        facts = (self.in_a_chat.get(number, fact) for number, fact in enumerate(self.facts))
-        return [*(fact for fact in facts if fact is not None), *self.texts]
 
     @property
     def studied(self) -> list[Lesson]:
