@@ -31,7 +31,7 @@ from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 4  # of the files of work in progress; work of another format is not gone on with
+FORMAT = 5  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 SAVE_EVERY = 15.0  # seconds
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of every leaf, which takes no step where no gate opened
