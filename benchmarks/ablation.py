@@ -38,6 +38,7 @@ from .texts import text
 NAME = "ablation"
 MODEL = "smollm2-135m"
 TEXTS = ("northanger-abbey", "pydoc-topics", "inspect")
+FLOOR = -0.1  # of the picture, in gaps closed
 SKIPPED = 4096  # tokens left out at the start of each text: title pages, licences, tables of contents
 
 ALL, MIDDLE = "all", "middle"
@@ -108,16 +109,18 @@ def gap_closed(row: dict[str, Any], sinks: dict[str, Any], full: dict[str, Any],
 
 
 def draw(points: dict[str, tuple[float, float]], stored_as: str) -> None:
-    """The frontier: gap closed over time, better towards the upper left."""
+    """The frontier: gap closed over time, better towards the upper left; what is far below stands at the edge."""
     figure, axes = plt.subplots(figsize=(8.4, 5.4))
     # Names would cover one another: points are numbered from the top, and listed beside the plot.
     ordered = sorted(points.items(), key=lambda item: -item[1][1])
     for number, (name, (seconds, closed)) in enumerate(ordered, start=1):
         colour = "#D55E00" if name in ("default", "fast") else "#0072B2"
-        axes.scatter(seconds, 100 * closed, s=40, color=colour, zorder=3)
-        axes.annotate(str(number), (seconds, 100 * closed), xytext=(5, -2), textcoords="offset points", fontsize=8)
+        at, below = (seconds, 100 * max(closed, FLOOR)), closed < FLOOR
+        axes.scatter(*at, s=40, color=colour, marker="v" if below else "o", zorder=3)
+        axes.annotate(str(number), at, xytext=(5, -2), textcoords="offset points", fontsize=8)
         height = 1 - number / (len(ordered) + 1)
-        axes.text(1.03, height, f"{number}  {name}", color=colour, fontsize=8, transform=axes.transAxes)
+        listed = f"{number}  {name}" + (f": {closed:.0%}" if below else "")
+        axes.text(1.03, height, listed, color=colour, fontsize=8, transform=axes.transAxes)
     axes.set_xlabel("time, in units of reading without learning")
     axes.set_ylabel("gap to full attention closed, %")
     axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
