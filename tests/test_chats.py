@@ -1,4 +1,4 @@
-"""Some questions are taught after another one, as in a chat."""
+"""Questions are taught after another one, as in a chat, and alone."""
 
 import dataclasses
 import itertools

@@ -187,7 +187,7 @@ class Consolidation:
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every eighth is kept for verification.
-        said = self._said(teacher, asked) or self._replied()
+        said = [(question.text, teacher.text(question.answer)) for question in asked]
         studied_unknown = some_in_a_chat([q for i, q in enumerate(unknown) if i % 8], said, self.phrasing)
 
         def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
@@ -201,7 +201,7 @@ class Consolidation:
             gate=gate,
             facts=facts,
             taught=[
-                *self._in_turns(student, teacher, asked, facts[: len(asked)]),
+                *self._in_turns(student, asked, facts[: len(asked)], said),
                 *([fact] for fact in (*facts[len(asked) :], *self._texts(student, asked))),
             ],
             negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
@@ -257,21 +257,20 @@ class Consolidation:
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
     def _in_turns(
-        self, student: Student, teacher: Writer, questions: Sequence[Question], facts: Sequence[Prepared]
+        self,
+        student: Student,
+        questions: Sequence[Question],
+        facts: Sequence[Prepared],
+        said: Sequence[tuple[str, str]],
     ) -> list[list[Prepared]]:
         """The questions' lessons as they are taught: after another one in a chat, and alone."""
+        general = [(question, self.prompts.replied) for question in self.prompts.general]
         lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
-        turns = in_turns(questions, lessons, self._said(teacher, questions), self._replied(), self.phrasing)
+        turns = in_turns(questions, lessons, said, general, self.phrasing)
         chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
         prepared = self._prepared(student, [chat.lesson for chat in chats])
         known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, prepared)}
         return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
-
-    def _said(self, teacher: Writer, questions: Sequence[Question]) -> list[tuple[str, str]]:
-        return [(question.text, teacher.text(question.answer)) for question in questions]
-
-    def _replied(self) -> list[tuple[str, str]]:
-        return [(question, self.prompts.replied) for question in self.prompts.general]
 
     def _negatives(
         self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
