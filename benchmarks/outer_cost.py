@@ -3,8 +3,11 @@
 Plain fine-tuning of the same parameters over the same tokens is what the others are held against. `autograd` is the
 whole read in one graph, with attention as plain matrix products: what one would write first.
 
-    python -m benchmarks.outer_cost            # 8,192 tokens, window 2,048, chunk 512
-    python -m benchmarks.outer_cost --quick    # 1,536 tokens, window 512, chunk 256
+A row that was measured with the same settings on this machine is kept, except those that failed.
+
+    python -m benchmarks.outer_cost                  # 8,192 tokens, window 2,048, chunk 512
+    python -m benchmarks.outer_cost --tokens 4096    # half of it, where autograd still fits into 24 GB
+    python -m benchmarks.outer_cost --quick          # 1,536 tokens, window 512, chunk 256
 """
 
 from __future__ import annotations
@@ -12,11 +15,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
-import subprocess
-import sys
-import time
+from functools import partial
 from typing import Any
 
 import torch
@@ -31,8 +31,9 @@ from ttt_retrofit.meta.gradients import outer_gradients, through_updates
 from ttt_retrofit.meta.parameters import choose
 from ttt_retrofit.reading import Outer, align, read
 
+from .cost import PeakMeter, ask, limit_memory, timed
 from .models import model_directory
-from .results import machine, markdown_table, save
+from .results import kept_rows, machine, markdown_table, save
 from .texts import text
 
 NAME = "outer_cost"
@@ -51,8 +52,8 @@ FORMS = {
 PROMISED = {"exact": 2.0, "first_order": 1.2}  # times plain fine-tuning
 
 
-def one(form: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of each step, peak resident bytes above the loaded model, and the gradient's norm."""
+def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Seconds of each step, peak bytes above the loaded model, and the gradient's norm."""
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory).eval()
     config = TTTConfig(sliding_window=options.window, chunk_size=options.chunk)
@@ -61,14 +62,21 @@ def one(form: str, options: argparse.Namespace) -> dict[str, Any]:
     ids = AutoTokenizer.from_pretrained(directory)(text(options.text), return_tensors="pt").input_ids
     ids = ids[:, : options.tokens]
     outer_gradients(model, outer, ids[:, : 2 * options.chunk], None, "first_order")  # warms up
-    before = peak()
-    seconds, norm = [], 0.0
-    for _ in range(options.repeats):
-        began = time.perf_counter()
-        gradients = step(form, model, outer, ids)
-        seconds.append(time.perf_counter() - began)
-        norm = torch.stack([g.norm() for g in gradients]).norm().item()
-    return {"seconds": seconds, "bytes": peak() - before, "norm": norm}
+    meter = PeakMeter(model.device)
+    seconds, norm = zip(
+        *(timed(model.device, partial(norm_of_step, form, model, outer, ids)) for _ in range(options.repeats))
+    )
+    return {
+        "seconds": seconds,
+        "bytes": meter.bytes(),
+        "norm": norm[-1],
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def norm_of_step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> float:
+    """Of the whole gradient, which goes when its norm is known."""
+    return torch.stack([gradient.norm() for gradient in step(form, model, outer, ids)]).norm().item()
 
 
 def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Tensor]:
@@ -89,8 +97,24 @@ def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Ten
     return list(outcome.gradients.values())
 
 
-def peak() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+    plain, table = statistics.median(rows[PLAIN]["seconds"]), []
+    for form, row in rows.items():
+        if "failed" in row:
+            table.append([FORMS[form], f"cannot run: {row['failed']}", "", "", ""])
+            continue
+        seconds = statistics.median(row["seconds"])
+        promised = f"{PROMISED[form]}x" if form in PROMISED else ""
+        peak = "-" if row["bytes"] is None else f"{row['bytes'] / 1e9:.2f}"
+        table.append([FORMS[form], f"{seconds:.1f}", f"{seconds / plain:.2f}x", promised, peak])
+    header = ["a step", "seconds", "of plain fine-tuning", "promised", "peak memory above the model, GB"]
+    return [
+        f"{settings['model']}, {settings['tokens']:,} tokens, window {settings['window']}, chunk {settings['chunk']}, "
+        "default layers, float32.",
+        "",
+        *markdown_table(header, table),
+        "",
+    ]
 
 
 def main() -> None:
@@ -99,49 +123,31 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--chunk", type=int, default=512)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--text", default="northanger-abbey")
-    parser.add_argument("--forms", nargs="+", choices=list(FORMS), default=list(FORMS))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", choices=list(FORMS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
         options.tokens, options.window, options.chunk, options.repeats = 1536, 512, 256, 1
     if options.one:
-        print(json.dumps(one(options.one, options)))
+        limit_memory()
+        print(json.dumps(measure(options.one, options)))
         return
 
-    console, measured = Console(), {}
-    for form in options.forms:
-        console.print(f"{form} …")
-        given = [
-            f"--{name}={getattr(options, name)}" for name in ("model", "tokens", "window", "chunk", "repeats", "text")
-        ]
-        command = [sys.executable, "-m", "benchmarks.outer_cost", f"--one={form}", *given]
-        run = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-        # The plain forms may well run out of memory, which is a result.
-        ran = run.returncode == 0
-        measured[form] = json.loads(run.stdout.splitlines()[-1]) if ran else {"failed": run.stderr[-300:]}
-    rows = []
-    for form, found in measured.items():
-        if "failed" in found:
-            rows.append([FORMS[form], "did not run", "", "", ""])
-            continue
-        seconds = statistics.median(found["seconds"])
-        plain = measured.get(PLAIN, {}).get("seconds")
-        ratio = f"{seconds / statistics.median(plain):.2f}x" if plain else ""
-        promised = f"{PROMISED[form]}x" if form in PROMISED else ""
-        rows.append([FORMS[form], f"{seconds:.1f}", ratio, promised, f"{found['bytes'] / 1e9:.2f}"])
-    header = ["a step", "seconds", "of plain fine-tuning", "promised", "peak memory above the model, GB"]
-    lines = [
-        f"{options.model}, {options.tokens:,} tokens, window {options.window}, chunk {options.chunk}, default layers.",
-        "",
-        *markdown_table(header, rows),
-        "",
-    ]
-    report = {"settings": vars(options), "machine": machine(), "measured": measured}
-    if not options.quick:
-        save(NAME, report, lines)
+    settings = {name: getattr(options, name) for name in ("model", "tokens", "window", "chunk", "repeats", "text")}
+    given = [f"--{name}={value}" for name, value in settings.items()]
+    name = f"{NAME}_{options.tokens}{'_quick' if options.quick else ''}"
+    kept, rows, console = kept_rows(name, settings), {}, Console()
+    stored = {"settings": settings, "machine": machine(), "rows": rows}
+    model_directory(options.model)  # fetched once, before any row needs it
+    for form in FORMS:
+        if form not in kept:
+            console.print(f"{form} …", markup=False)
+        # Autograd may well run out of memory, which is a result.
+        rows[form] = kept.get(form) or ask(f"benchmarks.{NAME}", [f"--one={form}", *given])
+        lines = report(rows, settings)
+        save(name, stored, lines)
     console.print("\n".join(lines), markup=False)
 
 
