@@ -285,6 +285,9 @@ def test_cancelling_at_any_stage_leaves_everything_as_it_was(model, tmp_path, st
         job.result(60)
     assert model.memory is None
     assert torch.equal(logits(model, tokens(1, 20)), before)
+    kept = any(tmp_path.rglob("*.safetensors"))
+    assert kept == (stage != "answers")
+    assert kept or not any(tmp_path.iterdir()), "an empty directory is left"
 
 
 def test_a_cancelled_job_goes_on_where_it_was_and_ends_the_same(model, tmp_path, monkeypatch):

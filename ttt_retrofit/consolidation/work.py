@@ -73,7 +73,7 @@ class Work:
     def close(self, finished: bool) -> None:
         if self.lock is not None:
             self.lock.release()
-        if finished:
+        if finished or not any((self.directory / name).exists() for name in (STUDY, TRAINING)):  # nothing to go on from
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _write(self, name: str, tensors: dict[str, Tensor], header: Any) -> None:
