@@ -1,6 +1,7 @@
 """`ChatSession`: turns become memory in idle time, and nothing is lost on the way."""
 
 import dataclasses
+import shutil
 
 import pytest
 import torch
@@ -78,10 +79,81 @@ def test_a_session_goes_on_after_a_restart(model, tmp_path):
     chat.send(STORY, **SETTINGS)
     chat.send("where is Marek ?", **SETTINGS)
     assert chat.idle(120).accepted
-    again = session(model, tmp_path)
+    again = session(model, shutil.copytree(tmp_path, tmp_path.with_name("copy")))
     assert again.messages == chat.messages
     assert again.memory.diff(chat.memory)["changed"] == []
     assert again.send("who ?", **SETTINGS) == chat.send("who ?", **SETTINGS)
+
+
+def test_what_another_session_wrote_is_never_written_over(model, tmp_path):
+    one, other = session(model, tmp_path), session(model, tmp_path)
+    one.send(STORY, **SETTINGS)
+    one.send("where is Marek ?", **SETTINGS)
+    kept = (tmp_path / "turns.json").read_bytes()
+    calls = (
+        lambda: other.send("who ?", **SETTINGS),
+        lambda: other.note({"role": "user", "content": "who ?"}),
+        other.rollback,
+    )
+    for call in calls:
+        with pytest.raises(InputError, match="another session"):
+            call()
+    assert (tmp_path / "turns.json").read_bytes() == kept and other.messages == []
+    assert one.idle(120).accepted  # while nobody else writes
+    late = session(model, tmp_path)
+    late.send(STORY, **SETTINGS)
+    late.send("who has the key ?", **SETTINGS)
+    one.store.rollback()
+    with pytest.raises(InputError, match="another session"):
+        late.idle(120)
+    assert late.store.current() is None
+
+
+def test_what_is_being_made_goes_with_what_it_builds_on(model, tmp_path):
+    chat = session(model, tmp_path, dataclasses.replace(CONFIG, epochs=1.0))
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    while chat.idle(1) is None:
+        pass
+    (name,) = chat.memory.names()
+    chat.send(OTHER_STORY, **SETTINGS)
+    chat.send("who is old ?", **SETTINGS)
+    assert chat.idle(0.01) is None and chat.progress is not None
+    chat.forget(name)
+    assert chat.progress is None and not (tmp_path / "work").exists()
+    while chat.idle(1) is None:
+        pass
+    assert name not in chat.memory.names() and len(chat.memory.names()) == 1
+
+
+def test_questions_of_work_that_was_given_up_do_not_stay(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("ttt_retrofit.consolidation.work.SAVE_EVERY", 0.0)
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    while not chat.idle(0.05) and chat.progress.stage != "train":
+        pass
+    chat.close()
+    (given_up,) = (tmp_path / "work").iterdir()
+    chat.send("who has the key ?", **SETTINGS)
+    while chat.idle(1) is None:
+        pass
+    assert chat.memory is not None and not given_up.exists()
+
+
+def test_a_job_that_failed_does_not_keep_anything_from_being_erased(model, tmp_path, monkeypatch):
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+
+    def full(*args, **kwargs):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ttt_retrofit.consolidation.consolidate.Consolidation.run", full)
+    chat.begin()
+    chat._job.wait()
+    chat.erase()
+    assert chat.messages == [] and session(model, tmp_path).messages == []
 
 
 def test_idle_time_that_is_too_short_is_gone_on_with_the_next_time(model, tmp_path):

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 
+import httpx
 import pytest
 from converted import speaker
 from playwright.sync_api import expect, sync_playwright
@@ -53,6 +54,13 @@ def test_what_is_remembered_is_shown_and_can_be_taken_back(tmp_path):
     assert len(page.entries()) == 1
     page.erase()
     assert page.shown == [] and page.entries() == [] and "remembered: 0" in page.summary()
+
+
+def test_a_web_page_that_poses_as_local_is_shown_nothing(tmp_path):
+    with launch(talk(tmp_path, 1e9), "a talk", None) as url:
+        assert httpx.get(f"{url}config").status_code == 200
+        posing = httpx.get(f"{url}config", headers={"Host": "evil.example", "Origin": "http://evil.example"})
+        assert posing.status_code == 403 and "evil.example" in posing.text
 
 
 @pytest.mark.skipif(BROWSER is None, reason=f"no Chromium: install one of {NAMES}, or name it in CHROMIUM")

@@ -1,7 +1,8 @@
 """`ChatSession`: a conversation that turns into memory while nobody is talking.
 
 Recent turns stay in the prompt. Older ones are consolidated in idle time; only when the memory was accepted do their
-words and their keys and values go. Everything survives a restart from the session's store.
+words and their keys and values go. Everything survives a restart from the session's store, which one session at a
+time may use: one that finds it changed by another says so and writes nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .consolidation.control import Cancelled, Progress
 from .consolidation.job import ConsolidationJob
 from .errors import InputError
 from .memory.files import private_directory, read_list, write_list
+from .memory.memory import Memory
 from .memory.report import Report
 from .memory.store import MemoryStore
 
@@ -81,6 +83,7 @@ class ChatSession:
         self._rejected = 0  # messages that were in a consolidation which was rejected, or failed
         self._job: ConsolidationJob | None = None
         self._studied = 0  # messages in the running job
+        self._known = self._on_disk()
         self._cache: TTTCache | None = None
         self._read: list[int] = []  # the tokens in the cache
 
@@ -92,10 +95,11 @@ class ChatSession:
         Raises
         ------
         InputError
-            When nothing is said.
+            When nothing is said, or another session has changed the store.
         """
         if not text.strip():
             raise InputError("send() was given an empty message.")
+        self._check_alone()
         if self._job is not None:
             self._job.pause()
             self.settle()
@@ -107,6 +111,7 @@ class ChatSession:
 
     def note(self, *said: Message) -> None:
         """Take turns that were answered elsewhere, to become memory like those of `send`."""
+        self._check_alone()
         self.messages = [*self.messages, *said]
         self._write()
 
@@ -210,13 +215,15 @@ class ChatSession:
         except Exception:
             self._rejected = self._studied
             raise
+        # What earlier jobs left was about a shorter conversation, and is of no use to a later one.
+        shutil.rmtree(self.directory / WORK, ignore_errors=True)
         assert memory.report is not None
         self.last_report = memory.report
         if not memory.report.accepted:
             self._rejected = self._studied
             return memory.report
-        self.store.save(memory)  # before the words go
-        self.memory = memory
+        self._check_alone()
+        self._save(memory)  # before the words go
         self.messages, self._rejected = self.messages[self._studied :], 0
         self._drop_keys()
         self._write()
@@ -233,6 +240,14 @@ class ChatSession:
             self._job.wait()
             self.settle()
 
+    def abandon(self) -> None:
+        """Stop a running consolidation and delete what it has done, whether it ended well or not."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+            job.wait()
+        shutil.rmtree(self.directory / WORK, ignore_errors=True)
+
     @property
     def progress(self) -> Progress | None:
         """How far the consolidation that has begun is; None when there is none."""
@@ -241,23 +256,27 @@ class ChatSession:
     # ------------------------------------------------------------------ what is remembered
 
     def rollback(self) -> None:
-        """Back to the memory before the last consolidation."""
+        """Back to the memory before the last consolidation. One that is running stands on it, and is abandoned."""
+        self._check_alone()
         self.memory = self.store.rollback()
+        self._known = self._on_disk()
+        self.abandon()
         self._drop_keys()
 
     def forget(self, name: str) -> None:
-        """Drop one entry of the memory, see `memory.names()`."""
+        """Drop one entry of the memory, see `memory.names()`. A consolidation that builds on it is abandoned."""
         if self.memory is None:
             raise InputError(f"forget({name!r}): nothing is remembered yet.")
-        self.memory = self.memory.forget(name)
-        self.store.save(self.memory)
+        left = self.memory.forget(name)
+        self._check_alone()
+        self.abandon()
+        self._save(left)
         self._drop_keys()
 
     def erase(self) -> None:
-        """Forget everything, words and memories, here and in the store."""
-        self.close()
+        """Forget everything, words and memories, here and in the store, whatever another session wrote there."""
+        self.abandon()
         self.store.erase()
-        shutil.rmtree(self.directory / WORK, ignore_errors=True)
         self.memory, self.messages, self._rejected = None, [], 0
         self._drop_keys()
         self._write()
@@ -266,3 +285,21 @@ class ChatSession:
 
     def _write(self) -> None:
         write_list(self.directory / TURNS, "messages", self.messages)
+        self._known = self._on_disk()
+
+    def _save(self, memory: Memory) -> None:
+        self.store.save(memory)
+        self.memory = memory
+        self._known = self._on_disk()
+
+    def _on_disk(self) -> tuple[bytes, int | None]:
+        """What another session would have changed."""
+        turns = self.directory / TURNS
+        return turns.read_bytes() if turns.exists() else b"", self.store.current()
+
+    def _check_alone(self) -> None:
+        if self._on_disk() != self._known:
+            raise InputError(
+                f"{self.directory} was changed by another session since this one read it, and of what both say only "
+                "one would be kept. Open a new ChatSession on it, and one at a time."
+            )

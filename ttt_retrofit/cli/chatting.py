@@ -114,11 +114,9 @@ class Chat:
         elif name == "/memory":
             self.out.remark(self._remembered())
         elif name == "/rollback":
-            self.session.close()  # what is being made stands on the memory that goes
             self.session.rollback()
             self.out.remark(self._remembered())
         elif name == "/forget":
-            self.session.close()
             if argument == "all":
                 self.session.erase()
             else:

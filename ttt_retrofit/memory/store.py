@@ -1,6 +1,7 @@
 """`MemoryStore`: the versions of one user's memory in a directory, one writer at a time.
 
-`current.json` names the version that speaks, and is replaced last: whatever is killed half way, it names a whole one.
+`current.json` names the version that speaks and those it was built on, and is replaced last: whatever is killed half
+way, it names a whole one.
 """
 
 from __future__ import annotations
@@ -61,15 +62,23 @@ class MemoryStore:
 
     def current(self) -> int | None:
         """The number of the version that speaks, or None before the first."""
+        return (self._history() or [None])[-1]
+
+    def _history(self) -> list[int]:
+        """The versions that the current one was built on, oldest first, and itself; not those that were gone back from,
+        nor those that were pruned.
+        """
         try:
-            number = json.loads((self.directory / CURRENT).read_text())["version"]
+            found = json.loads((self.directory / CURRENT).read_text())
+            number, whole = found["version"], self.versions()
+            before = found.get("before", [version for version in whole if version < number])
+            return [*(version for version in before if version in whole), number]
         except FileNotFoundError:
-            return None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            return []
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f'{self.directory / CURRENT} is damaged. Write {{"version": N}} into it, N one of {self.versions()}.'
             ) from error
-        return number
 
     def load(self, version: int | None = None) -> Memory | None:
         """A version, by default the current one; None in an empty store.
@@ -92,14 +101,14 @@ class MemoryStore:
             shutil.rmtree(path, ignore_errors=True)  # left by a write that was killed
             try:
                 memory.save(path)
-                self._point_to(number)
+                self._point_to([*self._history(), number])
             except BaseException:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
             return number
 
     def rollback(self) -> Memory | None:
-        """Make the version before the current one current; returns it, None before the first.
+        """Make the version that the current one was built on current; returns it, None before the first.
 
         Raises
         ------
@@ -107,15 +116,15 @@ class MemoryStore:
             When the store is empty.
         """
         with self.writing():
-            number = self.current()
-            if number is None:
+            history = self._history()
+            if not history:
                 raise ConfigError(f"The memory store {self.directory} is empty: there is no version to go back from.")
-            before = [version for version in self.versions() if version < number]
+            before = history[:-1]
             if not before:
                 (self.directory / CURRENT).unlink()
                 return None
             memory = Memory.load(self._path(before[-1]))
-            self._point_to(before[-1])
+            self._point_to(before)
             return memory
 
     def prune(self, keep: int) -> list[int]:
@@ -143,5 +152,6 @@ class MemoryStore:
     def _path(self, version: int) -> Path:
         return self.directory / VERSIONS / f"{version:06d}"
 
-    def _point_to(self, version: int) -> None:
-        write_atomically(self.directory / CURRENT, json.dumps({"version": version}).encode())
+    def _point_to(self, history: list[int]) -> None:
+        *before, version = history
+        write_atomically(self.directory / CURRENT, json.dumps({"version": version, "before": before}).encode())

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 from transformers import TextIteratorStreamer
 from transformers.utils import logging
 
@@ -21,6 +22,7 @@ from ..consolidation.prompts import Prompts
 from ..consolidation.writer import Phrasing
 from ..errors import TTTError
 from ..memory.memory import Memory
+from .door import Door
 
 logger = logging.get_logger(__name__)
 
@@ -86,9 +88,8 @@ class Talk:
         return f"{waiting} messages are still in words."
 
     def change(self, change: Callable[[], None]) -> None:
-        """Roll back, forget or erase; a consolidation that stands on what goes is stopped."""
+        """Roll back, forget or erase."""
         with self._lock:
-            self.session.close()
             change()
             self._heard = time.monotonic()
 
@@ -193,12 +194,13 @@ def page(talk: Talk, title: str) -> gr.Blocks:
 
 @contextmanager
 def launch(talk: Talk, title: str, port: int | None) -> Iterator[str]:
-    """Show the page at a local address; it asks nothing of any other machine."""
+    """Show the page at a local address; it asks nothing of any other machine, and answers no other host's name."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     blocks = page(talk, title)
     _, url, _ = blocks.queue().launch(
         server_name="127.0.0.1", server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme,
         footer_links=[], ssr_mode=False, enable_monitoring=False,
+        app_kwargs={"middleware": [Middleware(Door, key=None)]},
     )  # fmt: skip
     try:
         yield url

@@ -152,8 +152,9 @@ class User:
         """Delete everything, words and memory, and the directory."""
         with self._lock:
             self.erased = True
-            self.session.close()
-            shutil.rmtree(self.session.directory)
+            self.session.abandon()
+            if self.session.directory.exists():
+                shutil.rmtree(self.session.directory)
 
     def status(self) -> dict[str, Any]:
         """What is remembered, in JSON values."""
@@ -253,7 +254,7 @@ class Users:
         name = folder(identity)
         working = self._loaded.get(name)
         if working is not None:
-            working.close()  # may wait for a step of training; others go on meanwhile
+            working.erase()  # may wait for a step of training; others go on meanwhile
         with self._lock:
             self._recent.pop(name, None)
             self._unlearned.pop(name, None)
