@@ -1,6 +1,7 @@
 """What is pushed to the hub: weights, the shim for remote code, and a card that says what the model is."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -17,16 +18,21 @@ LOSSES = {"window + sinks": 3.25, "window + sinks + TTT": 3.125}
 
 
 class Hub:
-    """Records what would be committed; `published` is a card that lay in every repository before."""
+    """Records what would be committed; `published` is a card that lay in every repository before.
+
+    `private` says of a repository whether it is; those that are put there by a test were there before.
+    """
 
     def __init__(self) -> None:
         self.published: str | None = None
+        self.private: dict[str, bool] = {}
         self.created: list[str] = []
         self.files: dict[str, str] = {}
         self.cards: dict[str, str] = {}
 
     def create_repo(self, _api, repo_id, **kwargs):
         self.created.append(repo_id)
+        self.private.setdefault(repo_id, bool(kwargs.get("private")))
         return huggingface_hub.RepoUrl(f"https://huggingface.co/{repo_id}")
 
     def create_commit(self, _api, repo_id, operations, **kwargs):
@@ -35,6 +41,9 @@ class Hub:
             self.files[operation.path_in_repo] = "" if path.suffix == ".safetensors" else path.read_text()
         self.cards[repo_id] = self.files["README.md"]
         return "https://huggingface.co/commit"
+
+    def repo_info(self, _api, repo_id):
+        return SimpleNamespace(private=self.private[repo_id])
 
     def load_card(self, repo_id, **kwargs):
         card = self.published or self.cards.get(repo_id)
@@ -48,6 +57,7 @@ def hub(monkeypatch) -> Hub:
     hub = Hub()
     api = huggingface_hub.HfApi
     monkeypatch.setattr(api, "create_repo", lambda self, repo_id, **kwargs: hub.create_repo(self, repo_id, **kwargs))
+    monkeypatch.setattr(api, "repo_info", lambda self, repo_id: hub.repo_info(self, repo_id))
     monkeypatch.setattr(api, "create_commit", lambda self, **kwargs: hub.create_commit(self, **kwargs))
     monkeypatch.setattr(ModelCard, "load", hub.load_card)
     return hub

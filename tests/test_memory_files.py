@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from converted import converted, logits
+from huggingface_hub import RepoUrl
 from peft import PeftModel
 from remembered import memory
 from tiny import tiny, tokens
@@ -115,10 +116,14 @@ def test_a_store_keeps_versions_and_rolls_back(tmp_path):
     assert store.rollback().names() == ["entry1"]
     assert store.current() == 1
     assert store.load(2).names() == ["entry1", "entry2"]
-    assert store.save(memory(model, 3)) == 3
+    assert store.save(memory(model, 1, 3)) == 3
+    assert store.rollback().names() == ["entry1"], "what the third was built on, not what had been rolled back"
+    assert store.rollback() is None and store.save(memory(model, 4)) == 4
+    assert store.rollback() is None
+    assert store.save(memory(model, 3)) == 5
     with pytest.raises(InputError, match="at least 1"):
         store.prune(0)
-    assert store.prune(keep=1) == [1, 2]
+    assert store.prune(keep=1) == [1, 2, 3, 4]
     store.erase()
     assert store.load() is None
 
@@ -219,6 +224,10 @@ def test_a_pushed_memory_has_a_card_and_is_private(tmp_path, monkeypatch):
 
         def create_repo(self, repo_id, private, exist_ok):
             uploaded["private"] = private
+            return RepoUrl(f"https://huggingface.co/{repo_id}")
+
+        def repo_info(self, repo_id):
+            return SimpleNamespace(private=uploaded["private"])
 
         def upload_folder(self, repo_id, folder_path, **kwargs):
             shutil.copytree(folder_path, tmp_path / "hub")

@@ -231,12 +231,24 @@ class Memory:
         """Upload to the Hub with a card; returns the address of the commit. Private unless told otherwise.
 
         What a user said can be got out of a memory; push one only where its user agrees.
+
+        Raises
+        ------
+        ConfigError
+            When the repository was there before and is public, unless private=False. Nothing is uploaded then.
         """
         api = HfApi(token=token)
         local = Path(self.base_name).exists()
         # Where this machine keeps the base is nobody's business.
         public = dataclasses.replace(self, base_name=Path(self.base_name).name) if local else self
-        api.create_repo(repo_id, private=private, exist_ok=True)
+        # With the owner in front, which may be left out for one's own.
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        # A repository that was there before stays as public as it was, whatever is asked.
+        if private and not api.repo_info(repo_id).private:
+            raise ConfigError(
+                f"{repo_id} is a public repository that was there before, and this memory was to be private. Make it "
+                "private in its settings on the Hub, push to another name, or pass private=False if its user agrees."
+            )
         with tempfile.TemporaryDirectory() as directory:
             card = memory_card(repo_id, public.base_name, local, len(self.entries), self.nbytes, self.report)
             write_atomically(public.save(directory) / "README.md", card.encode())
