@@ -43,6 +43,9 @@ from .report import Report
 
 FORMAT = 1
 HEADER = "memory.json"
+HEADER_DIGEST = "header_sha256"  # memories that were saved without it still load
+# What is raised where JSON, settings or tensors are not as `save` wrote them.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, IsADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -277,7 +280,7 @@ class Memory:
         blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
         digest = hashlib.sha256(blob).hexdigest()
         name = f"memory-{digest[:16]}.safetensors"
-        header = {
+        header: dict[str, Any] = {
             "format": FORMAT,
             "base": self.base,
             "base_name": self.base_name,
@@ -289,6 +292,7 @@ class Memory:
             "sha256": digest,
             "entries": entries,
         }
+        header[HEADER_DIGEST] = _header_digest(header)
         write_atomically(path / name, blob)
         write_atomically(path / HEADER, json.dumps(header, indent=1).encode())
         for old in path.glob("memory-*.safetensors"):
@@ -312,12 +316,11 @@ class Memory:
             header = json.loads((directory / HEADER).read_text())
             if header["format"] != FORMAT:
                 raise CheckpointError(f"{path} is a memory of format {header['format']}, expected {FORMAT}.")
+            recorded = header.pop(HEADER_DIGEST, None)
+            if recorded is not None:
+                _check_digest(path, HEADER, _header_digest(header), recorded)
             blob = (directory / Path(header["tensors"]).name).read_bytes()
-            if hashlib.sha256(blob).hexdigest() != header["sha256"]:
-                raise CheckpointError(
-                    f"{path} was altered or cut short: the sha256 of {header['tensors']} is not the one recorded. "
-                    "Take another copy, or roll back to an earlier version."
-                )
+            _check_digest(path, header["tensors"], hashlib.sha256(blob).hexdigest(), header["sha256"])
             tensors = tensors_from_bytes(blob)
             entries = tuple(
                 Entry.read(stored, _numbered(tensors, index)) for index, stored in enumerate(header["entries"])
@@ -333,13 +336,28 @@ class Memory:
                 report=None if report is None else Report.from_dict(report),
                 created=header["created"],
             )
-        except FileNotFoundError as error:
+        except CheckpointError:
+            raise
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(
                 f"{path} holds no complete memory: {Path(error.filename).name} is missing. Expected a directory "
                 "written by Memory.save()."
             ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, SafetensorError) as error:
+        except UNREADABLE as error:
             raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
+
+
+def _header_digest(header: dict[str, Any]) -> str:
+    """Of what a header says, however it is laid out: sha256 of its canonical JSON."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _check_digest(path: str | os.PathLike, name: str, found: str, recorded: str) -> None:
+    if found != recorded:
+        raise CheckpointError(
+            f"{path} was altered or cut short: the sha256 of {name} is not the one recorded. "
+            "Take another copy, or roll back to an earlier version."
+        )
 
 
 def _from_hub(name: str, kwargs: dict[str, Any]) -> Path:
