@@ -3,10 +3,13 @@
 import json
 
 import pytest
-from converted import converted
+from converted import TTT, converted
+from peft import LoraConfig, get_peft_model
 from remembered import memory
+from safetensors.torch import load_file, save_file
+from tiny import tiny
 
-from ttt_retrofit import CheckpointError, Memory
+from ttt_retrofit import CheckpointError, Memory, wrap
 from ttt_retrofit.memory.memory import HEADER, HEADER_DIGEST
 
 
@@ -64,5 +67,56 @@ def test_a_header_of_another_shape_is_no_memory(tmp_path, change):
 
 def test_a_file_is_no_memory(tmp_path):
     (tmp_path / "memory.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="memory.json is missing"):
+    with pytest.raises(CheckpointError, match=f"{HEADER} is missing"):
         Memory.load(tmp_path / "memory.safetensors")
+
+
+def wider():
+    """As `converted("llama")`, with wider MLPs."""
+    return wrap(tiny("llama", intermediate_size=64), TTT)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "qwen3_moe"])
+def test_a_memory_fits_the_model_it_was_made_for(family, kind):
+    model, layers = converted(family), (0, 3) if family == "qwen3_moe" else (1, 2)
+    memory(model, 1, kind=kind, target_modules=("down", "attention"), layers=layers).check_fits(model)
+
+
+def test_a_memory_still_fits_when_peft_has_put_adapters_around_the_projections():
+    model = converted()
+    made = memory(model, 1)
+    get_peft_model(model, LoraConfig(r=2, target_modules=["down_proj"]))
+    made.check_fits(model)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_memory_of_other_widths_does_not_fit(kind):
+    with pytest.raises(CheckpointError, match=r"for model\.layers\.1\.mlp\.gate_proj, which in .* is \(48, 32\)"):
+        memory(wider(), 1, kind=kind).check_fits(converted())
+
+
+def test_a_memory_of_other_places_does_not_fit():
+    model = converted()
+    with pytest.raises(CheckpointError, match=r"listens at transformer\.h\.1, which"):
+        memory(converted("gpt2"), 1).check_fits(model)
+    made = memory(model, 1)
+    made.entries[0].weights["model.layers.1.mlp"] = made.entries[0].weights["model.layers.1.mlp.down_proj"]
+    with pytest.raises(CheckpointError, match=r"for model\.layers\.1\.mlp, which in .* is no projection"):
+        made.check_fits(model)
+
+
+def test_an_adapter_of_other_widths_is_refused(tmp_path):
+    memory(wider(), 1, gated=False).to_lora(tmp_path)
+    with pytest.raises(CheckpointError, match="made for another model"):
+        Memory.from_lora(tmp_path, converted())
+
+
+def test_an_adapter_that_lacks_a_factor_is_refused(tmp_path):
+    model, path = converted(), tmp_path / "adapter_model.safetensors"
+    memory(model, 1, gated=False).to_lora(tmp_path)
+    tensors = load_file(path)
+    tensors.pop(next(name for name in tensors if name.endswith("lora_A.weight")))
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match="expected two matrices"):
+        Memory.from_lora(tmp_path, model)

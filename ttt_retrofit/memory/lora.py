@@ -81,7 +81,7 @@ def read_adapter(directory: str | os.PathLike) -> Weights:
     try:
         config = json.loads((path / CONFIG).read_text())
         tensors = load_file(path / WEIGHTS)
-    except (OSError, json.JSONDecodeError, SafetensorError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{directory} holds no PEFT adapter that can be read: {error}") from error
     _check_plain(directory, config)
     found: dict[str, dict[str, Tensor]] = {}
@@ -92,6 +92,11 @@ def read_adapter(directory: str | os.PathLike) -> Weights:
         found.setdefault(match["path"], {})[match["factor"].lower()] = tensor
     weights: Weights = {}
     for name, factors in found.items():
+        if set(factors) != {"a", "b"} or any(factor.dim() != 2 for factor in factors.values()):
+            raise CheckpointError(
+                f"{directory} holds {len(factors)} tensors of {name}, expected two matrices, "
+                "lora_A and lora_B. Save it again."
+            )
         rank = factors["a"].shape[0]
         alpha = _matching(config.get("alpha_pattern") or {}, name, config["lora_alpha"])
         scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)

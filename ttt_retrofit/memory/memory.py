@@ -39,6 +39,7 @@ from .entry import Entry, GateKeys
 from .files import private_directory, write_atomically
 from .lora import read_adapter, write_adapter
 from .notes import Message, Note, as_turn
+from .projections import projection_at, submodule
 from .report import Report
 
 FORMAT = 1
@@ -132,6 +133,33 @@ class Memory:
             "only_there": [name for name in there if name not in here],
             "changed": [name for name in here if name in there and here[name] != there[name]],
         }
+
+    def check_fits(self, model: PreTrainedModel) -> None:
+        """Raise unless `model` has the places this memory names, of the shapes of its weights. Reads no tensor.
+
+        Whether it is the very base that the memory was made for, its fingerprint says (`base`).
+
+        Raises
+        ------
+        CheckpointError
+            When the layer or a projection is missing, or weights are of another shape.
+        """
+        if submodule(model, self.layer) is None:
+            raise CheckpointError(
+                f"This memory listens at {self.layer}, which {type(model).__name__} does not have. It was made for "
+                f"another model ({self.base_name!r}): load that one."
+            )
+        for entry in self.entries:
+            for path, weights in entry.weights.items():
+                place = projection_at(model, path)
+                if place is not None and place.takes(weights):
+                    continue
+                shape = None if place is None else (place.out_features, place.in_features)
+                raise CheckpointError(
+                    f"Entry {entry.name!r} holds weights of {[tuple(t.shape) for t in weights.values()]} for {path}, "
+                    f"which in {type(model).__name__} is {'no projection' if shape is None else shape}. It was made "
+                    "for another model: load that one."
+                )
 
     @classmethod
     def combine(cls, memories: Sequence[Memory], weights: Sequence[float] | None = None) -> Memory:
@@ -228,7 +256,9 @@ class Memory:
         )
         background = Background(torch.zeros(width), torch.zeros(width, 0), torch.zeros(0))
         layer = f"{prefix}.{min(numbers)}"
-        return cls(fingerprint(model), model.name_or_path or "", config, layer, background, (entry,))
+        memory = cls(fingerprint(model), model.name_or_path or "", config, layer, background, (entry,))
+        memory.check_fits(model)
+        return memory
 
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload to the Hub with a card; returns the address of the commit. Private unless told otherwise.

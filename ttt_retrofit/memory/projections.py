@@ -1,9 +1,13 @@
-"""Finds the projections a memory is written to: of the MLPs by role, of attention, or any by name."""
+"""Finds the projections a memory is written to: of the MLPs by role, of attention, or any by name.
+
+R rank, I in features, O out features.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..config import ROLES
@@ -30,6 +34,14 @@ class Projection:
     in_features: int
     out_features: int
 
+    def takes(self, weights: dict[str, Tensor]) -> bool:
+        """Whether they are {"full": (O, I)}, or {"a": (R, I), "b": (O, R)} of any rank."""
+        shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if "full" in shapes:
+            return shapes == {"full": (self.out_features, self.in_features)}
+        rank = shapes.get("a", ())[:1]
+        return shapes == {"a": (*rank, self.in_features), "b": (self.out_features, *rank)}
+
 
 @dataclass(frozen=True)
 class Places:
@@ -38,6 +50,22 @@ class Places:
     layer: str  # the lowest layer that is written to, at whose input gates listen
     index: int  # its number
     projections: tuple[Projection, ...]
+
+
+def submodule(model: nn.Module, path: str) -> nn.Module | None:
+    """The module of that dotted name; None where there is none."""
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def projection_at(model: nn.Module, path: str) -> Projection | None:
+    """The projection of that dotted name, also one with PEFT's LoRA around it; None where there is none."""
+    module = submodule(model, path)
+    if module is not None and "base_layer" in module._modules:
+        module = module._modules["base_layer"]
+    return Projection(path, *features(module)) if module is not None and is_projection(module) else None
 
 
 def find_places(model: PreTrainedModel, config: MemoryConfig) -> Places:
