@@ -9,7 +9,7 @@ from remembered import memory
 from safetensors.torch import load_file, save_file
 from tiny import tiny
 
-from ttt_retrofit import CheckpointError, Memory, wrap
+from ttt_retrofit import CheckpointError, ConfigError, Memory, wrap
 from ttt_retrofit.memory.memory import HEADER, HEADER_DIGEST
 
 
@@ -120,3 +120,12 @@ def test_an_adapter_that_lacks_a_factor_is_refused(tmp_path):
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match="expected two matrices"):
         Memory.from_lora(tmp_path, model)
+
+
+def test_a_memory_with_gates_and_one_without_are_not_combined():
+    model = converted()
+    gated, ungated = memory(model, 1), memory(model, 2, gated=False)
+    for pair in ([gated, ungated], [ungated, gated]):
+        with pytest.raises(ConfigError, match="one bank has gates or has none"):
+            Memory.combine(pair)
+    assert Memory.combine([ungated, ungated]).names() == ["entry2", "entry2-2"]

@@ -170,7 +170,8 @@ class Memory:
         Raises
         ------
         ConfigError
-            For no memory, weights of another number or all 0, or memories of different bases or places.
+            For no memory, weights of another number or all 0, or memories of different bases or places, or of which
+            some have gates and some have none.
         """
         if not memories:
             raise ConfigError("Memory.combine() was given no memory; expected at least one.")
@@ -191,6 +192,11 @@ class Memory:
                 raise ConfigError(
                     f"Memories that listen at different layers cannot be combined: {first.layer} and {memory.layer}. "
                     "Consolidate one of the contexts again with the other's MemoryConfig."
+                )
+            if memory.config.gated != first.config.gated:
+                raise ConfigError(
+                    f"The first memory has gated={first.config.gated}, another has gated={memory.config.gated}; one bank "
+                    "has gates or has none. Consolidate one of the contexts again with the other's MemoryConfig."
                 )
             if memory.background.centre.shape != first.background.centre.shape or not torch.allclose(
                 memory.background.centre.float(), first.background.centre.float(), atol=1e-2
