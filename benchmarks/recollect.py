@@ -47,7 +47,7 @@ class Recollector:
     """Asks a model through its chat template, greedily."""
 
     def __init__(self, model: Any, tokenizer: Any, memory: Memory | None = None) -> None:
-        self.writer = Writer(model, tokenizer, cache=model.new_cache, memories=[memory], learn_from="none")
+        self.writer = Writer(model, tokenizer, cache=model.new_cache, memories=memory, learn_from="none")
         self.phrasing = Phrasing(tokenizer, Prompts.load().plain)
 
     def answers(self, asked: Sequence[tuple[Sequence[Message], str]], longest: int = ANSWER_TOKENS) -> list[str]:

@@ -167,6 +167,21 @@ def test_text_without_a_tokenizer_says_to_pass_one():
         wrap(tiny("llama"), CONFIG).read("some text")
 
 
+def test_what_is_refused_is_refused_before_anything_is_read():
+    model, ids = wrap(tiny("llama"), CONFIG), tokens(1, 40)
+    cache = model.read(tokens(1, 8))
+    wrong = ids.clone()
+    wrong[0, -1] = 10**6
+    for call in (
+        lambda: model.read(wrong, past_key_values=cache),
+        lambda: model.read(ids[0], attention_mask=torch.ones(40), past_key_values=cache),
+        lambda: model.read(ids, attention_mask=torch.ones(1, 39), past_key_values=cache),
+    ):
+        with pytest.raises(InputError):
+            call()
+    assert cache.tokens_seen.tolist() == [8]
+
+
 def test_one_token_may_follow_others():
     model = wrap(tiny("llama"), CONFIG)
     cache = model.read(tokens(1, 8))
@@ -219,8 +234,9 @@ def test_a_wrong_reconfiguration_changes_nothing(change):
 def test_reading_past_the_learned_positions_is_refused(family):
     model = wrap(tiny(family, max_position_embeddings=32), CONFIG)
     cache = model.read(tokens(1, 30))
-    with pytest.raises(InputError, match=r"33 tokens.*32 positions"):
-        model.read(tokens(1, 3), past_key_values=cache)
+    for more in (3, 40):
+        with pytest.raises(InputError, match=rf"{30 + more} tokens.*32 positions"):
+            model.read(tokens(1, more), past_key_values=cache)
     assert model.read(tokens(1, 2), past_key_values=cache).tokens_seen.tolist() == [32]
 
 

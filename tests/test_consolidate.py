@@ -18,10 +18,9 @@ from converted import logits, speaker
 from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
-from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
+from ttt_retrofit import Budget, Cancelled, ConfigError, InputError, Memory, MemoryConfig
 from ttt_retrofit.consolidation import asking, distill, elsewhere, study
 from ttt_retrofit.consolidation import consolidate as consolidation
-from ttt_retrofit.consolidation.control import Cancelled
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Phrasing
 
@@ -87,6 +86,19 @@ def test_what_cannot_be_remembered_is_refused_and_the_model_stays(model, tmp_pat
 def test_a_cache_without_its_text_is_refused(model):
     with pytest.raises(InputError, match="kept no text"):
         consolidate(model, model.read(tokens(1, 20)))
+
+
+def test_one_string_is_no_list_of_questions_and_a_path_no_memory(model):
+    with pytest.raises(InputError, match="expected a list of questions"):
+        consolidate(model, questions="where is Marek ?")
+    with pytest.raises(InputError, match="Load it first"):
+        consolidate(model, earlier="users/ines/memory")
+
+
+def test_whoever_asks_is_told_when_it_has_ended(model, tmp_path):
+    told = []
+    made = consolidate(model, directory=tmp_path, on_done=told.append)
+    assert told == [made]
 
 
 def test_bad_settings_are_refused(model):

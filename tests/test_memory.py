@@ -136,10 +136,25 @@ def test_a_memory_of_another_base_is_refused_and_the_one_before_stays():
     assert model.memory is kept
 
 
-def test_a_wrong_number_of_memories_is_refused():
+@pytest.mark.parametrize("number", [1, 2, 3, 8])
+def test_a_wrong_number_of_memories_is_refused(number):
     model = converted()
-    with pytest.raises(InputError, match="3 memories were given for a batch of 2 rows"):
-        model(input_ids=tokens(2, 8), memories=[None, None, None])
+    given = [memory(model, 1), *[None] * (number - 1)]
+    with pytest.raises(InputError, match=f"{number} memories were given for a batch of 4 rows"):
+        model(input_ids=tokens(4, 8), memories=given)
+    with pytest.raises(InputError, match=f"{2 * number} memories were given for a batch of 8 rows"):
+        model.generate(tokens(4, 8), memories=given, num_beams=2, max_new_tokens=2)
+
+
+def test_one_memory_without_a_list_speaks_in_every_row():
+    model, ids = converted(), tokens(2, 12)
+    one = memory(model, 1)
+    with torch.no_grad():
+        assert torch.equal(model(ids, memories=one).logits, model(ids, memories=[one, one]).logits)
+    settings = {"max_new_tokens": 6, "num_beams": 2, "do_sample": False}
+    assert torch.equal(
+        model.generate(ids, memories=one, **settings), model.generate(ids, memories=[one] * 2, **settings)
+    )
 
 
 def test_unwrap_takes_the_memory_away():

@@ -9,7 +9,15 @@ from .auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .cache import TTTCache
 from .config import TTTConfig
 from .consolidation.config import Budget, ConsolidationConfig
-from .errors import CheckpointError, ConfigError, InputError, MissingExtraError, TTTError, UnsupportedModelError
+from .errors import (
+    Cancelled,
+    CheckpointError,
+    ConfigError,
+    InputError,
+    MissingExtraError,
+    TTTError,
+    UnsupportedModelError,
+)
 from .memory import Memory, MemoryConfig
 
 if TYPE_CHECKING:
@@ -21,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AutoModelForCausalLM",
     "Budget",
+    "Cancelled",
     "ChatSession",
     "CheckpointError",
     "ConfigError",

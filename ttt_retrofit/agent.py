@@ -19,9 +19,9 @@ from transformers import PreTrainedTokenizerBase
 
 from .cache import TTTCache
 from .consolidation.config import ConsolidationConfig
-from .consolidation.control import Cancelled, Progress
+from .consolidation.control import Progress
 from .consolidation.job import ConsolidationJob
-from .errors import InputError
+from .errors import Cancelled, InputError
 from .memory.files import private_directory, read_list, write_list
 from .memory.memory import Memory
 from .memory.report import Report

@@ -21,6 +21,10 @@ class CheckpointError(TTTError):
     """A file that is missing, damaged, or made for another model."""
 
 
+class Cancelled(TTTError):
+    """A consolidation that was stopped before its end."""
+
+
 class MissingExtraError(TTTError, ImportError):
     """A package that is not installed, for one of the extras brings it."""
 

@@ -15,6 +15,7 @@ from . import calls
 from .cache import TTTCache
 from .config import TTTConfig
 from .errors import InputError, UnsupportedModelError
+from .memory.memory import Memory
 
 # The mixin stands before the family's class, from which it inherits everything it calls.
 if TYPE_CHECKING:
@@ -52,6 +53,16 @@ class GenerateMixin(_Base):
                 )
         family: Any = super()
         return family.generate(inputs, *args, **kwargs)
+
+    def _expand_inputs_for_generation(
+        self, expand_size: int = 1, *args: Any, memories: Any = None, **kwargs: Any
+    ) -> tuple[Tensor | None, dict[str, Any]]:
+        """transformers', which repeats tensors for beams; memories are repeated with them."""
+        if memories is not None:
+            each = not isinstance(memories, Memory)
+            kwargs["memories"] = [memory for memory in memories for _ in range(expand_size)] if each else memories
+        family: Any = super()
+        return family._expand_inputs_for_generation(expand_size, *args, **kwargs)
 
     def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:
         family: Any = super()

@@ -160,13 +160,14 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         learn_from: LearnFrom | None = None,
-        memories: Sequence[Memory | None] | None = None,
+        memories: Memory | Sequence[Memory | None] | None = None,
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
         """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
 
-        `memories` gives one memory, or None, for each row; when it is not given, the loaded memory speaks in all.
+        `memories` gives one memory, or None, for each row, or one for all of them; when it is not given, the loaded
+        memory speaks in all.
 
         Raises
         ------
@@ -215,7 +216,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         attention_mask: Tensor | None = None,
         past_key_values: TTTCache | None = None,
         learn_from: LearnFrom | None = None,
-        memories: Sequence[Memory | None] | None = None,
+        memories: Memory | Sequence[Memory | None] | None = None,
         progress: bool | Callable[[int], None] = False,
     ) -> TTTCache:
         """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
@@ -235,7 +236,8 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         Raises
         ------
         InputError
-            For an empty context, or a single token with nothing before it, from which nothing can be learned.
+            For an empty context, or a single token with nothing before it, from which nothing can be learned; and for
+            whatever forward refuses, before anything is read.
         """
         ids = self._to_ids(text_or_ids, tokenizer)
         fresh = past_key_values is None
@@ -244,16 +246,19 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 f"read() was given {ids.shape[1]} token{'s' * (ids.shape[1] != 1)}, expected at least 2: the inner "
                 "loss is on the next token. Check that the text is not empty."
             )
+        ids = calls.checked_ids(ids, {}, self.vocabulary_size)
+        cache = self.new_cache() if fresh else calls.checked_cache(past_key_values, self.ttt)
+        mask = calls.checked_mask(attention_mask, ids, cache.columns)
+        longest = ids.shape[1] if mask is None else int(mask.sum(1).max())
+        self._check_length(max(cache.counts, default=0) + longest)
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
         with torch.no_grad(), bar:
             step = self.ttt.chunk_size
-            cache = past_key_values
             for start in range(0, ids.shape[1], step):
                 part = ids[:, start : start + step]
-                mask = None if attention_mask is None else attention_mask[:, -ids.shape[1] :][:, start : start + step]
                 outputs = self(
                     input_ids=part,
-                    attention_mask=mask,
+                    attention_mask=None if mask is None else mask[:, start : start + step],
                     past_key_values=cache,
                     learn_from=learn_from,
                     memories=memories,
@@ -264,7 +269,6 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 bar.update(part.shape[1])
                 if callable(progress):
                     progress(part.shape[1])
-        assert cache is not None
         return cache
 
     def new_cache(self) -> TTTCache:

@@ -130,38 +130,36 @@ class MemoryMixin(_Base):
                 weight += change.to(weight.device, weight.dtype)
         self.reset_memory()
 
-    def voices_of(self, memories: Sequence[Memory | None] | None, rows: int) -> Voices | None:
+    def voices_of(self, memories: Memory | Sequence[Memory | None] | None, rows: int) -> Voices | None:
         """What speaks in the rows of a call, ready for its forwards.
 
         Parameters
         ----------
-        memories : one for each prompt, None for none; repeated for beams. Not given: the loaded memory for all.
+        memories : one for each row, None for none; or one for all rows. Not given: the loaded memory for all.
 
         Raises
         ------
         InputError
-            When their number does not fit the batch.
+            When their number is not that of the rows.
         """
         if memories is None:
             if self.memory is None:
                 return None
-            chosen: tuple[Memory | None, ...] = (self.memory,)
-        else:
-            chosen = tuple(memories)
-            if not chosen or rows % len(chosen):
-                raise InputError(
-                    f"{len(chosen)} memories were given for a batch of {rows} rows. Give each row one, or None."
-                )
-            for memory in {id(m): m for m in chosen if m is not None}.values():
-                self.check_memory(memory)
-            if all(memory is chosen[0] for memory in chosen):
-                chosen = chosen[:1]
-            elif rows > len(chosen):
-                chosen = tuple(memory for memory in chosen for _ in range(rows // len(chosen)))
+            memories = self.memory
+        chosen: tuple[Memory | None, ...] = (memories,) * rows if isinstance(memories, Memory) else tuple(memories)
+        if len(chosen) != rows:
+            raise InputError(
+                f"{len(chosen)} memories were given for a batch of {rows} rows. Give each row one, or None; for all "
+                "rows the same, give it without a list."
+            )
+        if all(memory is chosen[0] for memory in chosen):
+            chosen = chosen[:1]
         where = self.device, self.dtype
         for known, place, ready in self._prepared:
             if place == where and len(known) == len(chosen) and all(a is b for a, b in zip(known, chosen)):
                 return ready
+        for memory in {id(m): m for m in chosen if m is not None}.values():
+            self.check_memory(memory)
         ready = voices(chosen, *where)
         if ready is not None:
             hooks.bind(self, ready.layer, ready.terms)
@@ -220,7 +218,7 @@ class MemoryMixin(_Base):
         writer : another (plain model, tokenizer) that writes the questions.
         prompts : a file in place of the library's `prompts.toml`.
         background : return a `ConsolidationJob` at once; the model goes on answering with its old memory.
-        on_done : called with the memory when a background job has ended well.
+        on_done : called with the memory when a consolidation has ended, accepted or not.
         progress : show a progress bar, or a function that is called with every `Progress`.
         work_dir : where work in progress is kept, to go on from after a cancel or a kill.
         earlier : the memory to add to, or None; the loaded one when not given.
@@ -234,8 +232,15 @@ class MemoryMixin(_Base):
         Raises
         ------
         InputError
-            For an empty context, or one that another process is working on.
+            For an empty context, one that another process is working on, or questions that are one string.
         """
+        if isinstance(questions, str):
+            raise InputError(f"questions={questions!r} is one string, expected a list of questions: [{questions!r}].")
+        if isinstance(earlier, str) and earlier != LOADED:
+            raise InputError(
+                f"earlier={earlier!r} is a string, expected a memory, None or {LOADED!r}. Load it first: "
+                f"Memory.load({earlier!r})."
+            )
         recipe = dataclasses.replace(config or ConsolidationConfig(), **changes)
         tokenizer = tokenizer or self._own_tokenizer()
         before = self.memory
@@ -275,7 +280,10 @@ class MemoryMixin(_Base):
 
         if background:
             return ConsolidationJob(work, directory, accept, on_done)
-        return accept(work.run(directory))
+        memory = accept(work.run(directory))
+        if on_done is not None:
+            on_done(memory)
+        return memory
 
 
 def _reporter(progress: bool | Callable[[Progress], None]) -> tuple[Callable[[Progress], None] | None, Callable]:

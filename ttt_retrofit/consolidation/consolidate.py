@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigError
+from ..fingerprint import fingerprint
 from ..gates import Background
 from ..memory.chorus import voices as voices_of
 from ..memory.entry import Entry, GateKeys, Source
@@ -85,6 +86,8 @@ class Consolidation:
             self.base,
             json.dumps(dataclasses.asdict(self.config), sort_keys=True, default=str),
             json.dumps(dataclasses.asdict(self.prompts), sort_keys=True),
+            str(self.tokenizer.chat_template),
+            "" if self.writer is None else f"{fingerprint(self.writer[0])} {self.writer[1].chat_template}",
             json.dumps(list(self.own_questions)),
             json.dumps([] if self.earlier is None else [[e.name, e.created] for e in self.earlier.entries]),
         ]
@@ -356,7 +359,7 @@ class Consolidation:
         self.control.at("verify", 0, 3)
         converted = private_copy(self.model)
         remembering = Writer(
-            converted, self.tokenizer, self.control.check, converted.new_cache, memories=[candidate], learn_from="none"
+            converted, self.tokenizer, self.control.check, converted.new_cache, memories=candidate, learn_from="none"
         )
         prompts = [self.phrasing.asked(text) for text in (*(question.text for question in questions), *unknown)]
         remembered = {word for question in questions for word in question.value}

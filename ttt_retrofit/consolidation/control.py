@@ -7,11 +7,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..errors import Cancelled
 from .config import Budget
-
-
-class Cancelled(Exception):
-    """The consolidation was cancelled; model and store are as before."""
 
 
 @dataclass(frozen=True)

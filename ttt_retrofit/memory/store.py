@@ -62,7 +62,8 @@ class MemoryStore:
 
     def current(self) -> int | None:
         """The number of the version that speaks, or None before the first."""
-        return (self._history() or [None])[-1]
+        history = self._history()
+        return history[-1] if history else None
 
     def _history(self) -> list[int]:
         """The versions that the current one was built on, oldest first, and itself; not those that were gone back from,
