@@ -15,7 +15,7 @@ from tiny import tiny, tokens
 from words import OTHER_STORY, STORY, tokenizer
 
 import ttt_retrofit
-from ttt_retrofit import Memory, TTTCache, TTTConfig, wrap
+from ttt_retrofit import Memory, MemoryConfig, TTTCache, TTTConfig, wrap
 from ttt_retrofit.memory.store import MemoryStore
 
 QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "wordings=1", "details=40", "epochs=0.1"]
@@ -248,6 +248,10 @@ def test_training_writes_a_model_and_cleans_up(base, story, tmp_path):
         (["read", "{base}", "{story}", "--from", "nowhere.state"], "cannot be read as a TTTCache"),
         (["eval", "{base}", "{story}", "--set", "sliding_window=null"], "Give --window"),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "recal=1"], "Unknown fields"),
+        (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "keep_text=no"], "True or False"),
+        (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "min_recall=high"], "from 0 to 1"),
+        (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "memory=4"], "memory.NAME"),
+        (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "memory.rnk=4"], "rank"),
         (["train", "{base}", "{story}", "{tmp}/y", "--training", "nothing=1"], "Unknown fields"),
         (["memory", "show", "{base}"], "no memory store"),
     ],
@@ -285,3 +289,19 @@ def test_recipes_are_fields_of_the_configuration():
 
     made = recipe(QUICK)
     assert dataclasses.asdict(made)["epochs"] == 0.1 and made.min_recall == 0
+    placed = recipe(["memory.rank=4", "memory.layers=[2, 3]", "memory.gated=False", "notepad=5"])
+    assert placed.memory == MemoryConfig(rank=4, layers=(2, 3), gated=False) and placed.notepad == 5
+
+
+@pytest.mark.parametrize("word", ["true", "True", "FALSE", "False"])
+def test_true_and_false_are_meant_in_any_case(word):
+    from ttt_retrofit.cli.remembering import recipe
+
+    made = recipe([f"keep_text={word}", f"distill={word}"])
+    assert made.keep_text is made.distill is (word.lower() == "true")
+
+
+def test_none_is_a_value_as_python_spells_it_and_a_word_otherwise():
+    from ttt_retrofit.cli.loading import settings
+
+    assert settings(["sliding_window=None", "learn_from=none"]) == {"sliding_window": None, "learn_from": "none"}

@@ -1,11 +1,11 @@
-"""`TTTConfig` refuses what contradicts itself, and survives JSON."""
+"""Configurations refuse what contradicts itself; `TTTConfig` survives JSON."""
 
 import dataclasses
 import json
 
 import pytest
 
-from ttt_retrofit import ConfigError, TTTConfig
+from ttt_retrofit import ConfigError, ConsolidationConfig, MemoryConfig, TTTConfig
 from ttt_retrofit.config import PRESETS
 
 WRONG = [
@@ -41,11 +41,50 @@ WRONG = [
     ({"max_relative_update": float("nan")}, "max_relative_update=nan.*positive"),
 ]
 
+WRONG_RECIPES = [
+    ({"keep_text": "False"}, "keep_text='False'.*True or False"),
+    ({"keep_text": 0}, "keep_text=0.*True or False"),
+    ({"distill": "no"}, "distill='no'.*True or False"),
+    ({"min_recall": "high"}, "min_recall='high'.*share from 0 to 1"),
+    ({"min_recall": True}, "min_recall=True.*share"),
+    ({"enough_recall": 1.5}, r"enough_recall=1\.5.*share"),
+    ({"wordings": "x"}, "wordings='x'.*integer of at least 0"),
+    ({"details": -1}, "details=-1.*at least 0"),
+    ({"batch_size": 2.5}, r"batch_size=2\.5.*integer of at least 1"),
+    ({"answer_tokens": 0}, "answer_tokens=0.*at least 1"),
+    ({"seed": "x"}, "seed='x'.*integer"),
+    ({"lr": "1e-3"}, "lr='1e-3'.*positive number or None"),
+    ({"epochs": None}, "epochs=None.*positive number"),
+    ({"epochs": float("inf")}, "epochs=inf.*positive"),
+    ({"max_drift": "none"}, "max_drift='none'.*at least 0"),
+    ({"text_weight": float("nan")}, "text_weight=nan.*at least 0"),
+    ({"strategy": "banks"}, "strategy='banks'.*'bank', 'single'"),
+    ({"memory": {"rank": 4}}, r"memory=\{'rank': 4\}.*MemoryConfig\("),
+]
 
-@pytest.mark.parametrize("values,message", WRONG, ids=lambda value: str(value)[:50])
-def test_a_wrong_value_is_refused_with_what_was_found_and_expected(values, message):
+WRONG_MEMORIES = [
+    ({"gated": "false"}, "gated='false'.*True or False"),
+    ({"rank": True}, "rank=True.*integer"),
+    ({"layers": "top"}, "layers='top'.*last_quarter"),
+    ({"layers": 2}, "layers=2.*indices"),
+    ({"target_modules": []}, r"target_modules=\(\).*'attention'"),
+    ({"target_modules": 5}, "target_modules=5.*q_proj"),
+    ({"kind": "loar"}, "kind='loar'.*'lora', 'full'"),
+]
+
+
+@pytest.mark.parametrize(
+    "kind,values,message",
+    [
+        *((TTTConfig, *wrong) for wrong in WRONG),
+        *((ConsolidationConfig, *wrong) for wrong in WRONG_RECIPES),
+        *((MemoryConfig, *wrong) for wrong in WRONG_MEMORIES),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_a_wrong_value_is_refused_with_what_was_found_and_expected(kind, values, message):
     with pytest.raises(ConfigError, match=message):
-        TTTConfig(**values)
+        kind(**values)
 
 
 @pytest.mark.parametrize("changes", [{}, {"layers": [1, 3]}, {"layers": 0.25}, {"sliding_window": None}])

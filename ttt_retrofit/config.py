@@ -125,7 +125,7 @@ class TTTConfig(JSONFields):
         elif isinstance(self.target_modules, list):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         self._check_choices()
-        self._check_layers()
+        check_layers(self.layers)
         self._check_sizes()
         self._check_step()
 
@@ -193,32 +193,15 @@ class TTTConfig(JSONFields):
                 f"target_modules={names!r}: expected roles {list(ROLES)} or module names such as 'down_proj'."
             )
 
-    def _check_layers(self) -> None:
-        layers, expected = self.layers, f"one of {list(RANGES)}, a fraction in (0, 1], or a list of indices"
-        if isinstance(layers, str):
-            valid = layers in RANGES
-        elif isinstance(layers, float):
-            valid = 0 < layers <= 1
-        elif isinstance(layers, tuple):
-            valid = (
-                len(layers) > 0
-                and all(isinstance(i, int) and not isinstance(i, bool) and i >= 0 for i in layers)
-                and len(set(layers)) == len(layers)
-            )
-        else:
-            valid = False
-        if not valid:
-            raise ConfigError(f"layers={layers!r}: expected {expected}.")
-
     def _check_sizes(self) -> None:
         for name, least in (("rank", 1), ("chunk_size", 2), ("sink_tokens", 0)):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not is_integer(value) or value < least:
                 raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
         window = self.sliding_window
         if window is None:
             return
-        if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+        if not is_integer(window) or window < 1:
             raise ConfigError(
                 f"sliding_window={window!r}: expected a positive integer, or None for the base's attention."
             )
@@ -236,14 +219,39 @@ class TTTConfig(JSONFields):
     def _check_step(self) -> None:
         for name in ("inner_lr", "relative_lr"):
             rate = getattr(self, name)
-            if rate is not None and not (_is_number(rate) and 0 <= rate < float("inf")):
+            if rate is not None and not (is_number(rate) and 0 <= rate < float("inf")):
                 raise ConfigError(f"{name}={rate!r}: expected None or a finite number of at least 0.")
-        if not _is_number(self.max_relative_update) or not self.max_relative_update > 0:
+        if not is_number(self.max_relative_update) or not self.max_relative_update > 0:
             raise ConfigError(f"max_relative_update={self.max_relative_update!r}: expected a positive number.")
 
 
-def _is_number(value: object) -> bool:
+def is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise `ConfigError` for what is no bool: any word is true, "False" and "no" too."""
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name}={value!r}: expected True or False.")
+
+
+def check_layers(layers: object) -> None:
+    """Raise `ConfigError` for what is no `LayerSelection`."""
+    if isinstance(layers, str):
+        valid = layers in RANGES
+    elif isinstance(layers, float):
+        valid = 0 < layers <= 1
+    elif isinstance(layers, tuple):
+        valid = len(layers) > 0 and all(is_integer(i) and i >= 0 for i in layers) and len(set(layers)) == len(layers)
+    else:
+        valid = False
+    if not valid:
+        expected = f"one of {list(RANGES)}, a fraction in (0, 1], or a list of indices"
+        raise ConfigError(f"layers={layers!r}: expected {expected}.")
 
 
 PRESETS: dict[str, dict[str, Any]] = {

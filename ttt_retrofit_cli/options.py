@@ -26,7 +26,10 @@ Preset = Annotated[str | None, typer.Option(help="'default' or 'fast', for a bas
 Window = Annotated[int | None, typer.Option(help="Tokens that attention sees.", min=1)]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of TTTConfig.")]
 Recipe = Annotated[
-    list[str] | None, typer.Option("--recipe", metavar="NAME=VALUE", help="Any field of ConsolidationConfig.")
+    list[str] | None,
+    typer.Option(
+        "--recipe", metavar="NAME=VALUE", help="Any field of ConsolidationConfig, or of MemoryConfig as memory.NAME."
+    ),
 ]
 Questions = Annotated[Path | None, typer.Option(help="What may be asked later, a line each; else the model asks.")]
 Device = Annotated[str | None, typer.Option(help="Such as cuda:0; the GPU if there is one.")]

@@ -42,7 +42,7 @@ class Choices:
 
 
 def settings(said: Sequence[str]) -> dict[str, Any]:
-    """["inner_lr=1e-3", "layers=upper"] as a dictionary; values are JSON, or else words.
+    """["inner_lr=1e-3", "layers=upper"] as a dictionary; values are JSON, Python's True, False and None, or else words.
 
     Raises
     ------
@@ -54,11 +54,20 @@ def settings(said: Sequence[str]) -> dict[str, Any]:
         name, equals, value = part.partition("=")
         if not name or not equals:
             raise ConfigError(f"Found the setting {part!r}, expected NAME=VALUE, such as inner_lr=1e-3.")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
+        found[name] = _value(value)
     return found
+
+
+def _value(said: str) -> Any:
+    # As a word, "False" would count as true. None has one spelling: "none" is a word that some fields take.
+    if said.lower() in ("true", "false"):
+        return said.lower() == "true"
+    if said == "None":
+        return None
+    try:
+        return json.loads(said)
+    except json.JSONDecodeError:
+        return said
 
 
 def load_config(name: str) -> Any:

@@ -13,27 +13,34 @@ from typing import Any
 from ..agent import STORE, WORK
 from ..consolidation.config import ConsolidationConfig
 from ..errors import CheckpointError, ConfigError, InputError
+from ..memory.config import MemoryConfig
 from ..memory.memory import HEADER, Memory
 from ..memory.store import VERSIONS, MemoryStore
 from ..serving.users import erase_stored
 from .loading import Choices, check_new, load_model, load_tokenizer, read_context, read_text, settings
 from .output import Output, table
 
+PLACES = "memory."  # before a field of MemoryConfig in a recipe
+
 
 def recipe(said: list[str]) -> ConsolidationConfig:
-    """`ConsolidationConfig` with the fields NAME=VALUE changed.
+    """`ConsolidationConfig` with the fields NAME=VALUE changed, and those of its `MemoryConfig` as memory.NAME=VALUE.
 
     Raises
     ------
     ConfigError
-        For a field that it does not have.
+        For a field that neither has, or a value that does not fit.
     """
     changes = settings(said)
+    memory = {name.removeprefix(PLACES): changes.pop(name) for name in list(changes) if name.startswith(PLACES)}
     known = {field.name for field in dataclasses.fields(ConsolidationConfig)} - {"memory"}
     unknown = sorted(set(changes) - known)
     if unknown:
-        raise ConfigError(f"Unknown fields of ConsolidationConfig {unknown}. Known fields are {sorted(known)}.")
-    return ConsolidationConfig(**changes)
+        raise ConfigError(
+            f"Unknown fields of ConsolidationConfig {unknown}. Known fields are {sorted(known)}, and memory.NAME for "
+            "those of MemoryConfig."
+        )
+    return ConsolidationConfig(MemoryConfig.from_dict(memory), **changes)
 
 
 def read_questions(path: Path | None) -> list[str] | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from ..config import check_flag, is_integer, is_number
 from ..errors import ConfigError
 from ..memory.config import MemoryConfig
 
@@ -23,7 +24,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("seconds", "steps", "tokens"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0):
+            if value is not None and (not is_number(value) or value <= 0):
                 raise ConfigError(f"budget: {name}={value!r}, expected a positive number or None.")
 
     @classmethod
@@ -38,14 +39,20 @@ class Budget:
             if unknown:
                 raise ConfigError(f"budget has unknown keys {unknown}; expected 'seconds', 'steps' or 'tokens'.")
             return cls(**budget)
-        if isinstance(budget, (int, float)) and not isinstance(budget, bool):
+        if is_number(budget):
             return cls(seconds=budget)
         raise ConfigError(f"budget={budget!r}: expected seconds, a mapping such as {{'steps': 60}}, or a Budget.")
 
 
 @dataclass(frozen=True)
 class ConsolidationConfig:
-    """The recipe (`docs/design.md` has the measurements behind the defaults)."""
+    """The recipe (`docs/design.md` has the measurements behind the defaults).
+
+    Raises
+    ------
+    ConfigError
+        For a value of another type, or outside its range.
+    """
 
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     strategy: Strategy = field(
@@ -82,14 +89,28 @@ class ConsolidationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.strategy not in ("bank", "single"):
-            raise ConfigError(f"strategy={self.strategy!r} is not known. Choose 'bank' or 'single'.")
-        for name in ("piece_tokens", "answer_tokens", "kept_logits", "batch_size", "epochs", "lr"):
-            if (name, self.lr) != ("lr", None) and not getattr(self, name) > 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a positive number.")
+        if not isinstance(self.memory, MemoryConfig):
+            raise ConfigError(f"memory={self.memory!r}: expected a MemoryConfig, such as MemoryConfig(rank=16).")
+        if self.strategy not in get_args(Strategy):
+            raise ConfigError(f"strategy={self.strategy!r} is not known. Choose one of {list(get_args(Strategy))}.")
+        for name in ("distill", "keep_text"):
+            check_flag(name, getattr(self, name))
+        positive = ("piece_tokens", "answer_tokens", "kept_logits", "batch_size")
+        for name in (*positive, "details", "most_details", "wordings", "least_steps", "notepad"):
+            value, least = getattr(self, name), int(name in positive)
+            if not is_integer(value) or value < least:
+                raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
+        if not is_integer(self.seed):
+            raise ConfigError(f"seed={self.seed!r}: expected an integer.")
+        for name in ("epochs", "lr"):
+            value = getattr(self, name)
+            if (name, value) != ("lr", None) and not (is_number(value) and 0 < value < float("inf")):
+                raise ConfigError(f"{name}={value!r}: expected a positive number{' or None' * (name == 'lr')}.")
         for name in ("negatives", "replay", "min_recall", "enough_recall"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a share from 0 to 1.")
-        for name in ("text_weight", "max_drift", "notepad"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a number of at least 0.")
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value <= 1:
+                raise ConfigError(f"{name}={value!r}: expected a share from 0 to 1.")
+        for name in ("text_weight", "max_drift"):
+            value = getattr(self, name)
+            if not is_number(value) or not value >= 0:
+                raise ConfigError(f"{name}={value!r}: expected a number of at least 0.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from ..config import JSONFields, LayerSelection
+from ..config import JSONFields, LayerSelection, check_flag, check_layers, is_integer
 from ..errors import ConfigError
 
 MemoryKind = Literal["lora", "full"]
@@ -39,11 +39,17 @@ class MemoryConfig(JSONFields):
             object.__setattr__(self, "layers", tuple(self.layers))
         if isinstance(self.target_modules, str):
             object.__setattr__(self, "target_modules", (self.target_modules,))
-        else:
+        elif isinstance(self.target_modules, list):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
         if self.kind not in get_args(MemoryKind):
             raise ConfigError(f"kind={self.kind!r} is not known. Choose one of {list(get_args(MemoryKind))}.")
-        if not isinstance(self.rank, int) or isinstance(self.rank, bool) or self.rank < 1:
+        if not is_integer(self.rank) or self.rank < 1:
             raise ConfigError(f"rank={self.rank!r}: expected an integer of at least 1.")
-        if not self.target_modules:
-            raise ConfigError("target_modules is empty: a memory needs at least one projection to be written to.")
+        check_layers(self.layers)
+        names = self.target_modules
+        if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(
+                f"target_modules={names!r}: expected at least one of 'gate', 'up', 'down', 'attention', or names such "
+                "as 'q_proj'."
+            )
+        check_flag("gated", self.gated)
