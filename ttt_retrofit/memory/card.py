@@ -10,11 +10,12 @@ from .report import Report
 def memory_card(repo_id: str, base_name: str, local: bool, contexts: int, nbytes: int, verified: Report | None) -> str:
     """A card with the base, tags, a loading snippet and the report. A `local` base is no repository to link to."""
     data = ModelCardData(
-        library_name="transformers",
+        library_name="ttt-retrofit",  # transformers alone cannot load it
         base_model=None if local else base_name,
-        base_model_relation="adapter",
+        base_model_relation=None if local else "adapter",
         tags=["ttt", "test-time-training", "ttt-retrofit", "memory"],
     )
+    base = f"path/to/{base_name or 'base'}" if local else base_name
     report = "" if verified is None else f"\n## Verification\n\n```\n{verified}\n```\n"
     return f"""---
 {data.to_yaml()}
@@ -22,13 +23,13 @@ def memory_card(repo_id: str, base_name: str, local: bool, contexts: int, nbytes
 
 # A memory for {base_name or "a local checkpoint"}
 
-{contexts} contexts, {nbytes / 1e6:.1f} MB, made with `ttt_retrofit`. It fits this base only, and says
-what was said in those contexts: treat it like them.
+{contexts} context{"" if contexts == 1 else "s"}, {nbytes / 1e6:.1f} MB, made with `ttt_retrofit`. It fits this base
+only, and says what was said to it: treat it alike.
 
 ```python
 from ttt_retrofit import wrap
 
-model = wrap("{base_name}")
+model = wrap("{base}")
 model.load_memory("{repo_id}")
 ```
 {report}"""

@@ -33,6 +33,7 @@ from ..discovery import decoder_layers
 from ..errors import CheckpointError, ConfigError
 from ..fingerprint import fingerprint
 from ..gates import Background
+from ..hub import hub_id
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
@@ -195,8 +196,8 @@ class Memory:
                 )
             if memory.config.gated != first.config.gated:
                 raise ConfigError(
-                    f"The first memory has gated={first.config.gated}, another has gated={memory.config.gated}; one bank "
-                    "has gates or has none. Consolidate one of the contexts again with the other's MemoryConfig."
+                    f"The first memory has gated={first.config.gated}, another has gated={memory.config.gated}; one "
+                    "bank has gates or has none. Consolidate one of the contexts again with the other's MemoryConfig."
                 )
             if memory.background.centre.shape != first.background.centre.shape or not torch.allclose(
                 memory.background.centre.float(), first.background.centre.float(), atol=1e-2
@@ -277,8 +278,8 @@ class Memory:
             When the repository was there before and is public, unless private=False. Nothing is uploaded then.
         """
         api = HfApi(token=token)
-        local = Path(self.base_name).exists()
-        # Where this machine keeps the base is nobody's business.
+        local = hub_id(self.base_name) is None
+        # Where this machine, or the one that made the memory, keeps the base is nobody's business.
         public = dataclasses.replace(self, base_name=Path(self.base_name).name) if local else self
         # With the owner in front, which may be left out for one's own.
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -289,7 +290,8 @@ class Memory:
                 "private in its settings on the Hub, push to another name, or pass private=False if its user agrees."
             )
         with tempfile.TemporaryDirectory() as directory:
-            card = memory_card(repo_id, public.base_name, local, len(self.entries), self.nbytes, self.report)
+            contexts = sum(max(1, len(entry.sources)) for entry in self.entries)  # an adapter names no source
+            card = memory_card(repo_id, public.base_name, local, contexts, self.nbytes, self.report)
             write_atomically(public.save(directory) / "README.md", card.encode())
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=directory, delete_patterns="memory-*.safetensors",
