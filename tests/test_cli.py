@@ -246,6 +246,9 @@ def test_training_writes_a_model_and_cleans_up(base, story, tmp_path):
         (["read", "{base}", "{story}", "--set", "chunk_size"], "expected NAME=VALUE"),
         (["read", "{base}", "{story}", "--set", "chunks=3"], "Unknown TTTConfig fields"),
         (["read", "{base}", "{story}", "--from", "nowhere.state"], "cannot be read as a TTTCache"),
+        (["read", "no/such/model/anywhere", "{story}", "--device", "gpu"], "--device gpu: torch has no such device"),
+        (["train", "{base}", "{story}", "{tmp}/y", "--device", "cuda:99"], "Choose one of ['cpu'"),
+        (["eval", "{base}", "{story}", "--device", "meta"], "--device meta: torch has no such device"),
         (["eval", "{base}", "{story}", "--set", "sliding_window=null"], "Give --window"),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "recal=1"], "Unknown fields"),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "keep_text=no"], "True or False"),
@@ -260,6 +263,26 @@ def test_what_a_user_can_mend_is_one_line(arguments, said, base, story, tmp_path
     given = [part.format(base=base, story=story, tmp=tmp_path) for part in arguments]
     assert said in fails(*given)
     assert list(tmp_path.glob("*/*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"model_type": "llama17"}, "does not recognize this architecture"),
+        ({}, "Should have a `model_type` key"),
+        ({"model_type": "llama", "hidden_size": "wide"}, "'hidden_size' expected int"),
+        ({"model_type": "siglip"}, "no causal language model"),
+    ],
+)
+def test_what_is_no_model_for_us_is_one_line(config, said, story, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for arguments in (["info", tmp_path], ["read", tmp_path, story]):
+        assert said in fails(*arguments)
+
+
+def test_a_model_without_a_tokenizer_is_one_line(story, tmp_path):
+    tiny("llama").save_pretrained(tmp_path)
+    assert "has no tokenizer" in fails("read", tmp_path, story, *SMALL)
 
 
 def test_texts_must_be_utf8_and_not_empty(base, tmp_path):

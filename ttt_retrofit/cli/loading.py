@@ -12,11 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..auto import AutoModelForCausalLM, TTTConfigMixin
 from ..config import TTTConfig
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError, InputError, TTTError, UnsupportedModelError
 
 STDIN = Path("-")
 
@@ -71,17 +73,53 @@ def _value(said: str) -> Any:
 
 
 def load_config(name: str) -> Any:
-    """The configuration of a model; `is_converted` tells which kind it is."""
+    """The configuration of a model; `is_converted` tells which kind it is.
+
+    Raises
+    ------
+    InputError
+        When there is no such directory, or no model in it.
+    UnsupportedModelError
+        When transformers does not know the family, or the configuration is damaged.
+    """
     local = Path(name).expanduser()
     if local.exists() and not (local / "config.json").exists():
         raise InputError(f"{name} holds no config.json. Expected a directory written by save_pretrained, or a Hub id.")
     if not local.exists() and (local.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise InputError(f"There is no model directory {name}. Give an existing directory, or a Hub id such as a/b.")
-    return AutoConfig.from_pretrained(local if local.exists() else name)
+    try:
+        return AutoConfig.from_pretrained(local if local.exists() else name)
+    except TTTError:
+        raise
+    except (ValueError, StrictDataclassError) as error:
+        reason = str(error).partition("\n\n")[0]  # what follows is advice on other ways to install transformers
+        raise UnsupportedModelError(
+            f"transformers {transformers.__version__} cannot read the config.json of {name}: {reason} Expected a "
+            "causal language model of a family that it knows."
+        ) from None
 
 
 def is_converted(config: Any) -> bool:
     return isinstance(config, TTTConfigMixin)
+
+
+def find_device(said: str | None) -> torch.device:
+    """The device that was named, or else the GPU if there is one.
+
+    Raises
+    ------
+    ConfigError
+        When torch cannot compute on it here.
+    """
+    if not said:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=said).item()  # not on "meta", which computes nothing
+    except (RuntimeError, AssertionError, ImportError):  # what is raised depends on how torch was built
+        gpu = torch.accelerator.current_accelerator()
+        gpus = [] if gpu is None else [f"{gpu.type}:{index}" for index in range(torch.accelerator.device_count())]
+        raise ConfigError(f"--device {said}: torch has no such device here. Choose one of {['cpu', *gpus]}.") from None
+    return torch.device(said)
 
 
 def load_model(name: str, choices: Choices, device: str | None = None) -> Any:
@@ -90,8 +128,9 @@ def load_model(name: str, choices: Choices, device: str | None = None) -> Any:
     Raises
     ------
     ConfigError
-        For settings that do not fit, or a preset for a model that is converted already.
+        For settings that do not fit, a preset for a model that is converted already, or a device that is not here.
     """
+    place = find_device(device)  # before the minutes that loading may take
     config, where = load_config(name), Path(name).expanduser()
     found = where if where.exists() else name
     if is_converted(config):
@@ -105,13 +144,25 @@ def load_model(name: str, choices: Choices, device: str | None = None) -> Any:
             model.configure_ttt(**changes)
     else:
         model = AutoModelForCausalLM.from_pretrained(found, ttt_config=choices.config())
-    return model.eval().to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+    return model.eval().to(place)
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that stands beside a model."""
+    """The tokenizer that stands beside a model.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
     where = Path(name).expanduser()
-    return AutoTokenizer.from_pretrained(where if where.exists() else name)
+    try:
+        return AutoTokenizer.from_pretrained(where if where.exists() else name)
+    except ValueError:
+        raise InputError(
+            f"{name} has no tokenizer that transformers can load. Save that of the base beside the model, with "
+            "tokenizer.save_pretrained()."
+        ) from None
 
 
 def read_text(path: Path) -> str:

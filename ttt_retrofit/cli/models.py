@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from ..config import TTTConfig
 from ..discovery import Site, find_sites
-from ..errors import ConfigError
+from ..errors import ConfigError, UnsupportedModelError
 from ..fast_weights import fast_weights
 from ..inner_optimizers import state_names
 from ..kv import layout
@@ -43,6 +43,8 @@ def info(out: Output, name: str, choices: Choices) -> None:
     converted = is_converted(config)
     ttt = TTTConfig.from_dict({**config.ttt, **choices.changes()}) if converted else choices.config()
     width = torch.empty(0, dtype=config.dtype or torch.float32).element_size()
+    if type(config) not in AutoModelForCausalLM._model_mapping:
+        raise UnsupportedModelError(f"{name}: {config.model_type} has no causal language model in transformers.")
     with torch.device("meta"):  # in 16 bits, the one width that every kernel takes without data
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     if converted:
