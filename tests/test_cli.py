@@ -107,6 +107,17 @@ def test_reading_saves_a_state_and_goes_on_from_it(base, story, tmp_path):
     assert TTTCache.load(state, model).tokens_seen.tolist() == [first["tokens_seen"]]
 
 
+@pytest.mark.parametrize(("state", "said"), [("", "is a directory"), ("a file/state", "a file is no directory")])
+def test_a_state_that_cannot_be_saved_is_refused_before_anything_is_read(state, said, story, tmp_path):
+    (tmp_path / "a file").touch()
+    assert said in fails("read", "no/such/model/anywhere", story, "--save", tmp_path / state)
+
+
+def test_a_state_is_saved_in_directories_that_are_made_for_it(base, story, tmp_path):
+    state = tmp_path / "new" / "states" / "state.safetensors"
+    assert document("read", base, story, "--save", state, *SMALL)["saved"] == str(state) and state.exists()
+
+
 @pytest.mark.parametrize("rule", ["gradient", "in_place"])
 def test_reading_says_by_which_rule_it_learned(rule, base, story):
     arguments = ["read", base, story, *SMALL, "--set", f"inner_rule={rule}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -215,6 +216,15 @@ def check_new(target: Path) -> None:
     """Raise `InputError` where something would be written over."""
     if target.exists():
         raise InputError(f"{target} exists already. Choose another name, or move it away first.")
+
+
+def check_file(target: Path) -> None:
+    """Raise `InputError` where no file can be written; directories above it may still have to be made."""
+    if target.is_dir():
+        raise InputError(f"{target} is a directory. Name a file to write, such as {target / 'state.safetensors'}.")
+    above = next(directory for directory in target.absolute().parents if directory.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise InputError(f"{target} cannot be written: {above} is no directory that you may write to. Choose another.")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from .. import measure
 from ..cache import TTTCache
 from ..errors import InputError
 from ..measure import FULL, SINKS, SYSTEMS, TTT, Reading
-from .loading import Choices, load_model, load_tokenizer, read_text, token_ids
+from .loading import Choices, check_file, load_model, load_tokenizer, read_text, token_ids
 from .output import Output, facts, megabytes, table
 
 
@@ -27,6 +27,8 @@ def read(
     device: str | None,
 ) -> None:
     """Read files one after another into one state."""
+    if save is not None:
+        check_file(save)  # before the reading that would be lost with it
     texts = [read_text(path) for path in files]
     reader, tokenizer = load_model(model, choices, device), load_tokenizer(model)
     cache = reader.new_cache() if begun is None else TTTCache.load(begun, reader)
