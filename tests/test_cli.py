@@ -1,6 +1,7 @@
 """The command line: every verb on a tiny model, what it prints, what it leaves on disk, and how it fails."""
 
 import dataclasses
+import io
 import json
 import re
 import time
@@ -294,6 +295,15 @@ def test_what_is_no_model_for_us_is_one_line(config, said, story, tmp_path):
 def test_a_model_without_a_tokenizer_is_one_line(story, tmp_path):
     tiny("llama").save_pretrained(tmp_path)
     assert "has no tokenizer" in fails("read", tmp_path, story, *SMALL)
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_messages_on_stdin_are_messages_however_they_are_indented(indent, monkeypatch):
+    from ttt_retrofit.cli.loading import STDIN, read_context
+
+    messages = [{"role": "user", "content": STORY}]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(messages, indent=indent).encode())))
+    assert read_context(STDIN) == messages
 
 
 def test_texts_must_be_utf8_and_not_empty(base, tmp_path):

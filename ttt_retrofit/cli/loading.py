@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -185,7 +186,7 @@ def read_text(path: Path) -> str:
 
 
 def read_context(path: Path) -> str | list[dict[str, Any]]:
-    """A text; or, of a file named .json and of stdin that begins with "[{", a list of chat messages.
+    """A text; or, of a file named .json and of stdin that begins as a list of objects does, a list of chat messages.
 
     Raises
     ------
@@ -193,7 +194,7 @@ def read_context(path: Path) -> str | list[dict[str, Any]]:
         When a .json file holds anything but a list of {"role": ..., "content": ...}.
     """
     text = read_text(path)
-    if path.suffix != ".json" and not (path == STDIN and text.lstrip().startswith("[{")):
+    if path.suffix != ".json" and not (path == STDIN and re.match(r"\s*\[\s*\{", text)):
         return text
     expected = 'expected a list of {"role": ..., "content": ...}.'
     try:
