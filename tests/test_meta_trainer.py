@@ -105,6 +105,8 @@ def test_evaluation_is_by_position_with_updates_and_without(tmp_path):
     assert metrics["eval_long_loss_q1"] == pytest.approx(losses[:, :2].mean().item(), abs=1e-5)  # chunks 0 and 1 of 5
     assert metrics["eval_long_gain"] > 0.01
     assert metrics["eval_short_loss_without_updates"] > 0 and "eval_short_loss_q4" not in metrics
+    assert run.evaluate(documents(3))["eval_loss"] == metrics["eval_long_loss"]  # documents that are given later
+    assert run.predict(documents(3)).metrics["test_loss"] == metrics["eval_long_loss"]
 
 
 def test_a_run_resumes_bit_for_bit(tmp_path):
@@ -288,6 +290,14 @@ def test_bad_data_is_refused(tmp_path):
             trainer(tmp_path, data=data)
     with pytest.raises(InputError, match="holds 0 documents"):
         trainer(tmp_path, data=Nothing()).train()
+    with pytest.raises(InputError, match=r"dictionary of \['train'\]"):
+        trainer(tmp_path, data={"train": documents()})
+    with pytest.raises(InputError, match="eval_dataset is a generator, which can be read once"):
+        trainer(tmp_path, eval_dataset=(document for document in documents()))
+    with pytest.raises(InputError, match="train_dataset holds the token ids 1 to 500"):
+        trainer(tmp_path, data=["a text"], processing_class=lambda text, **_: {"input_ids": [1] * 39 + [500]})
+    with pytest.raises(ConfigError, match="every worker would read all of it"):
+        trainer(tmp_path, data=Nothing(), dataloader_num_workers=2)
 
 
 def test_bad_settings_are_refused(tmp_path):
@@ -321,9 +331,10 @@ def test_settings_are_read_from_a_command_line(tmp_path):
 
 
 def test_a_model_is_loaded_by_name(tmp_path):
-    tiny("llama").save_pretrained(tmp_path / "base")
+    tiny("llama").bfloat16().save_pretrained(tmp_path / "base")
     word_tokenizer().save_pretrained(tmp_path / "base")
     run = trainer(tmp_path, tmp_path / "base", [" ".join([WORDS] * 4)], ttt_config=TTTConfig(**TTT), max_steps=1)
+    assert run.model.dtype == torch.float32
     run.train()
     run.save_model(tmp_path / "final")
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "final")
@@ -349,7 +360,7 @@ results = {{}}
 for gradients in ("first_order", "exact"):
     model = converted(fast_weights="delta")
     run = trainer({folder!r}, model, documents(), max_steps=3, per_device_train_batch_size={batch}, optim="sgd",
-                  gradients=gradients, ddp_backend={backend!r}, eval_dataset=documents(4))
+                  gradients=gradients, ddp_backend={backend!r}, eval_dataset=documents(5), per_device_eval_batch_size=2)
     before = [p.detach().clone() for p in run.outer.all]
     run.train()
     moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(run.outer.all, before)])

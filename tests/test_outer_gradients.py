@@ -13,7 +13,7 @@ from ttt_retrofit.learning import fresh
 from ttt_retrofit.meta import chunks as meta_chunks
 from ttt_retrofit.meta import smoothing
 from ttt_retrofit.meta.chunks import by_differences, by_double_backward
-from ttt_retrofit.meta.gradients import outer_gradients, through_updates
+from ttt_retrofit.meta.gradients import _second_order, outer_gradients, through_updates
 from ttt_retrofit.meta.parameters import choose
 from ttt_retrofit.reading import Outer, align, read
 
@@ -163,16 +163,19 @@ def test_sinks_that_move_along_are_followed(kind):
     assert_same(sweep(model, outer, ids, reading=by_double_backward), whole, 1e-9, names)
 
 
-@pytest.mark.parametrize("kind", ["delta", "lora"])
-def test_every_parameter_of_the_model_can_be_trained(kind, wide_corner):
-    model = converted("gpt2", fast_weights=kind)
-    outer, ids = choose(model, ["everything"]), tokens(2, 4 * CHUNK)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(("family", "kind"), [("gpt2", "delta"), ("gpt2", "lora"), ("gpt_neox", "delta")])
+def test_every_parameter_of_the_model_can_be_trained(family, kind, rows, wide_corner):
+    model = converted(family, fast_weights=kind)
+    outer, ids = choose(model, ["everything"]), tokens(rows, 4 * CHUNK)
     names = {p: name for name, p in model.named_parameters()}
     assert outer.lowest == 0 and {names[p] for p in outer.all} == set(names.values())
     loss = exact_loss(model, ids, order=2)
     whole = {p: g for p, g in zip(outer.all, torch.autograd.grad(loss, outer.all, allow_unused=True)) if g is not None}
     found = sweep(model, outer, ids)
     assert_same({p: found[p] for p in whole}, whole, 1e-5, names)
+    by_first_order = outer_gradients(model, outer, ids, None, "first_order").gradients
+    assert {names[p] for p in whole} - {names[p] for p in by_first_order} == set()
 
 
 @pytest.mark.parametrize("kind", ["delta", "lora"])
@@ -400,3 +403,14 @@ def test_unfit_parameters_and_sequences_are_refused():
         choose(model, ["lora"])
     with pytest.raises(InputError, match="5 tokens"):
         outer_gradients(model, choose(model, ["start"]), tokens(1, CHUNK - 1), None, "exact")
+
+
+def test_differences_are_taken_only_where_products_are_not_rounded():
+    model = converted("llama").float()
+    assert _second_order(model) is by_differences
+    torch.set_float32_matmul_precision("medium")  # TF32 on a GPU, bfloat16 here
+    try:
+        assert _second_order(model) is by_double_backward
+        assert _second_order(model.double()) is by_differences
+    finally:
+        torch.set_float32_matmul_precision("highest")

@@ -111,7 +111,7 @@ def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dic
     leaves: dict[str, Weights] = {}
     for site in decoder.sites if fast.sites else []:
         name, weights = site.site.name, fast.sites[site.site.name].weights
-        base = None if outer.record and not outer.folded else site.foldable(rows)
+        base = None if outer.everywhere and not outer.folded else site.foldable(rows)
         if base is not None:
             leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
         else:

@@ -103,7 +103,7 @@ class Cutter:
         if isinstance(document, str):
             if self.tokenizer is None:
                 raise InputError(f"{self.name} holds texts. Pass processing_class=, the tokenizer of the model.")
-            return self.tokenizer(document, verbose=False)["input_ids"]
+            document = self.tokenizer(document, verbose=False)["input_ids"]
         if isinstance(document, (Tensor, np.ndarray)):
             document = document.tolist()
         if not isinstance(document, (list, tuple)) or not all(type(token) is int for token in document):

@@ -19,6 +19,7 @@ import copy
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -103,7 +104,8 @@ def through_updates(
     cache.prepare(len(tokens.counts), tokens.ids.device)
     cache.fast = fresh(model, len(tokens.counts), Outer())
     for piece in chunks[: len(chunks) - exact]:
-        _read(model, cache, piece, Outer(observe=lambda new: found.first_order(new, weight), along=outer.direct))
+        noted = partial(found.first_order, weight=weight)
+        _read(model, cache, piece, Outer(observe=noted, along=outer.direct, folded=not outer.others))
     followed = chunks[len(chunks) - exact :]
     size = math.ceil(math.sqrt(exact)) if rematerialise else max(exact, 1)
     groups = [followed[start : start + size] for start in range(0, exact, size)]
@@ -130,7 +132,7 @@ def _forwards(model: Any, outer: OuterParameters, cache: TTTCache, group: list[T
         before = copy.deepcopy(cache)
         along = (*outer.direct, *open_past(cache, outer.lowest))
         with keeping(outer.below) as below:
-            _read(model, cache, piece, Outer(observe=taught.append, along=along))
+            _read(model, cache, piece, Outer(observe=taught.append, along=along, folded=not outer.others))
         kept.append(Chunk(before, piece, taught.pop(), below))
     return kept
 
@@ -163,7 +165,9 @@ def _second_order(model: Any) -> Reading:
     narrow = (torch.float16, torch.bfloat16)
     computes = {vars(module).get("compute_dtype") for module in model.modules()}  # of 4-bit projections
     in_16_bits = model.dtype in narrow or torch.is_autocast_enabled(model.device.type) or computes & set(narrow)
-    return by_double_backward if in_16_bits else by_differences
+    backend: Any = torch.backends.cuda if model.device.type == "cuda" else torch.backends.mkldnn
+    rounded = model.dtype == torch.float32 and backend.matmul.fp32_precision in ("tf32", "bf16")
+    return by_double_backward if in_16_bits or rounded else by_differences
 
 
 def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, rematerialise: bool) -> Outcome:

@@ -28,7 +28,7 @@ def chunk_losses(model: Any, ids: Tensor, mask: Tensor | None, learn: bool) -> T
 
 
 def by_position(model: Any, batches: Iterable[dict[str, Tensor]], learn: bool, reduce: Reduce) -> tuple[dict, int]:
-    """Mean losses by name, over everything and by quarter of a row's chunks, and the number of rows."""
+    """Mean losses by name, over everything and by quarter of a row's chunks, and the number of rows of all processes."""
     sums, rows = torch.zeros(QUARTERS, 2, dtype=torch.float64, device=model.device), 0  # loss and chunks, by quarter
     for batch in batches:
         for row in chunk_losses(model, batch["input_ids"], batch["attention_mask"], learn):
@@ -36,10 +36,10 @@ def by_position(model: Any, batches: Iterable[dict[str, Tensor]], learn: bool, r
             quarter = torch.arange(len(losses), device=losses.device) * QUARTERS // len(losses)
             sums.index_add_(0, quarter, torch.stack([losses, torch.ones_like(losses)], 1))
             rows += 1
-    sums = reduce(sums)
+    sums, all_rows = reduce(sums), int(reduce(torch.tensor(rows, device=sums.device)))
     total = sums.sum(0)
     named = {"loss": (total[0] / total[1]).item()}
     for index, (loss, count) in enumerate(sums.tolist()):
         if count:  # short sequences have fewer chunks than quarters
             named[f"loss_q{index + 1}"] = loss / count
-    return named, rows
+    return named, all_rows

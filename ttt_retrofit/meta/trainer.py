@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from ..auto import AutoModelForCausalLM
 from ..config import TTTConfig
-from ..errors import ConfigError
+from ..errors import ConfigError, InputError
 from ..learning import displacements
 from ..modeling import TTTMixin
 from .config import SHARDED, TTTTrainingConfig
-from .data import collate, sequences
+from .data import Cut, Streamed, collate, sequences
 from .gradients import Outcome, outer_gradients
 from .parameters import OuterParameters, choose
 from .positions import by_position
@@ -72,7 +73,8 @@ class TTTTrainer(Trainer):
             raise ConfigError(f"args is a {type(args).__name__}, expected a TTTTrainingConfig.")
         if isinstance(model, (str, os.PathLike)):
             processing_class = processing_class or AutoTokenizer.from_pretrained(model)
-            model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config)
+            # What is trained is trained in full, whatever it was saved in; `bf16=True` computes in less.
+            model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config, dtype=torch.float32)
         self.ttt_model = _converted(model)
         args.check_fits(self.ttt_model.ttt, self.ttt_model.learned_positions)
         if args.gradients in ("exact", "truncated") and vars(self.ttt_model).get("is_loaded_in_8bit"):
@@ -84,27 +86,53 @@ class TTTTrainer(Trainer):
         _warn_of_narrow(self.outer)
         self._metrics: dict[str, list[float]] = defaultdict(list)
 
-        def cut(data: Any, name: str) -> Any:
-            if data is None:
-                return None
-            if isinstance(data, dict):
-                return {key: cut(value, f"{name}[{key!r}]") for key, value in data.items()}
-            ttt, vocabulary = self.ttt_model.ttt, self.ttt_model.vocabulary_size
-            return sequences(data, args.sequence_length, ttt.chunk_size, vocabulary, processing_class, name)
-
+        self._tokenizer, self._length = processing_class, args.sequence_length
+        self._workers = args.dataloader_num_workers
+        if isinstance(train_dataset, dict):
+            raise InputError(f"train_dataset is a dictionary of {sorted(train_dataset)}; expected one of its values.")
         args._n_gpu = min(args.n_gpu, 1)  # one process, one model: torch's DataParallel would split batches over copies
         with _trainable(self.ttt_model):
             super().__init__(
                 model=model,
                 args=args,
                 data_collator=collate,
-                train_dataset=cut(train_dataset, "train_dataset"),
-                eval_dataset=cut(eval_dataset, "eval_dataset"),
+                train_dataset=self._cut(train_dataset, "train_dataset"),
+                eval_dataset=self._cut(eval_dataset, "eval_dataset"),
                 processing_class=processing_class,
                 **kwargs,
             )
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ConfigError(SHARDED.format(self.accelerator.distributed_type.value))
+
+    def _cut(self, data: Any, name: str) -> Any:
+        """The sequences of documents; of each, in a dictionary."""
+        if data is None or isinstance(data, (Cut, Streamed)):
+            return data
+        if isinstance(data, dict):
+            return {key: self._cut(value, f"{name}[{key!r}]") for key, value in data.items()}
+        if isinstance(data, Iterator) and name != "train_dataset":
+            raise InputError(f"{name} is a {type(data).__name__}, which can be read once; expected a list or data set.")
+        ttt, vocabulary = self.ttt_model.ttt, self.ttt_model.vocabulary_size
+        rows = sequences(data, self._length, ttt.chunk_size, vocabulary, self._tokenizer, name)
+        if isinstance(rows, Streamed) and self._workers:
+            raise ConfigError(
+                f"dataloader_num_workers={self._workers}: {name} is streamed, and every worker would read all of it. "
+                "Take 0 workers, or a data set with a length."
+            )
+        return rows
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Trainer's, which cuts documents that are given here, and gives no process a sequence twice."""
+        if not isinstance(eval_dataset, str):  # the name of one of several
+            eval_dataset = self._cut(eval_dataset, "eval_dataset")
+        even, self.accelerator.even_batches = self.accelerator.even_batches, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.accelerator.even_batches = even
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        return super().get_test_dataloader(self._cut(test_dataset, "test_dataset"))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's, with the log inner rates in a group of their own."""
