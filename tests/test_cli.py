@@ -95,6 +95,39 @@ def test_info_tells_a_converted_model(base, tmp_path):
     assert {**here, "model": 0, "converted": 0} == {**there, "model": 0, "converted": 0}
 
 
+@pytest.fixture(scope="module")
+def converted(base, tmp_path_factory):
+    """A converted checkpoint with a window of 16."""
+    directory = tmp_path_factory.mktemp("models") / "converted"
+    run("convert", base, directory, *SMALL)
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["--preset", "fast"], "a preset is for a base"),
+        *((["--set", setting], "is converted already") for setting in ("layers=all", "rank=4", "fast_weights=lora")),
+        (["--set", "target_modules=up"], "is converted already"),
+        (["--set", "chunk_size=32"], "chunk_size=32 is longer than sliding_window=16"),
+    ],
+)
+def test_info_refuses_what_read_refuses(settings, said, converted, story):
+    refused = fails("info", converted, *settings)
+    assert said in refused and refused == fails("read", converted, story, *settings)
+
+
+def test_info_refuses_a_rule_that_cannot_learn_there(base, story):
+    settings = [*SMALL, "--set", "inner_rule=in_place", "--set", "target_modules=up"]
+    refused = fails("info", base, *settings)
+    assert "down projection" in refused and refused == fails("read", base, story, *settings)
+
+
+def test_info_shows_a_converted_model_as_it_would_be_configured(converted):
+    said = document("info", converted, "--window", "12", "--set", "inner_lr=0.5")
+    assert said["converted"] and said["ttt"]["sliding_window"] == 12 and said["ttt"]["inner_lr"] == 0.5
+
+
 def test_reading_saves_a_state_and_goes_on_from_it(base, story, tmp_path):
     state = tmp_path / "state.safetensors"
     first = document("read", base, story, "--save", state, *SMALL)
@@ -144,6 +177,12 @@ def test_demo_wants_a_model_and_a_text_and_reads_in_four_ways(base, story):
     assert "make demo" in fails("demo")
     shown = run("demo", base, story, "--set", "chunk_size=8", "--set", "sliding_window=16").stdout
     assert all(name in shown for name in ("full attention", "window + sinks", "window + sinks + TTT"))
+
+
+def test_demo_reads_through_its_own_window_whatever_a_checkpoint_says(converted, story):
+    arguments = ["demo", converted, story, "--tokens", "40"]
+    assert document(*arguments)["ttt"]["sliding_window"] == 512
+    assert document(*arguments, "--set", "sliding_window=24")["ttt"]["sliding_window"] == 24
 
 
 def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined(base, questions, tmp_path):

@@ -32,17 +32,36 @@ class Choices:
     preset: str | None = None
     window: int | None = None
     settings: Sequence[str] = ()
-    defaults: dict[str, Any] = field(default_factory=dict)  # of the verb, for a base; what was said comes before them
+    defaults: dict[str, Any] = field(default_factory=dict)  # of the verb; what was said comes before them
 
     def changes(self) -> dict[str, Any]:
         """Fields of `TTTConfig`."""
         window = {} if self.window is None else {"sliding_window": self.window}
-        return window | settings(self.settings)
+        return self.defaults | window | settings(self.settings)
 
     def config(self) -> TTTConfig:
         """For a base."""
-        changes = self.defaults | self.changes()
-        return TTTConfig.from_dict(TTTConfig.preset(self.preset or "default").to_dict() | changes)
+        return TTTConfig.from_dict(TTTConfig.preset(self.preset or "default").to_dict() | self.changes())
+
+    def of_converted(self, name: str, saved: dict[str, Any]) -> TTTConfig:
+        """For the converted model of that name and settings.
+
+        Raises
+        ------
+        ConfigError
+            For a preset, or fields that decide which parameters exist.
+        """
+        if self.preset is not None:
+            raise ConfigError(
+                f"{name} is converted already, and a preset is for a base. Use --set NAME=VALUE to change settings."
+            )
+        fixed = sorted({"fast_weights", "rank", "layers", "target_modules"} & set(self.changes()))
+        if fixed:
+            raise ConfigError(
+                f"{name} is converted already, and {fixed} decide which parameters it has. Convert its base anew to "
+                "change them."
+            )
+        return TTTConfig.from_dict(saved | self.changes())
 
 
 def settings(said: Sequence[str]) -> dict[str, Any]:
@@ -136,14 +155,10 @@ def load_model(name: str, choices: Choices, device: str | None = None) -> Any:
     config, where = load_config(name), Path(name).expanduser()
     found = where if where.exists() else name
     if is_converted(config):
-        if choices.preset is not None:
-            raise ConfigError(
-                f"{name} is converted already, and a preset is for a base. Use --set NAME=VALUE to change settings."
-            )
+        choices.of_converted(name, config.ttt)  # refuses what does not fit before weights are loaded
         model = AutoModelForCausalLM.from_pretrained(found)
-        changes = choices.changes()
-        if changes:
-            model.configure_ttt(**changes)
+        if choices.changes():
+            model.configure_ttt(**choices.changes())
     else:
         model = AutoModelForCausalLM.from_pretrained(found, ttt_config=choices.config())
     return model.eval().to(place)

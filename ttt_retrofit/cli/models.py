@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from .. import in_place
 from ..config import TTTConfig
 from ..discovery import Site, find_sites
 from ..errors import ConfigError, UnsupportedModelError
@@ -41,7 +42,7 @@ def info(out: Output, name: str, choices: Choices) -> None:
     """What a model is and how it would read, from its configuration: no weight is loaded."""
     config = load_config(name)
     converted = is_converted(config)
-    ttt = TTTConfig.from_dict({**config.ttt, **choices.changes()}) if converted else choices.config()
+    ttt = choices.of_converted(name, config.ttt) if converted else choices.config()
     width = torch.empty(0, dtype=config.dtype or torch.float32).element_size()
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnsupportedModelError(f"{name}: {config.model_type} has no causal language model in transformers.")
@@ -51,6 +52,8 @@ def info(out: Output, name: str, choices: Choices) -> None:
         model = model.unwrap()
     text = model.config.get_text_config(decoder=True)
     sites = find_sites(model, ttt)
+    if ttt.inner_rule == "in_place":
+        in_place.check(sites, model.get_input_embeddings())
     learn, by_token = _count(sites, ttt), _bytes_of_a_token(model, width)
     tracks = [track for _, tracks, of in [layout(text, ttt)] for track in (tracks[index] for index in of)]
     unbounded = any(track.capacity is None for track in tracks)
