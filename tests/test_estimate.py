@@ -2,7 +2,7 @@
 
 import pytest
 from tiny import tiny, tiny_config
-from transformers import Qwen3Config
+from transformers import GPT2Config, GPTNeoXConfig, Qwen3Config, Qwen3MoeConfig
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.meta.estimate import estimate
@@ -47,3 +47,21 @@ def test_a_model_of_four_billion_parameters_fits_eight_accelerators():
     found = estimate(config, ttt, **run, operations_per_second=5e14, compute_bytes=4, weight_bytes=4)
     assert found.parameters == pytest.approx(4.02e9, rel=0.01)
     assert 20 < found.gigabytes < 80 and 0.1 < found.hours < 100
+
+
+def test_families_without_grouped_heads_are_counted():
+    for config in (GPT2Config(n_layer=4, vocab_size=100), GPTNeoXConfig(num_hidden_layers=4, vocab_size=100)):
+        assert estimate(config, TTT, **RUN).hours > 0
+
+
+def test_a_token_passes_through_the_experts_that_are_chosen():
+    def operations(**changes):
+        config = Qwen3MoeConfig(
+            hidden_size=32, moe_intermediate_size=16, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+            head_dim=8, vocab_size=97, **changes,
+        )  # fmt: skip
+        return estimate(config, TTTConfig(**{**TTT.to_dict(), "fast_weights": "prime"}), **RUN).operations_per_token
+
+    few = operations(num_experts=8, num_experts_per_tok=2)
+    assert operations(num_experts=8, num_experts_per_tok=4) > few + 4 * 2 * 3 * 32 * 16
+    assert few < operations(num_experts=16, num_experts_per_tok=2) < 1.05 * few  # the router alone is larger

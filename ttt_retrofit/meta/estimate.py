@@ -1,7 +1,8 @@
 """What an outer loop will take, in bytes and hours, by arithmetic over the shapes of a model.
 
 Time is multiply-accumulates over what the devices deliver. With F the forward of a token, split where the fast weights
-begin into what is below and above them, B the backward pass of what is above, and G one product per fast matrix:
+begin into what is below and above them, B the backward pass of what is above, and G two products per fast matrix, for
+its own gradient and that of its input:
 
     none          F + B + G                 plain fine-tuning
     first_order   F + B + G                 one read
@@ -95,7 +96,8 @@ def estimate(
     window = sequence_length if ttt.sliding_window is None else ttt.sliding_window + ttt.sink_tokens
     keys = min(window + ttt.chunk_size, sequence_length)
     attention = heads * head_size * keys
-    linear = [_linear(layer) for layer in layers]
+    chosen = getattr(text, "num_experts_per_tok", None)
+    linear = [_linear(layer, chosen) for layer in layers]
     head = text.hidden_size * text.vocab_size
     forward_below = sum(linear[:lowest]) + ATTENTION_FORWARD * attention * lowest
     forward_above = sum(linear[lowest:]) + ATTENTION_FORWARD * attention * above + head
@@ -112,7 +114,7 @@ def estimate(
 
     rows = sequences_per_device
     state = (1 + len(state_names(ttt.inner_optimizer))) * fast * FULL  # per row, as the trained starts are not
-    kept = text.num_key_value_heads * head_size * 2 * keys * len(layers) * compute_bytes
+    kept = (getattr(text, "num_key_value_heads", None) or heads) * head_size * 2 * keys * len(layers) * compute_bytes
     boundary = state + fast * FULL + 2 * kept + ttt.chunk_size * text.hidden_size * compute_bytes
     held = 2 * math.ceil(math.sqrt(exact)) if gradient_checkpointing else exact
     widest = max(site.in_features for site in sites)
@@ -136,6 +138,8 @@ def estimate(
     return Estimate(parameters, fast + len(sites), memory, per_token, seconds / 3600)
 
 
-def _linear(layer: nn.Module) -> int:
-    """Multiply-accumulates of a token in the projections of a decoder layer."""
-    return sum(p.numel() for m in layer.modules() for p in m.parameters(recurse=False) if p.ndim == 2)
+def _linear(layer: nn.Module, chosen: int | None) -> int:
+    """Multiply-accumulates of a token in the projections of a decoder layer; of its experts, `chosen` of them."""
+    matrices = sum(p.numel() for p in layer.parameters() if p.ndim == 2)
+    experts = [p.shape for p in layer.parameters() if p.ndim == 3]  # (experts, rows, columns)
+    return matrices + sum((chosen or number) * rows * columns for number, rows, columns in experts)
