@@ -248,6 +248,16 @@ def test_wrap_takes_a_directory_and_loading_arguments(base):
     assert model.config.rms_norm_eps == model.model.norm.variance_epsilon == 1e-2
 
 
+def test_wrap_takes_a_converted_directory_with_its_own_settings(checkpoints):
+    model, ids = wrap(checkpoints["llama-lora"]), tokens(1, 30)
+    assert model.ttt == ttt("lora") != TTTConfig()
+    assert torch.equal(logits(model, ids), logits(converted("llama", "lora"), ids))
+
+
+def test_wrap_uses_defaults_for_a_base(base):
+    assert wrap(base).ttt == wrap(tiny("llama")).ttt == TTTConfig()
+
+
 def test_the_drop_in_uses_defaults_and_reports_nothing_missing(base, caplog):
     model, info = ttt_retrofit.AutoModelForCausalLM.from_pretrained(base, output_loading_info=True)
     assert model.ttt == TTTConfig()

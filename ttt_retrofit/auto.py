@@ -147,7 +147,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     Parameters
     ----------
     model : a transformers model, converted in place; or a name or directory, loaded with `kwargs`.
-    config : how it reads; `TTTConfig()` when not given.
+    config : how it reads; when not given, as a converted checkpoint was saved, and a base by `TTTConfig()`.
 
     Returns
     -------
@@ -160,8 +160,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     ConfigError
         When `config` does not fit the model.
     """
-    config = TTTConfig() if config is None else config
-    if not isinstance(config, TTTConfig):
+    if config is not None and not isinstance(config, TTTConfig):
         raise ConfigError(
             f"Expected a TTTConfig, found {type(config).__name__}. TTTConfig.from_dict() makes one of a dict."
         )
@@ -169,6 +168,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
         return AutoModelForCausalLM.from_pretrained(model, ttt_config=config, **kwargs)
     if kwargs:
         raise ConfigError(f"{sorted(kwargs)} are for loading by name; this model is loaded already.")
+    config = TTTConfig() if config is None else config
     _check_wrappable(model)
     base, converted = type(model), model
     model.__class__ = derived_model(base)
