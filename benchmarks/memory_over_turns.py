@@ -84,13 +84,11 @@ def wins(rows: dict[str, Any], kinds: Sequence[str]) -> list[str]:
     found = []
     for name in (name for name in UNBOUNDED if name in rows and bounded):
         for kind in kinds:
-            shares = {
-                other: sum(right) / len(right) for other in (name, *bounded) if (right := recall(rows, other, kind))
-            }
-            own = shares.pop(name, 0.0)
-            best = max(shares, key=shares.__getitem__, default=None)
-            if best is not None and own > shares[best]:
-                found.append(f"- {name} wins on {kind}: {own:.2f}, {best} {shares[best]:.2f}")
+            own = recall(rows, name, kind)
+            by_row = {other: right for other in bounded if len(right := recall(rows, other, kind)) == len(own)}
+            best = max(by_row, key=lambda other: sum(by_row[other]), default=None)  # others were asked less
+            if best is not None and sum(own) > sum(by_row[best]):
+                found.append(f"- {name} wins on {kind}: {share(own)}, {best} {share(by_row[best])}")
     return found or ["- Neither does."]
 
 
@@ -123,7 +121,6 @@ def lines(report: dict[str, Any]) -> list[str]:
             f"{sum(a['f1'] for a in asked) / max(len(asked), 1):.2f}",
             share([a["stale"] for a in given if a["kind"] == "knowledge update"]), share([a["mixed"] for a in given]),
             drift(row), share(recall(rows, name, "abstention")), megabytes(row),
-            f"{sum(stored['seconds'] for stored in row.values()) / len(row):.0f}",
         ])  # fmt: skip
     for name in (name for name in rows if name.startswith(OURS)):
         for other in (other for other in (*BOUNDED, *UNBOUNDED) if other in rows):
@@ -131,7 +128,7 @@ def lines(report: dict[str, Any]) -> list[str]:
                 size = f"{megabytes(rows[name])} / {megabytes(rows[other])}"
                 compared.append([name, other, str(found), str(found.pairs), found.verdict, size])
     header = ["system", "n", "recall", "question known", *kinds, *others, "F1", "stale", "mixed up", "drift",
-              "abstains", "MB", "seconds"]  # fmt: skip
+              "abstains", "MB"]  # fmt: skip
     ago = [str(lag.start) if len(lag) == 1 else f"{lag.start}-{lag.stop - 1}" for lag in lags(report["sessions"])]
     return [
         f"{settings['model']}, {report['conversations']} conversations of up to {report['sessions']} sessions; bounded "
@@ -220,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             judged = scored(talk, given.answers)
             took = time.perf_counter() - began
             rows.setdefault(row, {})[str(number)] = {
-                "answers": judged, "bytes": given.nbytes, "drift": dict(given.drift), "seconds": took,
+                "answers": judged, "bytes": given.nbytes, "drift": dict(given.drift),
             }  # fmt: skip
             report["conversations"] = max(len(stored) for stored in rows.values())
             save(name, report, lines(report))

@@ -79,8 +79,9 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
              for system, values in compared.items()],
         ),
         "",
-        "Positive interactions and negative differences speak for meta-learning; 95% intervals by bootstrap over seeds "
-        "and chunks.",
+        "Positive interactions and negative differences speak for meta-learning. 95% intervals over seeds (Student's "
+        "t), of a single seed over chunks (bootstrap). Truncated and exact gradients are in float32, the others in "
+        "mixed precision.",
         "",
     ]  # fmt: skip
     return lines, compared

@@ -19,6 +19,7 @@ from .texts import TUNING, many, text
 
 TEXTS = ("anarchist-faq", "python-tutorial", "turtle", "pydecimal")  # an essay, documentation, code twice
 DRAWS = 10_000  # of the bootstrap
+STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5% quantiles of Student's t, by the number of seeds
 
 Row = dict[str, dict[str, list[float]]]  # losses by chunk, by "off" or "on", by text
 
@@ -59,8 +60,13 @@ def config(options: argparse.Namespace) -> TTTConfig:
     return TTTConfig(sliding_window=options.window, chunk_size=options.chunk, **SETTINGS[options.setting].inner)
 
 
+def base_model(options: argparse.Namespace) -> Any:
+    """In full precision, in which what is trained is kept."""
+    return AutoModelForCausalLM.from_pretrained(model_directory(options.model), dtype=torch.float32).eval()
+
+
 def new_model(options: argparse.Namespace) -> Any:
-    return wrap(AutoModelForCausalLM.from_pretrained(model_directory(options.model)).eval(), config(options))
+    return wrap(base_model(options), config(options))
 
 
 def test_ids(options: argparse.Namespace) -> dict[str, torch.Tensor]:
@@ -75,7 +81,7 @@ def test_ids(options: argparse.Namespace) -> dict[str, torch.Tensor]:
 
 def without_window(options: argparse.Namespace, ids: dict[str, torch.Tensor]) -> dict[str, float]:
     """Nats per token of the base with full attention."""
-    base = AutoModelForCausalLM.from_pretrained(model_directory(options.model)).eval()
+    base = base_model(options)
     return {name: full_attention(base, tokens).mean for name, tokens in ids.items()}
 
 
@@ -115,9 +121,10 @@ def train(
 def measure(model: Any, ids: dict[str, torch.Tensor]) -> Row:
     """Losses of every chunk of every text, updates off and on."""
     model.eval()
+    there = {name: tokens.to(model.device) for name, tokens in ids.items()}
     return {
         state: {
-            name: chunk_losses(model, tokens, None, learn=state == "on")[0].tolist() for name, tokens in ids.items()
+            name: chunk_losses(model, tokens, None, learn=state == "on")[0].tolist() for name, tokens in there.items()
         }
         for state in ("off", "on")
     }
@@ -148,17 +155,19 @@ def compare(ours: list[Row], control: list[Row]) -> dict[str, tuple[float, float
 def _interval(differences: list[dict[str, torch.Tensor]]) -> tuple[float, float, float]:
     """Mean and 95% interval of paired differences (one tensor of chunks for each text, for each seed).
 
-    A bootstrap over seeds and, within each text, over its chunks; texts are those that were chosen, and weigh the same.
+    Of several seeds Student's, over their means; of one, a bootstrap over the chunks of each text. Texts are those that
+    were chosen, and weigh the same.
     """
+    means = torch.stack([torch.stack([values.mean() for values in seed.values()]).mean() for seed in differences])
+    mean, count = means.mean().item(), len(means)
+    if count > 1:
+        reach = STUDENT[count] * (means.std() / count**0.5).item()
+        return mean, mean - reach, mean + reach
     generator = torch.Generator().manual_seed(0)
-    texts = list(differences[0])
-    by_text = {name: torch.stack([seed[name] for seed in differences]) for name in texts}  # (seeds, chunks)
-    seeds = torch.randint(len(differences), (DRAWS, len(differences)), generator=generator)
     drawn = torch.zeros(DRAWS)
-    for values in by_text.values():
-        chunks = torch.randint(values.shape[1], (DRAWS, values.shape[1]), generator=generator)
-        drawn += values[seeds[:, :, None], chunks[:, None, :]].mean((1, 2)) / len(texts)
-    mean = sum(values.mean().item() for values in by_text.values()) / len(texts)
+    for values in differences[0].values():
+        chunks = torch.randint(len(values), (DRAWS, len(values)), generator=generator)
+        drawn += values[chunks].mean(1) / len(differences[0])
     low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975])).tolist()
     return mean, low, high
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,10 +49,9 @@ def run(options: argparse.Namespace, stored: dict[str, Any], keep: Any) -> None:
             place, needle = needles[task][index]
             bench.take(needle)
             for name in missing:
-                began = time.perf_counter()
                 answer, nbytes = ROWS[name](bench)
                 row = {"right": found(needle, answer), "answer": answer, "value": needle.value, "stratum": place,
-                       "depth": needle.depth, "bytes": nbytes, "seconds": time.perf_counter() - began}  # fmt: skip
+                       "depth": needle.depth, "bytes": nbytes}  # fmt: skip
                 stored.setdefault(name, {}).setdefault(task, {})[str(index)] = row
                 keep()
             right = [name for name in missing if stored[name][task][str(index)]["right"]]

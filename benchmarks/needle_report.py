@@ -64,7 +64,8 @@ def wins(rows: dict[str, Any], tasks: list[str]) -> list[str]:
             own = [a["right"] for a in answers(rows[name], False, task)]
             shares = {}
             for other in bounded:
-                if right := [a["right"] for a in answers(rows[other], False, task)]:
+                right = [a["right"] for a in answers(rows[other], False, task)]
+                if len(right) == len(own):  # others were asked less
                     shares[other] = sum(right) / len(right)
             if own and shares and sum(own) / len(own) > max(shares.values()):
                 best = max(shares, key=shares.__getitem__)
@@ -78,7 +79,6 @@ def lines(report: dict[str, Any]) -> list[str]:
     tasks = [task for task in TASKS if any(task in row for row in rows.values())]
     table, strata, compared = [], [], []
     for name, row in rows.items():
-        given = [a for by_index in row.values() for a in by_index.values()]
         outside = answers(row, inside=False)
         by_depth = [[a for a in outside if a["stratum"] == str(stratum)] for stratum in range(STRATA)]
         strata.append([name, *map(share, by_depth), share(answers(row, True))])
@@ -87,19 +87,17 @@ def lines(report: dict[str, Any]) -> list[str]:
         table.append([
             name, str(len(outside)), share(outside), interval(row), share(answers(rows.get(name + ASKED, {}), False)),
             *(share(answers(row, False, task)) for task in tasks), share(answers(row, True)), mebibytes(row),
-            f"{sum(a['seconds'] for a in given) / len(given):.1f}",
         ])  # fmt: skip
     for name in (name for name in rows if name.startswith(OURS)):
         for other in (other for other in (*BOUNDED, *UNBOUNDED) if other in rows):
             if (found := paired(rows[name], rows[other])) is not None:
                 size = f"{mebibytes(rows[name])} / {mebibytes(rows[other])}"
                 compared.append([name, other, str(found), str(found.pairs), found.verdict, size])
-    header = ["system", "n", "outside", "95%", "question known", *tasks, "inside", "MiB", "seconds"]
+    header = ["system", "n", "outside", "95%", "question known", *tasks, "inside", "MiB"]
     return [
         f"{settings['model']}, contexts of at most {settings['tokens']:,} tokens, window {settings['window']} + "
         f"{settings['sinks']} sinks, every other state as large in tokens. Share of needles found by the state alone; "
-        "outside and inside the window; *question known*: outside, where the question chose what is kept. Seconds are "
-        "those beyond what rows share.",
+        "outside and inside the window; *question known*: outside, where the question chose what is kept.",
         "",
         *markdown_table(header, table),
         "",

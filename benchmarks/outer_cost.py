@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 from functools import partial
@@ -55,7 +56,7 @@ PROMISED = {"exact": 2.0, "first_order": 1.2}  # times plain fine-tuning
 def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each step, peak bytes above the loaded model, and the gradient's norm."""
     directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory).eval()
+    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     config = TTTConfig(sliding_window=options.window, chunk_size=options.chunk)
     model = wrap(base, config)
     outer = choose(model, ["start", "log_lr"])
@@ -98,7 +99,7 @@ def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Ten
 
 
 def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
-    plain, table = statistics.median(rows[PLAIN]["seconds"]), []
+    plain, table = statistics.median(rows[PLAIN].get("seconds", [math.nan])), []
     for form, row in rows.items():
         if "failed" in row:
             table.append([FORMS[form], f"cannot run: {row['failed']}", "", "", ""])

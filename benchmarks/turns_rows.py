@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttt_retrofit import Memory, TTTConfig, wrap
+from ttt_retrofit import ConsolidationConfig, Memory, TTTConfig, wrap
 from ttt_retrofit.consolidation.notepad import best, written
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.words import holds, stem, words
@@ -94,7 +94,8 @@ class Bench:
     @cached_property
     def consolidated(self) -> Memory:
         """A memory of the conversation with a notepad, kept on disk: two rows ask it, in processes of their own."""
-        text = json.dumps([self.name, self.notes_budget, self.messages])
+        recipe = dataclasses.asdict(ConsolidationConfig())
+        text = json.dumps([self.name, self.notes_budget, self.messages, recipe], default=str)
         kept = cache_directory() / "memory_over_turns" / hashlib.sha256(text.encode()).hexdigest()[:16]
         if not (kept / "memory.json").exists():
             self.converted.reset_memory()

@@ -87,7 +87,7 @@ def test_strata_of_depth_take_turns_and_none_is_at_the_edge_of_the_window():
 
 
 def answered(right, stratum="0"):
-    return {"right": right, "stratum": stratum, "bytes": 2**20, "seconds": 1.0}
+    return {"right": right, "stratum": stratum, "bytes": 2**20}
 
 
 def test_rows_are_compared_needle_by_needle_outside_the_window():

@@ -117,7 +117,7 @@ def test_the_page_of_turns_gives_the_known_question_a_column_and_drift_and_wins(
     wrong, right = ["You live in Turku.", "Graz.", "As Pickle."], ["Graz.", "Pickle.", "I don't know."]
 
     def row(answers, **drift):
-        return {"0": {"answers": scored(TALK, answers), "bytes": 4e6, "seconds": 1.0, "drift": drift}}
+        return {"0": {"answers": scored(TALK, answers), "bytes": 4e6, "drift": drift}}
 
     rows = {
         "BM25": row(right), "SnapKV": row(wrong), "SnapKV, question known": row(right),
@@ -126,7 +126,7 @@ def test_the_page_of_turns_gives_the_known_question_a_column_and_drift_and_wins(
     settings = {"model": "m", "state": 332, "sinks": 4}
     page = "\n".join(lines({"settings": settings, "rows": rows, "conversations": 1, "sessions": 6}))
     assert "| SnapKV | 2 | 0.00 | 1.00 | 0.00 | 0.00 |" in page
-    assert "| consolidated memory | 2 | 0.50 | - |" in page and "| +0.4% | 1.00 | 4.00 | 1 |" in page
+    assert "| consolidated memory | 2 | 0.50 | - |" in page and "| +0.4% | 1.00 | 4.00 |" in page
     assert "- BM25 wins on single-session, user: 1.00, " in page
     assert (
         "| consolidated memory | SnapKV | +0.50 (+0.00 to +1.00) | 2 | more, within chance (fewer than 100 pairs)"
