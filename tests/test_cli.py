@@ -289,6 +289,13 @@ def test_training_writes_a_model_and_cleans_up(base, story, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
 
 
+def test_training_is_evaluated_without_the_gain_of_updates_where_nobody_asks_for_it(base, story, tmp_path):
+    arguments = ["train", base, story, tmp_path / "tuned", "--held-out", story, "--steps", "1", *SMALL]
+    arguments += ["--sequence-length", "32", "--gradients", "first_order"]
+    shown = run(*arguments, "--training", "evaluate_without_updates=false").stdout
+    assert "nats/token" in shown and "from updates" not in shown
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -299,6 +306,7 @@ def test_training_writes_a_model_and_cleans_up(base, story, tmp_path):
         (["read", "{base}", "{story}", "--from", "nowhere.state"], "cannot be read as a TTTCache"),
         (["read", "no/such/model/anywhere", "{story}", "--device", "gpu"], "--device gpu: torch has no such device"),
         (["train", "{base}", "{story}", "{tmp}/y", "--device", "cuda:99"], "Choose one of ['cpu'"),
+        (["train", "{base}", "{story}", "{tmp}/y", "--training", "output_dir=z"], "checkpoints stand beside"),
         (["eval", "{base}", "{story}", "--device", "meta"], "--device meta: torch has no such device"),
         (["eval", "{base}", "{story}", "--set", "sliding_window=null"], "Give --window"),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "recal=1"], "Unknown fields"),

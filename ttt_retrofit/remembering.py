@@ -172,7 +172,7 @@ class MemoryMixin(_Base):
         self._prepared = []
 
     def check_memory(self, memory: Memory) -> None:
-        """Raise unless `memory` is one of this base."""
+        """Raise unless `memory` is one of this base, with a place for each of its weights."""
         if not isinstance(memory, Memory):
             raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
         here = fingerprint(self)
@@ -181,6 +181,7 @@ class MemoryMixin(_Base):
                 f"This memory was made for {memory.base_name!r} (fingerprint {memory.base[:12]}), not for "
                 f"{self.name_or_path!r} ({here[:12]}). Load that base, or consolidate the context again with this one."
             )
+        memory.check_fits(self)
 
     # ------------------------------------------------------------------ consolidating
 

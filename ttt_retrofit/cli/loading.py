@@ -143,8 +143,10 @@ def find_device(said: str | None) -> torch.device:
     return torch.device(said)
 
 
-def load_model(name: str, choices: Choices, device: str | None = None) -> Any:
+def load_model(name: str, choices: Choices, device: str | None = None, dtype: Any = "auto") -> Any:
     """A converted model, ready to read: a base is converted in memory, a converted checkpoint changed as was said.
+
+    dtype : of its parameters; as they were saved when not given.
 
     Raises
     ------
@@ -156,11 +158,11 @@ def load_model(name: str, choices: Choices, device: str | None = None) -> Any:
     found = where if where.exists() else name
     if is_converted(config):
         choices.of_converted(name, config.ttt)  # refuses what does not fit before weights are loaded
-        model = AutoModelForCausalLM.from_pretrained(found)
+        model = AutoModelForCausalLM.from_pretrained(found, dtype=dtype)
         if choices.changes():
             model.configure_ttt(**choices.changes())
     else:
-        model = AutoModelForCausalLM.from_pretrained(found, ttt_config=choices.config())
+        model = AutoModelForCausalLM.from_pretrained(found, ttt_config=choices.config(), dtype=dtype)
     return model.eval().to(place)
 
 

@@ -55,7 +55,7 @@ def train(
     checkpoints = target.with_name(f"{target.name}-checkpoints")
     with written_whole(target) as directory:
         with out.aside.status(f"loading {name}"):
-            model, tokenizer = load_model(name, choices, device).to(torch.float32), load_tokenizer(name)
+            model, tokenizer = load_model(name, choices, device, torch.float32), load_tokenizer(name)
         arguments = {
             "max_steps": steps,
             "sequence_length": length,
@@ -69,6 +69,8 @@ def train(
             "disable_tqdm": True,
             "use_cpu": model.device.type == "cpu",
         } | settings(said)
+        if "output_dir" in arguments:
+            raise ConfigError(f"output_dir={arguments['output_dir']!r}: checkpoints stand beside the target, {target}.")
         unknown = sorted(set(arguments) - set(TTTTrainingConfig.__dataclass_fields__))
         if unknown:
             raise ConfigError(f"Unknown fields of TTTTrainingConfig {unknown}, such as learning_rate or save_steps.")
@@ -100,4 +102,5 @@ def train(
 
 
 def _held_out(metrics: dict[str, float]) -> str:
-    return f"{metrics['eval_loss']:.3f} nats/token, {metrics['eval_gain']:+.3f} of it from updates"
+    gain = metrics.get("eval_gain")  # measured unless `evaluate_without_updates` is off
+    return f"{metrics['eval_loss']:.3f} nats/token" + ("" if gain is None else f", {gain:+.3f} of it from updates")

@@ -28,7 +28,7 @@ def chunk_losses(model: Any, ids: Tensor, mask: Tensor | None, learn: bool) -> T
 
 
 def by_position(model: Any, batches: Iterable[dict[str, Tensor]], learn: bool, reduce: Reduce) -> tuple[dict, int]:
-    """Mean losses by name, over everything and by quarter of a row's chunks, and the number of rows of all processes."""
+    """Mean losses by name, in all and by quarter of a row's chunks, and the number of rows, of every process."""
     sums, rows = torch.zeros(QUARTERS, 2, dtype=torch.float64, device=model.device), 0  # loss and chunks, by quarter
     for batch in batches:
         for row in chunk_losses(model, batch["input_ids"], batch["attention_mask"], learn):
