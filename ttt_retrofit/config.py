@@ -34,12 +34,10 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
 RELATIVE_LR: dict[OptimizerName, float] = {"adam": 2.6e-3, "muon": 2.6e-2, "sgd": 55.0}
 PRIME_ADAM = 1e-2  # an added MLP begins with nothing to lose
 
+DECIDE_PARAMETERS = ("fast_weights", "rank", "layers", "target_modules")  # which ones a converted model has
 # Fields on which the shape and meaning of what a conversation carries depend.
 SHAPES_STATE = (
-    "fast_weights",
-    "rank",
-    "layers",
-    "target_modules",
+    *DECIDE_PARAMETERS,
     "chunk_size",
     "sliding_window",
     "sink_tokens",

@@ -21,7 +21,7 @@ from transformers.utils.generic import ModelOutput
 from . import calls, hub, in_place, layer, reading
 from . import voices as hooks
 from .cache import TTTCache
-from .config import LearnFrom, TTTConfig
+from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
 from .discovery import Site, find_sites, learned_positions
 from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
@@ -83,7 +83,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         Caches made before keep to the window and chunk they were made with, and are refused afterwards. Raises
         `ConfigError` for changes that would need other parameters.
         """
-        fixed = {"fast_weights", "rank", "layers", "target_modules"} & set(changes)
+        fixed = set(DECIDE_PARAMETERS) & set(changes)
         if fixed:
             raise ConfigError(
                 f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them."

@@ -19,7 +19,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from ..auto import AutoModelForCausalLM, TTTConfigMixin
-from ..config import TTTConfig
+from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import ConfigError, InputError, TTTError, UnsupportedModelError
 
 STDIN = Path("-")
@@ -55,7 +55,7 @@ class Choices:
             raise ConfigError(
                 f"{name} is converted already, and a preset is for a base. Use --set NAME=VALUE to change settings."
             )
-        fixed = sorted({"fast_weights", "rank", "layers", "target_modules"} & set(self.changes()))
+        fixed = sorted(set(DECIDE_PARAMETERS) & set(self.changes()))
         if fixed:
             raise ConfigError(
                 f"{name} is converted already, and {fixed} decide which parameters it has. Convert its base anew to "
