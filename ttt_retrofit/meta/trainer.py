@@ -11,6 +11,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,8 +87,11 @@ class TTTTrainer(Trainer):
         _warn_of_narrow(self.outer)
         self._metrics: dict[str, list[float]] = defaultdict(list)
 
-        self._tokenizer, self._length = processing_class, args.sequence_length
         self._workers = args.dataloader_num_workers
+        self._sequences = partial(
+            sequences, length=args.sequence_length, chunk=self.ttt_model.ttt.chunk_size,
+            vocabulary=self.ttt_model.vocabulary_size, tokenizer=processing_class,
+        )  # fmt: skip
         if isinstance(train_dataset, dict):
             raise InputError(f"train_dataset is a dictionary of {sorted(train_dataset)}; expected one of its values.")
         args._n_gpu = min(args.n_gpu, 1)  # one process, one model: torch's DataParallel would split batches over copies
@@ -112,8 +116,7 @@ class TTTTrainer(Trainer):
             return {key: self._cut(value, f"{name}[{key!r}]") for key, value in data.items()}
         if isinstance(data, Iterator) and name != "train_dataset":
             raise InputError(f"{name} is a {type(data).__name__}, which can be read once; expected a list or data set.")
-        ttt, vocabulary = self.ttt_model.ttt, self.ttt_model.vocabulary_size
-        rows = sequences(data, self._length, ttt.chunk_size, vocabulary, self._tokenizer, name)
+        rows = self._sequences(data, name=name)
         if isinstance(rows, Streamed) and self._workers:
             raise ConfigError(
                 f"dataloader_num_workers={self._workers}: {name} is streamed, and every worker would read all of it. "
