@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from consolidated import CONFIG, consolidate
 from converted import converted, speaker
 from remembered import memory
 from test_agent import CONFIG as CHAT_CONFIG
 from test_agent import SETTINGS, session
-from test_consolidate import CONFIG, consolidate
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory

@@ -6,9 +6,9 @@ import bitsandbytes as bnb
 import pytest
 import torch
 import transformers
+from consolidated import consolidate
 from converted import in_fresh_process, logits, perturb, ttt
 from safetensors.torch import save_file
-from test_consolidate import consolidate
 from tiny import tiny, tokens
 from transformers import BitsAndBytesConfig
 

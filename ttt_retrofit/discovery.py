@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -229,6 +229,12 @@ def _check_rank(config: TTTConfig, sites: list[Site]) -> None:
 def is_projection(module: nn.Module) -> bool:
     # bitsandbytes' and torchao's layers derive from nn.Linear.
     return isinstance(module, (nn.Linear, Conv1D))
+
+
+def without_lora(module: nn.Module) -> Any:
+    """The projection itself, where PEFT's LoRA is around it."""
+    inside = module._modules.get("base_layer")
+    return module if inside is None else inside
 
 
 def features(module: nn.Module) -> tuple[int, int]:

@@ -146,7 +146,7 @@ def find_device(said: str | None) -> torch.device:
 def load_model(name: str, choices: Choices, device: str | None = None, dtype: Any = "auto") -> Any:
     """A converted model, ready to read: a base is converted in memory, a converted checkpoint changed as was said.
 
-    dtype : of its parameters; as they were saved when not given.
+    Its parameters are of `dtype`, or as they were saved.
 
     Raises
     ------

@@ -19,6 +19,7 @@ from ..discovery import (
     is_projection,
     is_routed_expert,
     select_layers,
+    without_lora,
 )
 from ..errors import ConfigError
 from .config import MemoryConfig
@@ -62,9 +63,8 @@ def submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 def projection_at(model: nn.Module, path: str) -> Projection | None:
     """The projection of that dotted name, also one with PEFT's LoRA around it; None where there is none."""
-    module = submodule(model, path)
-    if module is not None and "base_layer" in module._modules:
-        module = module._modules["base_layer"]
+    found = submodule(model, path)
+    module = None if found is None else without_lora(found)
     return Projection(path, *features(module)) if module is not None and is_projection(module) else None
 
 

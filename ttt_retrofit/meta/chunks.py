@@ -188,8 +188,7 @@ class _Forward:
         self.sites = sites
         self.fast = [weight for state in sites.values() for weight in state.weights.values()]
         self.with_past, self.past = _with_past(cache, outer.lowest), open_past(cache, outer.lowest)
-        # Where projections are trained by themselves, their own gradient is wanted.
-        record = Outer(record=True, order=order, folded=order == 1 and not outer.others)
+        record = Outer(record=True, order=order, folded=order == 1 and outer.folded)
         with replaying(outer.below, chunk.below):
             (segment,) = read(model, cache, chunk.tokens, learn=False, outer=record)
         losses = next_token_losses if order == 2 else next_token_losses_once

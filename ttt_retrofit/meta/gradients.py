@@ -105,7 +105,7 @@ def through_updates(
     cache.fast = fresh(model, len(tokens.counts), Outer())
     for piece in chunks[: len(chunks) - exact]:
         noted = partial(found.first_order, weight=weight)
-        _read(model, cache, piece, Outer(observe=noted, along=outer.direct, folded=not outer.others))
+        _read(model, cache, piece, Outer(observe=noted, along=outer.direct, folded=outer.folded))
     followed = chunks[len(chunks) - exact :]
     size = math.ceil(math.sqrt(exact)) if rematerialise else max(exact, 1)
     groups = [followed[start : start + size] for start in range(0, exact, size)]
@@ -132,7 +132,7 @@ def _forwards(model: Any, outer: OuterParameters, cache: TTTCache, group: list[T
         before = copy.deepcopy(cache)
         along = (*outer.direct, *open_past(cache, outer.lowest))
         with keeping(outer.below) as below:
-            _read(model, cache, piece, Outer(observe=taught.append, along=along, folded=not outer.others))
+            _read(model, cache, piece, Outer(observe=taught.append, along=along, folded=outer.folded))
         kept.append(Chunk(before, piece, taught.pop(), below))
     return kept
 

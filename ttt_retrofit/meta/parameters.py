@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from ..discovery import Site, decoder_layers
+from ..discovery import Site, decoder_layers, without_lora
 from ..errors import ConfigError
 from ..fast_weights import Weights
 from ..layer import TTT, TTTSite
@@ -65,6 +65,11 @@ class OuterParameters:
         """What the step of a site depends on: its rate, and its starts, towards which the trust region shrinks."""
         rate = [self.rates[site].log_lr] if site in self.rates else []
         return [*rate, *(start.parameter for start in self.starts.get(site, {}).values() if start.stored)]
+
+    @property
+    def folded(self) -> bool:
+        """Whether no projection is trained by itself, so that fast matrices may be folded into theirs."""
+        return not self.others
 
     @property
     def direct(self) -> tuple[nn.Parameter, ...]:
@@ -120,7 +125,7 @@ def choose(model: Any, names: Sequence[str]) -> OuterParameters:
 
 def _folded_start(model: Any, site: Site) -> Start:
     module = model.get_submodule(site.path)
-    module = module.base_layer if "base_layer" in module._modules else module  # PEFT's LoRA around it
+    module = without_lora(module)
     if type(module) not in (nn.Linear, Conv1D):
         raise ConfigError(
             f"The start of fast weights of kind 'delta' is the projection itself, and {site.path} is a "
