@@ -179,6 +179,7 @@ class ChatSession:
         older = len(self.messages) - 2 * self.keep_turns
         if older <= self._rejected or older <= 0:
             return False
+        self._check_alone()  # before the minutes whose outcome could not be kept
         self._studied = older
         self._job = self.model.consolidate(
             self.messages[:older],
