@@ -17,83 +17,26 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
 from rich.console import Console
 
-from .meta_phase import (
-    Row,
-    add_options,
-    average,
-    compare,
-    config,
-    measure,
-    new_model,
-    signed,
-    test_ids,
-    train,
-    without_window,
-)
-from .results import kept_rows, machine, markdown_table, save
+from .meta_phase import add_options, config, measure, new_model, test_ids, train, without_window
+from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
+from .results import kept_rows, machine, save
 
 NAME = "meta_learning"
-FULL, BASE, CONTROL = "full attention", "base", "control"
 GRADIENTS = {CONTROL: "none", "first order": "first_order", "truncated": "truncated", "exact": "exact"}
 
 
 def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
-    table, compared = [], {}
-    for system in (BASE, *GRADIENTS):
-        seeds = [BASE] if system == BASE else _seeds(rows, system)
-        of_system: list[Row] = [rows[seed] for seed in seeds]
-        if not of_system:
-            continue
-        off, on = ([average(row, state) for row in of_system] for state in ("off", "on"))
-        quarters = [sum(_quarter(row, quarter) for row in of_system) / len(seeds) for quarter in range(4)]
-        gain = sum(off) / len(off) - sum(on) / len(on)
-        figures = (sum(off) / len(off), sum(on) / len(on), gain, max(on) - min(on))
-        table.append(
-            [
-                system,
-                "" if system == BASE else str(len(seeds)),
-                *(f"{figure:.4f}" for figure in figures),
-                *(f"{quarter:.3f}" for quarter in quarters),
-            ]
-        )
-        controls = [seed.replace(system, CONTROL) for seed in seeds]
-        paired = [(rows[seed], rows[control]) for seed, control in zip(seeds, controls) if control in rows]
-        if system not in (BASE, CONTROL) and paired:
-            compared[system] = compare(*map(list, zip(*paired)))
-    full, listed = rows[FULL], ", ".join(options.texts)
-    header = ["system", "seeds", "updates off", "on", "gain", "range of on", "1st quarter", "2nd", "3rd", "last"]
-    lines = [
+    systems = {BASE: {0: rows[BASE]}} | {system: by_seed(rows, system) for system in GRADIENTS}
+    systems = {system: seeds for system, seeds in systems.items() if seeds}
+    control_of = {system: CONTROL for system in systems if system not in (BASE, CONTROL) and CONTROL in systems}
+    lines, compared = tables(systems, control_of, rows[FULL])
+    head = (
         f"{options.model}, {config(options).in_words}; {options.steps} steps of one sequence of {options.sequence:,} "
-        f"tokens (texts: {options.train_on}); read over {options.tokens:,} tokens of {listed}.",
-        "",
-        f"Full attention of the base over the same texts: {sum(full.values()) / len(full):.4f} nats/token.",
-        "",
-        *markdown_table(header, table),
-        "",
-        *markdown_table(
-            ["against the control", "interaction", "in the last quarter", "updates on in both, difference"],
-            [[system, *(signed(values[name]) for name in ("interaction", "in the last quarter", "end"))]
-             for system, values in compared.items()],
-        ),
-        "",
-        "Positive interactions and negative differences speak for meta-learning. 95% intervals over seeds (Student's "
-        "t), of a single seed over chunks (bootstrap). Truncated and exact gradients are in float32, the others in "
-        "mixed precision.",
-        "",
-    ]  # fmt: skip
-    return lines, compared
-
-
-def _seeds(rows: dict[str, Any], system: str) -> list[str]:
-    return sorted(name for name in rows if name.startswith(f"{system}, seed "))
-
-
-def _quarter(row: Row, quarter: int) -> float:
-    parts = [torch.tensor(losses).tensor_split(4)[quarter].mean().item() for losses in row["on"].values()]
-    return sum(parts) / len(parts)
+        f"tokens (texts: {options.train_on}); read over {options.tokens:,} tokens of {', '.join(options.texts)}."
+    )
+    return [head, "", *lines], compared
 
 
 def main() -> None:

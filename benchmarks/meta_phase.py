@@ -8,20 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
 from ttt_retrofit.meta.positions import chunk_losses
 
 from .measure import full_attention
+from .meta_tables import Row
 from .models import model_directory
 from .texts import TUNING, many, text
 
 TEXTS = ("anarchist-faq", "python-tutorial", "turtle", "pydecimal")  # an essay, documentation, code twice
-DRAWS = 10_000  # of the bootstrap
-STUDENT = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}  # 97.5% quantiles of Student's t, by the number of seeds
-
-Row = dict[str, dict[str, list[float]]]  # losses by chunk, by "off" or "on", by text
 
 
 @dataclass(frozen=True)
@@ -79,10 +77,12 @@ def test_ids(options: argparse.Namespace) -> dict[str, torch.Tensor]:
     return ids
 
 
-def without_window(options: argparse.Namespace, ids: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Nats per token of the base with full attention."""
+def without_window(options: argparse.Namespace, ids: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    """Losses of every chunk of every text, of the base with full attention: of the tokens that `measure` counts."""
     base = base_model(options)
-    return {name: full_attention(base, tokens).mean for name, tokens in ids.items()}
+    # The first token of a chunk is predicted by the chunk before it, which `measure` leaves out.
+    read = {name: functional.pad(full_attention(base, tokens).losses, (0, 1)) for name, tokens in ids.items()}
+    return {name: losses.view(-1, options.chunk)[:, :-1].mean(1).tolist() for name, losses in read.items()}
 
 
 def train(
@@ -128,50 +128,3 @@ def measure(model: Any, ids: dict[str, torch.Tensor]) -> Row:
         }
         for state in ("off", "on")
     }
-
-
-def average(row: Row, state: str) -> float:
-    """Over a row's texts, which weigh the same."""
-    return sum(sum(losses) / len(losses) for losses in row[state].values()) / len(row[state])
-
-
-def compare(ours: list[Row], control: list[Row]) -> dict[str, tuple[float, float, float]]:
-    """Means and 95% intervals, over the seeds that are paired here, of what updates gain more than they gain the
-    control (the interaction), everywhere and in the last quarter of the positions, and of the difference with updates
-    on in both.
-    """
-    interaction, end = [], []
-    for mine, its in zip(ours, control, strict=True):
-        off, on = (
-            {name: torch.tensor(mine[state][name]) - torch.tensor(its[state][name]) for name in mine[state]}
-            for state in ("off", "on")
-        )
-        interaction.append({name: off[name] - on[name] for name in on})
-        end.append(on)
-    last = [{name: values[-(len(values) // 4 or 1) :] for name, values in seed.items()} for seed in interaction]
-    return {"interaction": _interval(interaction), "in the last quarter": _interval(last), "end": _interval(end)}
-
-
-def _interval(differences: list[dict[str, torch.Tensor]]) -> tuple[float, float, float]:
-    """Mean and 95% interval of paired differences (one tensor of chunks for each text, for each seed).
-
-    Of several seeds Student's, over their means; of one, a bootstrap over the chunks of each text. Texts are those that
-    were chosen, and weigh the same.
-    """
-    means = torch.stack([torch.stack([values.mean() for values in seed.values()]).mean() for seed in differences])
-    mean, count = means.mean().item(), len(means)
-    if count > 1:
-        reach = STUDENT[count] * (means.std() / count**0.5).item()
-        return mean, mean - reach, mean + reach
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.zeros(DRAWS)
-    for values in differences[0].values():
-        chunks = torch.randint(len(values), (DRAWS, len(values)), generator=generator)
-        drawn += values[chunks].mean(1) / len(differences[0])
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975])).tolist()
-    return mean, low, high
-
-
-def signed(values: tuple[float, float, float]) -> str:
-    mean, low, high = values
-    return f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"
