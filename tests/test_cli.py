@@ -315,6 +315,8 @@ def test_training_is_evaluated_without_the_gain_of_updates_where_nobody_asks_for
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "memory=4"], "memory.NAME"),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "memory.rnk=4"], "rank"),
         (["train", "{base}", "{story}", "{tmp}/y", "--training", "nothing=1"], "Unknown fields"),
+        (["train", "{base}", "{story}", "{tmp}/y", "--training", "save_steps=often"], "save_steps='often'"),
+        (["train", "{base}", "{story}", "{tmp}/y", "--training", "optim=adamm"], "adamm is not a valid OptimizerNames"),
         (["memory", "show", "{base}"], "no memory store"),
     ],
 )

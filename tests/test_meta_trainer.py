@@ -310,6 +310,10 @@ def test_bad_settings_are_refused(tmp_path):
         ({"sequence_length": 5 * CHUNK + 1}, "multiple of the chunk"),
         ({"fsdp": True}, "fsdp"),
         ({"torch_compile": True}, "torch_compile"),
+        ({"sequence_length": 512.0}, "whole number"),
+        ({"learning_rate": "3e-5"}, "a number, without quotes"),  # YAML reads 3e-5 as a word
+        ({"max_steps": "4"}, "max_steps='4'"),
+        ({"evaluate_without_updates": "no"}, "True or False"),
     ):
         with pytest.raises(ConfigError, match=message):
             trainer(tmp_path, **settings)

@@ -74,9 +74,15 @@ def train(
         unknown = sorted(set(arguments) - set(TTTTrainingConfig.__dataclass_fields__))
         if unknown:
             raise ConfigError(f"Unknown fields of TTTTrainingConfig {unknown}, such as learning_rate or save_steps.")
+        try:
+            args = TTTTrainingConfig(str(checkpoints), **arguments)
+        except ConfigError:
+            raise
+        except (TypeError, ValueError) as error:  # of transformers, for fields that are its own
+            raise ConfigError(f"--training {' '.join(said)}: transformers refuses it. {error}") from None
         trainer = TTTTrainer(
             model,
-            TTTTrainingConfig(str(checkpoints), **arguments),
+            args,
             documents,
             eval_dataset=checks or None,
             processing_class=tokenizer,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import get_args, get_type_hints
 
 from transformers import TrainingArguments
 
-from ..config import TTTConfig
+from ..config import TTTConfig, check_flag, is_integer
 from ..errors import ConfigError
 from .choices import OUTER_PARAMETERS, Gradients
 
@@ -62,6 +62,7 @@ class TTTTrainingConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self._check_types()
         super().__post_init__()
         self._check_choices()
         self._check_unsupported()
@@ -87,6 +88,17 @@ class TTTTrainingConfig(TrainingArguments):
                 f"sequence_length={self.sequence_length}, but the model has learned {positions} positions."
             )
 
+    def _check_types(self) -> None:
+        """Numbers and flags, those of `TrainingArguments` too, which would fail on them later or not at all."""
+        for name, hint in get_type_hints(type(self)).items():
+            value, allowed = getattr(self, name, None), set(get_args(hint) or [hint])
+            if isinstance(value, str) and allowed <= {bool, int, float, type(None)}:
+                raise ConfigError(f"{name}={value!r}: expected {_in_words(allowed)}, without quotes.")
+        for name in ("sequence_length", "truncate_chunks"):
+            if not is_integer(getattr(self, name)):
+                raise ConfigError(f"{name}={getattr(self, name)!r}: expected a whole number.")
+        check_flag("evaluate_without_updates", self.evaluate_without_updates)
+
     def _check_choices(self) -> None:
         if self.gradients not in get_args(Gradients):
             raise ConfigError(f"gradients={self.gradients!r} is not known. Choose one of {list(get_args(Gradients))}.")
@@ -105,3 +117,7 @@ class TTTTrainingConfig(TrainingArguments):
             raise ConfigError(SHARDED.format("fsdp" if self.fsdp else "deepspeed"))
         if self.torch_compile:
             raise ConfigError("torch_compile=True: the outer loop runs chunks of the plain model. Leave it off.")
+
+
+def _in_words(allowed: set[type]) -> str:
+    return "True or False" if bool in allowed else "a number" if float in allowed else "a whole number"
