@@ -67,9 +67,9 @@ def text_memory(model: Any, ids: Tensor, steps: int, lr: float = 1e-3, part: int
     return ungated(model, config, places.layer, stored)
 
 
-def fine_tuned(model: Any, ids: Tensor, steps: int, lr: float = 1e-5, part: int | None = None) -> Any:
+def fine_tuned(model: Any, ids: Tensor, steps: int, lr: float = 1e-4, part: int | None = None) -> Any:
     """A copy of a plain model, all of its weights trained on the next tokens of (N,) ids."""
-    copy = deepcopy(model).train(False)
+    copy = deepcopy(model).float().train(False)  # small steps are lost in 16 bits
     optimizer = torch.optim.AdamW(copy.parameters(), lr=lr, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     for step in track(range(steps), description="fine-tuning"):
@@ -79,14 +79,14 @@ def fine_tuned(model: Any, ids: Tensor, steps: int, lr: float = 1e-5, part: int 
         with torch.enable_grad():
             _loss(copy, _part(ids, part, generator)).backward()
         optimizer.step()
-    return copy
+    return copy.to(model.dtype)
 
 
 def _part(ids: Tensor, part: int | None, generator: torch.Generator) -> Tensor:
+    """From a random place of a ring: of a line, the ends would hardly ever be read."""
     if part is None or part >= len(ids):
         return ids
-    first = int(torch.randint(len(ids) - part, (1,), generator=generator))
-    return ids[first : first + part]
+    return ids.roll(-int(torch.randint(len(ids), (1,), generator=generator)))[:part]
 
 
 def _loss(model: Any, ids: Tensor) -> Tensor:

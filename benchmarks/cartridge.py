@@ -1,7 +1,8 @@
 """PEFT's Cartridge as a memory: a trained prefix of keys and values (Eyuboglu et al. 2025), studied like `consolidate`.
 
-The same questions and answers, the same loss on the teacher's kept logits, the same number of steps; what differs is
-where they are learned. A cartridge is in front of every prompt, related or not.
+The same questions and answers and the same loss on the teacher's kept logits; what differs is where they are learned.
+Unless lessons and steps of a consolidation are given, it is taught nothing to decline, in a number of steps of its own.
+A cartridge is in front of every prompt, related or not.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ class Cartridge:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the prefix in 16 bits."""
-        return 2 * sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        """Bytes of the prefix in 16 bits, of what is frozen in it, too."""
+        return 2 * sum(p.numel() for p in self.model.prompt_encoder.parameters())
 
     @torch.no_grad()
     def answers(self, questions: Sequence[str]) -> list[str]:
@@ -80,26 +81,37 @@ def lessons_of(model: Any, tokenizer: Any, messages: Sequence[Message]) -> list[
     return [study.lesson(question, phrasing) for question in questions]
 
 
-def train(model: Any, tokenizer: Any, messages: Sequence[Message]) -> tuple[Cartridge, float]:
-    """A cartridge that answers as the model does with the conversation before it; and the seconds it took."""
+def train(
+    model: Any,
+    tokenizer: Any,
+    messages: Sequence[Message],
+    lessons: Sequence[Lesson] | None = None,
+    tokens: int = VIRTUAL_TOKENS,
+    steps: int = STEPS,
+) -> tuple[Cartridge, float]:
+    """A cartridge that answers as the model does with the conversation before it; and the seconds it took.
+
+    It begins as the keys and values of the conversation's first `tokens` tokens; without `lessons` they are studied.
+    """
     began = time.perf_counter()
-    lessons = lessons_of(model, tokenizer, messages)
+    lessons = lessons_of(model, tokenizer, messages) if lessons is None else lessons
+    assert lessons, "nothing was studied"
     plain = plain_copy(model)
     behind = get_peft_model(
-        plain, CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=VIRTUAL_TOKENS, num_frozen_tokens=FROZEN)
+        plain, CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens, num_frozen_tokens=FROZEN)
     )
     text = tokenizer.apply_chat_template(list(messages), tokenize=False)
-    initialize_kv_prefix_from_text(behind, tokenizer, text=text, use_chat_template=False)
+    initialize_kv_prefix_from_text(behind, tokenizer, text=text, use_chat_template=False, max_length=tokens)
     trained = [parameter for parameter in behind.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=LR, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     order: list[int] = []
-    for step in track(range(STEPS), description="Cartridge"):
-        if len(order) < BATCH:
+    for step in track(range(steps), description="Cartridge"):
+        while len(order) < BATCH:
             order += torch.randperm(len(lessons), generator=generator).tolist()
         chosen, order = [lessons[index] for index in order[:BATCH]], order[BATCH:]
         for group in optimizer.param_groups:
-            group["lr"] = LR * (1 - step / STEPS)
+            group["lr"] = LR * (1 - step / steps)
         optimizer.zero_grad()
         loss = _loss(behind, chosen)
         loss.backward()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ttt_retrofit import TTTConfig
+
 from .measure import FULL
 from .plots import by_length
 from .results import markdown_table
@@ -78,6 +80,8 @@ def crossing(rows: Rows, quantity: Quantity, fits: dict[str, Coefficients | None
         return "-"
     length = break_even(full, other)
     measured = points(rows[system], quantity).keys() & points(rows[FULL], quantity).keys()
+    if not measured:
+        return "-"
     if length is None:
         return "never"
     if length < min(measured):
@@ -110,7 +114,9 @@ def report(
     lines = [
         f"{settings['model']}, window {settings['window']}, on {settings['device']}; times of reads of up to "
         f"{settings['read_tokens'] // 2:,} tokens are the fastest of up to {settings['reads']}. Per token: over "
-        f"{settings['decoded']} greedy tokens after the read. Peak: above the loaded model. Tokens: of one row.",
+        f"{settings['decoded']} greedy tokens after the read, {settings['decoded'] // TTTConfig().chunk_size} updates "
+        "among them where there is learning; full attention's cache is transformers' own, which is copied for every "
+        "token. Peak: while reading, full attention in one pass, above the loaded model. Tokens: of one row.",
         "",
     ]
     derived: dict[str, Any] = {"fits": {}, "break_even": {}}
@@ -121,7 +127,8 @@ def report(
             system: {q.name: crossing(rows, q, fits[q.name], system) for q in QUANTITIES} for system in windowed
         }
         derived["fits"][batch], derived["break_even"][batch] = fits, crossings
-        longest = max(length for by_tokens in rows.values() for length in by_tokens)
+        read = [length for by_tokens in rows.values() for length, row in by_tokens.items() if "failed" not in row]
+        longest = max(read, default=0)
         lines += [f"### Batch {batch}, against full attention", "", f"Measured up to {longest:,} tokens.", ""]
         header = ["system", *(quantity.cheaper for quantity in QUANTITIES)]
         lines += [*markdown_table(header, [[system, *crossings[system].values()] for system in windowed]), ""]

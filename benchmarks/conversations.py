@@ -6,7 +6,7 @@ Nobody ever said these things: names, places and numbers are drawn at random, so
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 Message = dict[str, str]
@@ -264,15 +264,20 @@ def _ordinal(day: int) -> str:
     return f"{day}{ {21: 'st', 22: 'nd', 23: 'rd'}.get(day, 'th') }"
 
 
-def facts(count: int, generator: random.Random, relations: Sequence[int] | None = None) -> list[Fact]:
-    """Facts of different relations, and of different values."""
+def facts(
+    count: int,
+    generator: random.Random,
+    relations: Sequence[int] | None = None,
+    allowed: Callable[[str], bool] = lambda value: True,
+) -> list[Fact]:
+    """Facts of different relations, and of different values, of those that are allowed."""
     chosen = list(relations) if relations is not None else generator.sample(range(len(RELATIONS)), count)
     used: set[str] = set()
     found = []
     for index in chosen:
         said, question, kind = RELATIONS[index]
         drawn = draw_value(kind, generator)
-        while drawn in used:
+        while drawn in used or not allowed(drawn):
             drawn = draw_value(kind, generator)
         used.add(drawn)
         found.append(Fact(said.replace("{v}", drawn), question, drawn, index))
@@ -304,10 +309,10 @@ def _linked(link: str, said: str) -> str:
     return link + said if not link or said.startswith(("I ", "I'")) else link + said[0].lower() + said[1:]
 
 
-def correct(fact: Fact, generator: random.Random) -> Fact:
-    """The same relation with another value, said as a correction."""
+def correct(fact: Fact, generator: random.Random, allowed: Callable[[str], bool] = lambda value: True) -> Fact:
+    """The same relation with another value that is allowed, said as a correction."""
     said, question, kind = RELATIONS[fact.relation]
     drawn = fact.answer
-    while drawn == fact.answer:
+    while drawn == fact.answer or not allowed(drawn):
         drawn = draw_value(kind, generator)
     return Fact("Something has changed: " + said.replace("{v}", drawn), question, drawn, fact.relation)

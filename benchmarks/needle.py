@@ -1,61 +1,83 @@
-"""Is a rare string still found when all but a bounded state is gone? Every system at the same retained bytes.
+"""Is a rare string still found when all but a bounded state is gone? Windows, eviction and notepads at equal bytes.
 
 RULER's single needle 1 to 3 and multikey 1 and 2 as lm-eval makes them (`ruler.py`), and passkey, at depths that take
 turns. The state is made before the question is known (query-agnostic); rows marked "question known" choose what to keep
-by the question, and stand in a column of their own. The window is `--window` tokens, and every other state is as large;
-notepads halve it between themselves and the window. `--only founding` is the experiment this project began with: train
-on a needle and its haystack, by LoRA and with all weights, then ask the question alone.
+by the question, and stand in a column of their own. The window is `--window` tokens, and what eviction keeps is as
+large; notepads halve it between themselves and the window. Fast weights, sparse attention and retrieval keep more, as
+the table says. `--only founding` is the experiment this project began with: train on a needle and its haystack, by LoRA
+and with all weights, then ask the question alone.
 
     python -m benchmarks.needle                                    # 4,096 tokens, window 256
     python -m benchmarks.needle --quick
     python -m benchmarks.needle --quick --only founding --samples 1
     python -m benchmarks.needle --only "consolidated memory" --samples 2 --model qwen2.5-0.5b
 
-Answers that were given with the same settings are kept in `results/`, so a run that was cut off goes on where it was.
+Answers that were given with the same settings are kept in `results/`, so a run that was cut off goes on where it was,
+and a later one adds its rows. A row that cannot answer says why, and is asked again next time.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from .cost import reason
 from .needle_report import lines, plot
-from .needle_rows import GROUPS, ROWS, SLOW, Bench
-from .needles import TASKS, found, in_turns, of_task
-from .results import DIRECTORY, machine, save
+from .needle_rows import ANSWER_TOKENS, GROUPS, ROWS, SLOW, TRAINED_PART, TRAINED_STEPS, Bench
+from .needles import TASKS, Needle, found, in_turns, of_task
+from .results import kept_report, save
 
 NAME = "needle"
 SAMPLES = 20  # of each task: with six tasks, 102 needles outside the window
 QUICK_TASKS, QUICK_SAMPLES = ("single 2",), 6
+Rows = dict[str, dict[str, dict[str, dict[str, Any]]]]  # by system, task, and number of the needle
 
 
-def run(options: argparse.Namespace, stored: dict[str, Any], keep: Any) -> None:
+def run(options: argparse.Namespace, bench: Bench, stored: Rows, keep: Callable[[], object]) -> None:
     """Ask every row about every sample, skipping what is stored."""
-    bench = Bench(options.model, options.window, options.sinks, options.only)
     console = Console()
-    needles = {}
-    for task in options.tasks:
-        every = of_task(task, options.model, options.tokens, bench.count)
-        needles[task] = in_turns(every, options.window, bench.count, options.samples)
+    needles = {task: chosen(options, bench, task) for task in options.tasks}
     for index in range(options.samples):
         for task in options.tasks:
-            missing = [name for name in options.only if str(index) not in stored.get(name, {}).get(task, {})]
+            missing = [name for name in options.only if not is_answered(stored, name, task, index)]
             if not missing:
                 continue
             place, needle = needles[task][index]
             bench.take(needle)
+            about = {"value": needle.value, "stratum": place, "depth": needle.depth, "tokens": len(bench.ids)}
             for name in missing:
-                answer, nbytes = ROWS[name](bench)
-                row = {"right": found(needle, answer), "answer": answer, "value": needle.value, "stratum": place,
-                       "depth": needle.depth, "bytes": nbytes}  # fmt: skip
-                stored.setdefault(name, {}).setdefault(task, {})[str(index)] = row
-                keep()
-            right = [name for name in missing if stored[name][task][str(index)]["right"]]
+                stored.setdefault(name, {}).setdefault(task, {})[str(index)] = asked(bench, name) | about
+                if name in SLOW:
+                    keep()
+            keep()  # not after every row: the tables take as long as some answers
+            right = [name for name in missing if stored[name][task][str(index)].get("right")]
             console.print(f"{task} {index} at {needle.depth:.2f}: {', '.join(right) or 'nobody'}", markup=False)
+
+
+def chosen(options: argparse.Namespace, bench: Bench, task: str) -> list[tuple[str, Needle]]:
+    every = of_task(task, options.model, options.tokens, bench.count)
+    return in_turns(every, options.window, bench.count, options.samples)
+
+
+def is_answered(stored: Rows, name: str, task: str, index: int) -> bool:
+    row = stored.get(name, {}).get(task, {}).get(str(index))
+    return row is not None and "failed" not in row
+
+
+def asked(bench: Bench, name: str) -> dict[str, Any]:
+    """What a row answers about the needle, or why it cannot: hours into a run that must not cost the others theirs."""
+    try:
+        answer, nbytes = ROWS[name](bench)
+    except Exception as error:
+        traceback.print_exc()
+        bench.start_again()
+        return {"failed": reason(1, f"{type(error).__name__}: {error}".splitlines()[0])}
+    return {"right": found(bench.needle, answer), "answer": answer, "bytes": nbytes}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,18 +100,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.tokens, options.window, options.tasks = 1024, 128, list(QUICK_TASKS)
     options.samples = options.samples or (QUICK_SAMPLES if options.quick else SAMPLES)
     named = options.only or [name for name in ROWS if name not in SLOW]
-    options.only = [row for name in named for row in GROUPS.get(name, (name,))]
+    options.only = list(dict.fromkeys(row for name in named for row in GROUPS.get(name, (name,))))
 
-    name = f"{NAME}_{options.model}_{options.tokens}" + ("_quick" if options.quick else "")
-    settings = {key: getattr(options, key) for key in ("model", "tokens", "window", "sinks")}
-    path = DIRECTORY / f"{name}.json"
-    rows: dict[str, Any] = {}
-    if path.exists() and (before := json.loads(path.read_text()))["settings"] == settings:
-        rows = before["rows"]
-    report: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
+    bench = Bench(options.model, options.window, options.sinks)
+    name = f"{NAME}_{options.model}_{options.tokens}_{options.window}" + ("_quick" if options.quick else "")
+    # All that an answer depends on: none may be mixed with those of another recipe.
+    settings = {key: getattr(options, key) for key in ("model", "tokens", "window", "sinks")} | {
+        "answer_tokens": ANSWER_TOKENS, "trained_steps": TRAINED_STEPS, "trained_part": TRAINED_PART,
+        "ttt": bench.ttt.to_dict(),
+    }  # fmt: skip
+    report = kept_report(name, settings)
 
-    run(options, rows, lambda: save(name, report, lines(report)))
-    directory = save(name, report, lines(report))
+    def keep() -> Path:
+        return save(name, report, lines(report))
+
+    try:
+        run(options, bench, report["rows"], keep)
+    finally:  # of a run that is cut off, too
+        directory = keep()
     plot(report, directory / f"{name}.png")
     Console(soft_wrap=True).print("\n".join(lines(report)), markup=False)
 

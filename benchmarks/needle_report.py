@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .needle_rows import ROWS
 from .needles import INSIDE, STRATA, TASKS
 from .paired import Difference, difference
 from .results import markdown_table
@@ -19,9 +20,23 @@ OURS = ("TTT", "notepad", "consolidated", "next-token", "full fine")
 
 
 def answers(row: dict[str, Any], inside: bool, task: str | None = None) -> list[dict[str, Any]]:
-    """Stored answers about needles inside or outside the window."""
+    """Stored answers about needles inside or outside the window, failures left out."""
     chosen = row.values() if task is None else [row.get(task, {})]
-    return [a for by_index in chosen for a in by_index.values() if (a["stratum"] == INSIDE) == inside]
+    return [a for by_index in chosen for a in by_index.values() if "failed" not in a and is_inside(a) == inside]
+
+
+def is_inside(answer: dict[str, Any]) -> bool:
+    return answer["stratum"] == INSIDE
+
+
+def outside(row: dict[str, Any], task: str | None = None) -> dict[tuple[str, str], bool]:
+    """Whether each needle outside the window was found, by task and number, failures left out."""
+    return {
+        (of, index): answer["right"]
+        for of, by_index in row.items()
+        for index, answer in by_index.items()
+        if task in (None, of) and "failed" not in answer and not is_inside(answer)
+    }
 
 
 def share(found: Iterable[dict[str, Any]]) -> str:
@@ -42,62 +57,88 @@ def interval(row: dict[str, Any]) -> str:
 
 def paired(one: dict[str, Any], other: dict[str, Any]) -> Difference | None:
     """Difference of the recalls of needles outside the window that both were asked for."""
-    return difference([
-        (answer["right"], other[task][index]["right"])
-        for task, by_index in one.items()
-        for index, answer in by_index.items()
-        if answer["stratum"] != INSIDE and index in other.get(task, {})
-    ])  # fmt: skip
+    ours, theirs = outside(one), outside(other)
+    return difference([(right, theirs[needle]) for needle, right in ours.items() if needle in theirs])
 
 
 def mebibytes(row: dict[str, Any]) -> str:
-    sizes = [answer["bytes"] for by_index in row.values() for answer in by_index.values()]
-    return f"{sum(sizes) / len(sizes) / 2**20:.2f}"
+    sizes = [answer["bytes"] for answer in (*answers(row, True), *answers(row, False))]
+    return f"{sum(sizes) / len(sizes) / 2**20:.2f}" if sizes else "-"
 
 
 def wins(rows: dict[str, Any], tasks: list[str]) -> list[str]:
-    """Where what keeps everything finds more than the best of what is bounded, task by task."""
+    """Where what keeps everything finds more than the best of what is bounded, task by task, on the same needles."""
+    asked = [name for name in UNBOUNDED if name in rows]
+    if not asked:
+        return ["- Neither was asked."]
     bounded = [name for name in rows if name not in (*UNBOUNDED, *SPARSE, FLOOR) and not name.endswith(ASKED)]
     found = []
-    for name in (name for name in UNBOUNDED if name in rows and bounded):
+    for name in asked:
         for task in tasks:
-            own = [a["right"] for a in answers(rows[name], False, task)]
-            shares = {}
-            for other in bounded:
-                right = [a["right"] for a in answers(rows[other], False, task)]
-                if len(right) == len(own):  # others were asked less
-                    shares[other] = sum(right) / len(right)
-            if own and shares and sum(own) / len(own) > max(shares.values()):
+            own = outside(rows[name], task)
+            right = {other: outside(rows[other], task) for other in bounded}
+            shares = {
+                other: sum(theirs[needle] for needle in own) / len(own)
+                for other, theirs in right.items()
+                if own and own.keys() <= theirs.keys()  # others were asked less
+            }
+            if shares and sum(own.values()) / len(own) > max(shares.values()):
                 best = max(shares, key=shares.__getitem__)
-                found.append(f"- {name} wins on {task}: {sum(own) / len(own):.2f}, {best} {shares[best]:.2f}")
-    return found or ["- Neither does."]
+                found.append(f"- {name} wins on {task}: {sum(own.values()) / len(own):.2f}, {best} {shares[best]:.2f}")
+    return found or [f"- Of {' and '.join(asked)}, none does."]
+
+
+def unanswered(rows: dict[str, Any]) -> list[str]:
+    """What is not in the tables, and why."""
+    said = []
+    for name, row in rows.items():
+        reasons = [a["failed"] for by_index in row.values() for a in by_index.values() if "failed" in a]
+        said += [f"- {name}: cannot answer {reasons.count(why)}, {why}" for why in dict.fromkeys(reasons)]
+    missing = [name for name in ROWS if name not in rows]
+    return said + ([f"- Not asked: {', '.join(missing)}"] if missing else [])
 
 
 def lines(report: dict[str, Any]) -> list[str]:
     """The tables, in Markdown."""
-    settings, rows = report["settings"], report["rows"]
+    settings = report["settings"]
+    rows = {name: report["rows"][name] for name in ROWS if name in report["rows"]}
+    every = [a for row in rows.values() for a in (*answers(row, False), *answers(row, True))]
     tasks = [task for task in TASKS if any(task in row for row in rows.values())]
     table, strata, compared = [], [], []
     for name, row in rows.items():
-        outside = answers(row, inside=False)
-        by_depth = [[a for a in outside if a["stratum"] == str(stratum)] for stratum in range(STRATA)]
+        far = answers(row, inside=False)
+        by_depth = [[a for a in far if a["stratum"] == str(stratum)] for stratum in range(STRATA)]
         strata.append([name, *map(share, by_depth), share(answers(row, True))])
         if name.removesuffix(ASKED) in rows and name.endswith(ASKED):
             continue  # a column of the row without the question
         table.append([
-            name, str(len(outside)), share(outside), interval(row), share(answers(rows.get(name + ASKED, {}), False)),
-            *(share(answers(row, False, task)) for task in tasks), share(answers(row, True)), mebibytes(row),
+            name, str(len(far)), share(far), interval(row), share(answers(rows.get(name + ASKED, {}), False)),
+            *(share(answers(row, False, task)) for task in tasks), share(answers(row, True)),
+            str(len(answers(row, True))), mebibytes(row),
         ])  # fmt: skip
     for name in (name for name in rows if name.startswith(OURS)):
-        for other in (other for other in (*BOUNDED, *UNBOUNDED) if other in rows):
+        for other in (other for other in (FLOOR, *BOUNDED, *UNBOUNDED) if other in rows):
             if (found := paired(rows[name], rows[other])) is not None:
                 size = f"{mebibytes(rows[name])} / {mebibytes(rows[other])}"
                 compared.append([name, other, str(found), str(found.pairs), found.verdict, size])
-    header = ["system", "n", "outside", "95%", "question known", *tasks, "inside", "MiB"]
+    header = ["system", "n", "outside", "95%", "question known", *tasks, "inside", "n inside", "MiB"]
+    sizes = [answer["tokens"] for answer in every] or [0]
+    state = settings["window"] - 1 + settings["sinks"]
+    length = settings["answer_tokens"]
+    few = max((len(answers(row, False, task)) for row in rows.values() for task in tasks), default=0)
     return [
-        f"{settings['model']}, contexts of at most {settings['tokens']:,} tokens, window {settings['window']} + "
-        f"{settings['sinks']} sinks, every other state as large in tokens. Share of needles found by the state alone; "
-        "outside and inside the window; *question known*: outside, where the question chose what is kept.",
+        f"{settings['model']}, contexts of {min(sizes):,} to {max(sizes):,} tokens. Windows, eviction and notepads "
+        f"keep keys and values of {state} tokens at most, as many as a window of {settings['window']} and "
+        f"{settings['sinks']} sinks. Others keep something else, see *MiB*: TTT also its fast weights and an "
+        "unfinished chunk, Quest and LessIsMore every key, BM25 the whole text, training its weights. Eviction and "
+        "notepads choose after a full read, for which every key is there; rare sentences kept as text need none.",
+        "",
+        "Share of needles found by the state alone, *outside* the window and *inside*. *Question known*: outside, "
+        "where the question, read with everything in view, chose what is kept. A single task's share is of "
+        f"{few} needles at most: a hint, no finding. Answers end after {length['number']} tokens, those with a uuid "
+        f"after {length['uuid']}.",
+        "",
+        f"Asked by {', '.join(f'`{command}`' for command in report['commands'])}.",
         "",
         *markdown_table(header, table),
         "",
@@ -113,6 +154,10 @@ def lines(report: dict[str, Any]) -> list[str]:
         "",
         *wins(rows, tasks),
         "",
+        "What is missing:",
+        "",
+        *(unanswered(rows) or ["- Nothing."]),
+        "",
     ]
 
 
@@ -120,12 +165,12 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Recall of each system, outside and inside the window."""
     from .plots import recall_bars
 
-    rows = report["rows"]
+    rows = {name: report["rows"][name] for name in ROWS if name in report["rows"]}
 
     def mean(found: list[dict[str, Any]]) -> float:
-        return sum(a["right"] for a in found) / len(found) if found else 0.0
+        return sum(a["right"] for a in found) / len(found) if found else float("nan")  # which draws no bar
 
     bars = {name: (mean(answers(row, False)), mean(answers(row, True))) for name, row in rows.items()}
     settings = report["settings"]
-    title = f"Needles found at {settings['tokens'] // settings['window']} times the window, {settings['model']}"
+    title = f"Needles found in up to {settings['tokens']:,} tokens, window {settings['window']}, {settings['model']}"
     recall_bars(bars, path, title, ("outside the window", "inside"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import TTTCache, TTTConfig, wrap
 
 from .baselines import fine_tuned, text_memory
 from .models import model_directory
@@ -34,15 +35,13 @@ from .systems.watch import Watch, watched
 # RULER allows 128 tokens; an answer that goes on for longer than these has no value left to give.
 ANSWER_TOKENS = {"number": 24, "uuid": 56}
 TRAINED_STEPS, TRAINED_PART = 100, 512  # of the founding experiment: steps, and tokens of the context in each
-# Rows whose scores are taken while the context is read.
-SCORED = {"SnapKV": "snapkv", "H2O": "h2o", "TOVA": "tova", "expected attention": "expected"}
 Answered = tuple[str, int]  # the answer, and the bytes it was answered from
 
 
 class Bench:
     """A model and one needle after another; what several rows need of it is made once."""
 
-    def __init__(self, name: str, window: int, sinks: int, rows: Sequence[str]) -> None:
+    def __init__(self, name: str, window: int, sinks: int) -> None:
         directory = model_directory(name)
         self.name, self.window, self.sinks = name, window, sinks
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -64,14 +63,29 @@ class Bench:
         self.needle = needle
         self.ids = torch.tensor(self.tokenizer(needle.context).input_ids)
         self.question: list[int] = self.tokenizer(needle.question, add_special_tokens=False).input_ids
-        for made in ("context", "repeated", "asked", "sentences"):
-            self.__dict__.pop(made, None)
+        self._forget("context", "repeated", "asked", "sentences", "learnt")
+
+    def start_again(self) -> None:
+        """Forget all that was made for this needle: a row that failed may have left it half changed."""
+        self._forget("context", "repeated", "asked", "sentences", "learnt", "converted")
+
+    def _forget(self, *made: str) -> None:
+        for name in made:
+            self.__dict__.pop(name, None)
+
+    @property
+    def ttt(self) -> TTTConfig:
+        return TTTConfig(sliding_window=self.window, sink_tokens=self.sinks, chunk_size=min(256, self.window))
 
     @cached_property
     def converted(self) -> Any:
         """A second model, which reads with updates."""
-        base = AutoModelForCausalLM.from_pretrained(self.directory).eval()
-        return wrap(base, TTTConfig(sliding_window=self.window, chunk_size=min(256, self.window)))
+        return wrap(AutoModelForCausalLM.from_pretrained(self.directory).eval(), self.ttt)
+
+    @cached_property
+    def learnt(self) -> TTTCache:
+        """The context read with updates; to be copied before anything is read behind it."""
+        return self.converted.read(self.ids)
 
     @cached_property
     def context(self) -> Context:
@@ -80,7 +94,9 @@ class Bench:
     @cached_property
     def repeated(self) -> Tensor:
         """(L, G, N) scores of KVzip."""
-        return kvzip_scores(self.model, self.tokenizer, self.context, self.tokenizer("\n").input_ids)
+        return kvzip_scores(
+            self.model, self.tokenizer, self.context, self.tokenizer("\n", add_special_tokens=False).input_ids
+        )
 
     @cached_property
     def sentences(self) -> list[notepad.Sentence]:
@@ -102,7 +118,9 @@ class Bench:
                 input_ids=torch.tensor([self.question]), position_ids=torch.arange(tokens, tokens + size)[None],
                 past_key_values=kept.cache, use_cache=True, logits_to_keep=1,
             ).logits[0, -1]  # fmt: skip
-        return {name: torch.stack(layers) for name, layers in found.items()}, kept.cache, logits
+        scores = {name: torch.stack(layers) for name, layers in found.items()}
+        scores["h2o"] += self.context.scores["h2o"]  # which adds up over all that was read, question and context
+        return scores, kept.cache, logits
 
     def answer(self, kept: Kept, watch: Watch | None = None, one_by_one: bool = False) -> Answered:
         nbytes = kept.nbytes  # before the question is read into it
@@ -176,16 +194,14 @@ def noting(chooser: str, kept_as: str) -> Callable[[Bench], Answered]:
     def row(bench: Bench) -> Answered:
         window = bench.window // 2
         budget = bench.state - window - bench.sinks
-        if chooser == "rarity":
-            scores = notepad.by_rarity(bench.sentences)
-        else:
-            scores = notepad.by_reconstruction(bench.sentences, bench.repeated)
+        # What is in the window as a whole is there already.
+        parts = [part for part in bench.sentences if part.tokens and part.tokens[0] < len(bench.ids) - window]
+        by_rarity = chooser == "rarity"
+        scores = notepad.by_rarity(parts) if by_rarity else notepad.by_reconstruction(parts, bench.repeated)
         if kept_as == "keys":
-            kept = notepad.as_keys(bench.context, bench.sentences, scores, budget, window, bench.sinks)
+            kept = notepad.as_keys(bench.context, parts, scores, budget, window, bench.sinks)
         else:
-            kept = notepad.as_text(
-                bench.model, bench.tokenizer, bench.ids, bench.sentences, scores, budget, window
-            )  # fmt: skip
+            kept = notepad.as_text(bench.model, bench.tokenizer, bench.ids, parts, scores, budget, window)
         return bench.answer(kept)
 
     return row
@@ -206,25 +222,24 @@ def retrieval(bench: Bench) -> Answered:
     return bench.answer(whole(read(bench.model, torch.tensor(ids))))[0], 4 * len(bench.ids)
 
 
-def learning(updates: bool, context_kept: bool = True) -> Callable[[Bench], Answered]:
-    """This library reading the context, then the question; with its window, or out of its fast weights alone."""
+def learning(context_kept: bool) -> Callable[[Bench], Answered]:
+    """This library reading the context, then the question; with its window, or out of its fast weights alone.
+
+    Without the context, the tokens at its end that still wait for their chunk to be full are gone unlearned.
+    """
 
     def row(bench: Bench) -> Answered:
         model = bench.converted
-        learn_from = "all" if updates else "none"
-        cache = model.new_cache()
-        with torch.no_grad():
-            model(input_ids=bench.ids[None], past_key_values=cache, learn_from=learn_from, logits_to_keep=1)
-            before = bench.ids
-            if not context_kept:
-                fast, cache, before = cache.fast, model.new_cache(), bench.ids[:0]
-                cache.fast = fast
-            nbytes = cache.nbytes
-            given = torch.cat([before, torch.tensor(bench.question)])[None]
-            out = model.generate(
-                given, attention_mask=torch.ones_like(given), past_key_values=cache, max_new_tokens=bench.limit,
-                do_sample=False, learn_from=learn_from,
-            )  # fmt: skip
+        cache, before = deepcopy(bench.learnt), bench.ids
+        if not context_kept:
+            fast, cache, before = cache.fast, model.new_cache(), bench.ids[:0]
+            cache.fast = fast
+        nbytes = cache.nbytes
+        given = torch.cat([before, torch.tensor(bench.question)])[None]
+        out = model.generate(
+            given, attention_mask=torch.ones_like(given), past_key_values=cache, max_new_tokens=bench.limit,
+            do_sample=False,
+        )  # fmt: skip
         return str(bench.tokenizer.decode(out[0, given.shape[1] :])), nbytes
 
     return row
@@ -264,6 +279,8 @@ def remembering(bench: Bench) -> Answered:
         memory = model.consolidate(
             bench.needle.context, tokenizer=bench.tokenizer, work_dir=work, load=False, min_recall=0.0, max_drift=1.0
         )
+    if not memory.entries:
+        raise RuntimeError(f"nothing was remembered: {memory.report.reason}")
     asked = bench.needle.question.strip().split("?")[0] + "?"
     answers = Recollector(model, bench.tokenizer, memory).answers([([], asked)], longest=bench.limit)
     return answers[0], memory.nbytes
@@ -285,8 +302,8 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
     "TOVA, question known": evicting_asked("tova"),
     "Quest": sparse("quest"),
     "LessIsMore": sparse("less is more"),
-    "TTT": learning(updates=True),
-    "TTT, context removed": learning(updates=True, context_kept=False),
+    "TTT": learning(context_kept=True),
+    "TTT, context removed": learning(context_kept=False),
     "notepad: rare sentences, text": noting("rarity", "text"),
     "notepad: rare sentences, keys": noting("rarity", "keys"),
     "notepad: reconstruction, text": noting("reconstruction", "text"),

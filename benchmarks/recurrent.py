@@ -19,6 +19,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from ttt_retrofit import TTTConfig
+
 from .cost import PeakMeter, ask, limit_memory, timed
 from .plots import cost_against_state
 from .recurrent_models import DEPTH, VOCABULARY, WIDTH, Step, state_bytes, systems
@@ -38,7 +40,8 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
         system.step(model, ids[:, :WARM_UP], None, 0)
         meter = PeakMeter(device)
         seconds, (logits, state) = timed(device, lambda: system.step(model, ids, None, 0))
-        peak, size = meter.bytes(), state_bytes(state)
+        peak = meter.bytes()
+        size = state_bytes(state, {parameter.data_ptr() for parameter in model.parameters()})
         decoding, _ = timed(device, lambda: decode(model, system.step, logits, state, options))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -71,7 +74,8 @@ def report(rows: dict[str, dict[str, Any]], notes: dict[str, str], settings: dic
         )  # fmt: skip
     return [
         f"Width {WIDTH}, depth {DEPTH}, {VOCABULARY:,} words, random weights, batch 1, on {settings['device']}; "
-        f"{settings['decoded']} tokens decoded. Peak: while reading, above the model.",
+        f"{settings['decoded']} tokens decoded, {settings['decoded'] // TTTConfig().chunk_size} updates among them "
+        "where there is learning. Peak: while reading, above the model.",
         "",
         *markdown_table(header, table),
         "",
@@ -98,14 +102,15 @@ def main() -> None:
     settings = {name: getattr(options, name) for name in ("tokens", "decoded", "window", "device")}
     name = NAME + ("_quick" if options.quick else "")
     given = [f"--{option}={value}" for option, value in settings.items()]
-    kept, rows, console = kept_rows(name, settings), {}, Console()
+    # All that is kept from the beginning: a run that is cut off must not lose what comes after where it was.
+    rows, console = kept_rows(name, settings), Console()
     stored = {"settings": settings, "machine": machine(), "rows": rows}
     notes = {system: described.note for system, described in systems(options.window).items()}
-    for system in notes:
-        if system not in kept:
-            console.print(f"{system} …", markup=False)
-        rows[system] = kept.get(system) or ask(f"benchmarks.{NAME}", [f"--one={system}", *given])
+    for system in (system for system in notes if system not in rows):
+        console.print(f"{system} …", markup=False)
+        rows[system] = ask(f"benchmarks.{NAME}", [f"--one={system}", *given])
         save(name, stored, ["Not finished."])
+    rows = {system: rows[system] for system in notes}
     lines = report(rows, notes, settings)
     directory = save(name, stored, lines)
     points = {n: (row["state"] / 2**20, row["read"]) for n, row in rows.items() if "failed" not in row}

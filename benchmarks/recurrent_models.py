@@ -8,7 +8,7 @@ B batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,17 +143,23 @@ def systems(window: int) -> dict[str, System]:
         "Gated DeltaNet": System(gated_delta_net, delta_net_step, "Qwen3-Next without its layers of full attention"),
         "RWKV": System(rwkv, rwkv_step, "RWKV-4"),
         "linear attention": System(lightning_attention, attention_step, "MiniMax's lightning attention, one expert"),
-        "Titans": System(titans, titans_step, "titans-pytorch: memory as context, segments of 128"),
+        "Titans": System(
+            titans, titans_step, "titans-pytorch: memory as context, segments of 128; makes logits of all it reads"
+        ),
         **{name: System(wrapped(config), attention_step, f"window {window}") for name, config in ours.items()},
     }
 
 
-def state_bytes(state: Any) -> int:
-    """Bytes of all tensors of a state, whatever holds them."""
-    if isinstance(state, Tensor | TTTCache):
+def state_bytes(state: Any, own: Set[int] = frozenset()) -> int:
+    """Bytes of all tensors of a state, whatever holds them, but those at the addresses `own`: of the model's weights.
+
+    Titans' states point to where its memories begin, which is a part of the model.
+    """
+    if isinstance(state, Tensor):
+        return 0 if state.data_ptr() in own else state.nbytes
+    if isinstance(state, TTTCache):
         return state.nbytes
     if isinstance(state, Cache | DynamicLayer | LinearAttentionLayer):
-        return state_bytes(vars(state))
-    if isinstance(state, Mapping):
-        return sum(map(state_bytes, state.values()))
-    return sum(map(state_bytes, state)) if isinstance(state, list | tuple) else 0
+        state = vars(state)
+    parts = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return sum(state_bytes(part, own) for part in parts)

@@ -63,11 +63,36 @@ def kept_rows(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return {name: row for name, row in stored["rows"].items() if "failed" not in row}
 
 
+def kept_report(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings, the machine of today, and the rows and commands of a stored result, for hours of further rows.
+
+    Raises
+    ------
+    SystemExit
+        When it was measured with other settings: nothing is written over.
+    """
+    path = DIRECTORY / f"{name}.json"
+    report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "rows": {}, "commands": []}
+    there, here = report["settings"], json.loads(json.dumps(settings))
+    differing = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
+    if differing:
+        raise SystemExit(
+            f"{path.name} holds answers with another {', '.join(differing)}: "
+            f"{[there.get(key) for key in differing]}, now {[here.get(key) for key in differing]}. "
+            "Move it away to begin anew."
+        )
+    commands = list(dict.fromkeys([*report["commands"], made()["command"]]))
+    return report | {"machine": machine(), "commands": commands}
+
+
 def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
     """Write `results/<name>.json` and `.md`; returns the directory."""
     DIRECTORY.mkdir(exist_ok=True)
     report = report | {"made": made()}
-    (DIRECTORY / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    # Whole or not at all: rows of hours are read back from it.
+    unfinished = DIRECTORY / f"{name}.json.part"
+    unfinished.write_text(json.dumps(report, indent=1) + "\n")
+    unfinished.replace(DIRECTORY / f"{name}.json")
     measured = report.get("machine", {})
     footer = (
         f"Measured on {measured.get('processor')}, {measured.get('threads')} threads, torch {measured.get('torch')}."

@@ -7,6 +7,7 @@ real, from the package `chitchat-dataset` (MIT), without dialogues that touch on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
@@ -16,15 +17,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ttt_retrofit.consolidation.words import content, stem
+from ttt_retrofit.consolidation.words import content_stems, stems
 
-from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, REPLIES, UNSAID, Message, correct, facts
+from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, RELATIONS, REPLIES, UNSAID, Message, correct, facts
 from .lifelong import HALVES, PEOPLE
 from .storage import wheel_texts
 
 SESSIONS, TALK = 6, 3  # exchanges of small talk in a session
 SINGLE, CHANGED, TOGETHER, DATED, UNKNOWN = 8, 4, 3, 3, 4
 LONGEST = 40  # words of a message of small talk
+OPENING = "Today is the {day} of March."
 
 # What the user asks, what the assistant says, what the user asks later.
 ADVICE: tuple[tuple[str, str, str, Sequence[str]], ...] = (
@@ -71,14 +73,55 @@ class Sessions:
     messages: tuple[Message, ...]
     asked: tuple[Asked, ...]
     sessions: int
+    dates: tuple[str, ...] = ()  # of each message, in the words that its session began with
+
+    @property
+    def exchanges(self) -> list[list[Message]]:
+        """What the user says and the reply to it, each with its date: what retrieval finds without the rest."""
+        found: list[list[Message]] = []
+        for number, message in enumerate(self.messages):
+            if found and message["role"] == "assistant":
+                found[-1].append(message)
+                continue
+            date, text = self.dates[number] if self.dates else "", message["content"]
+            found.append([{**message, "content": text if text.startswith(date) else f"{date} {text}"}])
+        return found
+
+    @property
+    def digest(self) -> str:
+        """Of all that is said and asked: answers to other questions are not to be compared."""
+        return hashlib.sha256(repr((self.messages, self.asked)).encode()).hexdigest()[:16]
+
+
+class Values:
+    """Values that are said once. What was planted is in no other sentence, so that no answer is right by accident."""
+
+    def __init__(self) -> None:
+        # "May" is in no sentence, but in many an answer.
+        templates = [OPENING, "May", *REPLIES, *(said for said, *_ in RELATIONS)]
+        templates += [text for wish, advice, *_ in ADVICE for text in (wish, advice)]
+        templates += [text for named, told, *_ in HALVES for text in (named, told)]
+        self.taken, self.drawn = stems(" ".join(templates)), set[str]()
+
+    def take(self, value: str) -> bool:
+        """Whether it is still free; it is not any longer."""
+        if stems(value) & (self.taken | self.drawn):
+            return False
+        self.drawn |= stems(value)
+        return True
+
+    def of(self, kind: Sequence[str], generator: random.Random) -> str:
+        return next(value for value in generator.sample(kind, len(kind)) if self.take(value))
 
 
 def draw(seed: int) -> Sessions:
     """A conversation and its questions."""
-    generator = random.Random(f"sessions {seed}")
-    planted = facts(SINGLE + CHANGED, generator)
+    generator, values = random.Random(f"sessions {seed}"), Values()
     said: list[list[tuple[str, str]]] = [[] for _ in range(SESSIONS)]  # (user, assistant) by session
-    days = [f"{day}th" for day in sorted(generator.sample(range(4, 21), SESSIONS))]
+    days = [f"{day}th" for day in sorted(generator.sample(range(11, 21), SESSIONS))]
+    for day in days:  # first, for they may be given as "13th" and as "13"
+        values.take(f"{day} {day.removesuffix('th')}")
+    planted = facts(SINGLE + CHANGED, generator, allowed=values.take)
     asked = []
     reply = iter([reply for _ in range(9) for reply in generator.sample(REPLIES, len(REPLIES))])
 
@@ -89,49 +132,54 @@ def draw(seed: int) -> Sessions:
         session = number * SESSIONS // SINGLE
         tell(session, fact.said)
         asked.append(Asked("single-session, user", fact.question, (fact.answer,), session))
-    for number, fact in enumerate(planted[:DATED]):
-        session = number * SESSIONS // SINGLE
+    for number in range(0, SINGLE, -(-SINGLE // DATED)):  # of early sessions and of late ones
+        session, fact = number * SESSIONS // SINGLE, planted[number]
         question = f"On which day of March did I tell you this: {fact.said}"
         asked.append(Asked("temporal", question, (days[session], days[session].removesuffix("th")), session))
     for number, fact in enumerate(planted[SINGLE:]):
         before, after = number % 2, SESSIONS - 1 - number % 3
-        changed = correct(fact, generator)
+        changed = correct(fact, generator, values.take)
         tell(before, fact.said)
         tell(after, changed.said)
         asked.append(Asked("knowledge update", fact.question, (changed.answer,), after, fact.answer))
     people = generator.sample(PEOPLE, TOGETHER)
-    for number, (named, told, question, values) in enumerate(generator.sample(HALVES, TOGETHER)):
-        person, value = people[number], generator.choice(values)
+    for number, (named, told, question, kind) in enumerate(generator.sample(HALVES, TOGETHER)):
+        person, value = people[number], values.of(kind, generator)
         tell(number, named.format(p=person))
         tell(number + TOGETHER, told.format(p=person, v=value))
         asked.append(Asked("multi-session", question, (value,), number + TOGETHER))
-    for number, (wish, advice, question, values) in enumerate(generator.sample(ADVICE, 2)):
-        session, value = 1 + 3 * number, generator.choice(values)
+    for number, (wish, advice, question, kind) in enumerate(generator.sample(ADVICE, 2)):
+        session, value = 1 + 3 * number, values.of(kind, generator)
         said[session].append((wish, advice.format(v=value)))
         asked.append(Asked("single-session, assistant", question, (value,), session))
     asked += [Asked("abstention", question, (), -1) for question in generator.sample(UNSAID, UNKNOWN)]
 
-    talk = _small_talk(SESSIONS * TALK, {stem(w) for a in asked for w in content(a.question)}, generator)
+    about = {stem for a in asked for stem in content_stems(a.question)}
+    talk = _small_talk(SESSIONS * TALK, about, values.drawn, generator)
     messages: list[Message] = []
+    dates: list[str] = []
     for session in range(SESSIONS):
         exchanges = said[session] + [talk.pop() for _ in range(TALK)]
         generator.shuffle(exchanges)
-        opening = f"Today is the {days[session]} of March. "
+        opening = OPENING.format(day=days[session])
         for number, (user, assistant) in enumerate(exchanges):
-            messages.append({"role": "user", "content": (opening if number == 0 else "") + user})
+            messages.append({"role": "user", "content": f"{opening} {user}" if number == 0 else user})
             messages.append({"role": "assistant", "content": assistant})
-    return Sessions(tuple(messages), tuple(asked), SESSIONS)
+            dates += [opening] * 2
+    return Sessions(tuple(messages), tuple(asked), SESSIONS, tuple(dates))
 
 
-def _small_talk(count: int, asked_about: set[str], generator: random.Random) -> list[tuple[str, str]]:
-    """Exchanges between two people that touch on nothing that will be asked."""
+def _small_talk(
+    count: int, asked_about: set[str], planted: set[str], generator: random.Random
+) -> list[tuple[str, str]]:
+    """Exchanges between two people that touch on nothing that will be asked, and hold no value that was planted."""
     found: list[tuple[str, str]] = []
     pool = dialogues()
     while len(found) < count:
         turns = generator.choice(pool)
         first = generator.randrange(len(turns) - 1)
         pair = turns[first], turns[first + 1]
-        if not any({stem(word) for word in content(text)} & asked_about for text in pair):
+        if not any(content_stems(text) & asked_about or stems(text) & planted for text in pair):
             found.append(pair)
     return found
 
@@ -163,11 +211,13 @@ def locomo(path: Path, questions: int, seed: int = 0) -> list[Sessions]:
 def _locomo_sample(sample: dict[str, Any], questions: int, generator: random.Random) -> Sessions:
     talk = sample["conversation"]
     messages: list[Message] = []
+    dates: list[str] = []
     # Numbers may have gaps, and a date may stand without its session.
     numbers = sorted(int(key.removeprefix("session_")) for key in talk if re.fullmatch(r"session_\d+", key))
     where: dict[str, int] = {}
     for session, number in enumerate(numbers):
-        opening = f"({talk[f'session_{number}_date_time']}) "
+        date = f"({talk[f'session_{number}_date_time']})"
+        opening = f"{date} "
         for turn in talk[f"session_{number}"]:
             where[turn["dia_id"]] = session
             role = "user" if turn["speaker"] == talk["speaker_a"] else "assistant"
@@ -178,9 +228,13 @@ def _locomo_sample(sample: dict[str, Any], questions: int, generator: random.Ran
                 messages[-1] = {"role": role, "content": f"{messages[-1]['content']}\n{text}"}
             else:
                 messages.append({"role": role, "content": text})
+                dates.append(date)
     asked = []
     for one in generator.sample(sample["qa"], min(questions, len(sample["qa"]))):
-        answers = () if one["category"] == 5 else (str(one["answer"]),)
+        # What comes after a semicolon in open-domain answers is why they are right.
+        answer = str(one.get("answer", ""))
+        answer = answer.partition(";")[0] if one["category"] == 3 else answer
+        answers = () if one["category"] == 5 else (answer,)
         evidence = [where[name] for name in TURN.findall(" ".join(one.get("evidence", []))) if name in where]
         asked.append(Asked(LOCOMO_KINDS[one["category"]], one["question"], answers, max(evidence, default=-1)))
-    return Sessions(tuple(messages), tuple(asked), len(numbers))
+    return Sessions(tuple(messages), tuple(asked), len(numbers), tuple(dates))

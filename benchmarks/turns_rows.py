@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -18,16 +20,17 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttt_retrofit import ConsolidationConfig, Memory, TTTConfig, wrap
-from ttt_retrofit.consolidation.notepad import best, written
+from ttt_retrofit import ConsolidationConfig, Memory, TTTConfig, consolidation, wrap
+from ttt_retrofit.consolidation.notepad import best, bounded, written
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.words import holds, stem, words
 from ttt_retrofit.memory.notes import as_turn
 
-from .consolidation import LORA_STEPS, SUMMARY_TOKENS, in_fresh_process
+from .baselines import text_memory
+from .consolidation import LORA_STEPS, in_fresh_process
 from .conversations import Message
 from .models import model_directory
-from .recollect import ANSWER_TOKENS, DRIFTS, Recollector, is_invented
+from .recollect import ANSWER_TOKENS, DRIFTS, Recollector, drift_ids, is_invented, loss
 from .sessions import Asked, Sessions
 from .storage import cache_directory
 from .systems.answer import greedy
@@ -37,18 +40,37 @@ from .systems.h2o import h2o
 from .systems.kvzip import kvzip, kvzip_scores
 from .systems.snapkv import snapkv
 from .systems.streaming_llm import streaming_llm
+from .systems.watch import watched
 
 THANKS: Message = {"role": "assistant", "content": "Thank you for telling me."}
 ARTICLES = ("a", "an", "the", "and")  # which LoCoMo's score leaves out
-SUMMARY = "Write down every fact I told you about myself, one sentence each, with all names and numbers."
+SUMMARY = "Write down every fact of our conversation, one sentence each, with all names, numbers and dates."
+NOTES = 208  # tokens of notes beside a consolidated memory, whatever the state: half the default's
+EVERY_NOTE = 10**9  # what the memory on disk keeps; it is cut to so many tokens when it is asked
+LORA_PART = 2048  # tokens of a longer conversation in each step: whole, LoCoMo's need more memory than most have
+# How a model says that it was not told, besides `recollect.ABSTAINS`, in the words of prompts that hold the text.
+NOT_TOLD = re.compile(
+    r"(?:n't|n’t|\bnot|\bnever)\b(?:(?!\bbut\b)[^.,;!?]){0,30}?"
+    r"\b(?:mention|told|tell|said|say|share|specif|provid|stated|given|know|recall|remember|available|determine)"
+    r"|\bno (?:\w+ )?(?:information|mention|record|detail|indication|idea)|\b(?:unknown|unspecified)\b",
+    re.IGNORECASE,
+)
 
 
 class Answered(NamedTuple):
     answers: list[str]  # one for each question
     nbytes: int  # that they were given from
-    drift: Mapping[str, float] = MappingProxyType(
-        {}
-    )  # of what has weights of its own: change of the loss on unrelated text
+    drift: Mapping[str, float] = MappingProxyType({})  # of weights of its own: change of the loss on unrelated text
+    changed: float | None = None  # share of general questions that they make it answer otherwise
+    remark: str = ""
+
+
+class Looked(NamedTuple):
+    """A question that was read behind the whole conversation."""
+
+    scores: dict[str, Tensor]  # (L, G, N) by method, of the conversation's keys
+    own: list[tuple[Tensor, Tensor]]  # its keys and values, (1, G, Q, D) each, by layer
+    logits: Tensor  # (V,) of the next token
 
 
 class Bench:
@@ -71,7 +93,7 @@ class Bench:
         self.messages = list(talk.messages)
         self.questions = [asked.question for asked in talk.asked]
         self.ids = torch.tensor(self._templated(self.messages, False))
-        for made in ("context", "repeated", "consolidated"):
+        for made in ("context", "repeated", "looked", "consolidated"):
             self.__dict__.pop(made, None)
 
     @cached_property
@@ -92,23 +114,48 @@ class Bench:
         return kvzip_scores(self.model, self.tokenizer, self.context, ending)
 
     @cached_property
+    def looked(self) -> list[Looked]:
+        """Every question behind all keys, scored as SnapKV and H2O score; the two share one reading."""
+        tokens, found = len(self.ids), []
+        for asking in self.asking():
+            cache = whole(self.context).cache
+            scores: dict[str, list[Tensor]] = {"snapkv": [], "h2o": []}
+
+            def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, scores: Any = scores) -> None:
+                for name, layers in scores.items():
+                    layers.append(asked_score(name, module, query, key)[:, :tokens])
+
+            with torch.no_grad(), watched(self.model, watch):
+                logits = self.model(
+                    input_ids=torch.tensor([asking]), past_key_values=cache, use_cache=True, logits_to_keep=1,
+                    position_ids=torch.arange(tokens, tokens + len(asking))[None],
+                ).logits[0, -1]  # fmt: skip
+            by_method = {name: torch.stack(layers) for name, layers in scores.items()}
+            by_method["h2o"] += self.context.scores["h2o"]  # which adds up over all that was read
+            own = [(x.keys[:, :, tokens:].clone(), x.values[:, :, tokens:].clone()) for x in cache.layers]
+            found.append(Looked(by_method, own, logits))
+        return found
+
+    @cached_property
     def consolidated(self) -> Memory:
-        """A memory of the conversation with a notepad, kept on disk: two rows ask it, in processes of their own."""
+        """A memory of the conversation with every note, kept on disk: several rows ask it, in processes of their own.
+
+        Another state cuts its notes only, so it is not made again for one; for other code that makes it, it is.
+        """
+        code = [path.read_text() for path in sorted(Path(consolidation.__file__).parent.iterdir()) if path.is_file()]
         recipe = dataclasses.asdict(ConsolidationConfig())
-        text = json.dumps([self.name, self.notes_budget, self.messages, recipe], default=str)
+        text = json.dumps([self.name, self.messages, recipe, code], default=str)
         kept = cache_directory() / "memory_over_turns" / hashlib.sha256(text.encode()).hexdigest()[:16]
         if not (kept / "memory.json").exists():
             self.converted.reset_memory()
             made = self.converted.consolidate(
-                self.messages, tokenizer=self.tokenizer, notepad=self.notes_budget, load=False, progress=True,
+                self.messages, tokenizer=self.tokenizer, notepad=EVERY_NOTE, load=False, progress=True,
                 work_dir=kept.parent / "work", min_recall=0.0,
             )  # fmt: skip
+            if not made.entries:
+                raise RuntimeError(f"nothing was remembered: {made.report.reason}")
             made.save(kept)
         return Memory.load(kept)
-
-    @property
-    def notes_budget(self) -> int:
-        return self.state // 2
 
     def prompted(self, before: Callable[[str], Sequence[Message]]) -> list[str]:
         """Answers with those messages, and nothing else, before each question."""
@@ -119,19 +166,15 @@ class Bench:
         return Answered([self._behind(kept, asking) for asking in self.asking()], kept.nbytes)
 
     def from_chosen_keys(self, score: str, recent: int) -> Answered:
-        """Each question behind the keys that the question itself looks at, out of all."""
+        """Each question behind the keys that it looks at itself, out of all; its own were made with all in view."""
         answers, nbytes = [], 0
-        for asking in self.asking():
-            looking = whole(self.context)
-            scores: list[Tensor] = []
-
-            def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, scores: list[Tensor] = scores) -> None:
-                scores.append(asked_score(score, module, query, key)[:, : len(self.ids)])
-
-            greedy(self.model, looking, asking, 1, self.ends, watch=watch)
-            kept = keep_top(self.context, torch.stack(scores), self.state, recent=recent)
-            answers.append(self._behind(kept, asking))
+        for looked in self.looked:
+            kept = keep_top(self.context, looked.scores[score], self.state, recent=recent)
             nbytes = kept.nbytes
+            for number, (keys, values) in enumerate(looked.own):
+                kept.cache.update(keys, values, number)
+            kept.position, kept.logits = len(self.ids) + looked.own[0][0].shape[2], looked.logits
+            answers.append(self._answer(kept, []))
         return Answered(answers, nbytes)
 
     def asking(self) -> list[list[int]]:
@@ -142,7 +185,10 @@ class Bench:
 
     def _behind(self, kept: Kept, asking: list[int]) -> str:
         copy = dataclasses.replace(kept, cache=whole(Context(self.ids, kept.cache, {})).cache)
-        answer = greedy(self.model, copy, asking, ANSWER_TOKENS, self.ends)
+        return self._answer(copy, asking)
+
+    def _answer(self, kept: Kept, asking: list[int]) -> str:
+        answer = greedy(self.model, kept, asking, ANSWER_TOKENS, self.ends)
         return str(self.tokenizer.decode(answer, skip_special_tokens=True))
 
     def last_messages(self, budget: int) -> list[Message]:
@@ -188,17 +234,24 @@ def repeating(bench: Bench) -> Answered:
 
 
 def noting(bench: Bench) -> Answered:
-    """Rare sentences and the last messages, half of the state each."""
-    told = understand(bench.messages, bench.tokenizer, 512)
-    notes = written((s.text for s in told.statements), bench.tokenizer)
-    kept = as_turn(notes[n] for n in best(notes, bench.notes_budget))
-    before = [*kept, *bench.last_messages(bench.state - bench.notes_budget)]
+    """Rare sentences of what was said before the last messages, and those, half of the state each."""
+    half = bench.state // 2
+    last = bench.last_messages(bench.state - half)
+    earlier = bench.messages[: len(bench.messages) - len(last)]
+    told = understand(earlier, bench.tokenizer, 512).statements if earlier else ()
+    notes = written((statement.text for statement in told), bench.tokenizer)
+    before = [*as_turn(notes[n] for n in best(notes, half)), *last]
     return Answered(bench.prompted(lambda question: before), bench.state * bench.token_bytes)
 
 
 def retrieval(bench: Bench) -> Answered:
-    """BM25 over the messages, as many as the state holds tokens; all text is kept."""
-    said = [message["content"] for message in bench.messages]
+    """BM25 over exchanges with their dates, as many as the state holds tokens; all text is kept.
+
+    So LongMemEval and LoCoMo retrieve: a reply alone seldom has a word of what it replies to, and few
+    messages say on which day they were written.
+    """
+    exchanges = bench.talk.exchanges
+    said = ["\n".join(message["content"] for message in exchange) for exchange in exchanges]
     sizes = [len(bench.tokenizer(text).input_ids) for text in said]
     index = bm25s.BM25()
     index.index(bm25s.tokenize(said, stopwords="en", show_progress=False), show_progress=False)
@@ -211,15 +264,16 @@ def retrieval(bench: Bench) -> Answered:
             if score > 0 and sizes[number] <= left:
                 found.append(int(number))
                 left -= sizes[number]
-        text = "\n".join(said[number] for number in sorted(found))
-        return [{"role": "user", "content": text}, THANKS] if found else []
+        return [message for number in sorted(found) for message in exchanges[number]]
 
-    return Answered(bench.prompted(before), len("\n".join(said).encode()))
+    text = "\n".join(message["content"] for message in bench.messages)
+    return Answered(bench.prompted(before), len(text.encode()))
 
 
 def summary(bench: Bench) -> Answered:
+    """What the model writes down about the conversation, in as many tokens as the state holds."""
     recollector = Recollector(bench.converted, bench.tokenizer)
-    written_down = recollector.answers([(bench.messages, SUMMARY)], longest=SUMMARY_TOKENS)[0]
+    written_down = recollector.answers([(bench.messages, SUMMARY)], longest=bench.state)[0]
     told = [{"role": "user", "content": written_down}, THANKS]
     return Answered(bench.prompted(lambda question: told), len(written_down.encode()))
 
@@ -227,26 +281,41 @@ def summary(bench: Bench) -> Answered:
 def remembering(with_notes: bool) -> Callable[[Bench], Answered]:
     def row(bench: Bench) -> Answered:
         memory = bench.consolidated
-        if not with_notes:
+        if with_notes:
+            entries = bounded(memory.entries, NOTES)
+        else:
             entries = tuple(dataclasses.replace(entry, notes=()) for entry in memory.entries)
-            memory = dataclasses.replace(memory, entries=entries)
-        return in_process_of_its_own(bench, memory)
+        given = in_process_of_its_own(bench, dataclasses.replace(memory, entries=entries))
+        report = memory.report
+        return given if report is None or report.accepted else given._replace(remark=f"not accepted: {report.reason}")
 
     return row
 
 
-def next_token_lora(bench: Bench) -> Answered:
-    from .baselines import next_token_memory
+def cartridge(bench: Bench) -> Answered:
+    """PEFT's trained prefix, as many tokens as the state, on the lessons of the memory and for as many steps."""
+    from .cartridge import train  # no other row needs PEFT
 
-    memory = next_token_memory(bench.converted, bench.tokenizer, bench.messages, LORA_STEPS)
-    return in_process_of_its_own(bench, memory)
+    memory = bench.consolidated
+    lessons = [lesson for entry in memory.entries for lesson in entry.lessons if not lesson.held_out]
+    assert memory.report is not None
+    made, _ = train(bench.converted, bench.tokenizer, bench.messages, lessons, bench.state, memory.report.steps)
+    drift = {}
+    for key in DRIFTS:
+        ids = drift_ids(bench.tokenizer, key)
+        drift[key] = made.loss(ids) / loss(bench.converted, ids, None) - 1
+    return Answered(made.answers(bench.questions), made.nbytes, drift)
+
+
+def next_token_lora(bench: Bench) -> Answered:
+    return in_process_of_its_own(bench, text_memory(bench.converted, bench.ids, LORA_STEPS, part=LORA_PART))
 
 
 def in_process_of_its_own(bench: Bench, memory: Memory) -> Answered:
     with tempfile.TemporaryDirectory() as directory:
         found = in_fresh_process(bench.name, str(memory.save(Path(directory))), bench.questions, elsewhere=True)
     nbytes = memory.nbytes + sum(note.tokens for note in memory.notes) * bench.token_bytes
-    return Answered(found["answers"], nbytes, {name: found[name] for name in DRIFTS})
+    return Answered(found["answers"], nbytes, {name: found[name] for name in DRIFTS}, found["changed"])
 
 
 ROWS: dict[str, Callable[[Bench], Answered]] = {
@@ -262,10 +331,12 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
     "BM25": retrieval,
     "summary": summary,
     "next-token LoRA": next_token_lora,
+    "PEFT Cartridge": cartridge,
     "consolidated memory": remembering(with_notes=False),
     "consolidated memory + notepad": remembering(with_notes=True),
 }
-SLOW = ("next-token LoRA", "consolidated memory", "consolidated memory + notepad")  # many minutes a conversation
+# Many minutes a conversation.
+SLOW = ("next-token LoRA", "PEFT Cartridge", "consolidated memory", "consolidated memory + notepad")
 
 
 def scored(talk: Sessions, answers: Sequence[str]) -> list[dict[str, Any]]:
@@ -275,18 +346,29 @@ def scored(talk: Sessions, answers: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _scored(asked: Asked, answer: str, known: set[str], sessions: int) -> dict[str, Any]:
-    wanted = [words(one) for one in asked.answers]
-    right = any(holds(answer, one) for one in wanted) if wanted else not is_invented(answer)
+    right = any(holds(answer, _wanted(one)) for one in asked.answers) if asked.answers else declines(answer)
     stale = asked.stale is not None and holds(answer, words(asked.stale)) and not right
     others = known - {*asked.answers, asked.stale}
     mixed = not right and not stale and any(
         holds(answer, words(other)) for other in others if not holds(asked.question, words(other))
     )  # fmt: skip
+    score = f1_of_parts if asked.kind == "multi-hop" else f1
     return {
         "kind": asked.kind, "lag": sessions - 1 - asked.session if asked.session >= 0 else None, "right": right,
-        "stale": stale, "mixed": mixed, "f1": max((f1(answer, one) for one in asked.answers), default=float(right)),
+        "stale": stale, "mixed": mixed, "f1": max((score(answer, one) for one in asked.answers), default=float(right)),
         "answer": answer,
     }  # fmt: skip
+
+
+def _wanted(answer: str) -> list[str]:
+    """The words that a right answer holds: none may be missing but the articles."""
+    found = words(answer)
+    return [word for word in found if word not in ARTICLES] or found
+
+
+def declines(answer: str) -> bool:
+    """Whether an answer says that it is not known; to say nothing at all is none."""
+    return bool(answer.strip()) and (not is_invented(answer) or NOT_TOLD.search(answer) is not None)
 
 
 def f1(answer: str, wanted: str) -> float:
@@ -294,3 +376,8 @@ def f1(answer: str, wanted: str) -> float:
     given, right = (Counter(stem(word) for word in words(text) if word not in ARTICLES) for text in (answer, wanted))
     common = sum((given & right).values())
     return 2 * common / (given.total() + right.total()) if common else 0.0
+
+
+def f1_of_parts(answer: str, wanted: str) -> float:
+    """LoCoMo's score where several things are asked for: of each, between commas, the best that any part gets."""
+    return fmean(max(f1(part, one) for part in answer.split(",")) for one in wanted.split(","))

@@ -58,6 +58,12 @@ def test_the_bytes_of_a_state_are_those_of_its_tensors_and_do_not_grow(shallow):
             assert state_bytes(state) == bytes_of(tokens), name
 
 
+def test_weights_of_the_model_that_a_state_points_to_are_no_bytes_of_it():
+    weight, made = torch.nn.Parameter(torch.zeros(3)), torch.zeros(2)
+    state = (7, {"a": weight[None].detach(), "b": (made, None)}, [made])
+    assert state_bytes(state) == 28 and state_bytes(state, {weight.data_ptr()}) == 16
+
+
 def test_a_system_that_cannot_run_stays_in_the_table_and_says_why():
     rows = {FULL: {"failed": "ImportError: a | b"}, SINKS: dict.fromkeys(("parameters", "read", "token", "state"), 1)}
     rows[SINKS]["peak"] = None
@@ -65,6 +71,33 @@ def test_a_system_that_cannot_run_stays_in_the_table_and_says_why():
     (failed,) = (line for line in table if line.startswith(f"| {FULL}"))
     assert "cannot run: ImportError: a \\| b" in failed
     assert any(line.startswith(f"| {SINKS} |") for line in table)
+
+
+def test_a_run_of_recurrent_models_that_is_cut_off_loses_no_row_that_was_kept(monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("sys.argv", ["recurrent", "--quick", "--device=cpu"])
+    measured = dict.fromkeys(("parameters", "read", "token", "state", "peak"), 1)
+    asked, failing, cut_off = [], {"Mamba 2"}, False
+
+    def ask(module, arguments):
+        (system,) = (argument.removeprefix("--one=") for argument in arguments if argument.startswith("--one="))
+        asked.append(system)
+        if cut_off:
+            raise KeyboardInterrupt
+        return {"failed": "why"} if system in failing else measured
+
+    monkeypatch.setattr(recurrent, "ask", ask)
+    recurrent.main()
+    assert asked == [*systems(WINDOW)]
+    asked, cut_off = [], True
+    with pytest.raises(KeyboardInterrupt):
+        recurrent.main()
+    assert asked == ["Mamba 2"]
+    asked, cut_off, failing = [], False, set()
+    recurrent.main()
+    assert asked == ["Mamba 2"]
+    page = [line.split(" | ")[0] for line in (tmp_path / "recurrent_quick.md").read_text().splitlines()]
+    assert [line for line in page if line.startswith("| ")][2:] == [f"| {system}" for system in systems(WINDOW)]
 
 
 def made_up(limit):
@@ -88,6 +121,7 @@ def made_up(limit):
 def test_what_was_not_measured_is_extrapolated_and_marked_and_break_even_is_where_the_costs_cross(tmp_path):
     settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 1, "reads": 1, "read_tokens": 8192}
     lines, derived = context_length_report.report({1: made_up(16384)}, context_length.LENGTHS, settings)
+    assert "Measured up to 16,384 tokens." in lines
     seconds = lines[lines.index("### Batch 1: seconds to read") : lines.index("### Batch 1: milliseconds per token")]
     by_length = {line.split(" | ")[0]: line.split(" | ")[1:] for line in seconds if line.startswith("| ")}
     assert by_length["| 8,192"][:2] == ["75.3", "41"]
@@ -98,6 +132,21 @@ def test_what_was_not_measured_is_extrapolated_and_marked_and_break_even_is_wher
     assert crossing == {"read": "4,000", "token": "10,000, extrapolated", "retained": "5,000", "peak": "5,000"}
     context_length_report.draw(made_up(16384), context_length.LENGTHS, tmp_path / "it.png", "made up")
     assert (tmp_path / "it.png").stat().st_size > 10_000
+
+
+def test_a_length_that_no_system_could_read_is_not_called_measured_and_nothing_in_common_gives_no_break_even():
+    rows = made_up(8192)
+    for length in (4096, 8192):
+        for by_tokens in rows.values():
+            by_tokens[length] = {"failed": "no memory"}
+    rows[SINKS] |= {length: {"failed": "killed"} for length in (1024, 2048)}
+    rows[SINKS][8192] = made_up(16384)[SINKS][8192]
+    settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 256, "reads": 1, "read_tokens": 8192}
+    lines, derived = context_length_report.report({8: rows}, context_length.LENGTHS, settings)
+    assert derived["break_even"][8][SINKS]["retained"] == "-"
+    assert "256 greedy tokens after the read, 1 updates among them" in lines[0]
+    rows[SINKS][8192] = {"failed": "no memory"}
+    assert "Measured up to 2,048 tokens." in context_length_report.report({8: rows}, (1024,), settings)[0]
 
 
 @pytest.mark.parametrize("system", context_length.SYSTEMS)

@@ -1,13 +1,17 @@
 """The needles of the benchmark are those of lm-eval, cut in two, and what is counted is what lm-eval counts."""
 
+import json
 import random
 import sys
 
 import pytest
+import torch
 
+from benchmarks import needle as benchmark
 from benchmarks import ruler
 from benchmarks.needle_report import lines, paired
 from benchmarks.needles import NOISE, TASKS, Needle, found, from_sample, in_turns, of_task, stratum
+from ttt_retrofit import TTTConfig
 
 TOKENS = 600
 OURS = 7  # seed of the state that is to be found again
@@ -87,7 +91,13 @@ def test_strata_of_depth_take_turns_and_none_is_at_the_edge_of_the_window():
 
 
 def answered(right, stratum="0"):
-    return {"right": right, "stratum": stratum, "bytes": 2**20}
+    return {"right": right, "stratum": stratum, "bytes": 2**20, "tokens": 900}
+
+
+def reported(rows):
+    length = {"number": 24, "uuid": 56}
+    settings = {"model": "m", "tokens": 4096, "window": 256, "sinks": 4, "answer_tokens": length}
+    return "\n".join(lines({"settings": settings, "rows": rows, "commands": ["python -m benchmarks.needle"]}))
 
 
 def test_rows_are_compared_needle_by_needle_outside_the_window():
@@ -102,8 +112,110 @@ def test_rows_are_compared_needle_by_needle_outside_the_window():
 def test_the_report_says_where_what_keeps_everything_wins_and_gives_the_known_question_a_column():
     shares = {"full attention": 90, "BM25": 10, "SnapKV": 30, "SnapKV, question known": 70, "consolidated memory": 40}
     rows = {name: {"single 1": {str(n): answered(n < s) for n in range(100)}} for name, s in shares.items()}
-    settings = {"model": "m", "tokens": 4096, "window": 256, "sinks": 4}
-    page = "\n".join(lines({"settings": settings, "rows": rows}))
+    page = reported(rows)
     assert "- full attention wins on single 1: 0.90, consolidated memory 0.40" in page and "BM25 wins" not in page
     assert "| SnapKV | 100 | 0.30 | 0.22-0.40 | 0.70 |" in page
     assert "| consolidated memory | SnapKV | +0.10 (" in page and TASKS[0] not in page
+
+
+def test_the_report_leaves_failures_out_of_every_share_and_says_what_is_missing():
+    failed = {"failed": "MemoryError", "stratum": "0", "tokens": 900}
+    rows = {
+        "full attention": {"single 1": {str(n): answered(True) for n in range(100)}},
+        "SnapKV": {"single 1": {str(n): answered(n < 80) if n < 90 else failed for n in range(100)}},
+        "TTT": {"single 1": {str(n): failed for n in range(100)}},
+    }
+    page = reported(rows)
+    assert "| SnapKV | 90 | 0.89 |" in page and "| TTT | 0 | - |" in page
+    assert "- SnapKV: cannot answer 10, MemoryError" in page and "- TTT: cannot answer 100, MemoryError" in page
+    assert "full attention wins" not in page  # not every needle of its was asked of another
+    assert "- Not asked: no context, window, " in page
+    assert "Neither was asked" in reported({"SnapKV": rows["SnapKV"]})
+
+
+class Bench:
+    """What a run needs of one, without a model."""
+
+    def __init__(self, model, window, sinks):
+        self.ttt = TTTConfig(sliding_window=window, sink_tokens=sinks, chunk_size=window)
+
+    def count(self, text):
+        return len(text.split())
+
+    def take(self, needle):
+        self.needle, self.ids = needle, torch.zeros(self.count(needle.context))
+
+    def start_again(self):
+        pass
+
+
+@pytest.fixture
+def asked(monkeypatch, tmp_path):
+    """`main` over rows that only say the value, "SnapKV" and "BM25"; a list of which row was asked for which value."""
+    said = []
+
+    def knows(name):
+        return lambda bench: said.append((name, bench.needle.value)) or (f" {bench.needle.value}.", 8)
+
+    rows = {**benchmark.ROWS, "SnapKV": knows("SnapKV"), "BM25": knows("BM25")}
+    monkeypatch.setattr(benchmark, "ROWS", rows)
+    monkeypatch.setattr(benchmark, "Bench", Bench)
+    monkeypatch.setattr(benchmark, "plot", lambda *given: None)
+    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    return said
+
+
+RUN = ["--model", "m", "--tokens", "2000", "--window", "100", "--tasks", "passkey", "--samples", "7"]
+
+
+def test_one_row_that_fails_costs_the_others_nothing_and_is_asked_again(asked, monkeypatch, tmp_path):
+    def fails(bench):
+        raise RuntimeError("no memory in /some/where/file\nat all")
+
+    works = benchmark.ROWS["SnapKV"]
+    monkeypatch.setitem(benchmark.ROWS, "SnapKV", fails)
+    benchmark.main([*RUN, "--only", "SnapKV", "BM25"])
+    (path,) = tmp_path.glob("*.json")
+    rows = json.loads(path.read_text())["rows"]
+    assert [row["right"] for row in rows["BM25"]["passkey"].values()] == [True] * 7
+    assert {row["failed"] for row in rows["SnapKV"]["passkey"].values()} == {"RuntimeError: no memory in file"}
+    assert "- SnapKV: cannot answer 7, RuntimeError: no memory in file" in path.with_suffix(".md").read_text()
+    monkeypatch.setitem(benchmark.ROWS, "SnapKV", works)
+    asked.clear()
+    benchmark.main([*RUN, "--only", "SnapKV", "BM25"])
+    assert [name for name, _ in asked] == ["SnapKV"] * 7
+    assert "cannot answer" not in path.with_suffix(".md").read_text()
+
+
+def test_a_run_that_was_cut_off_goes_on_and_says_every_command(asked, monkeypatch, tmp_path):
+    works = benchmark.ROWS["BM25"]
+
+    def cut_off(bench):
+        if len(asked) > 4:
+            raise KeyboardInterrupt
+        return works(bench)
+
+    monkeypatch.setitem(benchmark.ROWS, "BM25", cut_off)
+    monkeypatch.setattr("benchmarks.results.made", lambda: {"command": "first"})
+    with pytest.raises(KeyboardInterrupt):
+        benchmark.main([*RUN, "--only", "SnapKV", "BM25"])
+    monkeypatch.setitem(benchmark.ROWS, "BM25", works)
+    monkeypatch.setattr("benchmarks.results.made", lambda: {"command": "second"})
+    benchmark.main([*RUN, "--only", "BM25", "SnapKV", "BM25"])
+    assert len(asked) == len(set(asked)) == 14
+    (path,) = tmp_path.glob("*.json")
+    assert path.stem == "needle_m_2000_100"
+    page = path.with_suffix(".md").read_text()
+    assert "Asked by `first`, `second`." in page and "contexts of 1," in page
+    assert page.index("| SnapKV |") < page.index("| BM25 |")
+
+
+def test_answers_to_other_settings_are_neither_taken_over_nor_written_over(asked, tmp_path):
+    benchmark.main([*RUN, "--only", "BM25"])
+    (path,) = tmp_path.glob("*.json")
+    before = path.read_text()
+    with pytest.raises(SystemExit, match=r"needle_m_2000_100.json holds answers with another sinks, ttt"):
+        benchmark.main([*RUN, "--only", "BM25", "--sinks", "2"])
+    assert path.read_text() == before
+    benchmark.main([*RUN[:4], "--window", "120", *RUN[6:], "--only", "BM25"])
+    assert path.read_text() == before and len(list(tmp_path.glob("*.json"))) == 2

@@ -1,9 +1,12 @@
 """The systems that this library is compared with: what they drop is gone, and what they keep is what it was."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from converted import ttt
 from tiny import tiny, tokens
+from transformers import DynamicCache
 
 from benchmarks.systems import notepad
 from benchmarks.systems.answer import greedy
@@ -127,6 +130,15 @@ def test_sparse_attention_with_room_for_all_is_full_attention_and_with_less_is_n
     assert any(found != expected(model) for found in logits)
 
 
+def test_quest_reads_the_page_of_the_newest_token_even_where_it_is_full():
+    key = torch.ones(2, 64, 8)
+    key[:, 48:] = -1.0  # the last page, which promises least
+    layer = SimpleNamespace(layer_idx=2)
+    for keys in (64, 63, 49):
+        read = quest(48)(layer, torch.ones(4, 1, 8), key[:, :keys], key[:, :keys])
+        assert read.shape == (2, 1, keys) and read[..., 48:].all() and 16 < read[0].sum() <= 48
+
+
 def test_less_is_more_takes_the_best_of_all_heads_in_turn_and_the_recent_ones():
     weight = torch.tensor([[0.5, 0.3, 0.1, 0.1, 0.0], [0.1, 0.1, 0.6, 0.2, 0.0]])
     assert select(weight, 3, 1).tolist() == [True, True, True, False, True]
@@ -149,6 +161,15 @@ def test_moving_the_sinks_changes_nothing_before_the_window_moves(model):
     torch.testing.assert_close(next_logits(model, near), next_logits(model, far))
     near, far = (streaming_llm(model, IDS.repeat(4), window=16, sinks=2, anchored=a) for a in (True, False))
     assert not torch.allclose(next_logits(model, near), next_logits(model, far))
+
+
+@torch.no_grad()
+def test_moved_sinks_stand_right_before_the_window_when_the_question_comes(model):
+    ids = IDS.repeat(4)  # 400 tokens, of which the window of 16 keeps the last 15
+    kept = streaming_llm(model, ids, window=16, sinks=2, anchored=True)
+    there = DynamicCache()
+    model(ids[None, :2], position_ids=torch.tensor([[383, 384]]), past_key_values=there)
+    torch.testing.assert_close(kept.cache.layers[0].keys[:, :, :2], there.layers[0].keys, atol=1e-5, rtol=1e-4)
 
 
 def test_rotations_are_taken_off_and_put_on(model):

@@ -46,7 +46,8 @@ def greedy(
     stop : asked after each token.
     """
     watch = watch or shows_padding(kept)
-    position, written = kept.position, []
+    position = kept.position
+    written: list[int] = []
     steps = [[token] for token in question] if one_by_one else [list(question)]
     logits = kept.logits
     with nullcontext() if watch is None else watched(model, watch):

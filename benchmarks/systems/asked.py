@@ -16,7 +16,7 @@ def asked_score(name: str, module: Any, query: Tensor, key: Tensor) -> Tensor:
     weight = weights(query, key, module.scaling)  # (H, Q, N)
     if name == "tova":
         return weight[:, -1].mean(0).expand(key.shape[0], -1)
-    looked = weight.mean(1)
+    looked = weight.sum(1)  # of H2O, as over the context, so that both can be added
     if name == "snapkv":
-        looked = avg_pool1d(looked, POOL, stride=1, padding=POOL // 2)
+        looked = avg_pool1d(looked / weight.shape[1], POOL, stride=1, padding=POOL // 2)
     return by_group(looked, key.shape[0]).mean(1)

@@ -26,7 +26,6 @@ class Context:
     ids: Tensor  # (N,)
     cache: DynamicCache
     scores: dict[str, Tensor]  # (L, G, N) by the name of the method
-    seconds: float = 0.0
 
 
 @dataclass

@@ -19,13 +19,13 @@ DENSE = 2  # first layers, which read everything
 
 
 def quest(budget: int) -> Watch:
-    """Reads `budget` keys for each token of one-token forwards, the unfinished page among them.
+    """Reads `budget` keys for each token of one-token forwards, the last page among them.
 
     The paper chooses for each query head; heads that share keys choose together here, by their largest score.
     """
 
     def watch(module: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor | None:
-        pages = key.shape[1] // PAGE
+        pages = (key.shape[1] - 1) // PAGE  # to choose from; the last one, full or not, holds the query's own token
         if query.shape[1] > 1 or module.layer_idx < DENSE or key.shape[1] <= budget:
             return None
         full = key[:, : pages * PAGE].unflatten(1, (pages, PAGE))

@@ -2,7 +2,7 @@
 
 Within the window re-anchoring changes nothing, for rotary attention sees distances only. So it comes down to where the
 sinks seem to be: as far behind as they were read, or right before the window, as the paper numbers what it keeps.
-They are moved once for each part of `PART` tokens. N tokens, M kept, W window, S sinks.
+They are moved after each part of `PART` tokens, the last one too. N tokens, M kept, W window, S sinks.
 """
 
 from __future__ import annotations
@@ -23,14 +23,10 @@ PART = 128  # tokens of a forward
 def streaming_llm(model: Any, ids: Tensor, window: int, sinks: int, anchored: bool) -> Kept:
     """Read (N,) ids, each token seeing the W - 1 before it and the sinks. W - 1 + S tokens are left."""
     cache, seen = DynamicCache(), torch.zeros(0, dtype=torch.long)  # seen: (M,) the positions of what is in the cache
-    behind = 0  # positions that the sinks have been moved on by
+    as_read: list[Tensor] = []  # by layer, the keys of the sinks; every move starts from them, so that no error grows
     for first in range(0, len(ids), PART):
         part = ids[first : first + PART]
         positions = torch.arange(first, first + len(part))
-        if anchored and len(seen) and seen[sinks:].numel():
-            target = int(seen[sinks]) - sinks
-            _move(model, cache, sinks, target - behind)
-            behind = target
         keys = torch.cat([seen, positions])
         shown = (keys[None] <= positions[:, None]) & ((positions[:, None] - keys[None] < window) | (keys[None] < sinks))
         mask = torch.zeros(shown.shape, dtype=model.dtype).masked_fill(~shown, torch.finfo(model.dtype).min)
@@ -42,12 +38,15 @@ def streaming_llm(model: Any, ids: Tensor, window: int, sinks: int, anchored: bo
         for layer in cache.layers:
             layer.keys, layer.values = layer.keys[:, :, stays], layer.values[:, :, stays]
         seen = keys[stays]
+        as_read = as_read or [layer.keys[:, :, :sinks] for layer in cache.layers]
+        if anchored and len(seen) > sinks:
+            _move(model, cache, as_read, int(seen[sinks]) - sinks)
     return Kept(cache, len(ids))
 
 
-def _move(model: Any, cache: DynamicCache, sinks: int, by: int) -> None:
-    """Turn the keys of the sinks on by that many positions; their values say nothing of positions."""
-    if by:
-        for layer in cache.layers:
-            moved = rotated(layer.keys[:, :, :sinks], model.model.rotary_emb, torch.full((sinks,), by))
-            layer.keys = torch.cat([moved, layer.keys[:, :, sinks:]], 2)
+def _move(model: Any, cache: DynamicCache, as_read: list[Tensor], by: int) -> None:
+    """Turn the keys of the sinks, (1, G, S, D), on by that many positions; their values say nothing of positions."""
+    for layer, keys in zip(cache.layers, as_read):
+        sinks = keys.shape[2]
+        moved = rotated(keys, model.model.rotary_emb, torch.full((sinks,), by))
+        layer.keys = torch.cat([moved, layer.keys[:, :, sinks:]], 2)

@@ -1,4 +1,7 @@
-"""TOVA (Oren et al. 2024, arXiv 2401.06104): what the last token looks at, the same for all heads."""
+"""TOVA (Oren et al. 2024, arXiv 2401.06104): what the last token looks at, the same for all heads.
+
+It is asked once, at the end of the context; the paper drops a token at every step, by the step's own attention.
+"""
 
 from __future__ import annotations
 
