@@ -8,6 +8,7 @@ so that a longer read of the same courses trains nothing.
     python -m benchmarks.meta_budget
     python -m benchmarks.meta_budget --courses control "first order"
     python -m benchmarks.meta_budget --tokens 16384 --ends    # whole courses only
+    python -m benchmarks.meta_budget --sequence 8192 --parts 15 15 30
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from rich.console import Console
 
 from ttt_retrofit.meta.parameters import choose
 
-from .meta_phase import add_options, config, measure, new_model, test_ids, train, without_window
+from .meta_phase import add_options, in_words, measure, new_model, test_ids, train, without_window
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
 from .results import kept_rows, machine, save
 from .storage import cache_directory
@@ -70,11 +71,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
                 if name != CONTROL and label(CONTROL) in systems:
                     control_of[label(name)] = label(CONTROL)
     lines, compared = tables(systems, control_of, rows[FULL])
-    head = (
-        f"{options.model}, {config(options).in_words}; steps of one sequence of {options.sequence:,} tokens (texts: "
-        f"{options.train_on}); read over {options.tokens:,} tokens of {', '.join(options.texts)}."
-    )
-    return [head, "", *lines], compared
+    return [in_words(options, "steps"), "", *lines], compared
 
 
 def main() -> None:
@@ -91,7 +88,8 @@ def main() -> None:
         options.seeds, options.parts, options.sequence, options.tokens = [0], [4, 4], 1024, 2048
         options.texts = options.texts[:2]
     settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "courses", "ends")}
-    name = f"{NAME}_{options.window}_{options.setting}_{options.tokens}{'_quick' if options.quick else ''}"
+    name = f"{NAME}_{options.window}_{options.setting}_{options.sequence}_{options.tokens}"
+    name += "_quick" if options.quick else ""
     rows = kept_rows(name, settings)
     report: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
     training = json.dumps({name: value for name, value in settings.items() if name not in READING})

@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from .meta_phase import add_options, config, measure, new_model, test_ids, train, without_window
+from .meta_phase import add_options, in_words, measure, new_model, test_ids, train, without_window
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
 from .results import kept_rows, machine, save
 
@@ -32,11 +32,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
     systems = {system: seeds for system, seeds in systems.items() if seeds}
     control_of = {system: CONTROL for system in systems if system not in (BASE, CONTROL) and CONTROL in systems}
     lines, compared = tables(systems, control_of, rows[FULL])
-    head = (
-        f"{options.model}, {config(options).in_words}; {options.steps} steps of one sequence of {options.sequence:,} "
-        f"tokens (texts: {options.train_on}); read over {options.tokens:,} tokens of {', '.join(options.texts)}."
-    )
-    return [head, "", *lines], compared
+    return [in_words(options, f"{options.steps} steps"), "", *lines], compared
 
 
 def main() -> None:

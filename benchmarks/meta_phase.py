@@ -58,6 +58,14 @@ def config(options: argparse.Namespace) -> TTTConfig:
     return TTTConfig(sliding_window=options.window, chunk_size=options.chunk, **SETTINGS[options.setting].inner)
 
 
+def in_words(options: argparse.Namespace, steps: str) -> str:
+    """What is trained on what, and what is read."""
+    return (
+        f"{options.model}, {config(options).in_words}; {steps} of one sequence of {options.sequence:,} tokens (texts: "
+        f"{options.train_on}); read over {options.tokens:,} tokens of {', '.join(options.texts)}."
+    )
+
+
 def base_model(options: argparse.Namespace) -> Any:
     """In full precision, in which what is trained is kept."""
     return AutoModelForCausalLM.from_pretrained(model_directory(options.model), dtype=torch.float32).eval()
