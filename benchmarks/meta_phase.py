@@ -119,7 +119,7 @@ def train(
             seed=seed,
             data_seed=seed,
         )
-        documents = many() if options.train_on == "many" else [text(name) for name in TUNING]
+        documents = many(options.sequence) if options.train_on == "many" else [text(name) for name in TUNING]
         tokenizer = AutoTokenizer.from_pretrained(model_directory(options.model))
         trainer = TTTTrainer(model, args, documents, processing_class=tokenizer)
         trainer.train()

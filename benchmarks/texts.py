@@ -168,30 +168,32 @@ TEXTS = {
 TUNING = [name for name, entry in TEXTS.items() if entry.split == "tuning"]
 TEST = [name for name, entry in TEXTS.items() if entry.split == "test"]
 
-PIECE = 12_000  # characters, 2,500 to 4,500 tokens
+CHARACTERS = 12_000 / 2048  # of a piece, for each token of a sequence: enough in the densest text
 PIECES = 80  # of each kind
 DOCUMENTED = "usr/share/doc/python3.11/html/_sources/library"
 
 
-def many() -> list[str]:
-    """Beginnings of many texts of three kinds, for a phase that is to learn how to learn a text: Python's modules and
-    pages of its manual, and pieces of the tuning novels. Nothing of a test text is among them.
+def many(tokens: int) -> list[str]:
+    """Beginnings of many texts of three kinds, each long enough for a sequence of so many tokens, for a phase that is
+    to learn how to learn a text: Python's modules and pages of its manual, and pieces of the tuning novels. Nothing of
+    a test text is among them.
     """
+    piece = int(CHARACTERS * tokens)
     tests = {name.lstrip("_") for name in (*TEST, "decimal")}
     library = Path(inspect.__file__).parent
     modules = [path for path in (*library.glob("*.py"), *library.glob("*/*.py")) if path.parent.name != "site-packages"]
     manual = package_file(DOCS_PACKAGE, f"{DOCUMENTED}/abc.rst.txt").parent.glob("*.rst.txt")
     kinds = [
-        [_beginning(path) for path in sorted(paths) if path.name.split(".")[0].lstrip("_") not in tests]
+        [path.read_text(errors="replace")[:piece] for path in sorted(paths) if _stem(path) not in tests]
         for paths in (modules, manual)
     ]
     novels = [text(name) for name in TUNING if TEXTS[name].licence == "public domain"]
-    kinds.append([novel[start : start + PIECE] for novel in novels for start in range(0, len(novel) - PIECE, PIECE)])
-    return [piece for kind in kinds for piece in _spread([piece for piece in kind if len(piece) == PIECE])]
+    kinds.append([novel[start : start + piece] for novel in novels for start in range(0, len(novel) - piece, piece)])
+    return [part for kind in kinds for part in _spread([part for part in kind if len(part) == piece])]
 
 
-def _beginning(path: Path) -> str:
-    return path.read_text(errors="replace")[:PIECE]
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0].lstrip("_")
 
 
 def _spread(pieces: list[str]) -> list[str]:
