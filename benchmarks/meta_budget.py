@@ -45,18 +45,22 @@ def key(course: tuple[str, ...]) -> str:
 
 def trained(course: tuple[str, ...], seed: int, kept: Path, options: argparse.Namespace) -> Any:
     """A model as the course leaves it; a part that was trained before is loaded from `kept`."""
-    model = new_model(options)
     path = kept / f"{key(course)}, seed {seed}.pt"
-    if not path.exists():
-        if len(course) > 1:
-            model = trained(course[:-1], seed, kept, options)
-        part = len(course) - 1
-        # Each part has sequences of its own, the same for every course.
-        train(model, course[-1], options.parts[part], 1000 * seed + part, options)
-        torch.save([parameter.detach() for parameter in choose(model, ["start", "log_lr"]).all], path)
-    for parameter, value in zip(choose(model, ["start", "log_lr"]).all, torch.load(path), strict=True):
-        parameter.data.copy_(value)
+    if path.exists():
+        model = new_model(options)
+        for parameter, value in zip(_outer(model), torch.load(path), strict=True):
+            parameter.data.copy_(value)
+        return model
+    model = trained(course[:-1], seed, kept, options) if len(course) > 1 else new_model(options)
+    part = len(course) - 1
+    # Each part has sequences of its own, the same for every course.
+    train(model, course[-1], options.parts[part], 1000 * seed + part, options)
+    torch.save([parameter.detach() for parameter in _outer(model)], path)
     return model
+
+
+def _outer(model: Any) -> list[torch.nn.Parameter]:
+    return choose(model, ["start", "log_lr"]).all
 
 
 def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
