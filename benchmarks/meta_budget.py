@@ -1,11 +1,11 @@
 """Does meta-learning pay with more training? Loss against the budget, beside plain fine-tuning of the same parameters.
 
 A course is trained in parts, each with a schedule of its own, and measured after each: all the way without updates
-(the control), all the way through updates by first order, or without updates first and exactly through them after:
-what any text teaches is then learned the cheap way. Courses that begin alike share what they share. Weights are kept,
-so that a longer read of the same courses trains nothing.
+(the control), all the way through updates, by first order or exactly, or without updates first and exactly through
+them after: what any text teaches is then learned the cheap way. Courses that begin alike share what they share.
+Weights are kept, so that a longer read of the same courses trains nothing.
 
-    python -m benchmarks.meta_budget
+    python -m benchmarks.meta_budget --jobs 2                 # two courses at a time
     python -m benchmarks.meta_budget --courses control "first order"
     python -m benchmarks.meta_budget --tokens 16384 --ends    # whole courses only
     python -m benchmarks.meta_budget --sequence 8192 --parts 15 15 30
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,10 @@ from rich.console import Console
 
 from ttt_retrofit.meta.parameters import choose
 
-from .meta_phase import add_options, in_words, measure, new_model, test_ids, train, without_window
+from .meta_phase import add_options, in_words, measure, new_model, rows_made, share_cores, test_ids, train
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
 from .results import kept_rows, machine, save
-from .storage import cache_directory
+from .storage import cache_directory, locked
 
 NAME = "meta_budget"
 N, F, E = "none", "first_order", "exact"
@@ -35,8 +36,10 @@ COURSES = {
     CONTROL: (N, N, N),
     "first order": (F, F, F),
     "exact after the first part": (N, E, E),
+    "exact": (E, E, E),
 }
 READING = ("tokens", "texts")  # options that say what is read, and leave the training as it is
+AS_LONG = ("seeds", "courses", "ends", "jobs")  # options on which no row depends
 
 
 def key(course: tuple[str, ...]) -> str:
@@ -45,18 +48,31 @@ def key(course: tuple[str, ...]) -> str:
 
 def trained(course: tuple[str, ...], seed: int, kept: Path, options: argparse.Namespace) -> Any:
     """A model as the course leaves it; a part that was trained before is loaded from `kept`."""
-    path = kept / f"{key(course)}, seed {seed}.pt"
-    if path.exists():
-        model = new_model(options)
-        for parameter, value in zip(_outer(model), torch.load(path), strict=True):
-            parameter.data.copy_(value)
+    path = kept / f"{row_name(course, seed)}.pt"
+    with locked(path):  # another process may train a course that begins alike
+        if path.exists():
+            model = new_model(options)
+            for parameter, value in zip(_outer(model), torch.load(path, map_location="cpu"), strict=True):
+                parameter.data.copy_(value)
+            return model
+        model = trained(course[:-1], seed, kept, options) if len(course) > 1 else new_model(options)
+        part = len(course) - 1
+        # Each part has sequences of its own, the same for every course.
+        train(model, course[-1], options.parts[part], 1000 * seed + part, options)
+        torch.save([parameter.detach() for parameter in _outer(model)], path)
         return model
-    model = trained(course[:-1], seed, kept, options) if len(course) > 1 else new_model(options)
-    part = len(course) - 1
-    # Each part has sequences of its own, the same for every course.
-    train(model, course[-1], options.parts[part], 1000 * seed + part, options)
-    torch.save([parameter.detach() for parameter in _outer(model)], path)
-    return model
+
+
+def rows_of(
+    courses: list[tuple[str, ...]], seed: int, kept: Path, options: argparse.Namespace
+) -> dict[str, dict[str, Any]]:
+    """What each course, the beginnings of one, has reached."""
+    ids = test_ids(options)
+    return {row_name(course, seed): measure(trained(course, seed, kept, options), ids) for course in courses}
+
+
+def row_name(course: tuple[str, ...], seed: int) -> str:
+    return f"{key(course)}, seed {seed}"
 
 
 def _outer(model: Any) -> list[torch.nn.Parameter]:
@@ -91,33 +107,35 @@ def main() -> None:
     if options.quick:
         options.seeds, options.parts, options.sequence, options.tokens = [0], [4, 4], 1024, 2048
         options.texts = options.texts[:2]
-    settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "courses", "ends")}
-    name = f"{NAME}_{options.window}_{options.setting}_{options.sequence}_{options.tokens}"
+    settings = {name: value for name, value in vars(options).items() if name not in AS_LONG}
+    batch = "" if options.batch == 1 else f"x{options.batch}"
+    name = f"{NAME}_{options.window}_{options.setting}_{options.sequence}{batch}_{options.tokens}"
     name += "_quick" if options.quick else ""
+    share_cores(options.jobs)  # before it is written down
     rows = kept_rows(name, settings)
     report: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
     training = json.dumps({name: value for name, value in settings.items() if name not in READING})
     kept = cache_directory() / f"{NAME}-{hashlib.sha256(training.encode()).hexdigest()[:8]}"
     kept.mkdir(parents=True, exist_ok=True)
 
-    console = Console()
-    ids = test_ids(options)
-    if FULL not in rows:
-        rows[FULL] = without_window(options, ids)
-    if BASE not in rows:
-        rows[BASE] = measure(new_model(options), ids)
+    tasks = {}
     for seed in options.seeds:
         for wanted in options.courses:
             whole = min(len(COURSES[wanted]), len(options.parts))
-            for length in range(whole if options.ends else 1, whole + 1):
-                course = COURSES[wanted][:length]
-                row = f"{key(course)}, seed {seed}"
-                if row not in rows:
-                    console.print(f"{row} …")
-                    rows[row] = measure(trained(course, seed, kept, options), ids)
-                lines, report["compared"] = report_lines(rows, options)
-                save(name, report, lines)
-    console.print("\n".join(lines), markup=False)
+            courses = [COURSES[wanted][:length] for length in range(whole if options.ends else 1, whole + 1)]
+            if missing := [course for course in courses if row_name(course, seed) not in rows]:
+                tasks[f"{wanted}, seed {seed}"] = partial(rows_of, missing, seed, kept, options)
+    for made in rows_made(tasks, rows, options):
+        rows |= made
+        if FULL in rows and BASE in rows:
+            save_tables(name, report, options)
+    Console().print("\n".join(save_tables(name, report, options)), markup=False)
+
+
+def save_tables(name: str, report: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    lines, report["compared"] = report_lines(report["rows"], options)
+    save(name, report, lines)
+    return lines
 
 
 if __name__ == "__main__":

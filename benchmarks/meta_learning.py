@@ -6,7 +6,7 @@ control (the interaction), and does the trained model with updates on end below 
 
 A row that was measured with the same settings is kept, so a run that was cut off goes on where it stopped.
 
-    python -m benchmarks.meta_learning                 # three seeds; window 512
+    python -m benchmarks.meta_learning --jobs 2        # three seeds; window 512; two rows at a time
     python -m benchmarks.meta_learning --setting sgd   # other fast weights, another inner optimizer
     python -m benchmarks.meta_learning --window 256
     python -m benchmarks.meta_learning --quick         # one seed, few steps, two texts: to see that it runs
@@ -15,11 +15,12 @@ A row that was measured with the same settings is kept, so a run that was cut of
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from rich.console import Console
 
-from .meta_phase import add_options, in_words, measure, new_model, test_ids, train, without_window
+from .meta_phase import add_options, in_words, measure, new_model, rows_made, share_cores, test_ids, train
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
 from .results import kept_rows, machine, save
 
@@ -48,29 +49,33 @@ def main() -> None:
         options.seeds, options.steps, options.sequence, options.tokens = [0], 6, 1024, 2048
         options.texts = options.texts[:2]
 
-    settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "systems")}
+    settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "systems", "jobs")}
     name = f"{NAME}_{options.window}_{options.setting}{'_quick' if options.quick else ''}"
+    share_cores(options.jobs)  # before it is written down
     rows = kept_rows(name, settings)
     report: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
 
-    console = Console()
-    ids = test_ids(options)
-    if FULL not in rows:
-        rows[FULL] = without_window(options, ids)
-    wanted = [(BASE, 0), *((system, seed) for seed in options.seeds for system in options.systems)]
-    for system, seed in wanted:
-        key = system if system == BASE else f"{system}, seed {seed}"
-        if key not in rows:
-            console.print(f"{key} …")
-            model = new_model(options)
-            log = []
-            if system != BASE:
-                log = train(model, GRADIENTS[system], options.steps, seed, options, options.truncate_chunks)
-            rates = [site.rate(model.ttt).item() for site in model.sites]
-            rows[key] = measure(model, ids) | {"log": log, "rates": rates}
-        lines, report["compared"] = report_lines(rows, options)
-        save(name, report, lines)
-    console.print("\n".join(lines), markup=False)
+    wanted = {f"{system}, seed {seed}": (system, seed) for seed in options.seeds for system in options.systems}
+    tasks = {key: partial(row, *what, options) for key, what in wanted.items() if key not in rows}
+    for made in rows_made(tasks, rows, options):
+        rows |= made
+        if FULL in rows and BASE in rows:
+            save_tables(name, report, options)
+    Console().print("\n".join(save_tables(name, report, options)), markup=False)
+
+
+def save_tables(name: str, report: dict[str, Any], options: argparse.Namespace) -> list[str]:
+    lines, report["compared"] = report_lines(report["rows"], options)
+    save(name, report, lines)
+    return lines
+
+
+def row(system: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """A system trained and measured, by the name of its row."""
+    model = new_model(options)
+    log = train(model, GRADIENTS[system], options.steps, seed, options, options.truncate_chunks)
+    rates = [site.rate(model.ttt).item() for site in model.sites]
+    return {f"{system}, seed {seed}": measure(model, test_ids(options)) | {"log": log, "rates": rates}}
 
 
 if __name__ == "__main__":

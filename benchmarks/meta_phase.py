@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,7 +20,7 @@ from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
 from ttt_retrofit.meta.positions import chunk_losses
 
 from .measure import full_attention
-from .meta_tables import Row
+from .meta_tables import BASE, FULL, Row
 from .models import model_directory
 from .texts import TUNING, many, text
 
@@ -49,9 +54,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--chunk", type=int, default=256)
     parser.add_argument("--sequence", type=int, default=2048, help="tokens of a training sequence")
+    parser.add_argument("--batch", type=int, default=1, help="sequences of a step")
     parser.add_argument("--tokens", type=int, default=8192, help="read of each test text")
     parser.add_argument("--train-on", choices=("five", "many"), default="five", help="texts, or pieces of many texts")
     parser.add_argument("--texts", nargs="+", default=list(TEXTS))
+    parser.add_argument("--jobs", type=int, default=1, help="processes that train side by side, and share the cores")
 
 
 def config(options: argparse.Namespace) -> TTTConfig:
@@ -60,15 +67,17 @@ def config(options: argparse.Namespace) -> TTTConfig:
 
 def in_words(options: argparse.Namespace, steps: str) -> str:
     """What is trained on what, and what is read."""
+    batch = "one sequence" if options.batch == 1 else f"{options.batch} sequences"
     return (
-        f"{options.model}, {config(options).in_words}; {steps} of one sequence of {options.sequence:,} tokens (texts: "
+        f"{options.model}, {config(options).in_words}; {steps} of {batch} of {options.sequence:,} tokens (texts: "
         f"{options.train_on}); read over {options.tokens:,} tokens of {', '.join(options.texts)}."
     )
 
 
 def base_model(options: argparse.Namespace) -> Any:
     """In full precision, in which what is trained is kept."""
-    return AutoModelForCausalLM.from_pretrained(model_directory(options.model), dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(model_directory(options.model), dtype=torch.float32)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def new_model(options: argparse.Namespace) -> Any:
@@ -105,7 +114,7 @@ def train(
             truncate_chunks=truncate_chunks,
             sequence_length=options.sequence,
             max_steps=steps,
-            per_device_train_batch_size=1,
+            per_device_train_batch_size=options.batch,
             learning_rate=setting.lr,
             log_lr_learning_rate=setting.log_lr_lr,
             lr_scheduler_type="cosine",
@@ -136,3 +145,37 @@ def measure(model: Any, ids: dict[str, torch.Tensor]) -> Row:
         }
         for state in ("off", "on")
     }
+
+
+def untrained(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The row of the base: under full attention, or as it reads when it was only converted."""
+    ids = test_ids(options)
+    return {name: without_window(options, ids) if name == FULL else measure(new_model(options), ids)}
+
+
+def rows_made(
+    tasks: dict[str, Callable[[], dict[str, Any]]], have: dict[str, Any], options: argparse.Namespace
+) -> Iterator[dict[str, Any]]:
+    """The rows of each task as it ends, the base's before all; none of a base that is there already.
+
+    With several jobs every task runs in a process of its own, and they end in any order.
+    """
+    bases = [partial(untrained, name, options) for name in (FULL, BASE) if name not in have]
+    share_cores(options.jobs)
+    if options.jobs == 1:
+        for base in bases:
+            yield base()
+        for name, task in tasks.items():
+            print(f"{name} …")
+            yield task()
+        return
+    context = multiprocessing.get_context("spawn")  # a fork would take CUDA and its threads along
+    with ProcessPoolExecutor(options.jobs, context, share_cores, (options.jobs,)) as pool:
+        for ended in as_completed([pool.submit(task) for task in (*bases, *tasks.values())]):
+            rows = ended.result()
+            print(f"{', '.join(rows)}: there")
+            yield rows
+
+
+def share_cores(jobs: int) -> None:
+    torch.set_num_threads(max((os.cpu_count() or 1) // jobs, 1))

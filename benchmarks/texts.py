@@ -1,8 +1,9 @@
 """Real texts by name, each with its source, licence and split: `python -m benchmarks.texts` lists them.
 
 Defaults are chosen on the tuning texts, whose figures are never reported; figures are reported on the test texts.
-They come from Debian packages, from the running Python, and one excerpt from this repository, so that the demo needs
-neither: `data/persuasion.txt` is the first part of Jane Austen's "Persuasion" (1818, in the public domain), as in the
+They come from Debian packages, from the sources of the running Python (or of that in `$TTT_RETROFIT_PYTHON_SOURCES`, a
+standard library: figures were made with 3.11's), and one excerpt from this repository, so that the demo needs neither:
+`data/persuasion.txt` is the first part of Jane Austen's "Persuasion" (1818, in the public domain), as in the
 Debian package r-cran-janeaustenr, which has it from Project Gutenberg.
 """
 
@@ -10,12 +11,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib
-import inspect
-import pydoc_data.topics
+import os
+import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -34,6 +35,7 @@ NOVELS_FILE = "usr/lib/R/site-library/janeaustenr/data/Rdata.rdb"
 FAQ_FILES = tuple(f"usr/share/doc/anarchism/markdown/secA{part}.md.gz" for part in ("int", *"12345"))
 TUTORIAL = ("appetite", "interpreter", "introduction", "controlflow", "datastructures", "modules", "inputoutput")
 TUTORIAL += ("errors", "classes", "stdlib", "stdlib2", "venv", "whatnow", "interactive", "floatingpoint")
+SOURCES_VARIABLE = "TTT_RETROFIT_PYTHON_SOURCES"
 DOCS_FILES = tuple(f"usr/share/doc/python3.11/html/_sources/tutorial/{part}.rst.txt" for part in TUTORIAL)
 
 
@@ -129,13 +131,18 @@ def _excerpt() -> str:
     return EXCERPT.read_text()
 
 
+def _library() -> Path:
+    """Of sources that are read, not imported: turtle would need Tk."""
+    return Path(os.environ.get(SOURCES_VARIABLE) or sysconfig.get_path("stdlib"))
+
+
 def _topics() -> str:
-    topics = pydoc_data.topics.topics
+    topics = runpy.run_path(str(_library() / "pydoc_data" / "topics.py"))["topics"]
     return "\n".join(topics[name] for name in sorted(topics))
 
 
 def _module(name: str) -> str:
-    return inspect.getsource(importlib.import_module(name))
+    return (_library() / f"{name}.py").read_text()
 
 
 def _austen(first_word: str, title: str, split: Literal["tuning", "test"]) -> Text:
@@ -180,7 +187,7 @@ def many(tokens: int) -> list[str]:
     """
     piece = int(CHARACTERS * tokens)
     tests = {name.lstrip("_") for name in (*TEST, "decimal")}
-    library = Path(inspect.__file__).parent
+    library = _library()
     modules = [path for path in (*library.glob("*.py"), *library.glob("*/*.py")) if path.parent.name != "site-packages"]
     manual = package_file(DOCS_PACKAGE, f"{DOCUMENTED}/abc.rst.txt").parent.glob("*.rst.txt")
     kinds = [
