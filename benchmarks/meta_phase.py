@@ -122,6 +122,8 @@ def train(
             logging_steps=max(steps // 10, 1),
             save_strategy="no",
             report_to=[],
+            # The activations of several long sequences, which plain fine-tuning keeps, take tens of gigabytes.
+            gradient_checkpointing=gradients == "none" and options.sequence * options.batch > 8192,
             bf16=gradients in ("none", "first_order"),  # second derivatives cost more than 16 bits save
             use_cpu=not torch.cuda.is_available(),
             dataloader_pin_memory=torch.cuda.is_available(),

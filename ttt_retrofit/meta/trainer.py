@@ -175,7 +175,7 @@ class TTTTrainer(Trainer):
         if self.accelerator.sync_gradients:
             self._average()
         self._note(outcome)
-        return share * outcome.losses.nanmean()
+        return share * outcome.losses.nanmean().to(self.args.device)  # caches keep losses on the CPU
 
     def _accumulate(self, outcome: Outcome, share: float) -> None:
         if not all(bool(gradient.isfinite().all()) for gradient in outcome.gradients.values()):
