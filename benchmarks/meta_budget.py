@@ -14,21 +14,13 @@ Weights are kept, so that a longer read of the same courses trains nothing.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from rich.console import Console
-
-from ttt_retrofit.meta.parameters import choose
-
-from .meta_phase import add_options, in_words, measure, new_model, rows_made, share_cores, test_ids, train
+from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
+from .meta_run import Log, Task, add_jobs, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
-from .results import kept_rows, machine, save
-from .storage import cache_directory, locked
 
 NAME = "meta_budget"
 N, F, E = "none", "first_order", "exact"
@@ -38,7 +30,6 @@ COURSES = {
     "exact after the first part": (N, E, E),
     "exact": (E, E, E),
 }
-READING = ("tokens", "texts")  # options that say what is read, and leave the training as it is
 AS_LONG = ("seeds", "courses", "ends", "jobs")  # options on which no row depends
 
 
@@ -48,19 +39,15 @@ def key(course: tuple[str, ...]) -> str:
 
 def trained(course: tuple[str, ...], seed: int, kept: Path, options: argparse.Namespace) -> Any:
     """A model as the course leaves it; a part that was trained before is loaded from `kept`."""
-    path = kept / f"{row_name(course, seed)}.pt"
-    with locked(path):  # another process may train a course that begins alike
-        if path.exists():
-            model = new_model(options)
-            for parameter, value in zip(_outer(model), torch.load(path, map_location="cpu"), strict=True):
-                parameter.data.copy_(value)
-            return model
+
+    def make() -> tuple[Any, Log]:
         model = trained(course[:-1], seed, kept, options) if len(course) > 1 else new_model(options)
         part = len(course) - 1
         # Each part has sequences of its own, the same for every course.
-        train(model, course[-1], options.parts[part], 1000 * seed + part, options)
-        torch.save([parameter.detach() for parameter in _outer(model)], path)
-        return model
+        return model, train(model, course[-1], options.parts[part], 1000 * seed + part, options)
+
+    model, _ = trained_once(kept / f"{row_name(course, seed)}.pt", options, make)
+    return model
 
 
 def rows_of(
@@ -73,10 +60,6 @@ def rows_of(
 
 def row_name(course: tuple[str, ...], seed: int) -> str:
     return f"{key(course)}, seed {seed}"
-
-
-def _outer(model: Any) -> list[torch.nn.Parameter]:
-    return choose(model, ["start", "log_lr"]).all
 
 
 def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[list[str], dict[str, Any]]:
@@ -97,6 +80,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    add_jobs(parser)
     parser.set_defaults(tokens=4096, train_on="many")
     parser.add_argument("--parts", type=int, nargs="+", default=[60, 60, 120], help="steps of each part of a course")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -111,31 +95,19 @@ def main() -> None:
     batch = "" if options.batch == 1 else f"x{options.batch}"
     name = f"{NAME}_{options.window}_{options.setting}_{options.sequence}{batch}_{options.tokens}"
     name += "_quick" if options.quick else ""
-    share_cores(options.jobs)  # before it is written down
-    rows = kept_rows(name, settings)
-    report: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
-    training = json.dumps({name: value for name, value in settings.items() if name not in READING})
-    kept = cache_directory() / f"{NAME}-{hashlib.sha256(training.encode()).hexdigest()[:8]}"
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = weights_directory(NAME, settings)
 
-    tasks = {}
-    for seed in options.seeds:
-        for wanted in options.courses:
-            whole = min(len(COURSES[wanted]), len(options.parts))
-            courses = [COURSES[wanted][:length] for length in range(whole if options.ends else 1, whole + 1)]
-            if missing := [course for course in courses if row_name(course, seed) not in rows]:
-                tasks[f"{wanted}, seed {seed}"] = partial(rows_of, missing, seed, kept, options)
-    for made in rows_made(tasks, rows, options):
-        rows |= made
-        if FULL in rows and BASE in rows:
-            save_tables(name, report, options)
-    Console().print("\n".join(save_tables(name, report, options)), markup=False)
+    def tasks(rows: dict[str, Any]) -> dict[str, Task]:
+        left: dict[str, Task] = {}
+        for seed in options.seeds:
+            for wanted in options.courses:
+                whole = min(len(COURSES[wanted]), len(options.parts))
+                courses = [COURSES[wanted][:length] for length in range(whole if options.ends else 1, whole + 1)]
+                if missing := [course for course in courses if row_name(course, seed) not in rows]:
+                    left[f"{wanted}, seed {seed}"] = partial(rows_of, missing, seed, kept, options)
+        return left
 
-
-def save_tables(name: str, report: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    lines, report["compared"] = report_lines(report["rows"], options)
-    save(name, report, lines)
-    return lines
+    fill(name, settings, options, tasks, report_lines)
 
 
 if __name__ == "__main__":

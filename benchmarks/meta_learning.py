@@ -4,11 +4,13 @@ Every system is trained on the tuning texts, with the same steps over the same t
 with updates off and on over texts of other authors and kinds. Two questions: is what updates gain larger than for the
 control (the interaction), and does the trained model with updates on end below the control with updates on.
 
-A row that was measured with the same settings is kept, so a run that was cut off goes on where it stopped.
+Rows and weights of the same settings are kept, so that a run that was cut off goes on where it stopped, and a longer
+read trains nothing. Losses do not depend on the machine, so rows of several stand in one table, which says so.
 
     python -m benchmarks.meta_learning --jobs 2        # three seeds; window 512; two rows at a time
     python -m benchmarks.meta_learning --setting sgd   # other fast weights, another inner optimizer
     python -m benchmarks.meta_learning --window 256
+    python -m benchmarks.meta_learning --tokens 16384 --systems control exact --texts anarchist-faq pydecimal
     python -m benchmarks.meta_learning --quick         # one seed, few steps, two texts: to see that it runs
 """
 
@@ -16,13 +18,12 @@ from __future__ import annotations
 
 import argparse
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from .meta_phase import add_options, in_words, measure, new_model, rows_made, share_cores, test_ids, train
+from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
+from .meta_run import Log, Task, add_jobs, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
-from .results import kept_rows, machine, save
 
 NAME = "meta_learning"
 GRADIENTS = {CONTROL: "none", "first order": "first_order", "truncated": "truncated", "exact": "exact"}
@@ -39,6 +40,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
+    add_jobs(parser)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--truncate-chunks", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -50,32 +52,29 @@ def main() -> None:
         options.texts = options.texts[:2]
 
     settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "systems", "jobs")}
-    name = f"{NAME}_{options.window}_{options.setting}{'_quick' if options.quick else ''}"
-    share_cores(options.jobs)  # before it is written down
-    rows = kept_rows(name, settings)
-    report: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
+    name = f"{NAME}_{options.window}_{options.setting}"
+    name += "" if options.tokens == parser.get_default("tokens") else f"_{options.tokens}"
+    name += "_quick" if options.quick else ""
+    kept = weights_directory(NAME, settings)
 
-    wanted = {f"{system}, seed {seed}": (system, seed) for seed in options.seeds for system in options.systems}
-    tasks = {key: partial(row, *what, options) for key, what in wanted.items() if key not in rows}
-    for made in rows_made(tasks, rows, options):
-        rows |= made
-        if FULL in rows and BASE in rows:
-            save_tables(name, report, options)
-    Console().print("\n".join(save_tables(name, report, options)), markup=False)
+    def tasks(rows: dict[str, Any]) -> dict[str, Task]:
+        wanted = {f"{system}, seed {seed}": (system, seed) for seed in options.seeds for system in options.systems}
+        return {key: partial(row, *what, kept, options) for key, what in wanted.items() if key not in rows}
+
+    fill(name, settings, options, tasks, report_lines)
 
 
-def save_tables(name: str, report: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    lines, report["compared"] = report_lines(report["rows"], options)
-    save(name, report, lines)
-    return lines
-
-
-def row(system: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
+def row(system: str, seed: int, kept: Path, options: argparse.Namespace) -> dict[str, Any]:
     """A system trained and measured, by the name of its row."""
-    model = new_model(options)
-    log = train(model, GRADIENTS[system], options.steps, seed, options, options.truncate_chunks)
+    name = f"{system}, seed {seed}"
+
+    def make() -> tuple[Any, Log]:
+        model = new_model(options)
+        return model, train(model, GRADIENTS[system], options.steps, seed, options, options.truncate_chunks)
+
+    model, log = trained_once(kept / f"{name}.pt", options, make)
     rates = [site.rate(model.ttt).item() for site in model.sites]
-    return {f"{system}, seed {seed}": measure(model, test_ids(options)) | {"log": log, "rates": rates}}
+    return {name: measure(model, test_ids(options)) | {"log": log, "rates": rates}}
 
 
 if __name__ == "__main__":

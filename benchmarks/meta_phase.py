@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import tempfile
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +15,7 @@ from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
 from ttt_retrofit.meta.positions import chunk_losses
 
 from .measure import full_attention
-from .meta_tables import BASE, FULL, Row
+from .meta_tables import Row
 from .models import model_directory
 from .texts import TUNING, many, text
 
@@ -58,7 +53,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, default=8192, help="read of each test text")
     parser.add_argument("--train-on", choices=("five", "many"), default="five", help="texts, or pieces of many texts")
     parser.add_argument("--texts", nargs="+", default=list(TEXTS))
-    parser.add_argument("--jobs", type=int, default=1, help="processes that train side by side, and share the cores")
 
 
 def config(options: argparse.Namespace) -> TTTConfig:
@@ -147,37 +141,3 @@ def measure(model: Any, ids: dict[str, torch.Tensor]) -> Row:
         }
         for state in ("off", "on")
     }
-
-
-def untrained(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The row of the base: under full attention, or as it reads when it was only converted."""
-    ids = test_ids(options)
-    return {name: without_window(options, ids) if name == FULL else measure(new_model(options), ids)}
-
-
-def rows_made(
-    tasks: dict[str, Callable[[], dict[str, Any]]], have: dict[str, Any], options: argparse.Namespace
-) -> Iterator[dict[str, Any]]:
-    """The rows of each task as it ends, the base's before all; none of a base that is there already.
-
-    With several jobs every task runs in a process of its own, and they end in any order.
-    """
-    bases = [partial(untrained, name, options) for name in (FULL, BASE) if name not in have]
-    share_cores(options.jobs)
-    if options.jobs == 1:
-        for base in bases:
-            yield base()
-        for name, task in tasks.items():
-            print(f"{name} …")
-            yield task()
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would take CUDA and its threads along
-    with ProcessPoolExecutor(options.jobs, context, share_cores, (options.jobs,)) as pool:
-        for ended in as_completed([pool.submit(task) for task in (*bases, *tasks.values())]):
-            rows = ended.result()
-            print(f"{', '.join(rows)}: there")
-            yield rows
-
-
-def share_cores(jobs: int) -> None:
-    torch.set_num_threads(max((os.cpu_count() or 1) // jobs, 1))

@@ -64,7 +64,9 @@ def kept_rows(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def kept_report(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings, the machine of today, and the rows and commands of a stored result, for hours of further rows.
+    """What is stored of a result whose rows do not depend on the machine, for hours of further rows.
+
+    Its settings, rows, commands (that of today, too), the machine of today, and where each row was measured (`noted`).
 
     Raises
     ------
@@ -72,7 +74,7 @@ def kept_report(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         When it was measured with other settings: nothing is written over.
     """
     path = DIRECTORY / f"{name}.json"
-    report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "rows": {}, "commands": []}
+    report = json.loads(path.read_text()) if path.exists() else {"settings": settings, "rows": {}}
     there, here = report["settings"], json.loads(json.dumps(settings))
     differing = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
     if differing:
@@ -81,8 +83,21 @@ def kept_report(name: str, settings: dict[str, Any]) -> dict[str, Any]:
             f"{[there.get(key) for key in differing]}, now {[here.get(key) for key in differing]}. "
             "Move it away to begin anew."
         )
-    commands = list(dict.fromkeys([*report["commands"], made()["command"]]))
-    return report | {"machine": machine(), "commands": commands}
+    before = report.get("commands") or ([report["made"]["command"]] if "made" in report else [])
+    commands = list(dict.fromkeys([*before, made()["command"]]))
+    return {"where": {}} | report | {"machine": machine(), "commands": commands}
+
+
+def noted(report: dict[str, Any], rows: dict[str, Any]) -> None:
+    """Put rows that were measured just now into a report."""
+    report["rows"] |= rows
+    report["where"] |= dict.fromkeys(rows, in_words(report["machine"]))
+
+
+def in_words(machine: dict[str, Any]) -> str:
+    """Of `machine()`."""
+    where = machine.get("gpu") or f"{machine.get('processor')}, {machine.get('threads')} threads"
+    return f"{where}, torch {machine.get('torch')}"
 
 
 def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
@@ -93,10 +108,8 @@ def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
     unfinished = DIRECTORY / f"{name}.json.part"
     unfinished.write_text(json.dumps(report, indent=1) + "\n")
     unfinished.replace(DIRECTORY / f"{name}.json")
-    measured = report.get("machine", {})
-    footer = (
-        f"Measured on {measured.get('processor')}, {measured.get('threads')} threads, torch {measured.get('torch')}."
-    )
+    places = sorted(set(report.get("where", {}).values())) or [in_words(report.get("machine", {}))]
+    footer = f"Measured on {'; '.join(places)}."
     (DIRECTORY / f"{name}.md").write_text("\n".join([f"# {name}", "", *lines, footer]) + "\n")
     return DIRECTORY
 
