@@ -393,3 +393,14 @@ def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
         assert two["eval"] == pytest.approx(one["eval"], abs=1e-4)
         assert (two["moved"] - one["moved"]).norm() < tolerance * one["moved"].norm()
+
+
+@pytest.mark.parametrize("gradients", MODES)
+def test_the_loss_of_a_step_is_where_trainer_adds_losses_up(tmp_path, monkeypatch, gradients):
+    run = trainer(tmp_path, gradients=gradients)
+    batch = next(iter(run.get_train_dataloader()))
+    run.current_gradient_accumulation_steps = 1
+    monkeypatch.setattr(run, "_prepare_inputs", lambda inputs: inputs)
+    monkeypatch.setattr(type(run.args), "device", torch.device("meta"))  # in the place of an accelerator
+
+    assert run.training_step(run.model, batch).device == run.args.device
