@@ -58,10 +58,10 @@ def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     config = TTTConfig(sliding_window=options.window, chunk_size=options.chunk)
-    model = wrap(base, config)
+    model = wrap(base.to("cuda" if torch.cuda.is_available() else "cpu"), config)
     outer = choose(model, ["start", "log_lr"])
     ids = AutoTokenizer.from_pretrained(directory)(text(options.text), return_tensors="pt").input_ids
-    ids = ids[:, : options.tokens]
+    ids = ids[:, : options.tokens].to(model.device)
     outer_gradients(model, outer, ids[:, : 2 * options.chunk], None, "first_order")  # warms up
     meter = PeakMeter(model.device)
     seconds, norm = zip(
@@ -132,7 +132,8 @@ def main() -> None:
     if options.quick:
         options.tokens, options.window, options.chunk, options.repeats = 1536, 512, 256, 1
     if options.one:
-        limit_memory()
+        if not torch.cuda.is_available():
+            limit_memory()
         print(json.dumps(measure(options.one, options)))
         return
 
