@@ -309,6 +309,7 @@ class Consolidation:
         )
 
     def _candidate(self, plan: Plan, state: State, background: Background, places: Places) -> Memory:
+        """On the CPU, as one that was loaded: memories of both kinds meet in a batch or a bank."""
         now = time.time()
         weights = {
             path: {name: leaf.detach().to("cpu", STORED) for name, leaf in by_name.items()}
@@ -325,7 +326,7 @@ class Consolidation:
             self.context.sha256[:12],
             (source,),
             weights,
-            plan.gate,
+            dataclasses.replace(plan.gate, keys=plan.gate.keys.cpu()),
             tuple(plan.studied),
             now,
             tuple(notes),
@@ -342,7 +343,7 @@ class Consolidation:
             base_name=self.model.name_or_path,
             config=self.config.memory,
             layer=places.layer,
-            background=background,
+            background=background.to(torch.device("cpu")),
             entries=bounded(entries, self.config.notepad) if self.config.notepad else entries,
             created=now,
         )

@@ -51,7 +51,7 @@ def look_elsewhere(
     asked, answers = [*alone, *in_a_chat], [*begun, *begun[::2]]
     below_texts = student.below(texts)
     below_asked = student.below([prompt + answer for prompt, answer in zip(asked, answers)])
-    background = find_background([*below_texts, *below_asked]) if known is None else known
+    background = find_background([*below_texts, *below_asked]) if known is None else known.to(student.model.device)
     return Elsewhere(texts, below_texts, asked, below_asked, background)
 
 

@@ -68,7 +68,8 @@ def find_gate(
 
 def without(gate: GateKeys, studied: Sequence[tuple[Tensor, int]], background: Background) -> GateKeys:
     """The gate without the keys of some of its lessons, given as to `find_gate`."""
-    near = scores(gate.keys.float()[None], _keys(studied, background)[None, None])[0, :, 0]
+    gone = _keys(studied, background.to(studied[0][0].device)).cpu()  # an earlier memory is on the CPU
+    near = scores(gate.keys.float()[None], gone[None, None])[0, :, 0]
     return replace(gate, keys=gate.keys[near < SAME])
 
 
