@@ -10,7 +10,7 @@ read trains nothing. Losses do not depend on the machine, so rows of several sta
     python -m benchmarks.meta_learning --jobs 2        # three seeds; window 512; two rows at a time
     python -m benchmarks.meta_learning --setting sgd   # other fast weights, another inner optimizer
     python -m benchmarks.meta_learning --window 256
-    python -m benchmarks.meta_learning --tokens 16384 --systems control exact --texts anarchist-faq pydecimal
+    python -m benchmarks.meta_learning --window 256 --tokens 16384 --texts anarchist-faq pydecimal
     python -m benchmarks.meta_learning --quick         # one seed, few steps, two texts: to see that it runs
 """
 
