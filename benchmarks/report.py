@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from .results import DIRECTORY, markdown_table
+from .results import DIRECTORY, markdown_table, places
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 SECTIONS = Path(__file__).with_name("report.toml")
@@ -32,11 +32,11 @@ def measured(name: str) -> str:
     """Where a result came from, in a line."""
     report = json.loads((DIRECTORY / f"{name}.json").read_text())
     machine, made = report.get("machine", {}), report.get("made", {})
-    where = machine.get("gpu") or machine.get("processor")
+    commands = report.get("commands") or [made.get("command", "command not recorded")]
     return (
-        f"`{made.get('command', 'command not recorded')}`, {made.get('date', 'date not recorded')}, on {where}, "
-        f"{machine.get('threads')} threads (load {machine.get('load_average')}), torch {machine.get('torch')}, "
-        f"transformers {machine.get('transformers')}. [Table](../results/{name}.md)"
+        f"{', '.join(f'`{command}`' for command in commands)}, {made.get('date', 'date not recorded')}, on "
+        f"{places(report)} (load {machine.get('load_average')}), transformers {machine.get('transformers')}. "
+        f"[Table](../results/{name}.md)"
     )
 
 

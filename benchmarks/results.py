@@ -100,6 +100,11 @@ def in_words(machine: dict[str, Any]) -> str:
     return f"{where}, torch {machine.get('torch')}"
 
 
+def places(report: dict[str, Any]) -> str:
+    """Where the rows of a report were measured."""
+    return "; ".join(sorted(set(report.get("where", {}).values())) or [in_words(report.get("machine", {}))])
+
+
 def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
     """Write `results/<name>.json` and `.md`; returns the directory."""
     DIRECTORY.mkdir(exist_ok=True)
@@ -108,8 +113,7 @@ def save(name: str, report: dict[str, Any], lines: Sequence[str]) -> Path:
     unfinished = DIRECTORY / f"{name}.json.part"
     unfinished.write_text(json.dumps(report, indent=1) + "\n")
     unfinished.replace(DIRECTORY / f"{name}.json")
-    places = sorted(set(report.get("where", {}).values())) or [in_words(report.get("machine", {}))]
-    footer = f"Measured on {'; '.join(places)}."
+    footer = f"Measured on {places(report)}."
     (DIRECTORY / f"{name}.md").write_text("\n".join([f"# {name}", "", *lines, footer]) + "\n")
     return DIRECTORY
 
