@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +42,15 @@ def reason(code: int, said: str) -> str:
         return f"killed by {signal.Signals(-code).name}"
     lines = [line for line in said.splitlines() if line.strip()]
     return re.sub(r"(?<![\w.])(/[^/\s'\"]+)+/", "", lines[-1]) if lines else f"exit status {code}"
+
+
+def failure(error: Exception) -> dict[str, str]:
+    """What stands in a table for a row that raised, hours into a run that must not cost the others theirs.
+
+    The traceback goes to stderr.
+    """
+    traceback.print_exception(error)
+    return {"failed": reason(1, f"{type(error).__name__}: {error}".splitlines()[0])}
 
 
 def limit_memory() -> None:

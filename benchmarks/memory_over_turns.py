@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +29,7 @@ from typing import Any
 from rich.console import Console
 
 from .consolidation import LORA_STEPS
-from .cost import reason
+from .cost import failure
 from .paired import Difference, difference
 from .recollect import ANSWER_TOKENS
 from .results import kept_report, markdown_table, save
@@ -231,14 +230,13 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
 
 def asked(bench: Bench, row: str) -> dict[str, Any]:
-    """What a row answers about the conversation, or why it cannot: hours into a run that must not cost the others."""
+    """What a row answers about the conversation, or why it cannot."""
     began = time.perf_counter()
     try:
         given = ROWS[row](bench)
     except Exception as error:
-        traceback.print_exc()
         bench.take(bench.talk)  # what was made of it may be half changed
-        return {"failed": reason(1, "".join(traceback.format_exception_only(error)))}
+        return failure(error)
     return {
         "answers": scored(bench.talk, given.answers), "bytes": given.nbytes, "drift": dict(given.drift),
         "changed": given.changed, "remark": given.remark, "talk": bench.talk.digest,

@@ -19,14 +19,13 @@ and a later one adds its rows. A row that cannot answer says why, and is asked a
 from __future__ import annotations
 
 import argparse
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from .cost import reason
+from .cost import failure
 from .needle_report import lines, plot
 from .needle_rows import ANSWER_TOKENS, GROUPS, ROWS, SLOW, TRAINED_PART, TRAINED_STEPS, Bench
 from .needles import TASKS, Needle, found, in_turns, of_task
@@ -70,13 +69,12 @@ def is_answered(stored: Rows, name: str, task: str, index: int) -> bool:
 
 
 def asked(bench: Bench, name: str) -> dict[str, Any]:
-    """What a row answers about the needle, or why it cannot: hours into a run that must not cost the others theirs."""
+    """What a row answers about the needle, or why it cannot."""
     try:
         answer, nbytes = ROWS[name](bench)
     except Exception as error:
-        traceback.print_exc()
         bench.start_again()
-        return {"failed": reason(1, f"{type(error).__name__}: {error}".splitlines()[0])}
+        return failure(error)
     return {"right": found(bench.needle, answer), "answer": answer, "bytes": nbytes}
 
 
