@@ -15,6 +15,8 @@ from tiny import tokens
 from words import OTHER_STORY
 
 from ttt_retrofit import Cancelled, InputError
+from ttt_retrofit.consolidation import asking, study
+from ttt_retrofit.consolidation.writer import Writer
 
 
 @pytest.fixture
@@ -100,6 +102,31 @@ def test_a_cancelled_job_goes_on_where_it_was_and_ends_the_same(model, tmp_path,
     assert "answers" not in {stage for stage, _ in seen}
     assert min(done for stage, done in seen if stage == "train") == 4
     assert resumed.diff(whole)["changed"] == []
+
+
+def test_a_study_that_was_cut_off_goes_on_in_its_middle(model, tmp_path, monkeypatch):
+    for module in (asking, study):
+        monkeypatch.setattr(module, "BATCH", 1)
+    written, write = [], Writer._batch
+
+    def counted(writer, prompts, *how):
+        given = write(writer, prompts, *how)
+        written.append(prompts)
+        return given
+
+    monkeypatch.setattr(Writer, "_batch", counted)
+    whole = consolidate(model, directory=tmp_path / "whole", questions=None)
+    model.reset_memory()
+    asked = list(written)
+    written.clear()
+    monkeypatch.setattr(Writer, "_batch", lambda *given: counted(*given) if len(written) < 5 else pytest.fail())
+    with pytest.raises(pytest.fail.Exception):
+        consolidate(model, directory=tmp_path / "parts", questions=None)
+    monkeypatch.setattr(Writer, "_batch", counted)
+    resumed = consolidate(model, directory=tmp_path / "parts", questions=None)
+    assert written == asked, "something was written twice, or left out"
+    assert resumed.diff(whole)["changed"] == []
+    assert not any((tmp_path / "parts").iterdir())
 
 
 def test_pausing_stops_the_work_until_it_is_resumed(model, tmp_path):

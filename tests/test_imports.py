@@ -51,6 +51,7 @@ ORDER = [
     "remembering",
     "consolidation.job",
     "consolidation.consolidate",
+    "consolidation.kept_writer",
     "consolidation.work",
     "consolidation.verify",
     "consolidation.plan",

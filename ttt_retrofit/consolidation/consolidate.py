@@ -40,6 +40,7 @@ from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_n
 from .earlier import Earlier
 from .elsewhere import Elsewhere, beginnings, look_elsewhere
 from .gatekeeping import highest
+from .kept_writer import KeptWriter
 from .notepad import bounded, written
 from .overview import overview
 from .pieces import Context
@@ -118,10 +119,10 @@ class Consolidation:
         plain = plain_copy(self.model)
         places = find_places(plain, self.config.memory)
         self._check_earlier(places)
-        teacher = Writer(plain, self.tokenizer, self.control.check)
+        teacher = KeptWriter(work, "teacher", plain, self.tokenizer, self.control.check)
         questions = work.load_study()
         if questions is None:
-            questions = self._study(teacher)
+            questions = self._study(teacher, work)
             work.save_study(questions)
         asked = [question for question in questions if not question.held_out]
         if not asked:
@@ -230,8 +231,8 @@ class Consolidation:
                 "reset_memory() first."
             )
 
-    def _study(self, teacher: Writer) -> list[Question]:
-        writer = teacher if self.writer is None else Writer(*self.writer, self.control.check)
+    def _study(self, teacher: Writer, work: Work) -> list[Question]:
+        writer = teacher if self.writer is None else KeptWriter(work, "writer", *self.writer, self.control.check)
         own = [Asked(text, self._about(text), by_user=True) for text in self.own_questions]
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens

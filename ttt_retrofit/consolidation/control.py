@@ -35,7 +35,6 @@ class Control:
         self._began = time.monotonic()
         self._paused = 0.0
         self._stage_began = 0.0
-        self.seconds_before = 0.0  # spent by an earlier run that this one resumes
         self.seconds: dict[str, float] = {}
 
     def cancel(self) -> None:
@@ -54,8 +53,8 @@ class Control:
 
     @property
     def elapsed(self) -> float:
-        """Seconds of work, pauses excluded, earlier runs included."""
-        return time.monotonic() - self._began - self._paused + self.seconds_before
+        """Seconds of work, pauses excluded."""
+        return time.monotonic() - self._began - self._paused
 
     def spent(self, since: float = 0.0) -> float:
         """Share of the budget's seconds that is spent, from 0 to 1 and more; of those that were left at `since`."""

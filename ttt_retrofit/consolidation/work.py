@@ -33,6 +33,7 @@ logger = logging.get_logger(__name__)
 
 FORMAT = 5  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
+WRITTEN = "written-{}.safetensors"  # answers of one call, whose name tells what was asked
 SAVE_EVERY = 15.0  # seconds
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of every leaf, which takes no step where no gate opened
 
@@ -73,7 +74,7 @@ class Work:
     def close(self, finished: bool) -> None:
         if self.lock is not None:
             self.lock.release()
-        if finished or not any((self.directory / name).exists() for name in (STUDY, TRAINING)):  # nothing to go on from
+        if finished or not any(self.directory.glob("*.safetensors")):  # nothing to go on from
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _write(self, name: str, tensors: dict[str, Tensor], header: Any) -> None:
@@ -100,26 +101,26 @@ class Work:
             return None
 
     def save_study(self, questions: Sequence[Question]) -> None:
-        tensors = {"ids": torch.tensor([t for q in questions for t in q.answer.ids], dtype=torch.int32)}
-        if questions:
-            tensors["indices"] = torch.cat([q.answer.indices for q in questions])
-            tensors["logprobs"] = torch.cat([q.answer.logprobs for q in questions])
         header = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in questions]
-        self._write(STUDY, tensors, header)
+        self._write(STUDY, _as_tensors([q.answer for q in questions]), header)
 
     def load_study(self) -> list[Question] | None:
         stored = self._read(STUDY)
         if stored is None:
             return None
         tensors, header = stored
-        questions, at = [], 0
-        for text, value, count, statement, held_out in header:
-            span = slice(at, at + count)
-            ids = tuple(tensors["ids"][span].tolist())
-            answer = Answer(ids, tensors["indices"][span], tensors["logprobs"][span])
-            questions.append(Question(text, frozenset(value), answer, statement, held_out))
-            at += count
-        return questions
+        answers = _as_answers(tensors, [count for _, _, count, _, _ in header])
+        return [
+            Question(text, frozenset(value), answer, statement, held_out)
+            for (text, value, _, statement, held_out), answer in zip(header, answers)
+        ]
+
+    def save_answers(self, name: str, answers: Sequence[Answer]) -> None:
+        self._write(WRITTEN.format(name), _as_tensors(answers), [len(answer.ids) for answer in answers])
+
+    def load_answers(self, name: str) -> list[Answer] | None:
+        stored = self._read(WRITTEN.format(name))
+        return None if stored is None else _as_answers(*stored)
 
     def save_training(self, state: State) -> None:
         if time.monotonic() - self.last_saved < SAVE_EVERY:
@@ -145,6 +146,23 @@ class Work:
                 known[index] = {m: tensors[f"{index}|{m}"] for m in MOMENTS}
         state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": known})
         state.step, state.known = header["step"], header["known"]
+
+
+def _as_tensors(answers: Sequence[Answer]) -> dict[str, Tensor]:
+    """One after the other."""
+    tensors = {"ids": torch.tensor([token for answer in answers for token in answer.ids], dtype=torch.int32)}
+    if answers:
+        tensors["indices"] = torch.cat([answer.indices for answer in answers])
+        tensors["logprobs"] = torch.cat([answer.logprobs for answer in answers])
+    return tensors
+
+
+def _as_answers(tensors: dict[str, Tensor], lengths: Sequence[int]) -> list[Answer]:
+    """Of `_as_tensors`, by the tokens of each."""
+    if not lengths:
+        return []
+    ids, indices, logprobs = (tensors[name].split(list(lengths)) for name in ("ids", "indices", "logprobs"))
+    return [Answer(tuple(one.tolist()), *sure) for one, *sure in zip(ids, indices, logprobs)]
 
 
 def _listed(leaves: Leaves) -> list[tuple[str, str, Tensor]]:
