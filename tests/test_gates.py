@@ -5,6 +5,7 @@ import dataclasses
 import torch
 
 from ttt_retrofit import gates
+from ttt_retrofit.consolidation import gatekeeping
 
 
 def bank(*keys, closed=0.3):
@@ -83,3 +84,26 @@ def test_padding_changes_neither_the_gates_nor_what_is_carried_on():
     assert torch.allclose(both[1:, :12], alone, atol=1e-5)
     for name, tensor in after.tensors().items():
         assert torch.allclose(tensor[1:], end.tensors()[name], atol=1e-5), name
+
+
+def test_the_few_questions_that_could_be_anybodys_do_not_shut_a_gate_to_all_others():
+    """Of 60 studied questions one is asked elsewhere, too: word for word, where what was told is never near."""
+    generator = torch.Generator().manual_seed(0)
+
+    def about(direction):
+        return 0.05 * torch.randn(12, 96, generator=generator) + torch.eye(96)[direction]
+
+    told = [about(direction) for direction in range(59)]
+    anybodys = about(59)
+    elsewhere = [about(direction) for direction in range(60, 96)]
+    background = gatekeeping.find_background(elsewhere)
+    texts, asked = elsewhere[:18], [*elsewhere[18:], anybodys]
+
+    def gate_of(studied, asked):
+        return gatekeeping.find_gate([(hidden, 6) for hidden in studied], texts, asked, background)
+
+    without, with_it = gate_of(told, elsewhere[18:]), gate_of([*told, anybodys], asked)
+    assert with_it.closed < without.closed + 0.05
+    assert all(gatekeeping.highest(hidden, with_it.keys, background) > with_it.opened for hidden in told)
+    assert gatekeeping.highest(anybodys, with_it.keys, background) < with_it.closed
+    assert gate_of([*told[:19], anybodys], asked).keys.shape[0] == 2 * 20, "of a few, none is left out"

@@ -23,6 +23,7 @@ FLOOR = 0.05
 # Cosine by which a gate stands above all unrelated text it was measured on: other text comes nearer by chance.
 MARGIN = 0.1
 UNLIKE = 0.98  # of the unrelated questions are about nothing alike
+TELLING = 0.98  # of the keys, at least, are about what was told
 RAMP = 0.05  # cosine between silence and speaking fully
 SAME = 0.995  # cosine from which two keys are of one lesson; other questions reach 0.97
 
@@ -50,7 +51,8 @@ def find_gate(
     """The gate of an entry: shut on every unrelated text, and on unrelated questions but for a few.
 
     Those are about something alike, "What is a violin?" where somebody plays one: a gate above them would be shut on
-    what was told, too. Their answers are taught to stay the base's.
+    what was told, too. Their answers are taught to stay the base's. It would be shut as well above the keys of the few
+    studied questions that could be anybody's, such as "What time is it?": these are left out.
 
     Parameters
     ----------
@@ -59,10 +61,16 @@ def find_gate(
         ends of answers, too, and one answer begins much like another.
     """
     keys = _keys(studied, background).half()
+    by_text, by_question = (
+        torch.stack([nearness(hidden, keys, background) for hidden in unrelated]) for unrelated in (texts, asked)
+    )
+    heard = max(by_question.amax(1).quantile(UNLIKE).item(), by_text.max().item())
+    nearest = torch.cat([by_text, by_question]).amax(0)  # (K,)
+    telling = nearest.quantile(TELLING, interpolation="higher").item()
+    if telling < heard:
+        keys, heard = keys[nearest <= telling], telling
     if keys.shape[0] > MOST_KEYS:
         keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS).long()]
-    questions = torch.tensor([highest(hidden, keys, background) for hidden in asked])
-    heard = max(questions.quantile(UNLIKE).item(), *(highest(hidden, keys, background) for hidden in texts))
     return GateKeys(keys, heard + MARGIN, heard + MARGIN + RAMP)
 
 
@@ -80,7 +88,12 @@ def _keys(studied: Sequence[tuple[Tensor, int]], background: Background) -> Tens
     return background.float().whitened(ends)
 
 
-def highest(hidden: Tensor, keys: Tensor, background: Background, start: int = SETTLED - 1) -> float:
-    """The largest cosine to a key anywhere in a text from token `start` on. hidden: (T, D)."""
-    means = means_of(hidden)[min(start, hidden.shape[0] - 1) :]
-    return scores(background.float().whitened(means)[None], keys.float()[None, None]).max().item()
+def nearness(hidden: Tensor, keys: Tensor, background: Background) -> Tensor:
+    """The largest cosine to each key anywhere in a text, once it is about something. hidden: (T, D) -> (K,)."""
+    means = means_of(hidden)[min(SETTLED, hidden.shape[0]) - 1 :]
+    return (background.float().whitened(means) @ keys.float().mT).amax(0)
+
+
+def highest(hidden: Tensor, keys: Tensor, background: Background) -> float:
+    """The largest cosine to any key anywhere in a text. hidden: (T, D)."""
+    return nearness(hidden, keys, background).max().item()
