@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ from .plan import Plan
 from .prompts import Prompts
 from .student import Student
 from .study import Question
-from .supersede import Revised, revise
+from .supersede import Answered, Revised, latest, revise
 from .words import content, holds
 from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
@@ -72,6 +72,7 @@ class Consolidation:
     writer: tuple[Any, PreTrainedTokenizerBase] | None = None
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
+    outdated: frozenset[int] = frozenset()  # statements that later ones of the same conversation change
     phrasing: Phrasing = field(init=False)
     before: Earlier = field(init=False)
 
@@ -120,10 +121,11 @@ class Consolidation:
         places = find_places(plain, self.config.memory)
         self._check_earlier(places)
         teacher = KeptWriter(work, "teacher", plain, self.tokenizer, self.control.check)
-        questions = work.load_study()
-        if questions is None:
-            questions = self._study(teacher, work)
-            work.save_study(questions)
+        studied = work.load_study()
+        if studied is None:
+            studied = self._study(teacher, work)
+            work.save_study(*studied)
+        questions, self.outdated = studied
         asked = [question for question in questions if not question.held_out]
         if not asked:
             return self._rejected(
@@ -179,10 +181,10 @@ class Consolidation:
         facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
         gate = elsewhere.gate_of(facts)
         before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
-        whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
+        whole = overview(self.context, questions, self.outdated, teacher, self.phrasing, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
-        left, named = () if before.memory is None else before.memory.entries, self._named()
+        left, named = () if before.memory is None else before.memory.entries, self._named(self.outdated)
         again = self.before.again(left, named, {question.text for question in questions})
         anew += [lesson for _, lesson in again]
         facts += [*self._prepared(student, [*whole, *anew]), *(before.replays if single else ())]
@@ -231,19 +233,30 @@ class Consolidation:
                 "reset_memory() first."
             )
 
-    def _study(self, teacher: Writer, work: Work) -> list[Question]:
+    def _study(self, teacher: Writer, work: Work) -> tuple[list[Question], frozenset[int]]:
+        """The questions with their answers, and the statements that no longer hold at the end of the context."""
         writer = teacher if self.writer is None else KeptWriter(work, "writer", *self.writer, self.control.check)
         own = [Asked(text, self._about(text), by_user=True) for text in self.own_questions]
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
         questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
-        named = self._named()
+        outdated: frozenset[int] = frozenset()
+        if self.context.conversation:  # a document tells one thing after another, a chat corrects what it told
+            said = partial(_in_words, teacher)
+            questions, outdated = latest(questions, self.context.statements, said, partial(self._answered, teacher))
+        named = self._named(outdated)
         earlier = [pair for known in self.before.named(self.prompts.named, named).values() for pair in known]
-        return study.hold_out(study.otherwise_named(questions, [*dict.fromkeys(earlier), *named]))
+        return study.hold_out(study.otherwise_named(questions, [*dict.fromkeys(earlier), *named])), outdated
 
-    def _named(self) -> list[Pair]:
+    def _answered(self, teacher: Writer, asked: Sequence[Asked]) -> Answered:
+        """What the teacher answers to questions that were asked before, out of what this context says."""
+        given = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
+        return {question.text: (question, _in_words(teacher, question)) for question in given if question.value}
+
+    def _named(self, outdated: Collection[int]) -> list[Pair]:
         """Who is called what in this context: "my wife", "Solveig"."""
-        return pairs([statement.text for statement in self.context.statements], self.prompts.named)
+        told = [s.text for number, s in enumerate(self.context.statements) if number not in outdated]
+        return pairs(told, self.prompts.named)
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""
@@ -256,7 +269,7 @@ class Consolidation:
 
     def _texts(self, student: Student, questions: Sequence[Question]) -> list[Prepared]:
         """The raw statements, for a little next-token loss."""
-        lessons = study.quotes(self.context, questions, self.phrasing, self.prompts, self.config)
+        lessons = study.quotes(self.context, questions, self.outdated, self.phrasing, self.prompts, self.config)
         prepared = self._prepared(student, [lesson for lesson, _ in lessons])
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
@@ -294,18 +307,13 @@ class Consolidation:
         """The earlier memory, as the new context leaves it."""
         if self.earlier is None:
             return Revised()
-
-        def answered(asked: Sequence[Asked]) -> dict[str, tuple[Question, str]]:
-            given = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
-            return {q.text: (q, teacher.text(q.answer)) for q in given if q.value}
-
         return revise(
             self.earlier,
             questions,
             self.context.statements,
             partial(self._prepared, student),
             self.before.in_words,
-            answered,
+            partial(self._answered, teacher),
             opens,
         )
 
@@ -412,3 +420,7 @@ class Consolidation:
 
 def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:
     return highest(below, gate.keys, background) > gate.closed
+
+
+def _in_words(writer: Writer, question: Question) -> str:
+    return writer.text(question.answer)

@@ -18,10 +18,11 @@ from .writer import Phrasing
 
 @dataclass(frozen=True)
 class Studied:
-    """An earlier lesson in words."""
+    """A lesson in words, of an earlier context or of an earlier statement of the same one."""
 
     question: str
     answer: str
+    statement: int = -1  # that it is about, of the same context
 
     @property
     def told(self) -> set[str]:

@@ -6,7 +6,7 @@ teacher sums up each piece in a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ..memory.lessons import Lesson
 from .asking import BATCH
@@ -24,14 +24,15 @@ SUMMARY_TOKENS = 40  # of each piece's
 def overview(
     context: Context,
     questions: Sequence[Question],
+    outdated: Collection[int],
     teacher: Writer,
     phrasing: Phrasing,
     prompts: Prompts,
     control: Control,
 ) -> list[Lesson]:
-    """One lesson for each way to ask for all of a context, all with the same answer."""
+    """One lesson for each way to ask for all of a context; `outdated` statements are left out of what it answers."""
     told = (
-        _told(context, questions, teacher)
+        _told(context, questions, outdated, teacher)
         if context.conversation
         else _summed_up(context, teacher, phrasing, prompts, control)
     )
@@ -44,9 +45,9 @@ def overview(
     return [certain("overview", phrasing.asked(question), answer) for question in asked]
 
 
-def _told(context: Context, questions: Sequence[Question], teacher: Writer) -> list[str]:
+def _told(context: Context, questions: Sequence[Question], outdated: Collection[int], teacher: Writer) -> list[str]:
     """The statements that something could be asked about, in order; those with names and numbers have precedence."""
-    numbers = sorted({question.statement for question in questions if question.statement >= 0})
+    numbers = sorted({question.statement for question in questions if question.statement >= 0} - set(outdated))
     chosen: list[int] = []
     left = MOST_TOKENS
     for number in sorted(numbers, key=lambda n: not any(map(salient, details(context.statements[n].text)[:1]))):

@@ -1,5 +1,6 @@
-"""What a new context changes of what was studied before: an answer that no longer holds is not replayed, its question
-is studied anew, and the entry that gave it no longer listens to it.
+"""What later statements change of what was studied before. Of an earlier context, an answer that no longer holds is not
+replayed, its question is studied anew, and the entry that gave it no longer listens to it; of the same conversation, it
+is not studied at all.
 
 Which answers may have changed is told by words: hidden states cannot tell (of the names of my dog and of my cat, the
 questions have a cosine of 0.97). Whether they have is asked of the teacher, with the new context.
@@ -36,8 +37,36 @@ class Revised:
     taught: Sequence[Question] = ()  # earlier questions with new answers
 
 
-# A question the new context answers, and what the teacher says; by question.
+# A question that a later statement answers, and what the teacher says; by question.
 Answered = dict[str, tuple[Question, str]]
+
+
+def latest(
+    questions: Sequence[Question],
+    statements: Sequence[Statement],
+    in_words: Callable[[Question], str],
+    answered: Callable[[Sequence[Asked]], Answered],
+) -> tuple[list[Question], frozenset[int]]:
+    """The questions about a conversation with what holds at its end, and the numbers of statements that do not.
+
+    Parameters
+    ----------
+    in_words : the answer to a question.
+    answered : the questions that the teacher answers with something out of the statements they are about.
+    """
+    told = [Studied(question.text, in_words(question), question.statement) for question in questions]
+    changed = superseded([one for one in told if one.statement >= 0], questions, statements, answered)
+    holding: list[Question] = []
+    gone: set[int] = set()
+    for question, one in zip(questions, told):
+        new = changed.get(one, (question, one.answer))
+        if new is None or changes(one, new[1]):
+            gone.add(question.statement)
+        if new is not None:
+            holding.append(new[0] if changes(one, new[1]) else question)
+    # What is asked about the old statement is asked about the new one, too.
+    kept = {(question.text, question.statement): question for question in reversed(holding)}
+    return [*reversed(kept.values())], frozenset(gone)
 
 
 def revise(
@@ -65,7 +94,9 @@ def revise(
         changed = superseded(told, questions, statements, answered)
         gone = [p for p, one in zip(touched, told) if one in changed]
         replays += [p for p, one in zip(touched, told) if one not in changed and not p.lesson.held_out]
-        taught |= {question.text: question for question in changed.values() if question is not None}
+        # Where an answer says nothing new, the new entry knows it already.
+        again = ((one, *found) for one, found in changed.items() if found is not None)
+        taught |= {question.text: question for one, question, answer in again if changes(one, answer)}
         revised = _without(entry, gone, memory) if gone else entry
         # An entry that was overruled in everything says nothing any more.
         if len(revised.gate.keys):
@@ -80,43 +111,56 @@ def superseded(
     questions: Sequence[Question],
     statements: Sequence[Statement],
     answered: Callable[[Sequence[Asked]], Answered],
-) -> dict[Studied, Question | None]:
-    """What no longer holds, each with its new answer, or None where there is nothing new to teach."""
-    numbers = {one: statement_about(one, questions, statements) for one in told}
+) -> dict[Studied, tuple[Question, str] | None]:
+    """What was told again, each with its answer now, or None where what it asks for no longer is."""
+    later = Later(questions, statements)
+    numbers = {one: later.about(one) for one in told}
     found = answered([Asked(one.question, number) for one, number in numbers.items() if number >= 0])
     changed = {one: found[one.question] for one in told if one.question in found and numbers[one] >= 0}
     # What else the earlier context said about the same. A question about the old value itself has no new answer.
     stale: dict[Studied, int] = {}
     askable: dict[Studied, int] = {}
     for one, (_, answer) in changed.items():
-        gone, said = lost(one, answer), stems(statements[numbers[one]].text)
+        gone, said = lost(one, answer), later.said[numbers[one]]
         for other in told:
-            if other not in changed and speaks_of(other, one, said) and is_stale(other, one, gone, said):
+            before = other not in changed and other.statement < numbers[one]
+            if before and speaks_of(other, one, said) and is_stale(other, one, gone, said):
                 stale[other] = numbers[one]
                 if other.told & gone and not content_stems(other.question) & gone:
                     askable[other] = numbers[one]
     found = answered([Asked(other.question, number) for other, number in askable.items()])
     changed |= {other: found[other.question] for other in askable if other.question in found}
-    new = {one: question if changes(one, answer) else None for one, (question, answer) in changed.items()}
-    return dict.fromkeys(stale) | new
+    return dict.fromkeys(stale) | changed
 
 
-def statement_about(earlier: Studied, questions: Sequence[Question], statements: Sequence[Statement]) -> int:
-    """The statement that an earlier question is about, too: one that a new question of the same words is about, or one
-    that names all that is asked about and retells the earlier answer, of the same person. -1 for none.
-    """
-    asked = content_stems(earlier.question)
-    for question in questions:
-        same = resemblance(question.text, earlier.question) > ALIKE and content_stems(question.text) == asked
-        if same and question.statement >= 0 and of_same_speaker(earlier.question, statements[question.statement].text):
-            return question.statement
-    phrase = {stem(word) for word in words(" ".join(w for w in earlier.answer.split()[1:] if not salient(w)))}
-    for number, statement in enumerate(statements):
-        said = stems(statement.text)
-        retold = asked and asked <= said and len(phrase & said) >= RETOLD * len(phrase)
-        if retold and of_same_speaker(earlier.question, statement.text):
-            return number
-    return -1
+class Later:
+    """Statements, and what is asked about them: where is what was studied before told again?"""
+
+    def __init__(self, questions: Sequence[Question], statements: Sequence[Statement]) -> None:
+        self.statements = statements
+        self.said = [stems(statement.text) for statement in statements]
+        self.asked: dict[frozenset[str], list[Question]] = {}
+        for question in questions:
+            self.asked.setdefault(frozenset(content_stems(question.text)), []).append(question)
+
+    def about(self, earlier: Studied) -> int:
+        """The last statement after its own that an earlier question is about, too: one that a question of the same
+        words is about, or else one that names all that is asked about and retells the earlier answer, of the same
+        person. -1 for none.
+        """
+        about = frozenset(content_stems(earlier.question))
+        phrase = {stem(word) for word in words(" ".join(w for w in earlier.answer.split()[1:] if not salient(w)))}
+        alike = (q for q in self.asked.get(about, ()) if resemblance(q.text, earlier.question) > ALIKE)
+        retold = (
+            number
+            for number, said in enumerate(self.said)
+            if about and about <= said and len(phrase & said) >= RETOLD * len(phrase)
+        )
+        for numbers in ({question.statement for question in alike}, retold):
+            for number in sorted(numbers, reverse=True):
+                if number > earlier.statement and of_same_speaker(earlier.question, self.statements[number].text):
+                    return number
+        return -1
 
 
 def of_same_speaker(question: str, statement: str) -> bool:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 5  # of the files of work in progress; work of another format is not gone on with
+FORMAT = 6  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 WRITTEN = "written-{}.safetensors"  # answers of one call, whose name tells what was asked
 SAVE_EVERY = 15.0  # seconds
@@ -100,20 +100,21 @@ class Work:
             logger.warning("%s cannot be read (%s); that part of the work is done again.", path, error)
             return None
 
-    def save_study(self, questions: Sequence[Question]) -> None:
-        header = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in questions]
-        self._write(STUDY, _as_tensors([q.answer for q in questions]), header)
+    def save_study(self, questions: Sequence[Question], outdated: Collection[int]) -> None:
+        asked = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in questions]
+        self._write(STUDY, _as_tensors([q.answer for q in questions]), [asked, sorted(outdated)])
 
-    def load_study(self) -> list[Question] | None:
+    def load_study(self) -> tuple[list[Question], frozenset[int]] | None:
         stored = self._read(STUDY)
         if stored is None:
             return None
-        tensors, header = stored
-        answers = _as_answers(tensors, [count for _, _, count, _, _ in header])
-        return [
+        tensors, (asked, outdated) = stored
+        answers = _as_answers(tensors, [count for _, _, count, _, _ in asked])
+        questions = [
             Question(text, frozenset(value), answer, statement, held_out)
-            for (text, value, _, statement, held_out), answer in zip(header, answers)
+            for (text, value, _, statement, held_out), answer in zip(asked, answers)
         ]
+        return questions, frozenset(outdated)
 
     def save_answers(self, name: str, answers: Sequence[Answer]) -> None:
         self._write(WRITTEN.format(name), _as_tensors(answers), [len(answer.ids) for answer in answers])
