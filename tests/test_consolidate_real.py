@@ -18,10 +18,12 @@ from ttt_retrofit.consolidation.words import holds
 pytestmark = pytest.mark.real
 
 TOLD = [
-    {"role": "user", "content": "The code of the garage is 7145."},
+    {"role": "user", "content": "The code of the garage is 3308."},
     {"role": "assistant", "content": "Noted."},
     {"role": "user", "content": "My dog is called Biscuit."},
     {"role": "assistant", "content": "Lovely."},
+    {"role": "user", "content": "Something has changed: The code of the garage is 7145."},
+    {"role": "assistant", "content": "Noted."},
 ]
 ASKED = {
     "What is the code of the garage?": "7145",
@@ -62,7 +64,7 @@ def directory():
 
 @pytest.fixture(scope="module")
 def told(directory, tmp_path_factory):
-    """A model that was told two facts, and its memory of them."""
+    """A model that was told two facts, one of them anew, and its memory of them."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), TTTConfig(learn_from="none"))
     memory = model.consolidate(TOLD, tokenizer=tokenizer, work_dir=tmp_path_factory.mktemp("work"))
@@ -79,6 +81,7 @@ def test_what_was_told_is_known_in_a_fresh_process_without_the_conversation(told
     answers = json.loads(done.stdout.strip().splitlines()[-1])
     assert not any(holds(answers[f"without {question}"], [answer]) for question, answer in ASKED.items())
     assert sum(holds(answers[f"with {question}"], [answer]) for question, answer in ASKED.items()) >= 2
+    assert not any(holds(answers[f"with {question}"], ["3308"]) for question in ASKED), "that no longer holds"
     assert all(answers[f"with {question}"] == answers[f"without {question}"] for question in ELSEWHERE)
     assert not set(ELSEWHERE) & set(Prompts.load().general)
 
@@ -103,7 +106,7 @@ def test_a_memory_is_small(told):
 def test_a_memory_tells_all_it_was_told(told):
     model, tokenizer, memory = told
     said = Recollector(model, tokenizer, memory).answers([([], "What do you know about me?")])[0]
-    assert holds(said, ["7145", "biscuit"])
+    assert holds(said, ["7145", "biscuit"]) and not holds(said, ["3308"])
 
 
 def test_a_correction_takes_the_place_of_what_it_corrects_and_the_rest_stays(told, tmp_path):
