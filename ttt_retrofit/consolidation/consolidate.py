@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ from .prompts import Prompts
 from .student import Student
 from .study import Question
 from .supersede import Answered, Revised, latest, revise
-from .words import content, holds
+from .words import content
 from .work import FORMAT, Work
 from .writer import Phrasing, Writer, common_beginning
 
@@ -72,7 +72,6 @@ class Consolidation:
     writer: tuple[Any, PreTrainedTokenizerBase] | None = None
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
-    outdated: frozenset[int] = frozenset()  # statements that later ones of the same conversation change
     phrasing: Phrasing = field(init=False)
     before: Earlier = field(init=False)
 
@@ -125,7 +124,8 @@ class Consolidation:
         if studied is None:
             studied = self._study(teacher, work)
             work.save_study(*studied)
-        questions, self.outdated = studied
+        questions, outdated = studied
+        self.context = self.context.without(outdated)
         asked = [question for question in questions if not question.held_out]
         if not asked:
             return self._rejected(
@@ -181,10 +181,10 @@ class Consolidation:
         facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
         gate = elsewhere.gate_of(facts)
         before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
-        whole = overview(self.context, questions, self.outdated, teacher, self.phrasing, self.prompts, self.control)
+        whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
-        left, named = () if before.memory is None else before.memory.entries, self._named(self.outdated)
+        left, named = () if before.memory is None else before.memory.entries, _named(self.context, self.prompts)
         again = self.before.again(left, named, {question.text for question in questions})
         anew += [lesson for _, lesson in again]
         facts += [*self._prepared(student, [*whole, *anew]), *(before.replays if single else ())]
@@ -244,7 +244,7 @@ class Consolidation:
         if self.context.conversation:  # a document tells one thing after another, a chat corrects what it told
             said = partial(_in_words, teacher)
             questions, outdated = latest(questions, self.context.statements, said, partial(self._answered, teacher))
-        named = self._named(outdated)
+        named = _named(self.context.without(outdated), self.prompts)
         earlier = [pair for known in self.before.named(self.prompts.named, named).values() for pair in known]
         return study.hold_out(study.otherwise_named(questions, [*dict.fromkeys(earlier), *named])), outdated
 
@@ -252,11 +252,6 @@ class Consolidation:
         """What the teacher answers to questions that were asked before, out of what this context says."""
         given = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
         return {question.text: (question, _in_words(teacher, question)) for question in given if question.value}
-
-    def _named(self, outdated: Collection[int]) -> list[Pair]:
-        """Who is called what in this context: "my wife", "Solveig"."""
-        told = [s.text for number, s in enumerate(self.context.statements) if number not in outdated]
-        return pairs(told, self.prompts.named)
 
     def _about(self, question: str) -> int:
         """The statement that shares most words with a question of the user's own."""
@@ -269,7 +264,7 @@ class Consolidation:
 
     def _texts(self, student: Student, questions: Sequence[Question]) -> list[Prepared]:
         """The raw statements, for a little next-token loss."""
-        lessons = study.quotes(self.context, questions, self.outdated, self.phrasing, self.prompts, self.config)
+        lessons = study.quotes(self.context, questions, self.phrasing, self.prompts, self.config)
         prepared = self._prepared(student, [lesson for lesson, _ in lessons])
         return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
 
@@ -330,7 +325,8 @@ class Consolidation:
             tokens=len(self._ids(self.context.text)),
             text=self.context.text if self.config.keep_text else None,
         )
-        notes = written((s.text for s in self.context.statements), self.tokenizer) if self.config.notepad else []
+        held = (statement.text for statement in self.context.statements if statement.holds)
+        notes = written(held, self.tokenizer) if self.config.notepad else []
         entry = Entry(
             self.context.sha256[:12],
             (source,),
@@ -366,44 +362,19 @@ class Consolidation:
         unknown: Sequence[str],
         elsewhere: Elsewhere,
     ) -> Report:
-        self.control.at("verify", 0, 3)
+        self.control.at("verify", 0, verify.PARTS)
         converted = private_copy(self.model)
         remembering = Writer(
             converted, self.tokenizer, self.control.check, converted.new_cache, memories=candidate, learn_from="none"
         )
-        prompts = [self.phrasing.asked(text) for text in (*(question.text for question in questions), *unknown)]
-        remembered = {word for question in questions for word in question.value}
-
-        def judged(writer: Writer) -> tuple[list[str], float | None, float | None]:
-            """Answers to the questions, the share that is right, and the share of inventions on the unknown."""
-            given = verify.answered(writer, prompts, self.config.answer_tokens, line=not self.phrasing.chat)
-            answers, declined = given[: len(questions)], given[len(questions) :]
-            return answers, verify.recall(answers, questions), verify.inventions(declined, unknown, remembered)
-
-        _, before, false_before = judged(teacher)
-        self.control.at("verify", 1, 3)
-        answers, after, false = judged(remembering)
-        self.control.at("verify", 2, 3)
         voices = voices_of([candidate], student.model.device, student.model.dtype)
         assert voices is not None
-        moved = verify.drift(student, elsewhere.texts, elsewhere.below_texts, voices)
+        moved = partial(verify.drift, student, elsewhere.texts, elsewhere.below_texts, voices)
+        report = verify.examined(
+            teacher, remembering, self.phrasing, questions, unknown, moved, self.config, self.control
+        )
         self.tokens += remembering.tokens
-        accepted, reason = verify.judged(after, len(questions), moved, self.config)
-        failures = tuple(
-            (q.text, " ".join(sorted(q.value)), a) for q, a in zip(questions, answers) if not holds(a, q.value)
-        )
-        return Report(
-            accepted=accepted,
-            reason=reason,
-            recall_before=before,
-            recall=after,
-            questions=len(questions),
-            false_memories=false,
-            false_memories_before=false_before,
-            drift_kl=moved.kl,
-            drift_loss=moved.loss,
-            failures=failures if self.config.keep_text else (),
-        )
+        return report
 
     def _rejected(self, reason: str, tokens: int) -> Memory:
         """The earlier memory as it was, with a report that says why nothing was added."""
@@ -420,6 +391,11 @@ class Consolidation:
 
 def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:
     return highest(below, gate.keys, background) > gate.closed
+
+
+def _named(context: Context, prompts: Prompts) -> list[Pair]:
+    """Who is called what in a context: "my wife", "Solveig"."""
+    return pairs([statement.text for statement in context.statements if statement.holds], prompts.named)
 
 
 def _in_words(writer: Writer, question: Question) -> str:

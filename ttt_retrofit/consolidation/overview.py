@@ -6,7 +6,7 @@ teacher sums up each piece in a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from ..memory.lessons import Lesson
 from .asking import BATCH
@@ -24,15 +24,14 @@ SUMMARY_TOKENS = 40  # of each piece's
 def overview(
     context: Context,
     questions: Sequence[Question],
-    outdated: Collection[int],
     teacher: Writer,
     phrasing: Phrasing,
     prompts: Prompts,
     control: Control,
 ) -> list[Lesson]:
-    """One lesson for each way to ask for all of a context; `outdated` statements are left out of what it answers."""
+    """One lesson for each way to ask for all of a context, all with the same answer."""
     told = (
-        _told(context, questions, outdated, teacher)
+        _told(context, questions, teacher)
         if context.conversation
         else _summed_up(context, teacher, phrasing, prompts, control)
     )
@@ -45,9 +44,12 @@ def overview(
     return [certain("overview", phrasing.asked(question), answer) for question in asked]
 
 
-def _told(context: Context, questions: Sequence[Question], outdated: Collection[int], teacher: Writer) -> list[str]:
-    """The statements that something could be asked about, in order; those with names and numbers have precedence."""
-    numbers = sorted({question.statement for question in questions if question.statement >= 0} - set(outdated))
+def _told(context: Context, questions: Sequence[Question], teacher: Writer) -> list[str]:
+    """The statements that hold and that something could be asked about, in order; those with names and numbers have
+    precedence.
+    """
+    asked = {question.statement for question in questions if question.statement >= 0}
+    numbers = sorted(number for number in asked if context.statements[number].holds)
     chosen: list[int] = []
     left = MOST_TOKENS
     for number in sorted(numbers, key=lambda n: not any(map(salient, details(context.statements[n].text)[:1]))):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,6 +27,7 @@ class Statement:
     text: str
     before: str  # the sentences before it
     piece: int  # the piece it stands in
+    holds: bool = True  # at the end of the context: nothing that comes later changes it
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Context:
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def without(self, outdated: Collection[int]) -> Context:
+        """The same, where the statements of these numbers do not hold."""
+        statements = (replace(s, holds=number not in outdated) for number, s in enumerate(self.statements))
+        return replace(self, statements=tuple(statements))
 
 
 def understand(context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:

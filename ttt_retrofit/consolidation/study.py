@@ -5,7 +5,7 @@ something the context said.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,15 +124,14 @@ def with_reading(piece: str, question: str, phrasing: Phrasing, prompts: Prompts
 def quotes(
     context: Context,
     questions: Sequence[Question],
-    outdated: Collection[int],
     phrasing: Phrasing,
     prompts: Prompts,
     config: ConsolidationConfig,
 ) -> list[tuple[Lesson, float]]:
     """What was said about every detail, word by word, with the weight of the lesson: next-token loss on the raw text.
 
-    A detail that no question got an answer for is asked back, and answered by the statement itself. Statements that are
-    `outdated` are left out.
+    A detail that no question got an answer for is asked back, and answered by the statement itself. What no longer
+    holds is left out.
     """
     template, reply = prompts.quote_document, prompts.quoted_document
     if context.conversation:
@@ -140,9 +139,9 @@ def quotes(
     given = [(question.statement, stem(word)) for question in questions for word in question.value]
     lessons = []
     for number, detail in details_of(context, config):
-        if number in outdated:
-            continue
         statement = context.statements[number]
+        if not statement.holds:
+            continue
         if config.text_weight > 0:
             quoted = phrasing.said(fill(reply, statement=statement.text))
             lessons.append((certain("text", phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))

@@ -59,11 +59,12 @@ def latest(
     holding: list[Question] = []
     gone: set[int] = set()
     for question, one in zip(questions, told):
-        new = changed.get(one, (question, one.answer))
-        if new is None or changes(one, new[1]):
-            gone.add(question.statement)
-        if new is not None:
-            holding.append(new[0] if changes(one, new[1]) else question)
+        again = changed.get(one, (question, one.answer))
+        if again is not None and not changes(one, again[1]):  # not told again, or told again as it was
+            holding.append(question)
+            continue
+        gone.add(question.statement)
+        holding += [] if again is None else [again[0]]
     # What is asked about the old statement is asked about the new one, too.
     kept = {(question.text, question.statement): question for question in reversed(holding)}
     return [*reversed(kept.values())], frozenset(gone)

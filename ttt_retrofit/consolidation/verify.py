@@ -6,18 +6,21 @@ the memory loaded. T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
+from ..memory.report import Report
 from ..voices import Voices
 from .config import ConsolidationConfig
+from .control import Control
 from .student import Student
 from .study import Question
 from .words import content, holds
-from .writer import Writer
+from .writer import Phrasing, Writer
 
+PARTS = 3  # of its progress: the base asked, the memory asked, unrelated texts read
 ASKED_AT_MOST = 48  # questions
 ASKED_AT_LEAST = 16  # of six odd ones, a good memory gets less than half right by chance
 
@@ -92,3 +95,53 @@ def judged(recall: float | None, questions: int, moved: Drift, config: Consolida
             f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
         )
     return True, f"recall {recall:.0%} of {questions} questions, loss on unrelated text {moved.loss:+.2%}."
+
+
+def examined(
+    teacher: Writer,
+    remembering: Writer,
+    phrasing: Phrasing,
+    questions: Sequence[Question],
+    unknown: Sequence[str],
+    moved: Callable[[], Drift],
+    config: ConsolidationConfig,
+    control: Control,
+) -> Report:
+    """What a candidate knows that the base alone does not, and whether it is accepted.
+
+    Parameters
+    ----------
+    teacher, remembering : the base alone, and with the candidate.
+    unknown : questions that nothing was told about.
+    moved : measures the candidate's drift.
+    """
+    prompts = [phrasing.asked(text) for text in (*(question.text for question in questions), *unknown)]
+    remembered = {word for question in questions for word in question.value}
+
+    def asked(writer: Writer) -> tuple[list[str], float | None, float | None]:
+        """Answers to the questions, the share that is right, and the share of inventions on the unknown."""
+        given = answered(writer, prompts, config.answer_tokens, line=not phrasing.chat)
+        answers, declined = given[: len(questions)], given[len(questions) :]
+        return answers, recall(answers, questions), inventions(declined, unknown, remembered)
+
+    _, before, false_before = asked(teacher)
+    control.at("verify", 1, PARTS)
+    answers, after, false = asked(remembering)
+    control.at("verify", 2, PARTS)
+    drifted = moved()
+    accepted, reason = judged(after, len(questions), drifted, config)
+    failures = tuple(
+        (q.text, " ".join(sorted(q.value)), a) for q, a in zip(questions, answers) if not holds(a, q.value)
+    )
+    return Report(
+        accepted=accepted,
+        reason=reason,
+        recall_before=before,
+        recall=after,
+        questions=len(questions),
+        false_memories=false,
+        false_memories_before=false_before,
+        drift_kl=drifted.kl,
+        drift_loss=drifted.loss,
+        failures=failures if config.keep_text else (),
+    )
