@@ -1,4 +1,4 @@
-"""Does learning while reading make up for the window? Loss by position on texts that chose nothing.
+"""Does learning while reading make up for the window? Loss by position on texts that chose nothing, of four kinds.
 
 One pass of the longest length gives every shorter one too, for all systems are causal. At the first length the question
 is how much of the gap between window + sinks and full attention is closed; at the longest, beyond the length the model
@@ -6,12 +6,16 @@ was trained for, whether the converted model is the better one.
 
     python -m benchmarks.perplexity_by_position            # 8,192 and 16,384 tokens of each test text
     python -m benchmarks.perplexity_by_position --quick    # 2,048 tokens, to see that it runs
+    python -m benchmarks.perplexity_by_position --only "full attention" "window + sinks" --texts emma
+
+What was measured with the same settings is kept in `results/`, so a run that was cut off goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,104 +28,78 @@ from ttt_retrofit.config import PRESETS
 
 from .measure import FULL, SINKS, TTT, Reading, converted, full_attention, progress_bars, streaming
 from .models import model_directory
-from .plots import loss_by_position
-from .results import machine, markdown_table, save
+from .perplexity_report import BLOCK, KINDS, lines, plot
+from .results import kept_report, noted, save
 from .texts import text
 
 NAME = "perplexity_by_position"
-TEXTS = ("persuasion", "emma", "python-tutorial", "turtle")  # two novels, documentation, code
+LENGTHS, QUICK = (8192, 16384), 2048
+WITH_UPDATES = {f"{TTT} ({preset})": preset for preset in PRESETS}
+SYSTEMS = (FULL, SINKS, *WITH_UPDATES)
 
 
-def read_all(base: Any, ids: torch.Tensor, window: int, sinks: int, title: str) -> dict[str, Reading]:
-    """Full attention, window + sinks, and window + sinks + TTT under each preset, over one text."""
-    systems = [FULL, SINKS, *PRESETS]
-    readings = {}
-    with progress_bars(systems, ids.numel(), title) as bars:
-        readings[FULL] = full_attention(base, ids, bars[FULL])
-        for name in systems[1:]:
-            config = TTTConfig.preset("default" if name == SINKS else name, sliding_window=window, sink_tokens=sinks)
-            if name == SINKS:
-                config = replace(config, learn_from="none")
-            with converted(base, config) as model:
-                readings[name] = streaming(model, ids, bars[name])
-    return readings
+def read(base: Any, ids: torch.Tensor, system: str, window: int, sinks: int, title: str) -> Reading:
+    """One system over one text."""
+    with progress_bars([system], ids.numel(), title) as bars:
+        if system == FULL:
+            return full_attention(base, ids, bars[system])
+        config = TTTConfig.preset(WITH_UPDATES.get(system, "default"), sliding_window=window, sink_tokens=sinks)
+        if system == SINKS:
+            config = replace(config, learn_from="none")
+        with converted(base, config) as model:
+            return streaming(model, ids, bars[system])
 
 
-def summary(readings: dict[str, Reading], length: int) -> dict[str, dict[str, Any]]:
-    """Loss of the first `length` tokens, and of the last quarter of them, for each system."""
-    rows = {}
-    for name, reading in readings.items():
-        losses = reading.losses[: length - 1]
-        rows[name] = {
-            "mean": losses.mean().item(),
-            "quarters": [part.mean().item() for part in losses.tensor_split(4)],
-        }
-    return rows
-
-
-def judge(texts: dict[str, dict[str, dict[str, Any]]], preset: str) -> dict[str, Any]:
-    """The figures the project promises, for one preset at one length."""
-    gap = statistics.fmean(rows[SINKS]["mean"] - rows[FULL]["mean"] for rows in texts.values())
-    won = statistics.fmean(rows[SINKS]["mean"] - rows[preset]["mean"] for rows in texts.values())
+def row(reading: Reading, digest: str) -> dict[str, Any]:
+    """What is stored of a reading: the mean loss of every `BLOCK` tokens, the last ones fewer by one."""
+    blocks = [round(part.mean().item(), 5) for part in reading.losses.split(BLOCK)]
     return {
-        "gap_closed_on_the_mean_of_texts": won / gap if gap > 0 else None,
-        "last_quarter_below_window_and_sinks_on_every_text": all(
-            rows[preset]["quarters"][3] < rows[SINKS]["quarters"][3] for rows in texts.values()
-        ),
-        "below_full_attention_on_every_text": all(rows[preset]["mean"] < rows[FULL]["mean"] for rows in texts.values()),
-    }
+        "losses": blocks, "tokens": len(reading.losses) + 1, "seconds": reading.seconds,
+        "state_bytes": reading.state_bytes, "text": digest,
+    }  # fmt: skip
 
 
-def main() -> None:
+def missing(rows: dict[str, Any], texts: dict[str, str], systems: list[str]) -> Iterator[tuple[str, str]]:
+    """The texts and systems that are not stored; those of another edition of a text are read again."""
+    for name, digest in texts.items():
+        for system in systems:
+            if rows.get(f"{name}: {system}", {}).get("text") != digest:
+                yield name, system
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 16384])
+    parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--sinks", type=int, default=4)
-    parser.add_argument("--texts", nargs="+", default=list(TEXTS))
-    parser.add_argument("--quick", action="store_true", help="2,048 tokens of each text")
-    options = parser.parse_args()
-    lengths = [2048] if options.quick else sorted(options.lengths)
+    parser.add_argument("--texts", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="systems")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK:,} tokens of each text")
+    parser.add_argument("--full", action="store_true", help="the default, by name")
+    options = parser.parse_args(arguments)
+    lengths = [QUICK] if options.quick else sorted(options.lengths)
+    settings: dict[str, Any] = {key: getattr(options, key) for key in ("model", "window", "sinks")}
+    settings |= {"tokens": lengths[-1], "block": BLOCK, "presets": PRESETS}
+    name = NAME + ("_quick" if options.quick else "")
+    report = kept_report(name, settings)
+    report["lengths"] = sorted({*report.get("lengths", []), *lengths})
 
-    console = Console()
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    readings = {}
-    for name in options.texts:
-        ids = tokenizer(text(name), return_tensors="pt").input_ids[:, : lengths[-1]]
+    report["trained"] = base.config.max_position_embeddings
+    read_texts = {title: text(title) for title in options.texts}
+    digests = {title: hashlib.sha256(content.encode()).hexdigest()[:12] for title, content in read_texts.items()}
+    for title, system in missing(report["rows"], digests, options.only):
+        ids = tokenizer(read_texts[title], return_tensors="pt").input_ids[:, : lengths[-1]]
         if ids.shape[1] < lengths[-1]:
-            raise SystemExit(f"{name} has {ids.shape[1]} tokens, {lengths[-1]} are needed. Choose other --texts.")
-        readings[name] = read_all(base, ids, options.window, options.sinks, name)
-
-    report: dict[str, Any] = {"settings": vars(options) | {"presets": PRESETS}, "machine": machine(), "lengths": {}}
-    lines = [f"{options.model}, window {options.window}, {options.sinks} sinks. Nats per token.", ""]
-    for length in lengths:
-        texts = {name: summary(systems, length) for name, systems in readings.items()}
-        verdicts = {preset: judge(texts, preset) for preset in PRESETS}
-        report["lengths"][length] = {"texts": texts, "verdicts": verdicts}
-        rows = []
-        for name, systems in texts.items():
-            for system, values in systems.items():
-                label = system if system in (FULL, SINKS) else f"{SINKS} + TTT ({system})"
-                rows.append([name, label, f"{values['mean']:.4f}", *(f"{loss:.3f}" for loss in values["quarters"])])
-        header = ["text", "system", "mean", "1st quarter", "2nd", "3rd", "last"]
-        lines += [f"### {length:,} tokens", "", *markdown_table(header, rows), ""]
-        for preset, verdict in verdicts.items():
-            closed = verdict["gap_closed_on_the_mean_of_texts"]
-            lines.append(
-                f"- {preset}: gap closed on the mean of the texts "
-                + ("n/a (window + sinks is already below full attention)" if closed is None else f"**{closed:.0%}**")
-                + f"; last quarter below window + sinks on every text: "
-                f"{verdict['last_quarter_below_window_and_sinks_on_every_text']}; below full attention on every text: "
-                f"{verdict['below_full_attention_on_every_text']}"
-            )
-        lines.append("")
-    directory = save(NAME, report, lines)
-    for name, systems in readings.items():
-        drawn = {FULL: systems[FULL], SINKS: systems[SINKS], TTT: systems["default"]}
-        loss_by_position(drawn, directory / f"{NAME}_{name}.png", title=name, window=options.window)
-    console.print("\n".join(lines), markup=False)
+            raise SystemExit(f"{title} has {ids.shape[1]} tokens, {lengths[-1]} are needed. Choose other --texts.")
+        reading = read(base, ids, system, options.window, options.sinks, title)
+        noted(report, {f"{title}: {system}": row(reading, digests[title])})
+        save(name, report, lines(report))
+    plot(report, save(name, report, lines(report)) / f"{name}.png")
+    Console(soft_wrap=True).print("\n".join(lines(report)), markup=False)
 
 
 if __name__ == "__main__":

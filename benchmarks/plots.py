@@ -66,6 +66,41 @@ def _draw(axes: Axes, values: Tensor, average: int, name: str) -> None:
     axes.plot(*running_mean(values, average), label=name, **STYLES.get(name, {}))
 
 
+def differences_by_position(
+    panels: dict[str, dict[str, Tensor]], block: int, path: Path, title: str, *, window: int, trained: int
+) -> None:
+    """A panel for each kind of text: differences in loss, (blocks,) of `block` tokens each, over position.
+
+    Beyond the length that a model was trained for, full attention breaks down, and the differences leave the picture.
+    """
+    colours = (STYLES[SINKS]["color"], STYLES[TTT]["color"], "#009E73")
+    average = 16  # blocks
+    with plt.rc_context(figures.LOOK):
+        figure, axes = plt.subplots(2, 2, figsize=(9.6, 6.6), sharex=True, sharey=True, squeeze=False)
+        for panel, (kind, curves) in zip(axes.flat, panels.items()):
+            for (system, values), colour in zip(curves.items(), colours):
+                places, smooth = running_mean(values, average)
+                panel.plot([(place + 1) * block for place in places], smooth, label=system, color=colour, linewidth=1.5)
+            panel.axhline(0, color="#444444", linewidth=0.8)
+            panel.axvline(window, color="#888888", linewidth=0.8, linestyle=":")
+            if len(next(iter(curves.values()))) * block > trained:
+                panel.axvline(trained, color="#888888", linewidth=0.8, linestyle="--")
+            panel.set_title(kind, color="#444444")
+            panel.set_ylim(-0.2, 0.25)
+            panel.xaxis.set_major_formatter(lambda position, _: f"{position:,.0f}")
+        for panel in axes[-1]:
+            panel.set_xlabel(f"position, tokens (running mean over {average * block:,})")
+        for panel in axes[:, 0]:
+            panel.set_ylabel("nats/token")
+        figure.suptitle(f"{title} (dotted: window, dashed: trained length)", x=0.01, ha="left", fontsize=11)
+        handles, names = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside upper left", ncols=len(names), bbox_to_anchor=(0.0, 0.965))
+        figure.tight_layout(rect=(0, 0, 1, 0.945))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+
+
 def recall_bars(bars: dict[str, tuple[float, ...]], path: Path, title: str, labels: tuple[str, ...]) -> None:
     """Horizontal bars, a group for each system in the order given."""
     names = list(bars)

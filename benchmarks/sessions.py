@@ -21,7 +21,7 @@ from ttt_retrofit.consolidation.words import content_stems, stems
 
 from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, RELATIONS, REPLIES, UNSAID, Message, correct, facts
 from .lifelong import HALVES, PEOPLE
-from .storage import wheel_texts
+from .texts import chitchat
 
 SESSIONS, TALK = 6, 3  # exchanges of small talk in a session
 SINGLE, CHANGED, TOGETHER, DATED, UNKNOWN = 8, 4, 3, 3, 4
@@ -187,11 +187,9 @@ def _small_talk(
 @cache
 def dialogues() -> list[list[str]]:
     """The turns of each dialogue, those of a readable length."""
-    (text,) = wheel_texts("chitchat-dataset==0.9.0", lambda name: name.endswith("dataset.json"))
     found = []
-    for dialogue in json.loads(text).values():
-        turns = [" ".join(message["text"] for message in turn) for turn in dialogue["messages"]]
-        turns = [turn for turn in turns if 4 <= len(turn.split()) <= LONGEST]
+    for dialogue in chitchat():
+        turns = [turn for turn in dialogue if 4 <= len(turn.split()) <= LONGEST]
         if len(turns) >= 4:
             found.append(turns)
     return found

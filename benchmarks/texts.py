@@ -1,16 +1,17 @@
 """Real texts by name, each with its source, licence and split: `python -m benchmarks.texts` lists them.
 
 Defaults are chosen on the tuning texts, whose figures are never reported; figures are reported on the test texts.
-They come from Debian packages, from the sources of the running Python (or of that in `$TTT_RETROFIT_PYTHON_SOURCES`, a
-standard library: figures were made with 3.11's), and one excerpt from this repository, so that the demo needs neither:
-`data/persuasion.txt` is the first part of Jane Austen's "Persuasion" (1818, in the public domain), as in the
-Debian package r-cran-janeaustenr, which has it from Project Gutenberg.
+They come from Debian packages, a wheel of dialogues, the sources of the running Python (or of that in
+`$TTT_RETROFIT_PYTHON_SOURCES`, a standard library: figures were made with 3.11's), and one excerpt from this
+repository, so that the demo needs none of them: `data/persuasion.txt` is the first part of Jane Austen's "Persuasion"
+(1818, in the public domain), as in the Debian package r-cran-janeaustenr, which has it from Project Gutenberg.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
 import runpy
 import shutil
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .rdata import character_vectors
-from .storage import FetchError, built_whole, cache_directory, locked, progress
+from .storage import FetchError, built_whole, cache_directory, locked, progress, wheel_texts
 
 EXCERPT = Path(__file__).parent / "data" / "persuasion.txt"
 NOVELS_PACKAGE, FAQ_PACKAGE, DOCS_PACKAGE = "r-cran-janeaustenr", "anarchism", "python3.11-doc"
@@ -36,7 +37,10 @@ FAQ_FILES = tuple(f"usr/share/doc/anarchism/markdown/secA{part}.md.gz" for part 
 TUTORIAL = ("appetite", "interpreter", "introduction", "controlflow", "datastructures", "modules", "inputoutput")
 TUTORIAL += ("errors", "classes", "stdlib", "stdlib2", "venv", "whatnow", "interactive", "floatingpoint")
 SOURCES_VARIABLE = "TTT_RETROFIT_PYTHON_SOURCES"
-DOCS_FILES = tuple(f"usr/share/doc/python3.11/html/_sources/tutorial/{part}.rst.txt" for part in TUTORIAL)
+HOWTOS = ("argparse", "descriptor", "enum", "functional", "logging-cookbook", "regex", "sockets", "sorting", "unicode")
+DOCS = "usr/share/doc/python3.11/html/_sources"
+CHITCHAT = "chitchat-dataset==0.9.0"
+LONG_DIALOGUES = 200  # of the longest, in two halves
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,25 @@ def _faq() -> str:
     return "\n\n".join(gzip.decompress(part.read_bytes()).decode() for part in parts)
 
 
-def _tutorial() -> str:
-    return "\n\n".join(package_file(DOCS_PACKAGE, path).read_text() for path in DOCS_FILES)
+def _documentation(section: str, parts: tuple[str, ...]) -> str:
+    return "\n\n".join(package_file(DOCS_PACKAGE, f"{DOCS}/{section}/{part}.rst.txt").read_text() for part in parts)
+
+
+@cache
+def chitchat() -> list[list[str]]:
+    """The turns of dialogues between two people who write one another."""
+    (content,) = wheel_texts(CHITCHAT, lambda name: name.endswith("dataset.json"))
+    return [
+        [" ".join(message["text"] for message in turn) for turn in dialogue["messages"]]
+        for dialogue in json.loads(content).values()
+    ]
+
+
+def _dialogues(half: int) -> str:
+    """Every other one of the longest dialogues, the speakers called A and B; a blank line between two of them."""
+    longest = sorted(chitchat(), key=lambda turns: -sum(map(len, turns)))[:LONG_DIALOGUES]
+    spoken = [[f"{'AB'[number % 2]}: {turn}" for number, turn in enumerate(turns)] for turns in longest[half::2]]
+    return "\n\n".join("\n".join(turns) for turns in spoken)
 
 
 def _excerpt() -> str:
@@ -154,6 +175,10 @@ def _python(module: str, split: Literal["tuning", "test"]) -> Text:
     return Text(partial(_module, module), f"source of {module}, from the running Python", "PSF-2.0", split)
 
 
+def _manual(section: str, parts: tuple[str, ...], title: str) -> Text:
+    return Text(partial(_documentation, section, parts), f"{title}, Debian package {DOCS_PACKAGE}", "PSF-2.0", "test")
+
+
 TEXTS = {
     "northanger-abbey": _austen("northanger", "Northanger Abbey", "tuning"),
     "mansfield-park": _austen("mansfield", "Mansfield Park", "tuning"),
@@ -167,7 +192,10 @@ TEXTS = {
     "argparse": _python("argparse", "test"),
     "turtle": _python("turtle", "test"),
     "pydecimal": _python("_pydecimal", "test"),
-    "python-tutorial": Text(_tutorial, f"the Python tutorial, Debian package {DOCS_PACKAGE}", "PSF-2.0", "test"),
+    "python-tutorial": _manual("tutorial", TUTORIAL, "the Python tutorial"),
+    "python-howto": _manual("howto", HOWTOS, "Python's HOWTOs"),
+    "chitchat": Text(partial(_dialogues, 0), f"dialogues, package {CHITCHAT}", "MIT", "test"),
+    "chitchat-2": Text(partial(_dialogues, 1), f"more of them, package {CHITCHAT}", "MIT", "test"),
     "persuasion-excerpt": Text(
         _excerpt, "the first chapters of Persuasion, in this repository", "public domain", "test"
     ),
@@ -177,7 +205,6 @@ TEST = [name for name, entry in TEXTS.items() if entry.split == "test"]
 
 CHARACTERS = 12_000 / 2048  # of a piece, for each token of a sequence: enough in the densest text
 PIECES = 80  # of each kind
-DOCUMENTED = "usr/share/doc/python3.11/html/_sources/library"
 
 
 def many(tokens: int) -> list[str]:
@@ -189,7 +216,7 @@ def many(tokens: int) -> list[str]:
     tests = {name.lstrip("_") for name in (*TEST, "decimal")}
     library = _library()
     modules = [path for path in (*library.glob("*.py"), *library.glob("*/*.py")) if path.parent.name != "site-packages"]
-    manual = package_file(DOCS_PACKAGE, f"{DOCUMENTED}/abc.rst.txt").parent.glob("*.rst.txt")
+    manual = package_file(DOCS_PACKAGE, f"{DOCS}/library/abc.rst.txt").parent.glob("*.rst.txt")
     kinds = [
         [path.read_text(errors="replace")[:piece] for path in sorted(paths) if _stem(path) not in tests]
         for paths in (modules, manual)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import ablation, report
+from benchmarks import ablations, report
 from benchmarks.results import DIRECTORY, kept_rows, machine, made, save
 from ttt_retrofit import TTTConfig
 
@@ -48,8 +48,23 @@ def test_no_stored_result_names_a_directory(path):
 
 
 def test_rows_that_are_older_than_a_setting_are_not_measured_again():
-    stored = json.loads((DIRECTORY / "ablation.json").read_text())
+    stored = json.loads((DIRECTORY / "ablations.json").read_text())
     for name in ("default", "fast", "lora, rank 16, lr 4e-3"):
         row = {"config": {k: v for k, v in stored["rows"][name]["config"].items() if k != "inner_rule"}}
-        expected = TTTConfig(**{**ablation.SETTINGS[name], "sliding_window": stored["settings"]["window"]})
-        assert ablation._config_of(row) == expected
+        expected = TTTConfig(**{**ablations.SETTINGS[name], "sliding_window": stored["settings"]["window"]})
+        assert ablations._config_of(row) == expected
+
+
+def test_a_setting_is_held_against_reading_without_learning_under_its_own_window_and_sinks():
+    wanted = ablations.settings_and_controls(["default", "window 256", "no sinks"], 512)
+    control = "not learning, window 256, 4 sinks"
+    assert [*wanted] == [
+        *("full attention", "window + sinks", "default"),
+        *(control, "window 256", "not learning, window 512, 0 sinks", "no sinks"),
+    ]
+    assert wanted[control] == TTTConfig(sliding_window=256, learn_from="none")
+    assert wanted["window 256"] == TTTConfig(sliding_window=256)
+    losses = {"full attention": 2.0, "window + sinks": 3.0, control: 4.0, "window 256": 2.5, "default": 2.5}
+    rows = {name: {"loss": dict.fromkeys(ablations.TEXTS, loss), "control": control} for name, loss in losses.items()}
+    del rows["default"]["control"]  # rows of old have the shared one
+    assert ablations.gap_closed(rows, "window 256") == 0.75 and ablations.gap_closed(rows, "default") == 0.5

@@ -1,21 +1,23 @@
 """Loss against time for every choice there is to make: where the presets come from. Tuning texts only.
 
 Each setting reads the tuning texts; it is judged by the share of the gap between window + sinks and full attention that
-it closes on their mean, and by its time relative to reading without learning. Finished settings are kept in
-`results/ablation.json` and not measured again, so an interrupted run goes on where it stopped.
+it closes on their mean, and by its time relative to reading without learning. A setting with another window or other
+sinks is held against reading without learning under those. Finished settings are kept in `results/ablations.json` and
+not measured again, so an interrupted run goes on where it stopped.
 
-    python -m benchmarks.ablation
-    python -m benchmarks.ablation --only default fast
-    python -m benchmarks.ablation --model qwen2.5-0.5b --tokens 2048 --only default "lr 5e-4" "sgd, lr 2"
+    python -m benchmarks.ablations
+    python -m benchmarks.ablations --quick      # 2,048 tokens under both presets
+    python -m benchmarks.ablations --only default fast
+    python -m benchmarks.ablations --model qwen2.5-0.5b --tokens 2048 --only default "lr 5e-4" "sgd, lr 2"
 
-Another model's results are kept in a file of their own.
+Another model's results are kept in a file of their own; other tokens or another window are refused there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -32,10 +34,10 @@ from ttt_retrofit import TTTConfig
 from .arithmetic import count
 from .measure import Reading, converted, full_attention, progress_bars, streaming
 from .models import model_directory
-from .results import DIRECTORY, machine, markdown_table, save
+from .results import DIRECTORY, kept_report, markdown_table, noted, save
 from .texts import text
 
-NAME = "ablation"
+NAME = "ablations"
 MODEL = "smollm2-135m"
 TEXTS = ("northanger-abbey", "pydoc-topics", "inspect")
 FLOOR = -0.1  # of the picture, in gaps closed
@@ -71,7 +73,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "in-place rule, sgd, lr 1e-5": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-5},
     "in-place rule, sgd, lr 1e-4": {"inner_rule": "in_place", "inner_optimizer": "sgd", "inner_lr": 1e-4},
     "trust region 0.01, lr 5e-4": {"max_relative_update": 0.01, "inner_lr": 5e-4},
+    "window 256": {"sliding_window": 256},
+    "window 1024": {"sliding_window": 1024},
+    "no sinks": {"sink_tokens": 0},
+    "16 sinks": {"sink_tokens": 16},
 }
+FULL, SINKS = "full attention", "window + sinks"
+QUICK_TOKENS, QUICK_ONLY = 2048, ("default", "fast")
 
 
 def load_texts(directory: Any, tokens: int) -> dict[str, torch.Tensor]:
@@ -103,9 +111,32 @@ def _config_of(row: dict[str, Any]) -> TTTConfig | None:
     return None if row["config"] is None else TTTConfig.from_dict(row["config"])
 
 
-def gap_closed(row: dict[str, Any], sinks: dict[str, Any], full: dict[str, Any], which: str = "loss") -> float:
-    gap = statistics.fmean(sinks[which][name] - full[which][name] for name in TEXTS)
-    return statistics.fmean(sinks[which][name] - row[which][name] for name in TEXTS) / gap
+def gap_closed(rows: dict[str, Any], name: str, which: str = "loss") -> float:
+    """Between full attention and reading with the setting's window and sinks, not learning."""
+    row, full, control = rows[name], rows[FULL], rows[rows[name].get("control", SINKS)]
+    gap = statistics.fmean(control[which][text] - full[which][text] for text in TEXTS)
+    return statistics.fmean(control[which][text] - row[which][text] for text in TEXTS) / gap
+
+
+def settings_and_controls(only: list[str], window: int) -> dict[str, TTTConfig | None]:
+    """How each row reads; before a setting the one that it is held against, full attention first."""
+    found: dict[str, TTTConfig | None] = {FULL: None, SINKS: TTTConfig(sliding_window=window, learn_from="none")}
+    for name in only:
+        config = TTTConfig(**{"sliding_window": window} | SETTINGS[name])
+        found[control_of(config, window)] = replace(found[SINKS], **_attention(config))  # type: ignore[type-var]
+        found[name] = config
+    return found
+
+
+def _attention(config: TTTConfig) -> dict[str, Any]:
+    return {"sliding_window": config.sliding_window, "sink_tokens": config.sink_tokens}
+
+
+def control_of(config: TTTConfig, window: int) -> str:
+    """The name of the row with the same window and sinks that does not learn."""
+    if _attention(config) == _attention(TTTConfig(sliding_window=window)):
+        return SINKS
+    return f"not learning, window {config.sliding_window}, {config.sink_tokens} sinks"
 
 
 def draw(points: dict[str, tuple[float, float]], stored_as: str) -> None:
@@ -130,60 +161,57 @@ def draw(points: dict[str, tuple[float, float]], stored_as: str) -> None:
     plt.close(figure)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS))
-    options = parser.parse_args()
-    settings = {"model": options.model, "tokens": options.tokens, "window": options.window, "texts": list(TEXTS)}
+    parser.add_argument("--only", nargs="+", choices=list(SETTINGS))
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS:,} tokens, {' and '.join(QUICK_ONLY)}")
+    parser.add_argument("--full", action="store_true", help="the default, by name")
+    options = parser.parse_args(arguments)
+    tokens = QUICK_TOKENS if options.quick else options.tokens
+    only = options.only or list(QUICK_ONLY if options.quick else SETTINGS)
+    settings = {"model": options.model, "tokens": tokens, "window": options.window, "texts": list(TEXTS)}
 
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory).eval()
-    texts = load_texts(directory, options.tokens)
-    stored_as = NAME if options.model == MODEL else f"{NAME}_{options.model}"
-    stored = DIRECTORY / f"{stored_as}.json"
-    report = json.loads(stored.read_text()) if stored.exists() else {}
-    if report.get("settings") != settings:
-        report = {"settings": settings, "machine": machine(), "rows": {}}
+    texts = load_texts(directory, tokens)
+    stored_as = (NAME if options.model == MODEL else f"{NAME}_{options.model}") + ("_quick" if options.quick else "")
+    report = kept_report(stored_as, settings)
     rows = report["rows"]
-    wanted: dict[str, TTTConfig | None] = {"full attention": None}
-    wanted["window + sinks"] = TTTConfig(sliding_window=options.window, learn_from="none")
-    wanted |= {name: TTTConfig(**{**SETTINGS[name], "sliding_window": options.window}) for name in options.only}
+    wanted = settings_and_controls(only, options.window)
     for name, config in wanted.items():
         if name in rows and _config_of(rows[name]) == config:
             continue
         # Read without learning beside each setting: a ratio within one stretch of time, whatever else runs.
-        beside = wanted["window + sinks"]
         row = read_setting(base, texts, config, name)
-        idle = read_setting(base, {TEXTS[0]: texts[TEXTS[0]]}, beside, "window + sinks, for comparison")
+        idle = read_setting(base, {TEXTS[0]: texts[TEXTS[0]]}, wanted[SINKS], "window + sinks, for comparison")
         row["relative_time"] = row["seconds"] / (idle["seconds"] * len(TEXTS))
         row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
-        rows[name] = row | {"config": None if config is None else config.to_dict()}
+        row["control"] = SINKS if config is None else control_of(config, options.window)
+        noted(report, {name: row | {"config": None if config is None else config.to_dict()}})
         save(stored_as, report, table(rows, settings))
     lines = table(rows, settings)
     save(stored_as, report, lines)
-    sinks, full = rows["window + sinks"], rows["full attention"]
-    points = {n: (r["relative_time"], gap_closed(r, sinks, full)) for n, r in rows.items() if r["limit"] is not None}
-    draw(points, stored_as)
-    Console().print("\n".join(lines), markup=False)
+    draw({n: (r["relative_time"], gap_closed(rows, n)) for n, r in rows.items() if r["limit"] is not None}, stored_as)
+    Console(soft_wrap=True).print("\n".join(lines), markup=False)
 
 
 def table(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
     intro = (
         f"{settings['model']}, {settings['tokens']:,} tokens each of {', '.join(settings['texts'])} (tuning texts), "
-        f"window {settings['window']}, 4 sinks. Settings differ from the default in what they name."
+        f"window {settings['window']}, 4 sinks. Settings differ from the default in what they name; gaps are to "
+        "reading without learning with the same window and sinks."
     )
-    if "window + sinks" not in rows:
+    if SINKS not in rows:
         return [intro]
-    sinks, full = rows["window + sinks"], rows["full attention"]
     body = [
         [
             name,
             f"{statistics.fmean(row['loss'].values()):.4f}",
-            f"{gap_closed(row, sinks, full):.0%}",
-            f"{gap_closed(row, sinks, full, 'last_quarter'):.0%}",
+            f"{gap_closed(rows, name):.0%}",
+            f"{gap_closed(rows, name, 'last_quarter'):.0%}",
             f"{row['relative_time']:.2f}x",
             "" if row["limit"] is None else f"{row['limit']:.2f}x",
             f"{row['state_bytes'] / 2**20:.0f}",
