@@ -45,13 +45,16 @@ def main() -> None:
     parser.add_argument("--truncate-chunks", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--systems", nargs="+", choices=list(GRADIENTS), default=list(GRADIENTS))
+    parser.add_argument("--checkpoint", type=Path, help="where to save the model of the last of --systems and --seeds")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.steps, options.sequence, options.tokens = [0], 6, 1024, 2048
         options.texts = options.texts[:2]
 
-    settings = {name: value for name, value in vars(options).items() if name not in ("seeds", "systems", "jobs")}
+    settings = {
+        name: value for name, value in vars(options).items() if name not in ("seeds", "systems", "jobs", "checkpoint")
+    }
     name = f"{NAME}_{options.window}_{options.setting}"
     name += "" if options.tokens == parser.get_default("tokens") else f"_{options.tokens}"
     name += "_quick" if options.quick else ""
@@ -62,19 +65,24 @@ def main() -> None:
         return {key: partial(row, *what, kept, options) for key, what in wanted.items() if key not in rows}
 
     fill(name, settings, options, tasks, report_lines)
+    if options.checkpoint:
+        model, _ = trained(options.systems[-1], options.seeds[-1], kept, options)
+        model.save_pretrained(options.checkpoint)
 
 
 def row(system: str, seed: int, kept: Path, options: argparse.Namespace) -> dict[str, Any]:
     """A system trained and measured, by the name of its row."""
-    name = f"{system}, seed {seed}"
+    model, log = trained(system, seed, kept, options)
+    rates = [site.rate(model.ttt).item() for site in model.sites]
+    return {f"{system}, seed {seed}": measure(model, test_ids(options)) | {"log": log, "rates": rates}}
 
+
+def trained(system: str, seed: int, kept: Path, options: argparse.Namespace) -> tuple[Any, Log]:
     def make() -> tuple[Any, Log]:
         model = new_model(options)
         return model, train(model, GRADIENTS[system], options.steps, seed, options, options.truncate_chunks)
 
-    model, log = trained_once(kept / f"{name}.pt", options, make)
-    rates = [site.rate(model.ttt).item() for site in model.sites]
-    return {name: measure(model, test_ids(options)) | {"log": log, "rates": rates}}
+    return trained_once(kept / f"{system}, seed {seed}.pt", options, make)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ was trained for, whether the converted model is the better one.
     python -m benchmarks.perplexity_by_position            # 8,192 and 16,384 tokens of each test text
     python -m benchmarks.perplexity_by_position --quick    # 2,048 tokens, to see that it runs
     python -m benchmarks.perplexity_by_position --only "full attention" "window + sinks" --texts emma
+    python -m benchmarks.meta_learning --systems exact --seeds 1 --checkpoint tuned && \
+        python -m benchmarks.perplexity_by_position --checkpoint tuned
 
 What was measured with the same settings is kept in `results/`, so a run that was cut off goes on where it was.
 """
@@ -17,37 +19,53 @@ import argparse
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import ttt_retrofit
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
 from .measure import FULL, SINKS, TTT, Reading, converted, full_attention, progress_bars, streaming
 from .models import model_directory
-from .perplexity_report import BLOCK, KINDS, lines, plot
+from .perplexity_report import BLOCK, KINDS, META, lines, plot
 from .results import kept_report, noted, save
 from .texts import text
 
 NAME = "perplexity_by_position"
 LENGTHS, QUICK = (8192, 16384), 2048
 WITH_UPDATES = {f"{TTT} ({preset})": preset for preset in PRESETS}
-SYSTEMS = (FULL, SINKS, *WITH_UPDATES)
+SYSTEMS = (FULL, SINKS, *WITH_UPDATES, META)
 
 
-def read(base: Any, ids: torch.Tensor, system: str, window: int, sinks: int, title: str) -> Reading:
+def read(base: Any, tuned: Any, ids: torch.Tensor, system: str, window: int, sinks: int, title: str) -> Reading:
     """One system over one text."""
     with progress_bars([system], ids.numel(), title) as bars:
         if system == FULL:
             return full_attention(base, ids, bars[system])
+        if system == META:
+            return streaming(tuned, ids, bars[system])
         config = TTTConfig.preset(WITH_UPDATES.get(system, "default"), sliding_window=window, sink_tokens=sinks)
         if system == SINKS:
             config = replace(config, learn_from="none")
         with converted(base, config) as model:
             return streaming(model, ids, bars[system])
+
+
+def loaded(options: argparse.Namespace) -> Any:
+    """The meta-learned checkpoint, if it reads under the window and the sinks of the others."""
+    tuned = ttt_retrofit.AutoModelForCausalLM.from_pretrained(options.checkpoint, dtype=torch.float32).eval()
+    found = tuned.ttt.sliding_window, tuned.ttt.sink_tokens
+    if found != (options.window, options.sinks):
+        raise SystemExit(
+            f"{options.checkpoint} reads under a window of {found[0]} with {found[1]} sinks, the others under "
+            f"{options.window} with {options.sinks}. Give --window and --sinks as it has them."
+        )
+    return tuned
 
 
 def row(reading: Reading, digest: str) -> dict[str, Any]:
@@ -74,10 +92,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--sinks", type=int, default=4)
     parser.add_argument("--texts", nargs="+", choices=list(KINDS), default=list(KINDS))
-    parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="systems")
+    parser.add_argument("--only", nargs="+", choices=SYSTEMS, help="systems")
+    parser.add_argument("--checkpoint", type=Path, help="a converted model that was meta-learned, of the same base")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK:,} tokens of each text")
     parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
+    only = options.only or [system for system in SYSTEMS if system != META or options.checkpoint]
+    if META in only and not options.checkpoint:
+        raise SystemExit(f"{META!r} needs --checkpoint: a directory that `ttt-retrofit train` or meta_learning wrote.")
     lengths = [QUICK] if options.quick else sorted(options.lengths)
     settings: dict[str, Any] = {key: getattr(options, key) for key in ("model", "window", "sinks")}
     settings |= {"tokens": lengths[-1], "block": BLOCK, "presets": PRESETS}
@@ -88,14 +110,15 @@ def main(arguments: list[str] | None = None) -> None:
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory).eval()
     tokenizer = AutoTokenizer.from_pretrained(directory)
+    tuned = loaded(options) if META in only else None
     report["trained"] = base.config.max_position_embeddings
     read_texts = {title: text(title) for title in options.texts}
     digests = {title: hashlib.sha256(content.encode()).hexdigest()[:12] for title, content in read_texts.items()}
-    for title, system in missing(report["rows"], digests, options.only):
+    for title, system in missing(report["rows"], digests, only):
         ids = tokenizer(read_texts[title], return_tensors="pt").input_ids[:, : lengths[-1]]
         if ids.shape[1] < lengths[-1]:
             raise SystemExit(f"{title} has {ids.shape[1]} tokens, {lengths[-1]} are needed. Choose other --texts.")
-        reading = read(base, ids, system, options.window, options.sinks, title)
+        reading = read(base, tuned, ids, system, options.window, options.sinks, title)
         noted(report, {f"{title}: {system}": row(reading, digests[title])})
         save(name, report, lines(report))
     plot(report, save(name, report, lines(report)) / f"{name}.png")

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .measure import FULL, SINKS
+from .measure import FULL, SINKS, TTT
 from .results import markdown_table
 
 BLOCK, STRETCH = 64, 4  # tokens whose mean loss is stored; blocks that are drawn together
 DRAWS = 4000
+META = f"{TTT} (meta-learned)"
 KINDS = {
     "persuasion": "book", "emma": "book",
     "python-tutorial": "documentation", "python-howto": "documentation",
@@ -169,6 +170,8 @@ def lines(report: dict[str, Any]) -> list[str]:
     said += by_position(losses, settings["tokens"])
     for length in lengths:
         said += of_length(losses, length)
+    if META not in systems_of(losses):
+        said += [f"Not read: {META}; no --checkpoint was given.", ""]
     return said
 
 

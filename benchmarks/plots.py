@@ -73,7 +73,7 @@ def differences_by_position(
 
     Beyond the length that a model was trained for, full attention breaks down, and the differences leave the picture.
     """
-    colours = (STYLES[SINKS]["color"], STYLES[TTT]["color"], "#009E73")
+    colours = (STYLES[SINKS]["color"], STYLES[TTT]["color"], "#009E73", "#CC79A7")
     average = 16  # blocks
     with plt.rc_context(figures.LOOK):
         figure, axes = plt.subplots(2, 2, figsize=(9.6, 6.6), sharex=True, sharey=True, squeeze=False)

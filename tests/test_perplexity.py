@@ -74,3 +74,9 @@ def test_only_what_is_missing_is_read_and_another_edition_of_a_text_again():
     rows = {f"emma: {FULL}": {"text": "one"}, f"turtle: {FULL}": {"text": "old"}}
     found = [*benchmark.missing(rows, {"emma": "one", "turtle": "new"}, [FULL, SINKS])]
     assert found == [("emma", SINKS), ("turtle", FULL), ("turtle", SINKS)]
+
+
+def test_a_meta_learned_row_says_what_it_needs_and_the_table_that_it_is_missing(capsys):
+    with pytest.raises(SystemExit, match="needs --checkpoint"):
+        benchmark.main(["--only", benchmark.META])
+    assert any(line.startswith(f"Not read: {benchmark.META}") for line in lines(report(0.1, 0.75)))
