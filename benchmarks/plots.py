@@ -87,6 +87,7 @@ def differences_by_position(
                 panel.axvline(trained, color="#888888", linewidth=0.8, linestyle="--")
             panel.set_title(kind, color="#444444")
             panel.set_ylim(-0.2, 0.25)
+            panel.xaxis.set_major_locator(plt.MaxNLocator(5))
             panel.xaxis.set_major_formatter(lambda position, _: f"{position:,.0f}")
         for panel in axes[-1]:
             panel.set_xlabel(f"position, tokens (running mean over {average * block:,})")
