@@ -15,6 +15,7 @@ ASKED = ", question known"  # how rows end that chose by the question
 UNBOUNDED = ("full attention", "BM25")  # keep all keys, or all of the text
 SPARSE = ("Quest", "LessIsMore")  # keep all keys and read some
 FLOOR = "no context"
+SEVERAL = ("multikey 1", "multikey 2")  # tasks with needles beside the one that is asked for
 BOUNDED = ("SnapKV", "H2O", "StreamingLLM, re-anchored", "window + sinks", "KVzip")
 OURS = ("TTT", "notepad", "consolidated", "next-token", "full fine")
 
@@ -44,9 +45,9 @@ def share(found: Iterable[dict[str, Any]]) -> str:
     return f"{sum(right) / len(right):.2f}" if right else "-"
 
 
-def interval(row: dict[str, Any]) -> str:
-    """95% interval of the recall outside the window, Wilson's."""
-    right = [answer["right"] for answer in answers(row, inside=False)]
+def interval(found: Iterable[dict[str, Any]]) -> str:
+    """95% interval of a share, Wilson's."""
+    right = [answer["right"] for answer in found]
     if not right:
         return "-"
     n, p, z = len(right), sum(right) / len(right), 1.96
@@ -104,15 +105,17 @@ def lines(report: dict[str, Any]) -> list[str]:
     rows = {name: report["rows"][name] for name in ROWS if name in report["rows"]}
     every = [a for row in rows.values() for a in (*answers(row, False), *answers(row, True))]
     tasks = [task for task in TASKS if any(task in row for row in rows.values())]
-    table, strata, compared = [], [], []
+    table, strata, single, compared = [], [], [], []
     for name, row in rows.items():
         far = answers(row, inside=False)
         by_depth = [[a for a in far if a["stratum"] == str(stratum)] for stratum in range(STRATA)]
         strata.append([name, *map(share, by_depth), share(answers(row, True))])
+        alone = [a for task in tasks if task not in SEVERAL for a in answers(row, False, task)]
+        single.append([name, str(len(alone)), share(alone), interval(alone)])
         if name.removesuffix(ASKED) in rows and name.endswith(ASKED):
             continue  # a column of the row without the question
         table.append([
-            name, str(len(far)), share(far), interval(row), share(answers(rows.get(name + ASKED, {}), False)),
+            name, str(len(far)), share(far), interval(far), share(answers(rows.get(name + ASKED, {}), False)),
             *(share(answers(row, False, task)) for task in tasks), share(answers(row, True)),
             str(len(answers(row, True))), mebibytes(row),
         ])  # fmt: skip
@@ -141,6 +144,10 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"Asked by {', '.join(f'`{command}`' for command in report['commands'])}.",
         "",
         *markdown_table(header, table),
+        "",
+        f"Needles that stand alone (all but {' and '.join(SEVERAL)}), outside the window:",
+        "",
+        *markdown_table(["system", "n", "found", "95%"], single),
         "",
         "By depth of the needle, outside the window from the beginning on:",
         "",

@@ -133,6 +133,15 @@ def test_the_report_leaves_failures_out_of_every_share_and_says_what_is_missing(
     assert "Neither was asked" in reported({"SnapKV": rows["SnapKV"]})
 
 
+def test_needles_that_stand_alone_have_a_share_of_their_own():
+    alone, among = (
+        {str(n): answered(n < found) for n in range(10)} | {"10": answered(True, "inside")} for found in (9, 1)
+    )
+    page = reported({"SnapKV": {"passkey": alone, "single 1": alone, "multikey 2": among}})
+    table = page[page.index("Needles that stand alone") : page.index("By depth")]
+    assert "| SnapKV | 20 | 0.90 | 0.70-0.97 |" in table and "| SnapKV | 30 | 0.63 |" in page
+
+
 class Bench:
     """What a run needs of one, without a model."""
 
