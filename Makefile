@@ -10,8 +10,9 @@ DOCS := .venv-docs
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
 
+# Files side by side: most tests take one thread. A file stays in one process, which makes what its tests share once.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff format --check .
