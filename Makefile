@@ -10,9 +10,10 @@ DOCS := .venv-docs
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
 
-# Files side by side: most tests take one thread. A file stays in one process, which makes what its tests share once.
+# Files side by side: most tests take one thread. A file stays in one process, which makes what its tests share once; files
+# with few tests would come last, and the longest is one of them.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(READY)
 	$(BIN)/ruff format --check .
