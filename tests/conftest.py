@@ -1,4 +1,4 @@
-"""What all tests share: the same random numbers every time, and one thread, for tiny models lose time to more."""
+"""What all tests share: one thread, for tiny models lose time to more, and the same random numbers every time."""
 
 import os
 
@@ -9,11 +9,6 @@ from words import QUESTIONS, SPECIAL, STORY, tokenizer
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of fresh processes as well: with more, sums are taken in another order
-
-
-@pytest.hookimpl(tryfirst=True)  # before fixtures are set up, which do the work
-def pytest_runtest_setup(item):
-    torch.set_num_threads((os.cpu_count() or 1) if item.get_closest_marker("real") else 1)
 
 
 @pytest.fixture(autouse=True)
