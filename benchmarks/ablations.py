@@ -32,7 +32,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ttt_retrofit import TTTConfig
 
 from .arithmetic import count
-from .measure import Reading, converted, full_attention, progress_bars, streaming
+from .measure import FULL, SINKS, Reading, converted, full_attention, progress_bars, streaming
 from .models import model_directory
 from .results import DIRECTORY, kept_report, markdown_table, noted, save
 from .texts import text
@@ -78,7 +78,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "no sinks": {"sink_tokens": 0},
     "16 sinks": {"sink_tokens": 16},
 }
-FULL, SINKS = "full attention", "window + sinks"
 QUICK_TOKENS, QUICK_ONLY = 2048, ("default", "fast")
 
 

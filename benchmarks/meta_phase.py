@@ -17,7 +17,7 @@ from ttt_retrofit.meta.positions import chunk_losses
 from .measure import full_attention
 from .meta_tables import Row
 from .models import model_directory
-from .texts import TUNING, many, text
+from .texts import TUNING, beginnings, many, text
 
 TEXTS = ("anarchist-faq", "python-tutorial", "turtle", "pydecimal")  # an essay, documentation, code twice
 
@@ -80,12 +80,7 @@ def new_model(options: argparse.Namespace) -> Any:
 
 def test_ids(options: argparse.Namespace) -> dict[str, torch.Tensor]:
     """(1, `options.tokens`) of each test text; exits where one is shorter."""
-    tokenizer = AutoTokenizer.from_pretrained(model_directory(options.model))
-    ids = {name: tokenizer(text(name), return_tensors="pt").input_ids[:, : options.tokens] for name in options.texts}
-    short = [name for name, tokens in ids.items() if tokens.shape[1] < options.tokens]
-    if short:
-        raise SystemExit(f"{short} have fewer than {options.tokens} tokens. Choose other --texts or fewer --tokens.")
-    return ids
+    return beginnings(options.texts, AutoTokenizer.from_pretrained(model_directory(options.model)), options.tokens)
 
 
 def without_window(options: argparse.Namespace, ids: dict[str, torch.Tensor]) -> dict[str, list[float]]:

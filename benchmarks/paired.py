@@ -40,5 +40,10 @@ def difference(pairs: Sequence[tuple[bool, bool]]) -> Difference | None:
         return None
     values = torch.tensor([float(one) - float(other) for one, other in pairs])
     drawn = torch.randint(len(values), (DRAWS, len(values)), generator=torch.Generator().manual_seed(0))
-    low, high = torch.quantile(values[drawn].mean(1), torch.tensor([0.025, 0.975])).tolist()
-    return Difference(values.mean().item(), low, high, len(values))
+    return Difference(values.mean().item(), *interval(values[drawn].mean(1)), len(values))
+
+
+def interval(drawn: torch.Tensor) -> tuple[float, float]:
+    """95% of what was drawn, (draws,); NaN, a ratio of nothing to nothing, left out."""
+    low, high = torch.nanquantile(drawn, torch.tensor([0.025, 0.975])).tolist()
+    return low, high

@@ -34,7 +34,7 @@ from .measure import FULL, SINKS, TTT, Reading, converted, full_attention, progr
 from .models import model_directory
 from .perplexity_report import BLOCK, KINDS, META, lines, plot
 from .results import kept_report, noted, save
-from .texts import text
+from .texts import beginnings, text
 
 NAME = "perplexity_by_position"
 LENGTHS, QUICK = (8192, 16384), 2048
@@ -112,13 +112,11 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tuned = loaded(options) if META in only else None
     report["trained"] = base.config.max_position_embeddings
-    read_texts = {title: text(title) for title in options.texts}
-    digests = {title: hashlib.sha256(content.encode()).hexdigest()[:12] for title, content in read_texts.items()}
-    for title, system in missing(report["rows"], digests, only):
-        ids = tokenizer(read_texts[title], return_tensors="pt").input_ids[:, : lengths[-1]]
-        if ids.shape[1] < lengths[-1]:
-            raise SystemExit(f"{title} has {ids.shape[1]} tokens, {lengths[-1]} are needed. Choose other --texts.")
-        reading = read(base, tuned, ids, system, options.window, options.sinks, title)
+    digests = {title: hashlib.sha256(text(title).encode()).hexdigest()[:12] for title in options.texts}
+    pending = [*missing(report["rows"], digests, only)]
+    ids = beginnings(dict.fromkeys(title for title, _ in pending), tokenizer, lengths[-1])
+    for title, system in pending:
+        reading = read(base, tuned, ids[title], system, options.window, options.sinks, title)
         noted(report, {f"{title}: {system}": row(reading, digests[title])})
         save(name, report, lines(report))
     plot(report, save(name, report, lines(report)) / f"{name}.png")

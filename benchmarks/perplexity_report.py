@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .measure import FULL, SINKS, TTT
+from .paired import interval
 from .results import markdown_table
 
 BLOCK, STRETCH = 64, 4  # tokens whose mean loss is stored; blocks that are drawn together
@@ -59,11 +60,6 @@ def drawn_again(stretches: Sequence[Tensor], texts_too: bool) -> Tensor:
         chosen = torch.randint(len(means), (DRAWS, len(means)), generator=generator)
         means = means[chosen.T, torch.arange(DRAWS)]
     return means.mean(0)
-
-
-def interval(values: Tensor) -> tuple[float, float]:
-    low, high = torch.nanquantile(values, torch.tensor([0.025, 0.975])).tolist()
-    return low, high
 
 
 def above_full(stretches: Sequence[Tensor], texts_too: bool) -> str:
@@ -133,7 +129,7 @@ def verdicts(losses: Losses, length: int) -> list[str]:
 
 def by_position(losses: Losses, tokens: int) -> list[str]:
     """The difference to full attention along the text, on the mean of texts."""
-    places = [(first, end) for first, end in bins(tokens) if end <= tokens]
+    places = bins(tokens)
     rows = [
         [
             system,
@@ -164,11 +160,10 @@ def lines(report: dict[str, Any]) -> list[str]:
     ]
     if not losses:
         return [*said, "Not finished.", ""]
-    lengths = [length for length in report["lengths"] if length <= settings["tokens"]]
-    for length in lengths:
+    for length in report["lengths"]:
         said += verdicts(losses, length)
     said += by_position(losses, settings["tokens"])
-    for length in lengths:
+    for length in report["lengths"]:
         said += of_length(losses, length)
     if META not in systems_of(losses):
         said += [f"Not read: {META}; no --checkpoint was given.", ""]

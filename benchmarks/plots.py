@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from ttt_retrofit.viz import figures
@@ -52,13 +53,22 @@ def loss_by_position(
             below.annotate(
                 f" window ({window})", (window, 0.99), xycoords=("data", "axes fraction"), va="top", color="#666666"
             )
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        handles, names = above.get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=len(names), bbox_to_anchor=(0.0, 0.958))
-        figure.tight_layout(rect=(0, 0, 1, 0.955))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        _head(figure, title, above, top=0.955)
+        _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def _head(figure: Figure, title: str, axes: Axes, top: float) -> None:
+    """The title, and beneath it the names of all curves in a row; the panels end at `top`, a share of the height."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper left", ncols=len(names), bbox_to_anchor=(0.0, 0.958))
+    figure.tight_layout(rect=(0, 0, 1, top))
 
 
 def _draw(axes: Axes, values: Tensor, average: int, name: str) -> None:
@@ -93,13 +103,8 @@ def differences_by_position(
             panel.set_xlabel(f"position, tokens (running mean over {average * block:,})")
         for panel in axes[:, 0]:
             panel.set_ylabel("nats/token")
-        figure.suptitle(f"{title} (dotted: window, dashed: trained length)", x=0.01, ha="left", fontsize=11)
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=len(names), bbox_to_anchor=(0.0, 0.965))
-        figure.tight_layout(rect=(0, 0, 1, 0.945))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        _head(figure, f"{title} (dotted: window, dashed: trained length)", axes[0][0], top=0.945)
+        _save(figure, path)
 
 
 def recall_bars(bars: dict[str, tuple[float, ...]], path: Path, title: str, labels: tuple[str, ...]) -> None:
@@ -118,9 +123,7 @@ def recall_bars(bars: dict[str, tuple[float, ...]], path: Path, title: str, labe
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         axes.legend(loc="lower right")
         figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        _save(figure, path)
 
 
 Curve = tuple[dict[int, float], dict[int, float]]  # measured, and fitted, by length
@@ -142,13 +145,8 @@ def by_length(panels: dict[str, dict[str, Curve]], path: Path, title: str) -> No
             panel.set_title(name, color="#444444")
         for panel in axes[-1]:
             panel.set_xlabel("tokens (dotted: fitted, extrapolated beyond the points)")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
-        handles, names = axes[0][0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside upper left", ncols=len(names), bbox_to_anchor=(0.0, 0.958))
-        figure.tight_layout(rect=(0, 0, 1, 0.94))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        _head(figure, title, axes[0][0], top=0.94)
+        _save(figure, path)
 
 
 def cost_against_state(points: dict[str, tuple[float, float]], path: Path, title: str, labels: tuple[str, str]) -> None:
@@ -165,6 +163,4 @@ def cost_against_state(points: dict[str, tuple[float, float]], path: Path, title
         axes.set_ylabel(labels[1])
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
+        _save(figure, path)

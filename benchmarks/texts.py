@@ -18,11 +18,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -64,6 +64,20 @@ def text(name: str) -> str:
     if name not in TEXTS:
         raise FetchError(f"No text is named {name!r}. Known texts are {sorted(TEXTS)}.")
     return TEXTS[name].load()
+
+
+def beginnings(names: Iterable[str], tokenizer: Any, tokens: int) -> dict[str, Any]:
+    """(1, `tokens`) token ids of each text.
+
+    Raises
+    ------
+    SystemExit
+        When some are shorter, before any is read.
+    """
+    ids = {name: tokenizer(text(name), return_tensors="pt").input_ids[:, :tokens] for name in names}
+    if short := [name for name, found in ids.items() if found.shape[1] < tokens]:
+        raise SystemExit(f"{short} have fewer than {tokens} tokens. Choose other --texts or fewer tokens.")
+    return ids
 
 
 def package_file(package: str, path: str) -> Path:
