@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny
 
-from benchmarks import context_length, context_length_report, recurrent, recurrent_models
+from benchmarks import by_length, by_length_report, in_turns, recurrent, recurrent_models, speed_and_memory
 from benchmarks.measure import FULL, SINKS
 from benchmarks.recurrent_models import state_bytes, systems
 
@@ -102,8 +102,8 @@ def test_a_run_of_recurrent_models_that_is_cut_off_loses_no_row_that_was_kept(mo
 
 def made_up(limit):
     """Rows whose costs are known: full attention with a square, windows without; the longest row failed."""
-    rows = {system: {} for system in context_length.SYSTEMS}
-    for length in (n for n in context_length.LENGTHS if n <= limit):
+    rows = {system: {} for system in by_length.SYSTEMS}
+    for length in (n for n in by_length.LENGTHS if n <= limit):
         for system in rows:
             seconds = length * 1e-3 + (length**2 * 1e-6 if system == FULL else length * 4e-3)
             grows = length if system == FULL else 5000
@@ -119,18 +119,18 @@ def made_up(limit):
 
 
 def test_what_was_not_measured_is_extrapolated_and_marked_and_break_even_is_where_the_costs_cross(tmp_path):
-    settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 1, "reads": 1, "read_tokens": 8192}
-    lines, derived = context_length_report.report({1: made_up(16384)}, context_length.LENGTHS, settings)
+    settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 1}
+    lines, derived = by_length_report.report({1: made_up(16384)}, by_length.LENGTHS, settings)
     assert "Measured up to 16,384 tokens." in lines
     seconds = lines[lines.index("### Batch 1: seconds to read") : lines.index("### Batch 1: milliseconds per token")]
-    by_length = {line.split(" | ")[0]: line.split(" | ")[1:] for line in seconds if line.startswith("| ")}
-    assert by_length["| 8,192"][:2] == ["75.3", "41"]
-    assert by_length["| 16,384"][:2] == ["285, extrapolated", "81.9"]
-    assert by_length["| 2,097,152"][:2] == ["4,400,000, extrapolated", "10,500, extrapolated"]
+    cells = {line.split(" | ")[0]: line.split(" | ")[1:] for line in seconds if line.startswith("| ")}
+    assert cells["| 8,192"][:2] == ["75.3", "41"]
+    assert cells["| 16,384"][:2] == ["285, extrapolated", "81.9"]
+    assert cells["| 2,097,152"][:2] == ["4,400,000, extrapolated", "10,500, extrapolated"]
     assert any("16,384 tokens: no memory" in line for line in lines)
     crossing = derived["break_even"][1][SINKS]
     assert crossing == {"read": "4,000", "token": "10,000, extrapolated", "retained": "5,000", "peak": "5,000"}
-    context_length_report.draw(made_up(16384), context_length.LENGTHS, tmp_path / "it.png", "made up")
+    by_length_report.draw(made_up(16384), by_length.LENGTHS, tmp_path / "it.png", "made up")
     assert (tmp_path / "it.png").stat().st_size > 10_000
 
 
@@ -141,30 +141,83 @@ def test_a_length_that_no_system_could_read_is_not_called_measured_and_nothing_i
             by_tokens[length] = {"failed": "no memory"}
     rows[SINKS] |= {length: {"failed": "killed"} for length in (1024, 2048)}
     rows[SINKS][8192] = made_up(16384)[SINKS][8192]
-    settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 256, "reads": 1, "read_tokens": 8192}
-    lines, derived = context_length_report.report({8: rows}, context_length.LENGTHS, settings)
+    settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 256}
+    lines, derived = by_length_report.report({8: rows}, by_length.LENGTHS, settings)
     assert derived["break_even"][8][SINKS]["retained"] == "-"
-    assert "256 greedy tokens after the read, 1 updates among them" in lines[0]
+    assert "256 greedy tokens after the read, 1 updates among them" in lines[2]
     rows[SINKS][8192] = {"failed": "no memory"}
-    assert "Measured up to 2,048 tokens." in context_length_report.report({8: rows}, (1024,), settings)[0]
+    assert "Measured up to 2,048 tokens." in by_length_report.report({8: rows}, (1024,), settings)[0]
 
 
-@pytest.mark.parametrize("system", context_length.SYSTEMS)
+@pytest.mark.parametrize("system", by_length.SYSTEMS)
 def test_a_row_is_measured_on_as_many_rows_and_tokens_as_it_says(system, monkeypatch):
     model = tiny("llama")
     seen = []
-    monkeypatch.setattr(context_length, "model_directory", lambda name: name)
-    monkeypatch.setattr(context_length, "text", lambda name: "a text")
-    monkeypatch.setattr(context_length.AutoModelForCausalLM, "from_pretrained", lambda directory: model)
+    monkeypatch.setattr(by_length, "model_directory", lambda name: name)
+    monkeypatch.setattr(by_length, "text", lambda name: "a text")
+    monkeypatch.setattr(by_length.AutoModelForCausalLM, "from_pretrained", lambda directory: model)
     ids = Namespace(input_ids=list(range(90)))
-    monkeypatch.setattr(context_length.AutoTokenizer, "from_pretrained", lambda directory: lambda text: ids)
-    monkeypatch.setattr(context_length, "state_bytes", lambda cache: seen.append(cache.get_seq_length()) or 1)
+    monkeypatch.setattr(by_length.AutoTokenizer, "from_pretrained", lambda directory: lambda text: ids)
+    monkeypatch.setattr(by_length, "state_bytes", lambda cache: seen.append(cache.get_seq_length()) or 1)
     options = Namespace(model="tiny", window=WINDOW, text="a text", device="cpu", decoded=2)
-    row = context_length.measure(system, 2, 600, options)
-    assert seen == [600] and len(row["reads"]) == context_length.READS
+    row = by_length.measure(system, 2, 600, options)
+    assert seen == [600] and len(row["reads"]) == by_length.READS
     assert row["read"] == min(row["reads"]) > 0 and row["token"] > 0
     assert json.loads(json.dumps(row)) == row
 
 
 def test_rows_of_a_batch_follow_one_another_in_a_text_that_is_repeated():
-    assert context_length.rows_of([1, 2, 3, 4, 5], 2, 4).tolist() == [[1, 2, 3, 4], [5, 1, 2, 3]]
+    assert by_length.rows_of([1, 2, 3, 4, 5], 2, 4).tolist() == [[1, 2, 3, 4], [5, 1, 2, 3]]
+
+
+def test_ratios_are_medians_within_turns_and_a_part_that_cannot_run_says_why():
+    rows = {part: {"seconds": {}} for part in in_turns.PARTS}
+    rows[in_turns.OVERHEAD]["seconds"] = {"un-wrapped": [1, 2, 4], "wrapped, not learning": [1, 3, 4]}
+    for part in in_turns.LEARNING:
+        rows[part] = {"seconds": {"not learning": [1, 10], "learning": [2, 30]}, "limit": 2.0}
+    rows[in_turns.DECODING] = {"failed": "MemoryError"}
+    lines, found = in_turns.report(rows, {"model": "m", "window": 8, "tokens": 16, "turns": 3})
+    assert found == {in_turns.OVERHEAD: 1, **dict.fromkeys(in_turns.LEARNING, 2.5)}
+    text = "\n".join(lines)
+    assert "2.50x; arithmetic limit 2.00x, measured / limit 1.25" in text and "cannot run: MemoryError" in text
+
+
+def test_parts_take_turns_and_base_and_model_are_themselves_again(monkeypatch):
+    monkeypatch.setattr(in_turns, "DECODED", 2)
+    base = tiny("llama")
+    ids = torch.randint(3, base.config.vocab_size, (1, 600))
+    for part, run in in_turns.RUNS.items():
+        seconds = run(base, ids, WINDOW, 2)
+        assert len(seconds) == 2 and all(len(of_run) == 2 and min(of_run) > 0 for of_run in seconds.values()), part
+        assert type(base).__name__ == "LlamaForCausalLM"
+
+
+def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_off(monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr(speed_and_memory, "model_directory", lambda name: name)
+    twice = {
+        "un-wrapped": [1.0],
+        "wrapped, not learning": [1.0],
+        "learned": [1.0],
+        "learning": [1.0],
+        "not learning": [1],
+    }
+    asked, last = [], None
+
+    def ask(module, arguments):
+        asked.append((module, *arguments[:3]))
+        if len(asked) == last:
+            raise KeyboardInterrupt
+        if module.endswith("in_turns"):
+            return {"seconds": twice, "limit": 1.0}
+        return dict.fromkeys(("read", "token", "retained", "peak"), float(arguments[2])) | {"reads": [1.0]}
+
+    monkeypatch.setattr(speed_and_memory, "ask", ask)
+    last = 6
+    with pytest.raises(KeyboardInterrupt):
+        speed_and_memory.main(["--quick", "--device=cpu"])
+    last, cut_off = None, asked.pop()
+    speed_and_memory.main(["--quick", "--device=cpu"])
+    rows = len(in_turns.PARTS) + len(by_length.SYSTEMS) * (3 + 2)  # 1K to 4K, eight rows to 2K
+    assert asked[5] == cut_off and len(asked) == len(set(asked)) == rows
+    assert (tmp_path / "speed_and_memory_quick_batch_8.png").exists()

@@ -1,12 +1,7 @@
-"""What does a context cost as it grows? Time to read, time per token, bytes kept and bytes at the peak, by its length.
+"""One row of costs by length of the context: python -m benchmarks.by_length "window + sinks" 8 2048 ...
 
-Every row is measured in a process of its own; systems take turns at every length. Lengths beyond those are extrapolated
-from what is fitted to the rows, and marked. A row that was measured with the same settings on this machine is kept, so
-a run that was cut off goes on where it stopped. No text is long enough to fill eight long rows; texts are repeated,
-which costs the same.
-
-    python -m benchmarks.context_length            # up to 32,768 tokens; eight rows up to 8,192
-    python -m benchmarks.context_length --quick    # up to 4,096; eight rows up to 2,048
+Seconds to read, seconds per token after it, bytes retained and at the peak, as JSON; `speed_and_memory` asks for one
+after the other. No text is long enough to fill eight long rows; texts are repeated, which costs the same.
 """
 
 from __future__ import annotations
@@ -18,21 +13,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.config import PRESETS
 
-from .context_length_report import draw, report
-from .cost import PeakMeter, ask, limit_memory, timed
+from .cost import PeakMeter, limit_memory, timed
 from .measure import FULL, SINKS, TTT
 from .models import model_directory
-from .results import kept_rows, machine, save
 from .texts import text
 
-NAME = "context_length"
 SYSTEMS = (FULL, SINKS, *(f"{TTT} ({preset})" for preset in PRESETS))
 LENGTHS = tuple(1024 * 2**power for power in range(12))  # 1K to 2M
 BATCHES = (1, 8)
@@ -107,56 +98,17 @@ def key(system: str, batch: int, length: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--window", type=int, default=512)
-    parser.add_argument("--longest", type=int, default=32768, help="tokens that are measured, batch 1")
-    parser.add_argument("--longest-batched", type=int, default=8192, help="the same for each row of batch 8")
-    parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
-    parser.add_argument("--text", default="pride-and-prejudice")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--one", nargs=3, metavar=("SYSTEM", "BATCH", "TOKENS"), help=argparse.SUPPRESS)
+    parser.add_argument("system", choices=SYSTEMS)
+    parser.add_argument("batch", type=int)
+    parser.add_argument("length", type=int)
+    for name in ("model", "text", "device"):
+        parser.add_argument(f"--{name}", required=True)
+    for name in ("window", "decoded"):
+        parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
-    if options.one:
-        system, batch, length = options.one
-        if options.device == "cpu":
-            limit_memory()
-        print(json.dumps(measure(system, int(batch), int(length), options)))
-        return
-    if options.quick:
-        options.longest, options.longest_batched, options.decoded = 4096, 2048, 32
-    if options.window + TTTConfig().chunk_size > LENGTHS[0]:
-        raise SystemExit(
-            f"--window {options.window}: at most {LENGTHS[0] - TTTConfig().chunk_size}, so that all are full."
-        )
-
-    names = ("model", "window", "decoded", "text", "device")
-    settings: dict[str, Any] = {name: getattr(options, name) for name in names}
-    name = NAME + ("_quick" if options.quick else "")
-    given = [f"--{option}={value}" for option, value in settings.items()]
-    settings |= {"presets": PRESETS, "reads": READS, "read_tokens": READ_TOKENS}
-    rows, console = kept_rows(name, settings), Console()
-    stored: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
-    limits = dict(zip(BATCHES, (options.longest, options.longest_batched)))
-    model_directory(options.model)  # fetched once, before any row needs it
-    for batch, limit in limits.items():
-        for length in (length for length in LENGTHS if length <= limit):
-            for system in SYSTEMS:
-                row = key(system, batch, length)
-                if row in rows:
-                    continue
-                console.print(f"{row} …", markup=False)
-                rows[row] = ask(f"benchmarks.{NAME}", ["--one", system, str(batch), str(length), *given])
-                save(name, stored, ["Not finished."])
-    measured = {
-        batch: {system: {n: rows[key(system, batch, n)] for n in LENGTHS if n <= limit} for system in SYSTEMS}
-        for batch, limit in limits.items()
-    }
-    lines, derived = report(measured, LENGTHS, settings)
-    directory = save(name, stored | derived, lines)
-    for batch in BATCHES:
-        draw(measured[batch], LENGTHS, directory / f"{name}_batch_{batch}.png", f"{options.model}, batch {batch}")
-    console.print("\n".join(lines), markup=False)
+    if options.device == "cpu":
+        limit_memory()
+    print(json.dumps(measure(options.system, options.batch, options.length, options)))
 
 
 if __name__ == "__main__":

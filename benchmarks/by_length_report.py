@@ -9,6 +9,7 @@ from typing import Any
 
 from ttt_retrofit import TTTConfig
 
+from .by_length import READ_TOKENS, READS
 from .measure import FULL
 from .plots import by_length
 from .results import markdown_table
@@ -112,8 +113,10 @@ def report(
 ) -> tuple[list[str], dict[str, Any]]:
     """The lines of the page, and what was derived from the rows, both by batch size."""
     lines = [
-        f"{settings['model']}, window {settings['window']}, on {settings['device']}; times of reads of up to "
-        f"{settings['read_tokens'] // 2:,} tokens are the fastest of up to {settings['reads']}. Per token: over "
+        "### By length of the context",
+        "",
+        f"On {settings['device']}; times of reads of up to {READ_TOKENS // 2:,} tokens are the fastest of up to "
+        f"{READS}. Per token: over "
         f"{settings['decoded']} greedy tokens after the read, {settings['decoded'] // TTTConfig().chunk_size} updates "
         "among them where there is learning; full attention's cache is transformers' own, which is copied for every "
         "token. Peak: while reading, full attention in one pass, above the loaded model. Tokens: of one row.",
