@@ -116,10 +116,10 @@ def report(
         "### By length of the context",
         "",
         f"On {settings['device']}; times of reads of up to {READ_TOKENS // 2:,} tokens are the fastest of up to "
-        f"{READS}. Per token: over "
-        f"{settings['decoded']} greedy tokens after the read, {settings['decoded'] // TTTConfig().chunk_size} updates "
-        "among them where there is learning; full attention's cache is transformers' own, which is copied for every "
-        "token. Peak: while reading, full attention in one pass, above the loaded model. Tokens: of one row.",
+        f"{READS}. Per token: over {settings['decoded']} greedy tokens after the read, an update after every "
+        f"{TTTConfig().chunk_size} where there is learning; full attention's cache is transformers' own, which is "
+        "copied for every token. Peak: while reading, full attention in one pass, above the loaded model. Tokens: of "
+        "one row.",
         "",
     ]
     derived: dict[str, Any] = {"fits": {}, "break_even": {}}

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from ttt_retrofit.viz import figures
@@ -158,6 +159,10 @@ def cost_against_state(points: dict[str, tuple[float, float]], path: Path, title
             axes.annotate(name, (state, cost), xytext=(5, 4), textcoords="offset points", fontsize=8)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.margins(x=0.25, y=0.12)
         axes.set_xlabel(labels[0])
         axes.set_ylabel(labels[1])

@@ -144,7 +144,7 @@ def test_a_length_that_no_system_could_read_is_not_called_measured_and_nothing_i
     settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 256}
     lines, derived = by_length_report.report({8: rows}, by_length.LENGTHS, settings)
     assert derived["break_even"][8][SINKS]["retained"] == "-"
-    assert "256 greedy tokens after the read, 1 updates among them" in lines[2]
+    assert "256 greedy tokens after the read, an update after every 256" in lines[2]
     rows[SINKS][8192] = {"failed": "no memory"}
     assert "Measured up to 2,048 tokens." in by_length_report.report({8: rows}, (1024,), settings)[0]
 
