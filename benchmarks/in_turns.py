@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import track
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
@@ -50,12 +50,18 @@ def windowed_twin(base: Any, window: int) -> MistralForCausalLM:
 
 
 @torch.no_grad()
-def read(model: Any, ids: torch.Tensor, chunk: int, cache: Any = None, **kwargs: Any) -> Any:
+def read(model: Any, ids: torch.Tensor, chunk: int, **kwargs: Any) -> Any:
     """The cache, after the logits of every token, `chunk` tokens a call."""
+    cache = None
     for start in range(0, ids.shape[1], chunk):
         out = model(input_ids=ids[:, start : start + chunk], past_key_values=cache, use_cache=True, **kwargs)
         cache = out.past_key_values
     return cache
+
+
+def timed_read(model: Any, ids: torch.Tensor, chunk: int, **kwargs: Any) -> Callable[[], float]:
+    """A run of `read`, which tells its seconds."""
+    return lambda: timed(model.device, lambda: read(model, ids, chunk, **kwargs))[0]
 
 
 @torch.no_grad()
@@ -64,6 +70,16 @@ def decode(model: Any, token: torch.Tensor, cache: Any) -> None:
     for _ in range(DECODED):
         out = model(input_ids=token, past_key_values=cache, use_cache=True)
         cache, token = out.past_key_values, out.logits[:, -1:].argmax(-1)
+
+
+def timed_decoding(model: Any, ids: torch.Tensor, token: torch.Tensor, chunk: int) -> Callable[[], float]:
+    """A run of `decode` behind a read, which tells its own seconds."""
+
+    def run() -> float:
+        cache = read(model, ids, chunk)
+        return timed(model.device, lambda: decode(model, token, cache))[0]
+
+    return run
 
 
 def take_turns(runs: dict[str, Callable[[], float]], turns: int, what: str) -> Seconds:
@@ -83,12 +99,7 @@ def overhead(base: Any, ids: torch.Tensor, window: int, turns: int) -> Seconds:
     """Un-wrapped against wrapped without learning, each in the form that has no sinks."""
     twin, chunk = windowed_twin(base, window), TTTConfig().chunk_size
     with converted(base, TTTConfig(sliding_window=window, sink_tokens=0, learn_from="none")) as model:
-        runs = {
-            "un-wrapped": lambda: timed(base.device, lambda: read(twin, ids, chunk, DynamicCache(config=twin.config)))[
-                0
-            ],
-            "wrapped, not learning": lambda: timed(base.device, lambda: read(model, ids, chunk))[0],
-        }
+        runs = {"un-wrapped": timed_read(twin, ids, chunk), "wrapped, not learning": timed_read(model, ids, chunk)}
         return take_turns(runs, turns, OVERHEAD)
 
 
@@ -97,10 +108,8 @@ def learning(preset: str, base: Any, ids: torch.Tensor, window: int, turns: int)
     config = TTTConfig.preset(preset, sliding_window=window)
     with converted(base, config) as model:
         runs = {
-            "not learning": lambda: timed(base.device, lambda: read(model, ids, config.chunk_size, learn_from="none"))[
-                0
-            ],
-            "learning": lambda: timed(base.device, lambda: read(model, ids, config.chunk_size))[0],
+            "not learning": timed_read(model, ids, config.chunk_size, learn_from="none"),
+            "learning": timed_read(model, ids, config.chunk_size),
         }
         return take_turns(runs, turns, f"learning, preset {preset}")
 
@@ -111,16 +120,11 @@ def decoding(base: Any, ids: torch.Tensor, window: int, turns: int) -> Seconds:
     ids = ids[:, :READ_BEFORE]
     token, whole = ids[:, -1:], ids[:, : ids.shape[1] // config.chunk_size * config.chunk_size]
     with converted(base, config) as model:
-
-        def unwrapped() -> float:
-            cache = read(twin, whole, config.chunk_size, DynamicCache(config=twin.config))
-            return timed(base.device, lambda: decode(twin, token, cache))[0]
-
-        def wrapped() -> float:
-            cache = read(model, whole, config.chunk_size)
-            return timed(base.device, lambda: decode(model, token, cache))[0]
-
-        return take_turns({"un-wrapped": unwrapped, "learned": wrapped}, turns, DECODING)
+        runs = {
+            "un-wrapped": timed_decoding(twin, whole, token, config.chunk_size),
+            "learned": timed_decoding(model, whole, token, config.chunk_size),
+        }
+        return take_turns(runs, turns, DECODING)
 
 
 RUNS = {OVERHEAD: overhead, DECODING: decoding} | {part: partial(learning, preset) for part, preset in LEARNING.items()}

@@ -44,13 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.longest, options.longest_batched, options.decoded, options.tokens, options.turns = (
-            4096,
-            2048,
-            32,
-            1024,
-            2,
-        )
+        vars(options).update(longest=4096, longest_batched=2048, decoded=32, tokens=1024, turns=2)
     if options.window + TTTConfig().chunk_size > LENGTHS[0]:
         raise SystemExit(
             f"--window {options.window}: at most {LENGTHS[0] - TTTConfig().chunk_size}, so that all are full."
