@@ -195,7 +195,7 @@ def test_parts_take_turns_and_base_and_model_are_themselves_again(monkeypatch):
 def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_off(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
     monkeypatch.setattr(speed_and_memory, "model_directory", lambda name: name)
-    twice = {
+    seconds = {
         "un-wrapped": [1.0],
         "wrapped, not learning": [1.0],
         "learned": [1.0],
@@ -209,7 +209,7 @@ def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_
         if len(asked) == last:
             raise KeyboardInterrupt
         if module.endswith("in_turns"):
-            return {"seconds": twice, "limit": 1.0}
+            return {"seconds": seconds, "limit": 1.0}
         return dict.fromkeys(("read", "token", "retained", "peak"), float(arguments[2])) | {"reads": [1.0]}
 
     monkeypatch.setattr(speed_and_memory, "ask", ask)
