@@ -182,6 +182,83 @@ def test_turns_are_answered_from_the_cache_as_from_the_whole_prompt(model, tmp_p
         assert chat.send(said, **SETTINGS) == fresh.send(said, **SETTINGS)
 
 
+def test_beams_answer_as_from_the_whole_prompt_and_leave_no_keys(model, tmp_path):
+    model.configure_ttt(learn_from="none")
+    chat, fresh = session(model, tmp_path / "a"), session(model, tmp_path / "b")
+    for said in ("where is Marek ?", "who has the key ?", "what is blue ?"):
+        fresh._cache = None
+        beams = {**SETTINGS, "num_beams": 3, "length_penalty": -1.0, "return_dict_in_generate": True}
+        assert chat.send(said, **beams) == fresh.send(said, **beams) != ""
+    assert chat.send("who ?", **SETTINGS)
+
+
+class Strict:
+    """A template like Gemma's: no system prompt, and turns of user and assistant only."""
+
+    TEMPLATE = (
+        "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{{ message['role'] }} {{ message['content'] }} </s> "
+        "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+    )
+
+
+def test_templates_that_know_only_turns_of_two_are_served_too(model, tmp_path):
+    strict = tokenizer()
+    strict.chat_template = Strict.TEMPLATE
+    chat = ChatSession(model, strict, tmp_path, system="chess .", keep_turns=0, config=CONFIG, questions=QUESTIONS)
+    chat.note({"role": "assistant", "content": "Otto plays chess ."}, {"role": "user", "content": STORY})
+    assert chat.send("where is Marek ?", **SETTINGS)
+    chat.note({"role": "user", "content": STORY})
+    assert chat.idle(120).accepted
+
+
+def test_what_has_no_words_is_not_noted_and_what_is_no_message_is_refused(model, tmp_path):
+    chat = session(model, tmp_path)
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
+    chat.note({"role": "user", "content": STORY}, call, {"role": "assistant", "content": "  "})
+    assert chat.messages == [{"role": "user", "content": STORY}]
+    with pytest.raises(InputError, match="A chat message is"):
+        chat.note({"role": "user"})
+    assert chat.messages == session(model, tmp_path).messages
+
+
+def test_a_failure_in_the_background_keeps_no_message_from_being_answered(model, tmp_path, monkeypatch):
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr("ttt_retrofit.consolidation.consolidate.Consolidation.run", fails)
+        chat.begin()
+        chat._job.wait()
+    assert chat.send("who has the key ?", **SETTINGS)
+    with pytest.raises(RuntimeError, match="no"):
+        chat.idle(120)
+    with monkeypatch.context() as patch:
+        patch.setattr(chat.model, "consolidate", fails)
+        chat.send("who ?", **SETTINGS)
+        with pytest.raises(RuntimeError, match="no"):
+            chat.idle(120)
+        assert chat.idle(120) is None  # not again before more is said
+
+
+def fails(*args, **kwargs):
+    raise RuntimeError("no")
+
+
+def test_a_memory_that_could_not_be_written_is_written_the_next_time(model, tmp_path, monkeypatch):
+    chat = session(model, tmp_path)
+    chat.send(STORY, **SETTINGS)
+    chat.send("where is Marek ?", **SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.setattr("ttt_retrofit.memory.store.MemoryStore.save", fails)
+        with pytest.raises(RuntimeError, match="no"):
+            chat.idle(120)
+    assert chat.memory is None and len(chat.messages) == 4
+    steps = []
+    monkeypatch.setattr("ttt_retrofit.consolidation.consolidate.Consolidation.run", steps.append)
+    assert chat.idle(120).accepted and not steps and len(chat.messages) == 2
+
+
 def test_two_users_of_one_model_never_share_a_memory(model, tmp_path):
     first, second = session(model, tmp_path / "a"), session(model, tmp_path / "b")
     alone = session(model, tmp_path / "c")
@@ -202,7 +279,11 @@ def test_forgetting_and_erasing(model, tmp_path):
     chat.rollback()
     assert len(chat.memory.names()) == 1
     (tmp_path / "work" / "cut off").mkdir(parents=True)
+    unfinished = tmp_path / ".turns.json.1.tmp", tmp_path / "memory" / ".current.json.1.tmp"
+    for path in unfinished:
+        path.write_text(STORY)  # by a write that was killed
     chat.erase()
+    assert not any(path.exists() for path in unfinished) and chat.last_report is None
     assert chat.memory is None and chat.messages == [] and not (tmp_path / "work").exists()
     assert session(model, tmp_path).messages == []
 
@@ -216,9 +297,10 @@ def test_bad_input_is_refused(model, tmp_path):
     (tmp_path / "turns.json").write_text('{"format": 99, "messages": []}')
     with pytest.raises(CheckpointError, match="format 99, expected 1"):
         session(model, tmp_path)
-    (tmp_path / "turns.json").write_text("{")
-    with pytest.raises(CheckpointError, match="damaged"):
-        session(model, tmp_path)
+    for damage in (b"{", b'{"format": 1, "messages": ["\xff"]}'):
+        (tmp_path / "turns.json").write_bytes(damage)
+        with pytest.raises(CheckpointError, match="damaged"):
+            session(model, tmp_path)
 
 
 def test_a_store_of_another_base_is_refused(model, tmp_path):

@@ -171,9 +171,30 @@ def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_
     with pytest.raises(ConfigError, match=f"taught with what '{entry.name}' said"):
         model.forget_memory(entry.name)
     assert model.memory.names() == second.names()
-    model.forget_memory(second.entries[1].name)
-    model.forget_memory(entry.name)
+    # The same context again takes the place of what it was taught before, and does not build on it.
+    again = consolidate(model, OTHER_STORY, directory=tmp_path)
+    assert again.names() == second.names() and again.entries[1].learned_from == (entry.name,)
+    model.forget_memory(*again.names())
     assert model.memory.names() == []
+
+
+def test_a_context_is_never_learned_from_itself(model, tmp_path):
+    memory = consolidate(model, directory=tmp_path)
+    phrasing = Phrasing(tokenizer(), "")
+    told = study.certain("fact", phrasing.asked("who is my wife ?"), phrasing.said("my wife is Solveig ."))
+    entry = dataclasses.replace(memory.entries[0], lessons=(*memory.entries[0].lessons, told))
+    model.load_memory(dataclasses.replace(memory, entries=(entry,)))
+    again = consolidate(model, directory=tmp_path)
+    assert again.names() == [entry.name] and again.entries[0].learned_from == ()
+    assert told not in again.entries[0].lessons
+    model.forget_memory(entry.name)
+
+
+def test_a_memory_that_nothing_was_accepted_into_can_be_added_to(model, tmp_path):
+    nothing = consolidate(model, "hi", directory=tmp_path, questions=None)
+    assert not nothing.report.accepted and nothing.entries == ()
+    model.load_memory(nothing)
+    assert len(consolidate(model, directory=tmp_path).entries) == 1
 
 
 def test_a_single_entry_is_written_anew_with_what_it_held(model, tmp_path):
@@ -181,6 +202,11 @@ def test_a_single_entry_is_written_anew_with_what_it_held(model, tmp_path):
     second = consolidate(model, OTHER_STORY, directory=tmp_path, strategy="single")
     assert [len(memory.entries) for memory in (first, second)] == [1, 1]
     assert len(second.entries[0].sources) == 2
+    again = consolidate(model, OTHER_STORY, directory=tmp_path, strategy="single")
+    assert again.entries[0].sources == second.entries[0].sources
+    # Kept apart from now on, the last context does not take the place of all.
+    apart = consolidate(model, OTHER_STORY, directory=tmp_path)
+    assert [len(entry.sources) for entry in apart.entries] == [2, 1] and len(set(apart.names())) == 2
     with pytest.raises(ConfigError, match="holds 2 contexts"):
         model.forget_memory(second.names()[0])
 

@@ -106,6 +106,7 @@ ORDER = [
     "discovery",
     "fingerprint",
     "config",
+    "messages",
     "errors",
 ]
 PACKAGES = {name.split(".")[0] for name in ORDER if "." in name}

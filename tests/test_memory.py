@@ -1,12 +1,14 @@
 """Memories in use: what they add, to which rows, and that nothing else changes."""
 
+import dataclasses
+
 import pytest
 import torch
 from converted import converted, logits
 from remembered import memory
 from tiny import tokens
 
-from ttt_retrofit import CheckpointError, ConfigError, InputError
+from ttt_retrofit import CheckpointError, ConfigError, InputError, Memory
 
 FAMILIES = ["llama", "gpt2", "gemma3_text", "phi3", "qwen3_moe"]
 
@@ -123,6 +125,22 @@ def test_forgetting_an_entry_takes_back_what_it_said():
     model.load_memory(memory(model, 1, 2))
     model.forget_memory("entry2")
     assert torch.equal(logits(model, ids), with_first)
+
+
+def test_what_was_learned_from_each_other_is_forgotten_together():
+    model = converted()
+    made = memory(model, 1, 2, 3)
+    one, two, three = made.entries
+    one, two = (dataclasses.replace(e, learned_from=(other.name,)) for e, other in ((one, two), (two, one)))
+    made = dataclasses.replace(made, entries=(one, two, three))
+    for name in ("entry1", "entry2"):
+        with pytest.raises(ConfigError, match=r"forget\('entry\d', 'entry\d'\)"):
+            made.forget(name)
+    assert made.forget("entry1", "entry2").names() == ["entry3"]
+    both = Memory.combine([made, made])
+    assert [e.learned_from for e in both.entries[3:5]] == [("entry2-2",), ("entry1-2",)]
+    with pytest.raises(ConfigError, match="No entry is named 'entry9'"):
+        made.forget("entry1", "entry9")
 
 
 def test_a_memory_of_another_base_is_refused_and_the_one_before_stays():

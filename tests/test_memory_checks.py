@@ -1,8 +1,10 @@
 """What is refused before it can speak: edited headers, weights of other widths, banks half of which have gates."""
 
+import dataclasses
 import json
 
 import pytest
+import torch
 from converted import TTT, converted
 from peft import LoraConfig, get_peft_model
 from remembered import memory
@@ -104,6 +106,21 @@ def test_a_memory_of_other_places_does_not_fit():
     made.entries[0].weights["model.layers.1.mlp"] = made.entries[0].weights["model.layers.1.mlp.down_proj"]
     with pytest.raises(CheckpointError, match=r"for model\.layers\.1\.mlp, which in .* is no projection"):
         made.check_fits(model)
+
+
+def test_a_gate_of_another_width_does_not_fit():
+    model = converted()
+    made = memory(model, 1)
+    gate = dataclasses.replace(made.entries[0].gate, keys=torch.zeros(3, 5))
+    with pytest.raises(CheckpointError, match="gate of entry 'entry1' is for hidden states of widths"):
+        dataclasses.replace(made, entries=(dataclasses.replace(made.entries[0], gate=gate),)).check_fits(model)
+
+
+def test_a_memory_goes_on_fitting_where_only_the_configuration_changed():
+    model = converted()
+    made = memory(model, 1)
+    model.config.pad_token_id, model.config.something_new = 5, "in a later release"
+    model.load_memory(made)
 
 
 def test_an_adapter_of_other_widths_is_refused(tmp_path):

@@ -188,6 +188,20 @@ def test_an_exported_memory_is_a_peft_adapter_with_the_same_logits(tmp_path, fam
         assert torch.allclose(adapted(ids).logits, logits(model, ids), atol=1e-5)
 
 
+def test_entries_of_different_ranks_and_places_are_one_adapter(tmp_path):
+    model, ids = converted(), tokens(2, 12)
+    model.configure_ttt(learn_from="none")
+    one, other = memory(model, 1, gated=False), memory(model, 2, gated=False, rank=3, target_modules=("down",))
+    both = Memory.combine([one, other])
+    both.to_lora(tmp_path)
+    adapted = PeftModel.from_pretrained(tiny("llama"), tmp_path)
+    model.load_memory(both)
+    with torch.no_grad():
+        assert torch.allclose(adapted(ids).logits, logits(model, ids), atol=1e-5)
+    with pytest.raises(ConfigError, match="rank=0"):
+        both.to_lora(tmp_path / "none", rank=0)
+
+
 def test_an_adapter_is_read_as_a_memory(tmp_path):
     model, ids = converted(), tokens(2, 12)
     made = memory(model, 1, gated=False)

@@ -40,6 +40,17 @@ def test_an_answer_grows_and_a_failed_one_leaves_no_trace(tmp_path, monkeypatch)
     assert page.shown == grown[-1] == page.session.messages
 
 
+def test_what_was_erased_while_it_was_answered_does_not_come_back(tmp_path):
+    page = talk(tmp_path, 1e9)
+    list(page.send("where is Marek ?"))
+    writing = page.send("who has the key ?")
+    next(writing)
+    until(lambda: len(page.session.messages) == 4)
+    page.erase()
+    list(writing)
+    assert page.shown == page.session.messages == []
+
+
 def test_what_is_remembered_is_shown_and_can_be_taken_back(tmp_path):
     page = talk(tmp_path, 0.0)
     for said in (STORY, OTHER_STORY):
@@ -58,7 +69,9 @@ def test_what_is_remembered_is_shown_and_can_be_taken_back(tmp_path):
 
 def test_a_web_page_that_poses_as_local_is_shown_nothing(tmp_path):
     with launch(talk(tmp_path, 1e9), "a talk", None) as url:
-        assert httpx.get(f"{url}config").status_code == 200
+        found = httpx.get(f"{url}config")
+        # Nor does an answer make the browser fetch an image from somewhere else.
+        assert found.status_code == 200 and "default-src 'self'" in found.headers["content-security-policy"]
         posing = httpx.get(f"{url}config", headers={"Host": "evil.example", "Origin": "http://evil.example"})
         assert posing.status_code == 403 and "evil.example" in posing.text
 

@@ -1,5 +1,6 @@
 """What is asked about a context: pure functions over sentences, no model."""
 
+import time
 from dataclasses import replace
 from importlib import resources
 
@@ -21,6 +22,7 @@ from ttt_retrofit.consolidation.words import (
     value,
     without_announcement,
     without_opener,
+    words,
 )
 from ttt_retrofit.consolidation.writer import Phrasing
 from ttt_retrofit.errors import ConfigError
@@ -38,10 +40,40 @@ PROMPTS = Prompts.load()
             "This line is so long that it was wrapped by whoever wrote\nthe letter, and ends here.\n- A point",
             ["This line is so long that it was wrapped by whoever wrote the letter, and ends here.", "- A point"],
         ),
+        ("我的姐姐叫米雷拉。“好！”他说。", ["我的姐姐叫米雷拉。", "“好！”他说。"]),
+        ("मेरी बहन मिरेला है। वह लीड्स में है।", ["मेरी बहन मिरेला है।", "वह लीड्स में है।"]),
     ],
 )
 def test_sentences_end_at_stops_and_lines_but_not_at_abbreviations_or_wraps(text, expected):
     assert sentences(text) == expected
+
+
+def test_a_message_of_blanks_is_read_at_once():
+    began = time.perf_counter()
+    sentences("a" * 60 + " " * 100_000 + "b")  # fifteen seconds if each blank is tried as the beginning of the rest
+    assert time.perf_counter() - began < 2
+
+
+def test_vowel_signs_and_accents_of_their_own_belong_to_their_word():
+    assert words("मेरी बहन का नाम") == ["मेरी", "बहन", "का", "नाम"]
+    assert words("Mu\u0308ller") == words("M\u00fcller") == ["m\u00fcller"]
+
+
+@pytest.mark.parametrize("context", [
+    [{"role": "user", "content": "Marek has the key . " * 200}],
+    [{"role": "user", "content": "who ?"}, *[{"role": "assistant", "content": "Marek has the key ."}] * 200],
+    "Marek has the key . " * 200,
+    "Marek has the key , " * 200,
+])  # fmt: skip
+def test_pieces_are_bounded_however_long_a_message_is(context):
+    count = tokenizer()
+    understood = understand(context, count, 64)
+    parts = ([m["content"] for m in piece] if isinstance(piece, tuple) else [piece] for piece in understood.pieces)
+    assert all(sum(len(count(text).input_ids) for text in part) <= 2 * 64 for part in parts)
+    assert all(s.text in str(understood.pieces[s.piece]) for s in understood.statements)
+    told = understood.text if isinstance(context, str) else " ".join(m["content"] for m in context)
+    said = " ".join(m["content"] for piece in understood.pieces for m in piece) if understood.conversation else told
+    assert said.split() == told.split()
 
 
 def test_words_that_only_lead_up_to_a_sentence_are_left_out():

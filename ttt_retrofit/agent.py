@@ -22,13 +22,13 @@ from .consolidation.config import ConsolidationConfig
 from .consolidation.control import Progress
 from .consolidation.job import ConsolidationJob
 from .errors import Cancelled, InputError
-from .memory.files import private_directory, read_list, write_list
+from .memory.files import private_directory, read_list, remove, remove_unfinished, write_list
 from .memory.memory import Memory
 from .memory.report import Report
 from .memory.store import MemoryStore
+from .messages import Message, read_messages, templated
 
 TURNS, STORE, WORK = "turns.json", "memory", "work"  # in a user's directory
-Message = dict[str, str]
 
 
 class ChatSession:
@@ -90,7 +90,7 @@ class ChatSession:
     # ------------------------------------------------------------------ talking
 
     def send(self, text: str, **generate_kwargs: Any) -> str:
-        """Say something; returns the answer. A running consolidation waits meanwhile.
+        """Say something; returns the answer. A running consolidation waits; one that failed says so when idle.
 
         Raises
         ------
@@ -102,7 +102,8 @@ class ChatSession:
         self._check_alone()
         if self._job is not None:
             self._job.pause()
-            self.settle()
+            if self._job.succeeded():
+                self.settle()
         said: list[Message] = [*self.messages, {"role": "user", "content": text}]
         answer = self._answer(said, generate_kwargs)
         self.messages = [*said, {"role": "assistant", "content": answer}]
@@ -110,17 +111,25 @@ class ChatSession:
         return answer
 
     def note(self, *said: Message) -> None:
-        """Take turns that were answered elsewhere, to become memory like those of `send`."""
+        """Take turns that were answered elsewhere, to become memory like those of `send`.
+
+        Messages without words, such as calls of tools, are left out.
+
+        Raises
+        ------
+        InputError
+            For what is no message, or when another session has changed the store.
+        """
+        new = read_messages(said)
         self._check_alone()
-        self.messages = [*self.messages, *said]
+        self.messages = [*self.messages, *new]
         self._write()
 
     def _answer(self, said: list[Message], generate_kwargs: dict[str, Any]) -> str:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
         if self.memory is not None:
             prompt = self.memory.with_notes(prompt)
-        text = self.tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True)
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
+        ids = self.tokenizer(templated(self.tokenizer, prompt), add_special_tokens=False).input_ids
         known, cache = len(self._read), self._cache
         if cache is None or known >= len(ids) or ids[:known] != self._read:
             cache = self.model.new_cache()
@@ -130,14 +139,15 @@ class ChatSession:
             **{
                 "max_new_tokens": 256,
                 **generate_kwargs,
+                "return_dict_in_generate": False,
                 "input_ids": given,
                 "attention_mask": torch.ones_like(given),
                 "past_key_values": cache,
                 "memories": [self.memory],
             }
         )[0].tolist()
-        # The last token was written but not read yet.
-        self._cache, self._read = cache, written[:-1]
+        if cache.rows == 1:  # with beams, nobody knows which of them was answered
+            self._cache, self._read = cache, written[:-1]  # the last token was written but not read yet
         return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
 
     # ------------------------------------------------------------------ idle time
@@ -181,16 +191,20 @@ class ChatSession:
             return False
         self._check_alone()  # before the minutes whose outcome could not be kept
         self._studied = older
-        self._job = self.model.consolidate(
-            self.messages[:older],
-            tokenizer=self.tokenizer,
-            config=self.config,
-            questions=self.questions,
-            earlier=self.memory,
-            load=False,
-            background=True,
-            work_dir=self.directory / WORK,
-        )
+        try:
+            self._job = self.model.consolidate(
+                self.messages[:older],
+                tokenizer=self.tokenizer,
+                config=self.config,
+                questions=self.questions,
+                earlier=self.memory,
+                load=False,
+                background=True,
+                work_dir=self.directory / WORK,
+            )
+        except Exception:
+            self._rejected = older
+            raise
         return True
 
     def settle(self) -> Report | None:
@@ -203,32 +217,35 @@ class ChatSession:
         Raises
         ------
         Exception
-            What it failed with. It is not tried again until more was said.
+            What it failed with; it is not tried again until more was said. Or what kept its memory from being
+            written: it stays, and is written by the next call.
         """
         job = self._job
         if job is None or not job.done():
             return None
-        self._job = None
         try:
             memory = job.result(0)
         except Cancelled:
+            self._job = None
             return None
         except Exception:
-            self._rejected = self._studied
+            self._job, self._rejected = None, self._studied
             raise
+        report = memory.report
+        assert report is not None
+        if report.accepted:
+            self._check_alone()
+            self._save(memory)  # before the words go
+            self.messages, self._rejected = self.messages[self._studied :], 0
+            self._drop_keys()
+        else:
+            self._rejected = self._studied
+        self._job, self.last_report = None, report
         # What earlier jobs left was about a shorter conversation, and is of no use to a later one.
         shutil.rmtree(self.directory / WORK, ignore_errors=True)
-        assert memory.report is not None
-        self.last_report = memory.report
-        if not memory.report.accepted:
-            self._rejected = self._studied
-            return memory.report
-        self._check_alone()
-        self._save(memory)  # before the words go
-        self.messages, self._rejected = self.messages[self._studied :], 0
-        self._drop_keys()
-        self._write()
-        return memory.report
+        if report.accepted:
+            self._write()
+        return report
 
     def _drop_keys(self) -> None:
         """Let the keys and values go; the next answer reads its prompt anew."""
@@ -247,7 +264,7 @@ class ChatSession:
         if job is not None:
             job.cancel()
             job.wait()
-        shutil.rmtree(self.directory / WORK, ignore_errors=True)
+        remove(self.directory / WORK)
 
     @property
     def progress(self) -> Progress | None:
@@ -264,11 +281,11 @@ class ChatSession:
         self.abandon()
         self._drop_keys()
 
-    def forget(self, name: str) -> None:
-        """Drop one entry of the memory, see `memory.names()`. A consolidation that builds on it is abandoned."""
+    def forget(self, name: str, *others: str) -> None:
+        """Drop entries of the memory, see `memory.names()`. A consolidation that builds on one is abandoned."""
         if self.memory is None:
             raise InputError(f"forget({name!r}): nothing is remembered yet.")
-        left = self.memory.forget(name)
+        left = self.memory.forget(name, *others)
         self._check_alone()
         self.abandon()
         self._save(left)
@@ -278,7 +295,8 @@ class ChatSession:
         """Forget everything, words and memories, here and in the store, whatever another session wrote there."""
         self.abandon()
         self.store.erase()
-        self.memory, self.messages, self._rejected = None, [], 0
+        remove_unfinished(self.directory)
+        self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
         self._drop_keys()
         self._write()
 

@@ -97,11 +97,11 @@ class MemoryMixin(_Base):
         """What was loaded and accepted so far, oldest first; the last one speaks."""
         return list(self._versions)
 
-    def forget_memory(self, name: str) -> Memory:
-        """A new version without the entry `name` (see `memory.names()`); returns it."""
+    def forget_memory(self, name: str, *others: str) -> Memory:
+        """A new version without the entry `name`, or several (see `memory.names()`); returns it."""
         if self.memory is None:
             raise ConfigError(f"forget_memory({name!r}): no memory is loaded.")
-        return self.load_memory(self.memory.forget(name))
+        return self.load_memory(self.memory.forget(name, *others))
 
     def merge_memory(self) -> None:
         """Fold the loaded memory into the base's weights, as if its gates stood open always.

@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import TextStreamer
+from transformers.utils import logging
 
 from ..agent import ChatSession
 from ..errors import InputError, MissingExtraError, TTTError
@@ -24,11 +25,13 @@ from .loading import Choices, load_model, load_tokenizer
 from .output import Output
 from .remembering import read_questions, recipe
 
+logger = logging.get_logger(__name__)
+
 PATIENCE = 3.0  # seconds of silence after which idle time begins
 STEP = 0.5  # seconds of idle work between two looks at the keyboard
 HELP = """/memory         what is remembered, and how well
 /rollback       back to the memory before the last consolidation
-/forget NAME    drop one entry of the memory; /forget all drops everything, words too
+/forget NAME    drop an entry of the memory, or several; /forget all drops everything, words too
 /save DIR       write the memory, for Memory.load and model.load_memory
 /help           this
 /quit           leave, as Ctrl-D does; with --memory the conversation goes on the next time"""
@@ -65,12 +68,17 @@ class Chat:
                 except (TTTError, OSError) as error:
                     self.out.remark(f"error: {error}")
             elif line.strip():
-                answer = self.session.send(
-                    line, max_new_tokens=self.most, streamer=Streamer(self.session.tokenizer, self.out)
-                )
-                self.turns.append({"user": line, "assistant": answer})
-                self._take(self.session.last_report)
+                try:
+                    self._say(line)
+                except (TTTError, OSError) as error:
+                    self.out.remark(f"error: {error}")
             self._prompt()
+
+    def _say(self, line: str) -> None:
+        streamer = Streamer(self.session.tokenizer, self.out)
+        answer = self.session.send(line, max_new_tokens=self.most, streamer=streamer)
+        self.turns.append({"user": line, "assistant": answer})
+        self._take(self.session.last_report)
 
     def _listen(self) -> None:
         try:
@@ -94,7 +102,12 @@ class Chat:
 
     def _idle(self) -> None:
         working = self.session.progress is not None
-        report = self.session.idle(STEP)
+        try:
+            report = self.session.idle(STEP)
+        except Exception as error:  # whatever it was, the conversation goes on
+            logger.debug("A consolidation failed.", exc_info=True)
+            self.out.remark(f"\n(the consolidation failed: {error})")
+            return
         if not working and self.session.progress is not None:
             self.out.remark("\n(consolidating older turns while you are away; go on whenever you like)")
         if report is not None:
@@ -120,7 +133,7 @@ class Chat:
             if argument == "all":
                 self.session.erase()
             else:
-                self.session.forget(argument)
+                self.session.forget(*argument.split() or [""])
             self.out.remark(self._remembered())
         elif name == "/save":
             if self.session.memory is None or not argument:

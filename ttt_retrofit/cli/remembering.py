@@ -63,7 +63,8 @@ def consolidate(
     context, config, asked = read_context(file), recipe(said), read_questions(questions)
     model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
     store = MemoryStore(directory / STORE)
-    with out.stages() as progress:
+    # Held all the while: what another one added meanwhile would be left out of the new version.
+    with store.writing(), out.stages() as progress:
         memory = model.consolidate(
             context,
             tokenizer=tokenizer,
@@ -75,8 +76,8 @@ def consolidate(
             progress=progress,
             work_dir=directory / WORK,
         )
-    accepted = memory.report.accepted
-    version = store.save(memory) if accepted else None
+        accepted = memory.report.accepted
+        version = store.save(memory) if accepted else None
     document = {"memory": str(directory), "version": version, "report": memory.report.to_dict()}
     saved = f"Saved as version {version} in {directory}." if accepted else "Not saved: the memory before it stays."
     out.result(document, str(memory.report), saved)

@@ -23,9 +23,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("seconds", "steps", "tokens"):
-            value = getattr(self, name)
-            if value is not None and (not is_number(value) or value <= 0):
-                raise ConfigError(f"budget: {name}={value!r}, expected a positive number or None.")
+            value, kind = getattr(self, name), "number" if name == "seconds" else "integer"
+            right = is_number(value) if name == "seconds" else is_integer(value)
+            if value is not None and not (right and value > 0):  # nan is not
+                raise ConfigError(f"budget: {name}={value!r}, expected a positive {kind} or None.")
 
     @classmethod
     def of(cls, budget: Budget | float | Mapping[str, Any] | None) -> Budget:

@@ -26,7 +26,7 @@ from ..gates import Background
 from ..memory.chorus import voices as voices_of
 from ..memory.entry import Entry, GateKeys, Source
 from ..memory.lessons import Lesson
-from ..memory.memory import Memory
+from ..memory.memory import Memory, free_name
 from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..voices import Voices
@@ -73,11 +73,15 @@ class Consolidation:
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
     phrasing: Phrasing = field(init=False)
+    others: Memory | None = field(init=False)  # the earlier memory without what this very context was taught before
     before: Earlier = field(init=False)
 
     def __post_init__(self) -> None:
         self.phrasing = Phrasing(self.tokenizer, self.prompts.plain)
-        self.before = Earlier(self.phrasing, () if self.earlier is None else self.earlier.entries)
+        earlier, own = self.earlier, [self.context.sha256]
+        entries = () if earlier is None else tuple(e for e in earlier.entries if [s.sha256 for s in e.sources] != own)
+        self.others = dataclasses.replace(earlier, entries=entries) if earlier is not None and entries else None
+        self.before = Earlier(self.phrasing, entries)
 
     def key(self) -> str:
         """Names this very consolidation, so that one that was cut off is recognised."""
@@ -171,7 +175,7 @@ class Consolidation:
 
     def _elsewhere(self, student: Student, teacher: Writer) -> Elsewhere:
         self.control.at("general", 0, len(self.prompts.general))
-        known = None if self.earlier is None else self.earlier.background
+        known = None if self.others is None else self.others.background
         return look_elsewhere(student, teacher, self.phrasing, self.prompts, known)
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
@@ -219,16 +223,16 @@ class Consolidation:
 
     def _check_earlier(self, places: Places) -> None:
         """Entries of one bank listen at one layer, and all have gates or none has."""
-        if self.earlier is None or not self.earlier.entries:
+        if self.others is None:
             return
-        if self.earlier.layer != places.layer:
+        if self.others.layer != places.layer:
             raise ConfigError(
-                f"The loaded memory listens at {self.earlier.layer}, the new one would at {places.layer}. Use the "
+                f"The loaded memory listens at {self.others.layer}, the new one would at {places.layer}. Use the "
                 "same MemoryConfig, or reset_memory() first."
             )
-        if self.earlier.config.gated != self.config.memory.gated:
+        if self.others.config.gated != self.config.memory.gated:
             raise ConfigError(
-                f"The loaded memory has gated={self.earlier.config.gated}, the new one would have "
+                f"The loaded memory has gated={self.others.config.gated}, the new one would have "
                 f"gated={self.config.memory.gated}; one bank has gates or has none. Use the same MemoryConfig, or "
                 "reset_memory() first."
             )
@@ -300,10 +304,10 @@ class Consolidation:
         self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[Tensor], bool]
     ) -> Revised:
         """The earlier memory, as the new context leaves it."""
-        if self.earlier is None:
+        if self.others is None:
             return Revised()
         return revise(
-            self.earlier,
+            self.others,
             questions,
             self.context.statements,
             partial(self._prepared, student),
@@ -327,19 +331,21 @@ class Consolidation:
         )
         held = (statement.text for statement in self.context.statements if statement.holds)
         notes = written(held, self.tokenizer) if self.config.notepad else []
+        before = () if plan.before is None else plan.before.entries
+        single = self.config.strategy == "single"
+        name = self.context.sha256[:12]
         entry = Entry(
-            self.context.sha256[:12],
+            name if single else free_name(name, [e.name for e in before]),
             (source,),
             weights,
             dataclasses.replace(plan.gate, keys=plan.gate.keys.cpu()),
             tuple(plan.studied),
             now,
             tuple(notes),
-            () if self.config.strategy == "single" else plan.learned_from,
+            () if single else tuple(other for other in plan.learned_from if other != name),
         )
-        before = () if plan.before is None else tuple(e for e in plan.before.entries if e.name != entry.name)
-        if self.config.strategy == "single":
-            sources = (*(source for e in before for source in e.sources), source)
+        if single:
+            sources = (*(s for e in before for s in e.sources if s.sha256 != source.sha256), source)
             notes = [*(note for e in before for note in e.notes), *notes]
             entry, before = dataclasses.replace(entry, sources=sources, notes=tuple(notes)), ()
         entries = (*before, entry)

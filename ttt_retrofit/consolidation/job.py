@@ -53,6 +53,10 @@ class ConsolidationJob:
         """Whether it has ended: accepted, rejected, cancelled or failed."""
         return self._future.done()
 
+    def succeeded(self) -> bool:
+        """Whether it has ended with a memory, accepted or rejected."""
+        return self._future.done() and self._future.exception() is None
+
     def wait(self) -> None:
         """Wait until it has ended, however it ends."""
         self._thread.join()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,11 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ..cache import TTTCache
 from ..errors import InputError
+from ..messages import Message, read_messages
 from .words import content, names, sentences, without_announcement, without_opener, words
-from .writer import Message
 
 NEIGHBOURS = 2  # sentences shown before a statement when questions about it are written
 SHORTEST = 3  # words; anything shorter states nothing
+OF_A_TURN = 4  # tokens that a template puts around a message
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def _ids(kind: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, piece_to
 
 
 def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
-    parts = sentences(text)
+    parts = _sentences(text, tokenizer, piece_tokens)
     if not parts:
         raise InputError("The context is empty: there is nothing to remember.")
     pieces: list[str] = []
@@ -105,7 +106,7 @@ def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_to
     current: list[str] = []
     length = 0
     for index, sentence in enumerate(parts):
-        size = len(tokenizer(sentence, add_special_tokens=False).input_ids) + 1
+        size = _tokens(sentence, tokenizer) + 1
         if current and length + size > piece_tokens:
             pieces.append(" ".join(current))
             current, length = [], 0
@@ -119,15 +120,8 @@ def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_to
 
 
 def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
-    turns: list[Message] = []
-    for message in messages:
-        role, said = message.get("role"), message.get("content")
-        if isinstance(said, list):  # parts, as multimodal templates have them
-            said = " ".join(part.get("text", "") for part in said if isinstance(part, dict))
-        if not isinstance(role, str) or not isinstance(said, str):
-            raise InputError(f"A chat message is {message!r}; expected {{'role': ..., 'content': ...}} with a text.")
-        turns.append({"role": role, "content": said})
-    if not any(turn["content"].strip() for turn in turns):
+    turns = read_messages(messages)
+    if not turns:
         raise InputError("The context is empty: no message says anything.")
     pieces: list[tuple[Message, ...]] = []
     statements: list[Statement] = []
@@ -135,15 +129,14 @@ def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_to
     current: list[Message] = []
     length = 0
     earlier: list[str] = []
-    for turn in turns:
-        size = len(tokenizer(turn["content"], add_special_tokens=False).input_ids) + 4
-        # A piece begins with the user, as templates expect it.
-        if current and length + size > piece_tokens and turn["role"] == "user":
+    for turn, said, size in _parts(turns, tokenizer, piece_tokens):
+        # A piece begins with the user, as templates expect it, unless what was said in between is as long as one.
+        if current and length + size > piece_tokens * (1 if turn["role"] == "user" else 2):
             pieces.append(tuple(current))
             current, length = [], 0
         current.append(turn)
         length += size
-        for sentence in sentences(turn["content"]):
+        for sentence in said:
             # An assistant that names nothing but what it was told states nothing new.
             repeats = turn["role"] == "assistant" and not names(sentence) - known
             if _states(sentence) and not repeats and not sentence.endswith("?"):
@@ -154,6 +147,41 @@ def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_to
             known |= set(words(sentence))
     pieces.append(tuple(current))
     return Context("chat", json.dumps(turns, ensure_ascii=False), tuple(pieces), tuple(statements))
+
+
+def _parts(
+    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, most: int
+) -> Iterator[tuple[Message, list[str], int]]:
+    """Messages with their sentences and tokens; one that is longer than a piece comes as several."""
+    for turn in turns:
+        size, said = _tokens(turn["content"], tokenizer), _sentences(turn["content"], tokenizer, most)
+        if size <= most:
+            yield turn, said, size + OF_A_TURN
+            continue
+        part: list[str] = []
+        length = 0
+        for sentence in said:
+            size = _tokens(sentence, tokenizer) + 1
+            if part and length + size > most:
+                yield {**turn, "content": " ".join(part)}, part, length + OF_A_TURN
+                part, length = [], 0
+            part.append(sentence)
+            length += size
+        yield {**turn, "content": " ".join(part)}, part, length + OF_A_TURN
+
+
+def _sentences(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
+    """The sentences of a text; one of more than about `most` tokens, such as a dump of data, is cut."""
+    found: list[str] = []
+    for sentence in sentences(text):
+        cuts = max(1, -(-_tokens(sentence, tokenizer) // most))
+        size = -(-len(sentence) // cuts)
+        found += (sentence[first : first + size] for first in range(0, len(sentence), size))
+    return found
+
+
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    return len(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def _states(sentence: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..memory.lessons import Lesson, LessonKind
+from ..messages import Message
 from .aliases import Pair, renamed, shortened
 from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
@@ -19,7 +20,7 @@ from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
 from .words import content, content_stems, made_up, stem, stems, value, words
-from .writer import Answer, Message, Phrasing, Writer
+from .writer import Answer, Phrasing, Writer
 
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from importlib import resources
 
-WORD = re.compile(r"\w+(?:[-'.:/@]\w+)*")  # a code, a time of day or a hyphenated word is one
+# Vowel signs and accents of their own, which Python counts as no letters.
+MARKS = "".join(mark for mark in map(chr, range(0x300, 0x10000)) if unicodedata.category(mark) in ("Mn", "Mc"))
+LETTERS = rf"[\w{MARKS}]+"
+WORD = re.compile(rf"{LETTERS}(?:[-'.:/@]{LETTERS})*")  # a code, a time of day or a hyphenated word is one
 WORD_OR_MARK = re.compile(rf"{WORD.pattern}|[^\w\s]")
 # Function words of English, and the words with which answers are phrased. In other languages every word counts.
 FUNCTION_WORDS = frozenset(resources.files(__package__).joinpath("function_words.txt").read_text().split())
@@ -14,9 +18,11 @@ FUNCTION_WORDS = frozenset(resources.files(__package__).joinpath("function_words
 NAMES_TOO = {"May", "Will"}
 
 # The end of a line so long that only its length ended it.
-WRAPPED = re.compile(r"(?<=[^\n]{50})(?<![.!?])[ \t]*\n(?=[ \t]*[\w\"'(])(?![ \t]*\d+[.)])")
-# The end of a sentence: not after an abbreviation.
-ENDED = re.compile(r"(?<=[.!?…。！？])(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\b(?:Mrs|Esq|e\.g|i\.e)\.)[\"')\]]*\s+|\n+")
+WRAPPED = re.compile(r"(?<=[^\n]{50})(?<![.!? \t])[ \t]*\n(?=[ \t]*[\w\"'(])(?![ \t]*\d+[.)])")
+# The end of a sentence: not after an abbreviation; of scripts without spaces, without one.
+ENDED = re.compile(
+    r"(?<=[.!?…।؟۔])(?<!\b(?:Mr|Ms|Dr|St)\.)(?<!\b(?:Mrs|Esq|e\.g|i\.e)\.)[\"')\]]*\s+|(?<=[。！？])(?![」』”）。！？])\s*|\n+"
+)
 OPENERS = re.compile(
     r"^(?:(?:oh|ah|well|so|also|and|but|anyway|actually|btw|fyi|ok|okay|yes|no|by the way|in fact|you know|"
     r"just so you know|for the record|as i said)\b[,:;.!]?\s+)+",
@@ -55,7 +61,7 @@ def words(text: str) -> list[str]:
 
 
 def _bare(word: str) -> str:
-    return word.lower().removesuffix("'s")
+    return unicodedata.normalize("NFC", word).lower().removesuffix("'s")
 
 
 def content(text: str) -> set[str]:

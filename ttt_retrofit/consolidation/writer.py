@@ -23,7 +23,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-Message = dict[str, str]
+from ..messages import Message, templated
+
 # Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
 SHARED_PREFIX = 16
 # Of so many answers, those that have ended leave the batch when they are half of it.
@@ -266,5 +267,5 @@ class Phrasing:
         return self.tokenizer(answer if self.chat else " " + answer, add_special_tokens=False).input_ids + end
 
     def _templated(self, messages: list[Message]) -> list[int]:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **self.settings)
+        text = templated(self.tokenizer, messages, **self.settings)
         return self.tokenizer(text, add_special_tokens=False).input_ids

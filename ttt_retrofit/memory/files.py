@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove(directory: Path) -> None:
+    """Delete a directory and all that is in it; nothing where there is none. What cannot be deleted raises."""
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Delete what `write_atomically` left in a directory when it was killed."""
+    for path in directory.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def write_list(path: Path, name: str, items: list[Any]) -> None:
     """Replace `path` by JSON that holds a list under a name."""
     write_atomically(path, json.dumps({"format": LIST_FORMAT, name: items}).encode())
@@ -51,7 +64,7 @@ def read_list(path: Path, name: str, otherwise: str) -> list[Any]:
         found, items = stored["format"], list(stored[name])
     except FileNotFoundError:
         return []
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is damaged: {error!r}. {otherwise}") from error
     if found != LIST_FORMAT:
         raise CheckpointError(f"{path} is of format {found}, expected {LIST_FORMAT}. Use the version that wrote it.")

@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from .files import write_atomically
 
 Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
@@ -40,7 +41,14 @@ def write_adapter(
     Returns
     -------
     The share of each projection's energy (squared Frobenius norm) that was kept.
+
+    Raises
+    ------
+    ConfigError
+        For a rank below 1.
     """
+    if rank < 1:
+        raise ConfigError(f"to_lora(): rank={rank}, expected at least 1.")
     paths = dict.fromkeys(path for weights in said for path in weights)
     tensors: dict[str, Tensor] = {}
     kept: dict[str, float] = {}
@@ -48,8 +56,9 @@ def write_adapter(
     most = min(rank, max(a.shape[0] for a, _ in factors.values()))
     for path, (a, b) in factors.items():
         a, b, kept[path] = truncated(a, b, most)
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = a.contiguous()
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = b.contiguous()
+        missing = most - a.shape[0]  # PEFT has one rank for all; what is less goes on in zeros
+        tensors[f"{PREFIX}{path}.lora_A.weight"] = pad(a, (0, 0, 0, missing)).contiguous()
+        tensors[f"{PREFIX}{path}.lora_B.weight"] = pad(b, (0, missing)).contiguous()
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,13 @@ from ..errors import CheckpointError, ConfigError
 from ..fingerprint import fingerprint
 from ..gates import Background
 from ..hub import hub_id
+from ..messages import Message
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
 from .files import private_directory, write_atomically
 from .lora import read_adapter, write_adapter
-from .notes import Message, Note, as_turn
+from .notes import Note, as_turn
 from .projections import projection_at, submodule
 from .report import Report
 
@@ -99,32 +100,36 @@ class Memory:
         system = [message for message in messages[:1] if message["role"] == "system"]
         return [*system, *as_turn(self.notes), *messages[len(system) :]]
 
-    def forget(self, name: str) -> Memory:
-        """Without the entry `name`: what only that context said is gone; nothing else is touched.
+    def forget(self, name: str, *others: str) -> Memory:
+        """Without the entries of these names: what only those contexts said is gone; nothing else is touched.
 
         Raises
         ------
         ConfigError
-            When there is no such entry, it holds several contexts, distilled into one, or a later entry was taught
-            with what it said.
+            When there is no such entry, one holds several contexts, distilled into one, or an entry that would stay
+            was taught with what one of them said.
         """
-        if name not in self.names():
-            raise ConfigError(f"No entry is named {name!r}. Entries are {self.names()}.")
-        entry = self.entries[self.names().index(name)]
-        if len(entry.sources) > 1:
-            raise ConfigError(
-                f"Entry {name!r} holds {len(entry.sources)} contexts, distilled into one, which cannot be told apart. "
-                "Reset the memory and consolidate those that are to stay; strategy='bank' keeps contexts apart."
-            )
-        later = [e.name for e in self.entries if name in e.learned_from]
+        names = (name, *others)
+        unknown = [name for name in names if name not in self.names()]
+        if unknown:
+            raise ConfigError(f"No entry is named {', '.join(map(repr, unknown))}. Entries are {self.names()}.")
+        for entry in self.entries:
+            if entry.name in names and len(entry.sources) > 1:
+                raise ConfigError(
+                    f"Entry {entry.name!r} holds {len(entry.sources)} contexts, distilled into one, which cannot be "
+                    "told apart. Reset the memory and consolidate those that are to stay; strategy='bank' keeps "
+                    "contexts apart."
+                )
+        left = tuple(e for e in self.entries if e.name not in names)
+        later = [e.name for e in left if not set(names).isdisjoint(e.learned_from)]
         if later:
+            together = ", ".join(map(repr, [*names, *later]))
             raise ConfigError(
-                f"Entries {later} were taught with what {name!r} said (who is called what) and would still answer by "
-                f"it. Forget {later} first; what they are to keep can be consolidated again afterwards."
+                f"Entries {later} were taught with what {', '.join(map(repr, names))} said (who is called what) and "
+                f"would still answer by it. Forget them together: forget({together}); what is to stay can be "
+                "consolidated again afterwards."
             )
-        return dataclasses.replace(
-            self, entries=tuple(e for e in self.entries if e is not entry), report=None, created=time.time()
-        )
+        return dataclasses.replace(self, entries=left, report=None, created=time.time())
 
     def diff(self, other: Memory) -> dict[str, list[str]]:
         """Names of entries that are only here, only in `other`, or in both but changed."""
@@ -143,14 +148,21 @@ class Memory:
         Raises
         ------
         CheckpointError
-            When the layer or a projection is missing, or weights are of another shape.
+            When the layer or a projection is missing, or weights or gates are of another shape.
         """
         if submodule(model, self.layer) is None:
             raise CheckpointError(
                 f"This memory listens at {self.layer}, which {type(model).__name__} does not have. It was made for "
                 f"another model ({self.base_name!r}): load that one."
             )
+        width = model.config.get_text_config(decoder=True).hidden_size
         for entry in self.entries:
+            widths = (entry.gate.keys.shape[-1], self.background.centre.shape[-1], self.background.directions.shape[0])
+            if set(widths) != {width}:
+                raise CheckpointError(
+                    f"The gate of entry {entry.name!r} is for hidden states of widths {widths}, those of "
+                    f"{type(model).__name__} have {width}. It was made for another model: load that one."
+                )
             for path, weights in entry.weights.items():
                 place = projection_at(model, path)
                 if place is not None and place.takes(weights):
@@ -208,12 +220,13 @@ class Memory:
                 )
         entries: dict[str, Entry] = {}
         for memory, weight in zip(memories, weights):
+            names: dict[str, str] = {}  # as this memory's entries are called in the new one
+            for name in memory.names():
+                names[name] = free_name(name, {*entries, *names.values()})
             for entry in memory.entries if weight else ():
-                name, copy = entry.name, 1
-                while name in entries:
-                    copy += 1
-                    name = f"{entry.name}-{copy}"
-                entries[name] = dataclasses.replace(entry.scaled(weight), name=name)
+                learned = tuple(names.get(other, other) for other in entry.learned_from)
+                named = dataclasses.replace(entry.scaled(weight), name=names[entry.name], learned_from=learned)
+                entries[named.name] = named
         return dataclasses.replace(first, entries=tuple(entries.values()), report=None, created=time.time())
 
     def to_lora(self, directory: str | os.PathLike, rank: int = 16, transposed: bool = False) -> dict[str, float]:
@@ -383,6 +396,15 @@ class Memory:
             ) from error
         except UNREADABLE as error:
             raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
+
+
+def free_name(name: str, taken: Collection[str]) -> str:
+    """A name for an entry that no other has: itself, or with a number behind."""
+    free, copy = name, 1
+    while free in taken:
+        copy += 1
+        free = f"{name}-{copy}"
+    return free
 
 
 def _header_digest(header: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import CheckpointError, ConfigError, InputError
-from .files import private_directory, write_atomically
+from .files import private_directory, remove, remove_unfinished, write_atomically
 from .memory import HEADER, Memory
 
 CURRENT = "current.json"
@@ -71,12 +71,12 @@ class MemoryStore:
         """
         try:
             found = json.loads((self.directory / CURRENT).read_text())
-            number, whole = found["version"], self.versions()
+            number, whole = int(found["version"]), self.versions()
             before = found.get("before", [version for version in whole if version < number])
             return [*(version for version in before if version in whole), number]
         except FileNotFoundError:
             return []
-        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f'{self.directory / CURRENT} is damaged. Write {{"version": N}} into it, N one of {self.versions()}.'
             ) from error
@@ -148,7 +148,8 @@ class MemoryStore:
         """Delete every version: what the user said is gone from here."""
         with self.writing():
             (self.directory / CURRENT).unlink(missing_ok=True)
-            shutil.rmtree(self.directory / VERSIONS, ignore_errors=True)
+            remove(self.directory / VERSIONS)
+            remove_unfinished(self.directory)
 
     def _path(self, version: int) -> Path:
         return self.directory / VERSIONS / f"{version:06d}"

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 from transformers.utils import logging
@@ -22,6 +21,7 @@ from transformers.utils import logging
 from ..consolidation.writer import ends
 from ..errors import InputError
 from ..memory.memory import Memory
+from ..messages import templated
 from .sampling import Choosing, Sampling
 from .spelling import Spelling
 
@@ -135,11 +135,7 @@ class Answering:
         InputError
             When the chat template does not take these messages.
         """
-        try:
-            text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise InputError(f"The model's chat template refuses these messages: {error}") from error
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        return self.tokenizer(templated(self.tokenizer, messages), add_special_tokens=False).input_ids
 
     def submit(self, work: Work) -> None:
         """Have it answered as soon as may be.

@@ -114,7 +114,7 @@ class Exchange:
             return
         try:
             self.service.users.record(identity, self.user, self.messages, self.text)
-        except OSError as error:
+        except (OSError, TTTError) as error:
             logger.exception("A turn could not be recorded.")
             raise ApiError(500, "The answer could not be recorded; the server's log says why.") from error
 

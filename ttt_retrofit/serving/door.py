@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import ConfigError
 from .protocol import ApiError
@@ -44,6 +44,23 @@ def check_exposure(host: str, key: str | None) -> None:
 
 def refused(error: ApiError) -> Response:
     return JSONResponse(error.body(), error.status, headers=error.headers)
+
+
+class Secluded:
+    """Middleware that lets a page load nothing from other machines, whatever a model writes into it."""
+
+    POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'"
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", self.POLICY)]
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
 
 
 class Door:

@@ -17,12 +17,13 @@ from starlette.middleware import Middleware
 from transformers import TextIteratorStreamer
 from transformers.utils import logging
 
-from ..agent import ChatSession, Message
+from ..agent import ChatSession
 from ..consolidation.prompts import Prompts
 from ..consolidation.writer import Phrasing
 from ..errors import TTTError
 from ..memory.memory import Memory
-from .door import Door
+from ..messages import Message
+from .door import Door, Secluded
 
 logger = logging.get_logger(__name__)
 
@@ -43,6 +44,7 @@ class Talk:
     def __init__(self, session: ChatSession, most: int, patience: float) -> None:
         self.session, self.most, self.patience = session, most, patience
         self.shown: list[Message] = list(session.messages)  # words that have become memory stay on the page
+        self._erased = 0  # how often: what was being answered then is not shown afterwards
         self._lock = threading.Lock()
         self._heard = time.monotonic()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="ttt-page")
@@ -51,7 +53,7 @@ class Talk:
     def send(self, text: str) -> Iterator[list[Message]]:
         """Say something: the conversation, growing as the answer is written."""
         streamer: Any = TextIteratorStreamer(self.session.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        before = list(self.shown)
+        before, erased = list(self.shown), self._erased
         asked: Message = {"role": "user", "content": text}
         answer = self._worker.submit(self._answer, text, streamer)
         written = ""
@@ -59,7 +61,10 @@ class Talk:
         for piece in streamer:
             written += piece
             yield [*before, asked, {"role": "assistant", "content": written}]
-        self.shown = [*before, asked, {"role": "assistant", "content": answer.result()}]
+        said: list[Message] = [*before, asked, {"role": "assistant", "content": answer.result()}]
+        with self._lock:
+            if erased == self._erased:
+                self.shown = said
         yield self.shown
 
     def _answer(self, text: str, streamer: Any) -> str:
@@ -94,8 +99,11 @@ class Talk:
             self._heard = time.monotonic()
 
     def erase(self) -> None:
-        self.change(self.session.erase)
-        self.shown = []
+        self.change(self._erase)
+
+    def _erase(self) -> None:
+        self.session.erase()
+        self.shown, self._erased = [], self._erased + 1
 
     # ------------------------------------------------------------------ what is remembered
 
@@ -200,7 +208,7 @@ def launch(talk: Talk, title: str, port: int | None) -> Iterator[str]:
     _, url, _ = blocks.queue().launch(
         server_name="127.0.0.1", server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme,
         footer_links=[], ssr_mode=False, enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(Door, key=None)]},
+        app_kwargs={"middleware": [Middleware(Door, key=None), Middleware(Secluded)]},
     )  # fmt: skip
     try:
         yield url

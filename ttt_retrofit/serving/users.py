@@ -19,11 +19,12 @@ from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
-from ..agent import TURNS, ChatSession, Message
+from ..agent import TURNS, ChatSession
 from ..errors import InputError
 from ..memory.files import private_directory, read_list, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
+from ..messages import Message
 
 SEEN = "seen.json"  # in a user's directory
 SEEN_AT_MOST = 10_000  # questions
