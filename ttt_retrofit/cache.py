@@ -115,6 +115,12 @@ class TTTCache(RankedCache):
         """Batch rows, or None before the first token."""
         return None if self.ranks_seen is None else self.ranks_seen.shape[0]
 
+    @property
+    def in_step(self) -> bool:
+        """Whether all rows have read as many tokens and have as many waiting, so that their chunks end together."""
+        waiting = self.pending.lengths if self.pending else []
+        return len(set(self.counts)) <= 1 and len(set(waiting)) <= 1
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens handed in so far, padding included."""
         return self.columns

@@ -88,8 +88,9 @@ def check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) ->
 class Collector:
     """Puts the logits of segments back into the columns their tokens came from."""
 
-    def __init__(self, tokens: Tokens, columns: int, logits_to_keep: int | Tensor) -> None:
-        self.tokens, self.columns, self.keep = tokens, columns, logits_to_keep
+    def __init__(self, tokens: Tokens, columns: int, logits_to_keep: int | Tensor, together: bool) -> None:
+        """together: every segment holds the same columns of all rows."""
+        self.tokens, self.columns, self.keep, self.together = tokens, columns, logits_to_keep, together
         self.logits: list[Tensor] = []
         self.hidden: list[tuple[Tensor, ...]] = []
         self.last: Any = None
@@ -101,12 +102,12 @@ class Collector:
             raise InputError("output_attentions=True works within one chunk only; the keys differ from chunk to chunk.")
         if output.get("hidden_states") is not None:
             self.hidden.append(output.hidden_states)
-        if self.tokens.order is None and len(set(segment.starts)) == 1 and len(set(segment.taken)) == 1:
-            self._append(output.logits, segment.taken[0])
+        if self.together:
+            self._append(output.logits)
         else:
             self._scatter(output.logits, segment)
 
-    def _append(self, logits: Tensor, width: int) -> None:
+    def _append(self, logits: Tensor) -> None:
         self.logits.append(logits)
         if isinstance(self.keep, int) and self.keep > 0:
             while len(self.logits) > 1 and sum(part.shape[1] for part in self.logits[1:]) >= self.keep:

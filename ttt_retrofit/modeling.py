@@ -29,7 +29,7 @@ from .fingerprint import fingerprint
 from .generating import GenerateMixin
 from .memory import Memory
 from .remembering import MemoryMixin
-from .window import restore_attention, set_windowed_attention
+from .window import restore_attention, set_windowed_attention, windowed_name
 
 logger = logging.get_logger(__name__)
 
@@ -67,7 +67,9 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self.ttt, self.kind = ttt, fast_weights(ttt)
         layer.attach(self, sites, self.kind)
         self.learned_positions = learned_positions(self)
-        self._rematerialise = False
+        self._rematerialise = super().is_activation_checkpointing
+        if self._rematerialise:  # the layers' own switch, which drops the cache between chunks
+            super()._activation_checkpointing_disable()
         self.attach_memory()
         self.bind_ttt()
 
@@ -95,6 +97,14 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         layer.warn_of_large_steps(self.sites, self.ttt)
         return self.ttt
 
+    def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
+        """transformers', which keeps the window. Raises `UnsupportedModelError` for kernels that cannot carry it."""
+        names = attn_implementation.values() if isinstance(attn_implementation, dict) else [attn_implementation]
+        for name in names:
+            windowed_name(self, name)  # raises before anything is changed
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        set_windowed_attention(self)
+
     def _check_rule(self, ttt: TTTConfig, sites: list[Site]) -> None:
         if ttt.inner_rule == "in_place":
             in_place.check(sites, self.get_input_embeddings())
@@ -112,12 +122,15 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         layer.detach(self)
         hooks.unbind(self)
         restore_attention(self)
+        checkpointing = self._rematerialise and self.supports_gradient_checkpointing
         for name in ("ttt", "kind", "_places", "_rematerialise", "learned_positions", "_versions", "_prepared"):
             self.__dict__.pop(name, None)
         del self.config.ttt, self.config.base_model_name_or_path
         config_class: Any = type(self.config)
         self.config.__class__ = config_class._base_class
         self.__class__ = self._base_class  # type: ignore[assignment]
+        if checkpointing:
+            self.activation_checkpointing_enable()
         return self
 
     # ------------------------------------------------------------------ what reading needs
@@ -188,9 +201,10 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self._check_length(max(cache.counts, default=0) + max(tokens.counts))
         learn = (learn_from or self.ttt.learn_from) != "none"
         voices = self.voices_of(memories, ids.shape[0])
+        together = tokens.order is None and (ids.shape[1] == 1 or cache.in_step)
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
-        keep = logits_to_keep if isinstance(logits_to_keep, int) and tokens.order is None else 0
-        collected = calls.Collector(tokens, ids.shape[1], logits_to_keep)
+        keep = logits_to_keep if isinstance(logits_to_keep, int) and together else 0
+        collected = calls.Collector(tokens, ids.shape[1], logits_to_keep, together)
         for segment in reading.read(
             self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, voices=voices, **kwargs
         ):
@@ -308,7 +322,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     # ------------------------------------------------------------------ activation checkpointing
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Recompute each chunk in the backward pass. The layers' own switch would drop the cache between chunks."""
+        """Recompute each chunk in the backward pass, in place of the layers' own switch."""
         self._rematerialise = True
         if self.main_input_name == "input_ids" and getattr(self, "_hf_peft_config_loaded", False):
             self.enable_input_require_grads()

@@ -114,7 +114,7 @@ def _read_segment(
     at_once = [learn and ends and wait == 0 for wait, ends in zip(waiting, chunk_ends)]
     again = [row for row, (wait, ends) in enumerate(zip(waiting, chunk_ends)) if ends and wait > 0]
 
-    moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, learn)
+    moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, taken, learn)
     if moving:
         shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
         with torch.set_grad_enabled(outer.everywhere), applying(FastTerms(starting_weights(decoder), len(moving))):
