@@ -116,6 +116,11 @@ INPUTS = {
         {"input_ids": tokens(1, 5), "position_ids": torch.arange(4)[None]},
         r"position_ids has shape \(1, 4\); expected \(1, 5\)",
     ),
+    "attentions of several chunks": ({"input_ids": tokens(1, 20), "output_attentions": True}, "within one chunk"),
+    "hidden states of padding": (
+        {"input_ids": tokens(1, 5), "attention_mask": torch.tensor([[0, 1, 1, 1, 1]]), "output_hidden_states": True},
+        "without padding",
+    ),
     "unknown learn_from": ({"input_ids": tokens(1, 5), "learn_from": "promt"}, "promt.*'all', 'prompt', 'none'"),
     "a list as cache": ({"input_ids": tokens(1, 5), "past_key_values": []}, "list, expected a TTTCache"),
 }
@@ -141,6 +146,7 @@ def test_wrong_inputs_leave_the_conversation_as_it_was(case):
         talk, other = (model(tokens(1, 9)).past_key_values for _ in range(2))
         with pytest.raises(InputError):
             model(**{"past_key_values": talk, **inputs})
+        assert talk.columns == 9
         assert torch.equal(model(more, past_key_values=talk).logits, model(more, past_key_values=other).logits)
 
 
@@ -180,6 +186,29 @@ def test_what_is_refused_is_refused_before_anything_is_read():
         with pytest.raises(InputError):
             call()
     assert cache.tokens_seen.tolist() == [8]
+
+
+def test_the_balance_of_experts_is_refused_not_left_out():
+    model, ids = wrap(tiny("qwen2_moe"), CONFIG), tokens(1, 20)
+    with pytest.raises(InputError, match="output_router_logits"):
+        model(ids, output_router_logits=True)
+    model.config.output_router_logits = True
+    with pytest.raises(InputError, match="output_router_logits"):
+        model(ids, labels=ids)
+    assert model.read(ids).tokens_seen.tolist() == [20]  # no loss is asked for
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_reading_passes_over_chunks_of_padding(side):
+    model, ids, mask = wrap(tiny("llama"), CONFIG), tokens(2, 20), torch.ones(2, 20)
+    mask[:, slice(8) if side == "left" else slice(12, 20)] = 0
+    cache = model.read(ids, attention_mask=mask)
+    assert cache.tokens_seen.tolist() == [12, 12] and cache.columns == 20
+    alone = model.read(ids[:, mask[0] == 1])
+    assert torch.allclose(cache.loss_by_chunk, alone.loss_by_chunk, atol=1e-5)
+    with pytest.raises(InputError, match="no real token"):
+        model.read(ids, attention_mask=torch.zeros(2, 20), past_key_values=cache)
+    assert cache.columns == 20
 
 
 def test_one_token_may_follow_others():

@@ -22,7 +22,7 @@ from . import calls, hub, in_place, layer, reading
 from . import voices as hooks
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
-from .discovery import Site, find_sites, learned_positions
+from .discovery import Site, find_sites, learned_positions, without_lora
 from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
 from .fingerprint import fingerprint
@@ -153,6 +153,11 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         text = self.config.get_text_config(decoder=True)
         return None if self.learned_positions else getattr(text, "max_position_embeddings", None)
 
+    def adapted(self, place: Site) -> bool:
+        """Whether PEFT's LoRA stands around the projection at a place."""
+        module = self.get_submodule(place.path)
+        return without_lora(module) is not module
+
     def embeddings_of(self, ids: Tensor) -> Tensor:
         """What the family's forward makes of token ids first."""
         return self.get_input_embeddings()(ids)
@@ -198,10 +203,14 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         calls.check_rest(position_ids, learn_from, ids)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         tokens = reading.align(ids, mask, position_ids)
+        calls.check_real(max(tokens.counts))
         self._check_length(max(cache.counts, default=0) + max(tokens.counts))
         learn = (learn_from or self.ttt.learn_from) != "none"
         voices = self.voices_of(memories, ids.shape[0])
+        room = reading.room_left(cache, ids.shape[0], self.ttt.chunk_size, learn)
         together = tokens.order is None and (ids.shape[1] == 1 or cache.in_step)
+        whole = together and max(tokens.counts) <= min(room)
+        calls.check_outputs(kwargs, self.config.get_text_config(decoder=True), together, whole, labels)
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
         keep = logits_to_keep if isinstance(logits_to_keep, int) and together else 0
         collected = calls.Collector(tokens, ids.shape[1], logits_to_keep, together)
@@ -263,23 +272,28 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         ids = calls.checked_ids(ids, {}, self.vocabulary_size)
         cache = self.new_cache() if fresh else calls.checked_cache(past_key_values, self.ttt)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
-        longest = ids.shape[1] if mask is None else int(mask.sum(1).max())
+        longest = ids.shape[1] if mask is None else int((mask != 0).sum(1).max())
+        calls.check_real(longest)
         self._check_length(max(cache.counts, default=0) + longest)
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
         with torch.no_grad(), bar:
             step = self.ttt.chunk_size
             for start in range(0, ids.shape[1], step):
                 part = ids[:, start : start + step]
-                outputs = self(
-                    input_ids=part,
-                    attention_mask=None if mask is None else mask[:, start : start + step],
-                    past_key_values=cache,
-                    learn_from=learn_from,
-                    memories=memories,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                cache = outputs.past_key_values
+                real = None if mask is None else mask[:, start : start + step]
+                if real is not None and not bool(real.any()):
+                    cache.columns += part.shape[1]
+                else:
+                    outputs = self(
+                        input_ids=part,
+                        attention_mask=real,
+                        past_key_values=cache,
+                        learn_from=learn_from,
+                        memories=memories,
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                    cache = outputs.past_key_values
                 bar.update(part.shape[1])
                 if callable(progress):
                     progress(part.shape[1])

@@ -86,12 +86,17 @@ def read(
     cache.prepare(rows, tokens.ids.device)
     starts = [0] * rows
     while any(start < count for start, count in zip(starts, tokens.counts)):
-        waiting = cache.pending.lengths if cache.pending else [0] * rows
-        # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
-        room = [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts)]
+        room = room_left(cache, rows, size, learn)
         taken = [min(r, count - s) for r, count, s in zip(room, tokens.counts, starts)]
         yield _read_segment(decoder, cache, tokens, starts, taken, learn, outer, logits_to_keep, voices, kwargs)
         starts = [start + take for start, take in zip(starts, taken)]
+
+
+def room_left(cache: TTTCache, rows: int, size: int, learn: bool) -> list[int]:
+    """How many tokens each row takes in one segment, at most."""
+    waiting = cache.pending.lengths if cache.pending else [0] * rows
+    # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
+    return [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts or [0] * rows)]
 
 
 def _read_segment(
