@@ -156,6 +156,8 @@ READS = {
     "one token": ([5], "1 token, expected at least 2"),
     "one token a row": (torch.tensor([[5], [6]]), "1 token, expected at least 2"),
     "floats": ([1.5, 2.5, 3.5], r"torch\.float32.*integers"),
+    "several texts": (["a", "b"], "list that is no table of token ids"),
+    "rows of several lengths": ([[1, 2, 3], [4, 5]], "rows of ids of one length"),
     "None": (None, "NoneType.*text or token ids"),
 }
 

@@ -36,6 +36,9 @@ class Owner(Protocol):
     device: torch.device
     name_or_path: str
 
+    @property
+    def compute_dtype(self) -> torch.dtype: ...
+
     def new_cache(self) -> TTTCache: ...
 
 
@@ -289,10 +292,10 @@ class TTTCache(RankedCache):
         if missing:
             raise CheckpointError(f"{path} lacks the tensors {missing}: it was altered. Save it again.")
         with torch.inference_mode(False):
-            cache._restore(header, tensors)
+            cache._restore(header, tensors, model.compute_dtype)
         return cache
 
-    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
         self.columns, self.uniform, self.padded = header["columns"], header["uniform"], header["padded"]
         self.losses, self.counts, self.ranks_seen = header["losses"], header["counts"], tensors.get("ranks_seen")
         if header["anchors"] is not None:
@@ -301,7 +304,8 @@ class TTTCache(RankedCache):
             track.ranks = tensors.get(f"ranks|{index}")
         for index, layer in enumerate(self.layers):
             if f"keys|{index}" in tensors:
-                layer.update(tensors[f"keys|{index}"], tensors[f"values|{index}"])
+                # The model may have been loaded in another dtype than when the cache was saved.
+                layer.update(tensors[f"keys|{index}"].to(dtype), tensors[f"values|{index}"].to(dtype))
         if header["pending_lengths"] is not None:
             ids, positions, learned = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
             topic = _topic(tensors, "pending_topic")

@@ -313,7 +313,13 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             text_or_ids = tokenizer(text_or_ids, return_tensors="pt").input_ids
         if not isinstance(text_or_ids, (Tensor, list, tuple)):
             raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
-        ids = torch.as_tensor(text_or_ids, device=self.device)
+        try:
+            ids = torch.as_tensor(text_or_ids, device=self.device)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"read() was given a {type(text_or_ids).__name__} that is no table of token ids: {error}. Give one "
+                "text, or rows of ids of one length, padded with attention_mask=."
+            ) from error
         if ids.numel() == 0:
             ids = ids.long()
         return ids[None] if ids.ndim == 1 else ids
