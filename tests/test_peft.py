@@ -18,7 +18,7 @@ from tiny import tiny, tokens
 from transformers import BitsAndBytesConfig
 
 import ttt_retrofit
-from ttt_retrofit import UnsupportedModelError, wrap
+from ttt_retrofit import CheckpointError, UnsupportedModelError, wrap
 
 IDS = tokens(2, 37)
 KINDS = pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
@@ -187,6 +187,8 @@ def test_adapters_added_through_transformers_are_saved_as_adapters(tmp_path):
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not (tmp_path / "config.json").exists() and not (tmp_path / "modeling_ttt_retrofit.py").exists()
+    with pytest.raises(CheckpointError, match=r"a PEFT adapter and no model.*PeftModel\.from_pretrained"):
+        ttt_retrofit.AutoModelForCausalLM.from_pretrained(tmp_path)
     fresh = converted("llama", "lora")
     fresh.load_adapter(tmp_path)
     torch.testing.assert_close(logits(fresh, IDS), logits(model, IDS), rtol=0, atol=2e-3)
