@@ -1,5 +1,7 @@
 """Bad input raises a named error that says what was found and what to do, and leaves the model as it was."""
 
+import copy
+
 import pytest
 import torch
 import transformers
@@ -235,6 +237,32 @@ def test_a_cache_of_another_batch_is_refused():
     cache = model.read(tokens(2, 8))
     with pytest.raises(InputError, match="2 rows but the input has 1"):
         model.read(tokens(1, 8), past_key_values=cache)
+
+
+def train(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+
+
+@pytest.mark.parametrize("other", [{}, {"num_key_value_heads": 4}])
+def test_a_cache_of_other_weights_is_refused(other):
+    model, strange = wrap(tiny("llama"), CONFIG), wrap(tiny("llama", **other), CONFIG)
+    train(strange)
+    cache = strange.read(tokens(1, 8))
+    for call in (model.read, model, model.generate):
+        with pytest.raises(InputError, match="other weights"):
+            call(tokens(1, 20), past_key_values=cache)
+    assert cache.tokens_seen.tolist() == [8]
+
+
+def test_a_cache_stays_valid_in_a_twin_in_a_copy_and_while_the_model_is_trained():
+    model, twin = wrap(tiny("llama"), CONFIG), wrap(tiny("llama"), CONFIG)
+    cache = twin.read(tokens(1, 8), past_key_values=model.read(tokens(1, 8)))
+    copied, own = copy.deepcopy((twin, cache))
+    for reader, talk in ((twin, cache), (copied, own)):
+        train(reader)
+        assert reader.read(tokens(1, 8), past_key_values=talk).tokens_seen.tolist() == [24]
 
 
 def test_a_cache_of_another_configuration_is_refused():

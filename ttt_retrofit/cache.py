@@ -62,6 +62,7 @@ class TTTCache(RankedCache):
         super().__init__(layers, tracks, track_of)
         self.ttt = ttt
         self.base = base  # fingerprint of the model it belongs to
+        self.owner = ""  # the model itself, in memory: a fingerprint takes time, and changes when it is trained
         self.columns = 0  # tokens handed in so far, padding included: what `generate` counts
         self.ranks_seen: Tensor | None = None  # (B,) real tokens read so far
         self.counts: list[int] = []  # the same, where Python decides and a device must not be waited for

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import calls
 from .cache import TTTCache
 from .config import TTTConfig
 from .errors import InputError, UnsupportedModelError
@@ -32,6 +31,9 @@ class GenerateMixin(_Base):
     ttt: TTTConfig
 
     def new_cache(self) -> TTTCache:
+        raise NotImplementedError
+
+    def own_cache(self, cache: Any) -> TTTCache:
         raise NotImplementedError
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +83,7 @@ class GenerateMixin(_Base):
                 "is already of constant size."
             )
         if model_kwargs.get("past_key_values") is not None:
-            calls.checked_cache(model_kwargs["past_key_values"], self.ttt)
+            self.own_cache(model_kwargs["past_key_values"])
             family: Any = super()
             family._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         elif generation_config.use_cache is not False:

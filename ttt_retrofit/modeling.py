@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -33,6 +34,7 @@ from .window import restore_attention, set_windowed_attention, windowed_name
 
 logger = logging.get_logger(__name__)
 
+ATTACHED = ("ttt", "kind", "_places", "_identity", "_rematerialise", "learned_positions", "_versions", "_prepared")
 ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 
 
@@ -67,6 +69,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self.ttt, self.kind = ttt, fast_weights(ttt)
         layer.attach(self, sites, self.kind)
         self.learned_positions = learned_positions(self)
+        self._identity = uuid4().hex
         self._rematerialise = super().is_activation_checkpointing
         if self._rematerialise:  # the layers' own switch, which drops the cache between chunks
             super()._activation_checkpointing_disable()
@@ -123,7 +126,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         hooks.unbind(self)
         restore_attention(self)
         checkpointing = self._rematerialise and self.supports_gradient_checkpointing
-        for name in ("ttt", "kind", "_places", "_rematerialise", "learned_positions", "_versions", "_prepared"):
+        for name in ATTACHED:
             self.__dict__.pop(name, None)
         del self.config.ttt, self.config.base_model_name_or_path
         config_class: Any = type(self.config)
@@ -198,7 +201,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 normal.pop("normal", None)
                 return self.ttt_forward(**normal, **{name: _normal(value) for name, value in kwargs.items()})
         ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
-        cache = self.new_cache() if past_key_values is None else calls.checked_cache(past_key_values, self.ttt)
+        cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
         calls.check_rest(position_ids, learn_from, ids)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
@@ -270,7 +273,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 "loss is on the next token. Check that the text is not empty."
             )
         ids = calls.checked_ids(ids, {}, self.vocabulary_size)
-        cache = self.new_cache() if fresh else calls.checked_cache(past_key_values, self.ttt)
+        cache = self.new_cache() if fresh else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
         longest = ids.shape[1] if mask is None else int((mask != 0).sum(1).max())
         calls.check_real(longest)
@@ -301,7 +304,18 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def new_cache(self) -> TTTCache:
         """An empty cache for this model."""
-        return TTTCache(self.config, self.ttt, fingerprint(self))
+        cache = TTTCache(self.config, self.ttt, fingerprint(self))
+        cache.owner = self._identity
+        return cache
+
+    def own_cache(self, cache: Any) -> TTTCache:
+        """A cache that this model can go on from: its own, or one of another with the same weights."""
+        checked = calls.checked_cache(cache, self.ttt)
+        if checked.owner != self._identity:
+            if checked.base != fingerprint(self):
+                raise InputError("The cache was made by a model with other weights. Read the context with this one.")
+            checked.owner = self._identity
+        return checked
 
     def _outer(self) -> reading.Outer:
         record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
