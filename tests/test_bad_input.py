@@ -1,5 +1,7 @@
 """Bad input raises a named error that says what was found and what to do, and leaves the model as it was."""
 
+import copy
+
 import pytest
 import torch
 import transformers
@@ -116,6 +118,11 @@ INPUTS = {
         {"input_ids": tokens(1, 5), "position_ids": torch.arange(4)[None]},
         r"position_ids has shape \(1, 4\); expected \(1, 5\)",
     ),
+    "attentions of several chunks": ({"input_ids": tokens(1, 20), "output_attentions": True}, "within one chunk"),
+    "hidden states of padding": (
+        {"input_ids": tokens(1, 5), "attention_mask": torch.tensor([[0, 1, 1, 1, 1]]), "output_hidden_states": True},
+        "without padding",
+    ),
     "unknown learn_from": ({"input_ids": tokens(1, 5), "learn_from": "promt"}, "promt.*'all', 'prompt', 'none'"),
     "a list as cache": ({"input_ids": tokens(1, 5), "past_key_values": []}, "list, expected a TTTCache"),
 }
@@ -141,6 +148,7 @@ def test_wrong_inputs_leave_the_conversation_as_it_was(case):
         talk, other = (model(tokens(1, 9)).past_key_values for _ in range(2))
         with pytest.raises(InputError):
             model(**{"past_key_values": talk, **inputs})
+        assert talk.columns == 9
         assert torch.equal(model(more, past_key_values=talk).logits, model(more, past_key_values=other).logits)
 
 
@@ -150,6 +158,8 @@ READS = {
     "one token": ([5], "1 token, expected at least 2"),
     "one token a row": (torch.tensor([[5], [6]]), "1 token, expected at least 2"),
     "floats": ([1.5, 2.5, 3.5], r"torch\.float32.*integers"),
+    "several texts": (["a", "b"], "list that is no table of token ids"),
+    "rows of several lengths": ([[1, 2, 3], [4, 5]], "rows of ids of one length"),
     "None": (None, "NoneType.*text or token ids"),
 }
 
@@ -182,6 +192,29 @@ def test_what_is_refused_is_refused_before_anything_is_read():
     assert cache.tokens_seen.tolist() == [8]
 
 
+def test_the_balance_of_experts_is_refused_not_left_out():
+    model, ids = wrap(tiny("qwen2_moe"), CONFIG), tokens(1, 20)
+    with pytest.raises(InputError, match="output_router_logits"):
+        model(ids, output_router_logits=True)
+    model.config.output_router_logits = True
+    with pytest.raises(InputError, match="output_router_logits"):
+        model(ids, labels=ids)
+    assert model.read(ids).tokens_seen.tolist() == [20]  # no loss is asked for
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_reading_passes_over_chunks_of_padding(side):
+    model, ids, mask = wrap(tiny("llama"), CONFIG), tokens(2, 20), torch.ones(2, 20)
+    mask[:, slice(8) if side == "left" else slice(12, 20)] = 0
+    cache = model.read(ids, attention_mask=mask)
+    assert cache.tokens_seen.tolist() == [12, 12] and cache.columns == 20
+    alone = model.read(ids[:, mask[0] == 1])
+    assert torch.allclose(cache.loss_by_chunk, alone.loss_by_chunk, atol=1e-5)
+    with pytest.raises(InputError, match="no real token"):
+        model.read(ids, attention_mask=torch.zeros(2, 20), past_key_values=cache)
+    assert cache.columns == 20
+
+
 def test_one_token_may_follow_others():
     model = wrap(tiny("llama"), CONFIG)
     cache = model.read(tokens(1, 8))
@@ -204,6 +237,32 @@ def test_a_cache_of_another_batch_is_refused():
     cache = model.read(tokens(2, 8))
     with pytest.raises(InputError, match="2 rows but the input has 1"):
         model.read(tokens(1, 8), past_key_values=cache)
+
+
+def train(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+
+
+@pytest.mark.parametrize("other", [{}, {"num_key_value_heads": 4}])
+def test_a_cache_of_other_weights_is_refused(other):
+    model, strange = wrap(tiny("llama"), CONFIG), wrap(tiny("llama", **other), CONFIG)
+    train(strange)
+    cache = strange.read(tokens(1, 8))
+    for call in (model.read, model, model.generate):
+        with pytest.raises(InputError, match="other weights"):
+            call(tokens(1, 20), past_key_values=cache)
+    assert cache.tokens_seen.tolist() == [8]
+
+
+def test_a_cache_stays_valid_in_a_twin_in_a_copy_and_while_the_model_is_trained():
+    model, twin = wrap(tiny("llama"), CONFIG), wrap(tiny("llama"), CONFIG)
+    cache = twin.read(tokens(1, 8), past_key_values=model.read(tokens(1, 8)))
+    copied, own = copy.deepcopy((twin, cache))
+    for reader, talk in ((twin, cache), (copied, own)):
+        train(reader)
+        assert reader.read(tokens(1, 8), past_key_values=talk).tokens_seen.tolist() == [24]
 
 
 def test_a_cache_of_another_configuration_is_refused():

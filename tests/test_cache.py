@@ -75,6 +75,16 @@ def test_a_fresh_process_goes_on_bit_for_bit(tmp_path):
     assert torch.equal(read(model, ids[:, 21:], cache).logits, torch.load(out))
 
 
+def test_a_conversation_goes_on_in_the_same_model_of_another_dtype(tmp_path):
+    models = [wrap(tiny("llama").bfloat16().to(dtype), CONFIG) for dtype in (torch.float32, torch.bfloat16)]
+    ids = tokens(1, 40)
+    for model, other in (models, models[::-1]):
+        cache = read(model, ids[:, :21]).past_key_values
+        cache.save(tmp_path / "talk.safetensors")
+        found = read(other, ids[:, 21:], TTTCache.load(tmp_path / "talk.safetensors", other)).logits
+        torch.testing.assert_close(found.float(), read(model, ids[:, 21:], cache).logits.float(), atol=0.3, rtol=0)
+
+
 def saved(tmp_path, model=None):
     model = model or converted()
     path = tmp_path / "talk.safetensors"

@@ -91,3 +91,14 @@ def test_activations_are_not_kept():
             model(IDS, labels=IDS)
         saved[enable] = sum(count)
     assert saved[True] < 0.7 * saved[False]
+
+
+def test_what_was_enabled_before_wrapping_stays_enabled_and_is_given_back():
+    base = tiny("llama")
+    base.activation_checkpointing_enable()
+    model = wrap(base, ttt(inner_optimizer="sgd"))
+    plain = gradients(wrap(tiny("llama"), ttt(inner_optimizer="sgd")), None)
+    assert model.is_activation_checkpointing
+    for name, gradient in gradients(model, None).items():
+        torch.testing.assert_close(gradient, plain[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert model.unwrap().is_activation_checkpointing

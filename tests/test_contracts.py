@@ -166,3 +166,20 @@ def test_logits_to_keep_are_the_last_of_all(keep):
             every = model(ids, attention_mask=mask).logits
             kept = model(ids, attention_mask=mask, logits_to_keep=keep).logits
         torch.testing.assert_close(kept, every[:, -keep:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8])
+def test_rows_whose_chunks_end_at_different_tokens_give_all_their_logits(keep):
+    """Both rows begin with three tokens together, then the one with a chunk begun goes on alone."""
+    model, first, new = converted("llama"), tokens(2, 9), tokens(2, 10, seed=1)
+    caches = []
+    for row in (0, 1, slice(0, 2)):
+        real = torch.tensor([[1] * 5 + [0] * 4, [1] * 9])
+        begun = torch.tensor([[1] * 3, [0] * 3])
+        ids, more = first[row].view(-1, 9), new[row].view(-1, 10)
+        _, cache = read(model, ids, learn_from="none", attention_mask=real[row].view(-1, 9))
+        if row != 1:
+            _, cache = read(model, ids[:, :3], cache=cache, attention_mask=begun[row].view(-1, 3))
+        caches.append(read(model, more, cache=cache, learn_from="none", logits_to_keep=keep))
+    assert_same(caches[2], caches[0], 0)
+    torch.testing.assert_close(caches[2][0][1:], caches[1][0], atol=1e-4, rtol=1e-4)

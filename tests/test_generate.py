@@ -198,6 +198,7 @@ FORBIDDEN = {
     "static": ({"cache_implementation": "static"}, "no place for fast weights"),
     "offloaded": ({"cache_implementation": "offloaded"}, "no place for fast weights"),
     "offloaded static": ({"cache_implementation": "offloaded_static"}, "no place for fast weights"),
+    "learning from a prompt, without a cache": ({"use_cache": False, "learn_from": "prompt"}, "Leave use_cache on"),
     "quantized": ({"cache_implementation": "quantized"}, "no place for fast weights"),
 }
 
@@ -233,6 +234,11 @@ def test_there_must_be_a_token_left_to_go_on_from():
     with pytest.raises(InputError, match="has read 13 tokens and generate\\(\\) was given 13"):
         model.generate(ids, **GREEDY, past_key_values=model.read(ids))
     assert model.generate(ids, **GREEDY, past_key_values=model.read(ids[:, :-1])).shape[1] > 13
+    mask = torch.ones_like(ids)
+    mask[:, :5] = 0
+    with pytest.raises(InputError, match="has read 13 tokens"):
+        cache = model.read(ids, attention_mask=mask)
+        model.generate(ids, **GREEDY, attention_mask=mask, past_key_values=cache)
 
 
 def test_a_generation_config_object_is_obeyed():

@@ -56,8 +56,8 @@ def trainer(folder, model=None, data=None, kind="lora", **arguments):
         "disable_tqdm": True,
         "seed": 0,
     }
-    extra = {name: arguments.pop(name) for name in ("eval_dataset", "processing_class", "callbacks", "ttt_config")
-             if name in arguments}  # fmt: skip
+    extra = {name: arguments.pop(name) for name in ("eval_dataset", "processing_class", "callbacks", "ttt_config",
+             "compute_metrics", "compute_loss_func") if name in arguments}  # fmt: skip
     args = TTTTrainingConfig(str(folder), **{**defaults, **arguments})
     model = converted(fast_weights=kind) if model is None else model
     return TTTTrainer(model, args, documents() if data is None else data, **extra)
@@ -310,6 +310,11 @@ def test_bad_settings_are_refused(tmp_path):
         ({"sequence_length": 5 * CHUNK + 1}, "multiple of the chunk"),
         ({"fsdp": True}, "fsdp"),
         ({"torch_compile": True}, "torch_compile"),
+        ({"label_smoothing_factor": 0.1}, "label_smoothing_factor=0.1"),
+        ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha=5.0"),
+        ({"bf16_full_eval": True}, "bf16_full_eval=True"),
+        ({"compute_metrics": len}, "compute_metrics is given"),
+        ({"compute_loss_func": len}, "compute_loss_func is given"),
         ({"sequence_length": 512.0}, "whole number"),
         ({"learning_rate": "3e-5"}, "a number, without quotes"),  # YAML reads 3e-5 as a word
         ({"max_steps": "4"}, "max_steps='4'"),
@@ -323,6 +328,19 @@ def test_bad_settings_are_refused(tmp_path):
         trainer(tmp_path, tiny("llama"))
     with pytest.raises(ConfigError, match="expected a TTTTrainingConfig"):
         TTTTrainer(converted(), transformers.TrainingArguments(str(tmp_path), use_cpu=True))
+
+
+def test_a_refused_training_freezes_nothing(tmp_path):
+    model = converted()
+    for refused in ({"outer_parameters": ["log_lr", "lora"]}, {"data": [[1, 2, 3]]}):
+        with pytest.raises((ConfigError, InputError)):
+            trainer(tmp_path, model, **refused)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_one_outer_parameter_may_be_named_alone(tmp_path):
+    run = trainer(tmp_path, outer_parameters="log_lr")
+    assert run.outer.rates and not run.outer.starts and not run.outer.others
 
 
 def test_settings_are_read_from_a_command_line(tmp_path):

@@ -18,7 +18,7 @@ from tiny import tiny, tokens
 from transformers import BitsAndBytesConfig
 
 import ttt_retrofit
-from ttt_retrofit import UnsupportedModelError, wrap
+from ttt_retrofit import CheckpointError, UnsupportedModelError, wrap
 
 IDS = tokens(2, 37)
 KINDS = pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
@@ -107,6 +107,25 @@ def test_an_adapted_model_generates_and_reads():
     assert model.read(IDS).loss_by_chunk.shape == (2, 4)
 
 
+@torch.no_grad()
+def test_a_conversation_hears_of_an_adapter_that_is_merged_or_trained_meanwhile():
+    model, ids = adapted("delta", init_lora_weights=False), tokens(1, 20)
+    projection = model.base_model.model.model.layers[0].mlp.down_proj.base_layer
+    cache = model(ids).past_key_values
+    for change in (
+        model.merge_adapter,
+        model.unmerge_adapter,
+        model.merge_and_unload,
+        lambda: projection.weight.mul_(2),
+    ):
+        model(ids[:, :1], past_key_values=cache)
+        change()
+        fresh = copy.deepcopy(cache)
+        fresh.fast = fresh.fast.detach()  # which keeps nothing that was prepared
+        found, expected = (model(ids[:, :1], past_key_values=talk).logits for talk in (cache, fresh))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
 def test_an_adapter_trains_under_gradient_checkpointing():
     plain, checkpointed = adapted("delta"), adapted("delta")
     checkpointed.gradient_checkpointing_enable()
@@ -168,6 +187,8 @@ def test_adapters_added_through_transformers_are_saved_as_adapters(tmp_path):
     model.save_pretrained(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not (tmp_path / "config.json").exists() and not (tmp_path / "modeling_ttt_retrofit.py").exists()
+    with pytest.raises(CheckpointError, match=r"a PEFT adapter and no model.*PeftModel\.from_pretrained"):
+        ttt_retrofit.AutoModelForCausalLM.from_pretrained(tmp_path)
     fresh = converted("llama", "lora")
     fresh.load_adapter(tmp_path)
     torch.testing.assert_close(logits(fresh, IDS), logits(model, IDS), rtol=0, atol=2e-3)

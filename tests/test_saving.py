@@ -248,6 +248,12 @@ def test_wrap_takes_a_directory_and_loading_arguments(base):
     assert model.config.rms_norm_eps == model.model.norm.variance_epsilon == 1e-2
 
 
+def test_a_configuration_that_is_given_stays_that_of_a_base(base):
+    config = transformers.AutoConfig.from_pretrained(base)
+    model = ttt_retrofit.AutoModelForCausalLM.from_pretrained(base, ttt_config=TTT, config=config)
+    assert model.ttt == TTT and type(config) is transformers.LlamaConfig
+
+
 def test_wrap_takes_a_converted_directory_with_its_own_settings(checkpoints):
     model, ids = wrap(checkpoints["llama-lora"]), tokens(1, 30)
     assert model.ttt == ttt("lora") != TTTConfig()

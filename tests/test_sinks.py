@@ -69,3 +69,17 @@ def test_moved_sinks_are_saved_and_loaded(model, ids, tmp_path):
         expected = model(ids[:, 100:], past_key_values=cache).logits
         found = model(ids[:, 100:], past_key_values=again).logits
     assert torch.equal(found, expected)
+
+
+def test_moving_the_sinks_of_a_padded_batch_leaves_rows_that_have_ended_alone(model, ids):
+    short = 40  # whole chunks, as far as the model was trained: the sinks move before the next token, not before
+    mask = torch.ones_like(ids)
+    mask[1, :-short] = 0
+    positions = (mask.cumsum(1) - 1).clamp_min(0)
+    more = ids[:, :1]
+    with torch.no_grad():
+        cache = model(ids, attention_mask=mask, position_ids=positions).past_key_values
+        assert cache.sinks.anchors[0] > 0 == cache.sinks.anchors[1]
+        found = model(more, position_ids=positions[:, -1:] + 1, past_key_values=cache).logits[1]
+        alone = model(ids[1:, -short:]).past_key_values
+        torch.testing.assert_close(found, model(more[1:], past_key_values=alone).logits[0], atol=1e-5, rtol=0)

@@ -181,6 +181,7 @@ def test_every_picture_has_a_form_for_terminals(read, effect):
         console.print(picture)
     shown = console.export_text()
     assert "▁" in shown and "█" in shown and SINKS in shown and "log-probability" in shown
+    assert text.binned([]) == []  # of a text shorter than a chunk, after which no weight has moved
     assert text.sparkline([0.0, 0.5, 1.0], 0.0, 1.0) == "▁▅█"
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import SUPPORTED, WINDOW, tiny, tokens
 
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import TTTConfig, UnsupportedModelError, wrap
 
 READING = {"layers": "all", "chunk_size": 4, "learn_from": "none"}
 
@@ -124,3 +124,16 @@ def test_without_a_window_keys_are_all_kept():
     with torch.no_grad():
         cache = model(ids).past_key_values
     assert all(layer.length == 50 for layer in cache.layers)
+
+
+def test_the_window_stays_when_attention_is_set_anew():
+    model, ids = windowed("llama", 6, sinks=2), tokens(1, 30)
+    with torch.no_grad():
+        expected = model(ids).logits
+        for name in ("eager", "sdpa"):
+            model.set_attn_implementation(name)
+            torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=0)
+    with pytest.raises(UnsupportedModelError, match=r"flash_attention_2.*sdpa"):
+        model.set_attn_implementation({"": "flash_attention_2"})
+    assert model.config._attn_implementation == "ttt_sdpa"
+    assert model.unwrap().config._attn_implementation == "sdpa"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -283,7 +284,12 @@ def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[Any, 
     rest = dict(kwargs)
     config = rest.pop("config", None)
     if isinstance(config, PreTrainedConfig):
-        return config, rest
+        return copy.deepcopy(config), rest  # the caller's stays that of a base
+    if Path(path, "adapter_config.json").is_file() and not Path(path, "config.json").is_file():
+        raise CheckpointError(
+            f"{path} holds a PEFT adapter and no model. Load and convert its base, then put the adapter onto it: "
+            "peft.PeftModel.from_pretrained(model, directory)."
+        )
     kept = {name: rest.pop(name) for name in FOR_THE_MODEL if name in rest}
     location = {name: rest.pop(name) for name in LOCATION if name in rest}
     config, rest = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **location, **rest)

@@ -36,6 +36,9 @@ class Owner(Protocol):
     device: torch.device
     name_or_path: str
 
+    @property
+    def compute_dtype(self) -> torch.dtype: ...
+
     def new_cache(self) -> TTTCache: ...
 
 
@@ -59,6 +62,7 @@ class TTTCache(RankedCache):
         super().__init__(layers, tracks, track_of)
         self.ttt = ttt
         self.base = base  # fingerprint of the model it belongs to
+        self.owner = ""  # the model itself, in memory: a fingerprint takes time, and changes when it is trained
         self.columns = 0  # tokens handed in so far, padding included: what `generate` counts
         self.ranks_seen: Tensor | None = None  # (B,) real tokens read so far
         self.counts: list[int] = []  # the same, where Python decides and a device must not be waited for
@@ -114,6 +118,12 @@ class TTTCache(RankedCache):
     def rows(self) -> int | None:
         """Batch rows, or None before the first token."""
         return None if self.ranks_seen is None else self.ranks_seen.shape[0]
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all rows have read as many tokens and have as many waiting, so that their chunks end together."""
+        waiting = self.pending.lengths if self.pending else []
+        return len(set(self.counts)) <= 1 and len(set(waiting)) <= 1
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens handed in so far, padding included."""
@@ -283,10 +293,10 @@ class TTTCache(RankedCache):
         if missing:
             raise CheckpointError(f"{path} lacks the tensors {missing}: it was altered. Save it again.")
         with torch.inference_mode(False):
-            cache._restore(header, tensors)
+            cache._restore(header, tensors, model.compute_dtype)
         return cache
 
-    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
         self.columns, self.uniform, self.padded = header["columns"], header["uniform"], header["padded"]
         self.losses, self.counts, self.ranks_seen = header["losses"], header["counts"], tensors.get("ranks_seen")
         if header["anchors"] is not None:
@@ -295,7 +305,8 @@ class TTTCache(RankedCache):
             track.ranks = tensors.get(f"ranks|{index}")
         for index, layer in enumerate(self.layers):
             if f"keys|{index}" in tensors:
-                layer.update(tensors[f"keys|{index}"], tensors[f"values|{index}"])
+                # The model may have been loaded in another dtype than when the cache was saved.
+                layer.update(tensors[f"keys|{index}"].to(dtype), tensors[f"values|{index}"].to(dtype))
         if header["pending_lengths"] is not None:
             ids, positions, learned = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
             topic = _topic(tensors, "pending_topic")

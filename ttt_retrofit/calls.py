@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from .cache import TTTCache
 from .config import LearnFrom, TTTConfig
@@ -85,11 +86,38 @@ def check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) ->
         )
 
 
+def check_real(tokens: int) -> None:
+    if not tokens:
+        raise InputError("The input holds no real token: every position is masked out. Check the attention mask.")
+
+
+def check_outputs(
+    kwargs: dict[str, Any], config: PreTrainedConfig, together: bool, whole: bool, labels: Tensor | None
+) -> None:
+    """Refuse what segments cannot be put together to. together: they hold the same columns of all rows; whole: one."""
+
+    def wanted(name: str) -> bool:
+        return bool(getattr(config, name, False) if kwargs.get(name) is None else kwargs[name])
+
+    if wanted("output_attentions") and not whole:
+        raise InputError(
+            "output_attentions=True works within one chunk only, without padding; the keys differ from chunk to chunk."
+        )
+    if wanted("output_hidden_states") and not together:
+        raise InputError("output_hidden_states=True needs a batch without padding.")
+    if kwargs.get("output_router_logits") or (labels is not None and wanted("output_router_logits")):
+        raise InputError(
+            "output_router_logits=True: the auxiliary loss that balances experts is of a whole text, which is read "
+            "chunk by chunk. Set it to False, here or in the model's config; the loss is then that of the next token."
+        )
+
+
 class Collector:
     """Puts the logits of segments back into the columns their tokens came from."""
 
-    def __init__(self, tokens: Tokens, columns: int, logits_to_keep: int | Tensor) -> None:
-        self.tokens, self.columns, self.keep = tokens, columns, logits_to_keep
+    def __init__(self, tokens: Tokens, columns: int, logits_to_keep: int | Tensor, together: bool) -> None:
+        """together: every segment holds the same columns of all rows."""
+        self.tokens, self.columns, self.keep, self.together = tokens, columns, logits_to_keep, together
         self.logits: list[Tensor] = []
         self.hidden: list[tuple[Tensor, ...]] = []
         self.last: Any = None
@@ -97,16 +125,14 @@ class Collector:
 
     def add(self, segment: Segment) -> None:
         output, self.last = segment.output, segment.output
-        if output.get("attentions") is not None and self.logits:
-            raise InputError("output_attentions=True works within one chunk only; the keys differ from chunk to chunk.")
         if output.get("hidden_states") is not None:
             self.hidden.append(output.hidden_states)
-        if self.tokens.order is None and len(set(segment.starts)) == 1 and len(set(segment.taken)) == 1:
-            self._append(output.logits, segment.taken[0])
+        if self.together:
+            self._append(output.logits)
         else:
             self._scatter(output.logits, segment)
 
-    def _append(self, logits: Tensor, width: int) -> None:
+    def _append(self, logits: Tensor) -> None:
         self.logits.append(logits)
         if isinstance(self.keep, int) and self.keep > 0:
             while len(self.logits) > 1 and sum(part.shape[1] for part in self.logits[1:]) >= self.keep:
@@ -121,8 +147,6 @@ class Collector:
             self.full[row, columns] = logits[row, :taken]
 
     def output(self, cache: TTTCache | None) -> Any:
-        if self.last is None:
-            raise InputError("The input holds no real token: every position is masked out. Check the attention mask.")
         if self.full is not None:
             logits = self.full
         else:
@@ -135,8 +159,6 @@ class Collector:
         fields = {name: value for name, value in self.last.items() if name not in ("past_key_values", "loss")}
         fields["logits"] = logits
         if self.hidden:
-            if self.full is not None:
-                raise InputError("output_hidden_states=True needs a batch without padding.")
             fields["hidden_states"] = tuple(torch.cat(parts, dim=-2) for parts in zip(*self.hidden))
         if cache is not None:
             fields["past_key_values"] = cache

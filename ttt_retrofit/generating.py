@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import calls
 from .cache import TTTCache
 from .config import TTTConfig
 from .errors import InputError, UnsupportedModelError
@@ -34,6 +33,9 @@ class GenerateMixin(_Base):
     def new_cache(self) -> TTTCache:
         raise NotImplementedError
 
+    def own_cache(self, cache: Any) -> TTTCache:
+        raise NotImplementedError
+
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, those that were read included.
 
@@ -44,12 +46,12 @@ class GenerateMixin(_Base):
         """
         ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
         if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
-            seen, given = max(cache.tokens_seen.tolist(), default=0), ids.shape[-1]
-            if seen >= given:
+            given = ids.shape[-1]
+            if cache.columns >= given:
                 raise InputError(
-                    f"The cache has read {seen} tokens and generate() was given {given}: there is none left to go on "
-                    "from. Give all that was read and at least one token more; read all but the last, such as "
-                    "model.read(ids[:, :-1])."
+                    f"The cache has read {cache.columns} tokens and generate() was given {given}, padding included: "
+                    "there is none left to go on from. Give all that was read and at least one token more; read all "
+                    "but the last, such as model.read(ids[:, :-1])."
                 )
         family: Any = super()
         return family.generate(inputs, *args, **kwargs)
@@ -81,11 +83,16 @@ class GenerateMixin(_Base):
                 "is already of constant size."
             )
         if model_kwargs.get("past_key_values") is not None:
-            calls.checked_cache(model_kwargs["past_key_values"], self.ttt)
+            self.own_cache(model_kwargs["past_key_values"])
             family: Any = super()
             family._prepare_cache_for_generation(generation_config, model_kwargs, *args, **kwargs)
         elif generation_config.use_cache is not False:
             model_kwargs["past_key_values"] = self.new_cache()
+        elif (model_kwargs.get("learn_from") or self.ttt.learn_from) == "prompt":
+            raise UnsupportedModelError(
+                "use_cache=False reads everything anew for each token, and only the first time would what is read be "
+                "the prompt. Leave use_cache on, or take learn_from='all' or 'none'."
+            )
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         raise UnsupportedModelError(

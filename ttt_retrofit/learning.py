@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from . import in_place
 from .config import TTTConfig
+from .discovery import Site
 from .fast_weights import FastWeights, Weights
 from .inner_loop import (
     SiteState,
@@ -53,6 +54,10 @@ class Decoder(Protocol):
     @property
     def trained_length(self) -> int | None:
         """Tokens that were ever apart in training; None where positions are not relative, or nobody knows."""
+        ...
+
+    def adapted(self, place: Site) -> bool:
+        """Whether an adapter stands around the projection at a place."""
         ...
 
     def embeddings_of(self, ids: Tensor) -> Tensor:
@@ -133,7 +138,9 @@ def terms_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> Fast
 def present(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
     """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
     if fast.sites:
-        return fast.prepared(lambda state: _prepare(decoder, state, rows))
+        bases = _kept_bases(decoder, rows)
+        versions = [(base.data_ptr(), base._version) for base in bases.values()]
+        return fast.prepared(versions, lambda state: _prepare(decoder, state, bases))
     return starting_weights(decoder)
 
 
@@ -147,15 +154,23 @@ def starting_weights(decoder: Decoder) -> dict[str, Weights]:
     return starts
 
 
-def _prepare(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
+def _kept_bases(decoder: Decoder, rows: int) -> dict[str, Tensor]:
+    """The base's matrices that fast ones are folded into for many tokens, by site.
+
+    Where an adapter stands around one, there is none: PEFT merges it into the weight without a trace in its version.
+    """
+    bases = {site.site.name: site.foldable(rows) for site in decoder.sites if not decoder.adapted(site.site)}
+    return {name: base for name, base in bases.items() if base is not None}
+
+
+def _prepare(decoder: Decoder, fast: FastState, bases: dict[str, Tensor]) -> dict[str, Weights]:
     """The fast weights in the form that is cheapest to apply token by token."""
     prepared: dict[str, Weights] = {}
     with torch.no_grad():
         for site in decoder.sites:
             name, weights = site.site.name, fast.sites[site.site.name].weights
-            base = site.foldable(rows)
-            if base is not None:
-                prepared[name] = {FOLDED: base + weights["delta"].squeeze(0)}
+            if name in bases:
+                prepared[name] = {FOLDED: bases[name] + weights["delta"].squeeze(0)}
             else:
                 prepared[name] = {key: weight.to(decoder.compute_dtype) for key, weight in weights.items()}
     return prepared

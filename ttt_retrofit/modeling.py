@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -22,17 +23,18 @@ from . import calls, hub, in_place, layer, reading
 from . import voices as hooks
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
-from .discovery import Site, find_sites, learned_positions
+from .discovery import Site, find_sites, learned_positions, without_lora
 from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
 from .fingerprint import fingerprint
 from .generating import GenerateMixin
 from .memory import Memory
 from .remembering import MemoryMixin
-from .window import restore_attention, set_windowed_attention
+from .window import restore_attention, set_windowed_attention, windowed_name
 
 logger = logging.get_logger(__name__)
 
+ATTACHED = ("ttt", "kind", "_places", "_identity", "_rematerialise", "learned_positions", "_versions", "_prepared")
 ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 
 
@@ -67,7 +69,10 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self.ttt, self.kind = ttt, fast_weights(ttt)
         layer.attach(self, sites, self.kind)
         self.learned_positions = learned_positions(self)
-        self._rematerialise = False
+        self._identity = uuid4().hex
+        self._rematerialise = super().is_activation_checkpointing
+        if self._rematerialise:  # the layers' own switch, which drops the cache between chunks
+            super()._activation_checkpointing_disable()
         self.attach_memory()
         self.bind_ttt()
 
@@ -95,6 +100,14 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         layer.warn_of_large_steps(self.sites, self.ttt)
         return self.ttt
 
+    def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
+        """transformers', which keeps the window. Raises `UnsupportedModelError` for kernels that cannot carry it."""
+        names = attn_implementation.values() if isinstance(attn_implementation, dict) else [attn_implementation]
+        for name in names:
+            windowed_name(self, name)  # raises before anything is changed
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        set_windowed_attention(self)
+
     def _check_rule(self, ttt: TTTConfig, sites: list[Site]) -> None:
         if ttt.inner_rule == "in_place":
             in_place.check(sites, self.get_input_embeddings())
@@ -112,12 +125,15 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         layer.detach(self)
         hooks.unbind(self)
         restore_attention(self)
-        for name in ("ttt", "kind", "_places", "_rematerialise", "learned_positions", "_versions", "_prepared"):
+        checkpointing = self._rematerialise and self.supports_gradient_checkpointing
+        for name in ATTACHED:
             self.__dict__.pop(name, None)
         del self.config.ttt, self.config.base_model_name_or_path
         config_class: Any = type(self.config)
         self.config.__class__ = config_class._base_class
         self.__class__ = self._base_class  # type: ignore[assignment]
+        if checkpointing:
+            self.activation_checkpointing_enable()
         return self
 
     # ------------------------------------------------------------------ what reading needs
@@ -139,6 +155,11 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     def trained_length(self) -> int | None:
         text = self.config.get_text_config(decoder=True)
         return None if self.learned_positions else getattr(text, "max_position_embeddings", None)
+
+    def adapted(self, place: Site) -> bool:
+        """Whether PEFT's LoRA stands around the projection at a place."""
+        module = self.get_submodule(place.path)
+        return without_lora(module) is not module
 
     def embeddings_of(self, ids: Tensor) -> Tensor:
         """What the family's forward makes of token ids first."""
@@ -180,17 +201,22 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 normal.pop("normal", None)
                 return self.ttt_forward(**normal, **{name: _normal(value) for name, value in kwargs.items()})
         ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
-        cache = self.new_cache() if past_key_values is None else calls.checked_cache(past_key_values, self.ttt)
+        cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
         calls.check_rest(position_ids, learn_from, ids)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         tokens = reading.align(ids, mask, position_ids)
+        calls.check_real(max(tokens.counts))
         self._check_length(max(cache.counts, default=0) + max(tokens.counts))
         learn = (learn_from or self.ttt.learn_from) != "none"
         voices = self.voices_of(memories, ids.shape[0])
+        room = reading.room_left(cache, ids.shape[0], self.ttt.chunk_size, learn)
+        together = tokens.order is None and (ids.shape[1] == 1 or cache.in_step)
+        whole = together and max(tokens.counts) <= min(room)
+        calls.check_outputs(kwargs, self.config.get_text_config(decoder=True), together, whole, labels)
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
-        keep = logits_to_keep if isinstance(logits_to_keep, int) and tokens.order is None else 0
-        collected = calls.Collector(tokens, ids.shape[1], logits_to_keep)
+        keep = logits_to_keep if isinstance(logits_to_keep, int) and together else 0
+        collected = calls.Collector(tokens, ids.shape[1], logits_to_keep, together)
         for segment in reading.read(
             self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, voices=voices, **kwargs
         ):
@@ -247,25 +273,30 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 "loss is on the next token. Check that the text is not empty."
             )
         ids = calls.checked_ids(ids, {}, self.vocabulary_size)
-        cache = self.new_cache() if fresh else calls.checked_cache(past_key_values, self.ttt)
+        cache = self.new_cache() if fresh else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
-        longest = ids.shape[1] if mask is None else int(mask.sum(1).max())
+        longest = ids.shape[1] if mask is None else int((mask != 0).sum(1).max())
+        calls.check_real(longest)
         self._check_length(max(cache.counts, default=0) + longest)
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
         with torch.no_grad(), bar:
             step = self.ttt.chunk_size
             for start in range(0, ids.shape[1], step):
                 part = ids[:, start : start + step]
-                outputs = self(
-                    input_ids=part,
-                    attention_mask=None if mask is None else mask[:, start : start + step],
-                    past_key_values=cache,
-                    learn_from=learn_from,
-                    memories=memories,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                cache = outputs.past_key_values
+                real = None if mask is None else mask[:, start : start + step]
+                if real is not None and not bool(real.any()):
+                    cache.columns += part.shape[1]
+                else:
+                    outputs = self(
+                        input_ids=part,
+                        attention_mask=real,
+                        past_key_values=cache,
+                        learn_from=learn_from,
+                        memories=memories,
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                    cache = outputs.past_key_values
                 bar.update(part.shape[1])
                 if callable(progress):
                     progress(part.shape[1])
@@ -273,7 +304,18 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def new_cache(self) -> TTTCache:
         """An empty cache for this model."""
-        return TTTCache(self.config, self.ttt, fingerprint(self))
+        cache = TTTCache(self.config, self.ttt, fingerprint(self))
+        cache.owner = self._identity
+        return cache
+
+    def own_cache(self, cache: Any) -> TTTCache:
+        """A cache that this model can go on from: its own, or one of another with the same weights."""
+        checked = calls.checked_cache(cache, self.ttt)
+        if checked.owner != self._identity:
+            if checked.base != fingerprint(self):
+                raise InputError("The cache was made by a model with other weights. Read the context with this one.")
+            checked.owner = self._identity
+        return checked
 
     def _outer(self) -> reading.Outer:
         record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
@@ -285,7 +327,13 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             text_or_ids = tokenizer(text_or_ids, return_tensors="pt").input_ids
         if not isinstance(text_or_ids, (Tensor, list, tuple)):
             raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
-        ids = torch.as_tensor(text_or_ids, device=self.device)
+        try:
+            ids = torch.as_tensor(text_or_ids, device=self.device)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"read() was given a {type(text_or_ids).__name__} that is no table of token ids: {error}. Give one "
+                "text, or rows of ids of one length, padded with attention_mask=."
+            ) from error
         if ids.numel() == 0:
             ids = ids.long()
         return ids[None] if ids.ndim == 1 else ids
@@ -308,7 +356,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     # ------------------------------------------------------------------ activation checkpointing
 
     def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Recompute each chunk in the backward pass. The layers' own switch would drop the cache between chunks."""
+        """Recompute each chunk in the backward pass, in place of the layers' own switch."""
         self._rematerialise = True
         if self.main_input_name == "input_ids" and getattr(self, "_hf_peft_config_loaded", False):
             self.enable_input_require_grads()

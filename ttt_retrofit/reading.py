@@ -86,12 +86,17 @@ def read(
     cache.prepare(rows, tokens.ids.device)
     starts = [0] * rows
     while any(start < count for start, count in zip(starts, tokens.counts)):
-        waiting = cache.pending.lengths if cache.pending else [0] * rows
-        # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
-        room = [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts)]
+        room = room_left(cache, rows, size, learn)
         taken = [min(r, count - s) for r, count, s in zip(room, tokens.counts, starts)]
         yield _read_segment(decoder, cache, tokens, starts, taken, learn, outer, logits_to_keep, voices, kwargs)
         starts = [start + take for start, take in zip(starts, taken)]
+
+
+def room_left(cache: TTTCache, rows: int, size: int, learn: bool) -> list[int]:
+    """How many tokens each row takes in one segment, at most."""
+    waiting = cache.pending.lengths if cache.pending else [0] * rows
+    # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
+    return [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts or [0] * rows)]
 
 
 def _read_segment(
@@ -114,7 +119,7 @@ def _read_segment(
     at_once = [learn and ends and wait == 0 for wait, ends in zip(waiting, chunk_ends)]
     again = [row for row, (wait, ends) in enumerate(zip(waiting, chunk_ends)) if ends and wait > 0]
 
-    moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, learn)
+    moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, taken, learn)
     if moving:
         shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
         with torch.set_grad_enabled(outer.everywhere), applying(FastTerms(starting_weights(decoder), len(moving))):

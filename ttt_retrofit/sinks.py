@@ -31,15 +31,20 @@ def remember(cache: TTTCache, ids: Tensor, taken: list[int]) -> None:
             cache.sinks.ids[row, count : count + new] = ids[row, :new]
 
 
-def rows_to_move(cache: TTTCache, trained_length: int | None, waiting: list[int], learn: bool) -> list[int]:
-    """The rows whose next chunk would end further from their sinks than `trained_length` tokens."""
+def rows_to_move(
+    cache: TTTCache, trained_length: int | None, waiting: list[int], taken: list[int], learn: bool
+) -> list[int]:
+    """The rows, of those with tokens to read, whose next chunk would end further from their sinks than they may be."""
     window, chunk, sinks = cache.ttt.sliding_window, cache.ttt.chunk_size, cache.sinks
     if trained_length is None or window is None or sinks is None or not cache.ttt.sink_tokens:
         return []
     if window + chunk + cache.ttt.sink_tokens >= trained_length:
         return []  # no place is nearer
     # Only where a chunk starts: within one, the sinks must stay, for it may have to be read again.
-    starts = [not wait and (learn or count % chunk == 0) for wait, count in zip(waiting, cache.counts)]
+    starts = [
+        take > 0 and not wait and (learn or count % chunk == 0)
+        for wait, take, count in zip(waiting, taken, cache.counts)
+    ]
     return [
         row
         for row, (start, count, anchor) in enumerate(zip(starts, cache.counts, sinks.anchors))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -54,11 +55,12 @@ class FastState:
     sites: dict[str, SiteState] = field(default_factory=dict)
     steps: Tensor | None = None  # (B,)
     _prepared: dict[str, Weights] = field(default_factory=dict)
+    _versions: Any = None
 
-    def prepared(self, prepare: Callable[[FastState], dict[str, Weights]]) -> dict[str, Weights]:
-        """The weights as a forward applies them, made once per update rather than once per token."""
-        if not self._prepared:
-            self._prepared = prepare(self)
+    def prepared(self, versions: Any, prepare: Callable[[FastState], dict[str, Weights]]) -> dict[str, Weights]:
+        """The weights as a forward applies them, made once per update, and per version of the base, not per token."""
+        if not self._prepared or self._versions != versions:
+            self._prepared, self._versions = prepare(self), versions
         return self._prepared
 
     def tensors(self) -> dict[str, Tensor]:

@@ -96,7 +96,9 @@ def _compare(
     ids = [token_ids(tokenizer, text, most) for text in texts]
     config, readings = model.ttt, [dict[str, Reading]() for _ in files]
     if config.sliding_window is None:
-        raise InputError("The model reads without a sliding window, so there is nothing to compare. Give --window N.")
+        raise InputError(
+            "The model reads without a sliding window, so there is nothing to compare. Give --set sliding_window=N."
+        )
     for path, part in zip(files, ids):
         if part.shape[1] < 4 * config.chunk_size:
             out.remark(

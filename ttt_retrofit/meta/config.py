@@ -63,6 +63,8 @@ class TTTTrainingConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         self._check_types()
+        if isinstance(self.outer_parameters, str):
+            self.outer_parameters = [self.outer_parameters]
         super().__post_init__()
         self._check_choices()
         self._check_unsupported()
@@ -117,6 +119,9 @@ class TTTTrainingConfig(TrainingArguments):
             raise ConfigError(SHARDED.format("fsdp" if self.fsdp else "deepspeed"))
         if self.torch_compile:
             raise ConfigError("torch_compile=True: the outer loop runs chunks of the plain model. Leave it off.")
+        for name in ("label_smoothing_factor", "neftune_noise_alpha", "bf16_full_eval", "fp16_full_eval"):
+            if value := getattr(self, name):
+                raise ConfigError(f"{name}={value}: the outer loop has its own loss and evaluation. Leave it out.")
 
 
 def _in_words(allowed: set[type]) -> str:

@@ -92,12 +92,12 @@ def choose(model: Any, names: Sequence[str]) -> OuterParameters:
     if unknown or not names:
         raise ConfigError(f"outer_parameters={list(names)}: expected some of {list(OUTER_PARAMETERS)}.")
     everything = "everything" in names
-    others: dict[str, nn.Parameter] = {}
-    for name, parameter in model.named_parameters():
-        wanted = (everything and f".{TTT}." not in name) or ("lora" in names and "lora_" in name)
-        parameter.requires_grad_(wanted and parameter.is_floating_point())
-        if parameter.requires_grad:
-            others[name] = parameter
+    others = {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if (everything and f".{TTT}." not in name) or ("lora" in names and "lora_" in name)
+        if parameter.is_floating_point()
+    }
     if "lora" in names and not any("lora_" in name for name in others):
         raise ConfigError(
             "outer_parameters has 'lora', but the model carries no LoRA. Wrap it, then add one with "
@@ -118,6 +118,8 @@ def choose(model: Any, names: Sequence[str]) -> OuterParameters:
     first_site, lowest = min(site.site.layer for site in model.sites), _lowest(model, others)
     below = list(decoder_layers(model)[1][: min(first_site, lowest)])
     chosen = OuterParameters(starts, rates, tuple(others.values()), min(first_site + 1, lowest), below)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
     for parameter in chosen.all:
         parameter.requires_grad_(True)
     return chosen

@@ -83,8 +83,12 @@ class TTTTrainer(Trainer):
                 f"gradients={args.gradients!r}: an 8-bit base rounds what passes through it, so its gradient has no "
                 "derivative. Load it in 4 bits or in full, or take gradients='first_order'."
             )
-        self.outer: OuterParameters = choose(self.ttt_model, args.outer_parameters)
-        _warn_of_narrow(self.outer)
+        for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
+            if kwargs.get(name) is not None:
+                raise ConfigError(
+                    f"{name} is given, which would never be called: the loss is the inner loop's, and evaluation "
+                    "measures it by position. Leave it out."
+                )
         self._metrics: dict[str, list[float]] = defaultdict(list)
 
         self._workers = args.dataloader_num_workers
@@ -107,6 +111,9 @@ class TTTTrainer(Trainer):
             )
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ConfigError(SHARDED.format(self.accelerator.distributed_type.value))
+        # Last: it freezes what is not trained, and where an error is raised nothing has changed.
+        self.outer: OuterParameters = choose(self.ttt_model, args.outer_parameters)
+        _warn_of_narrow(self.outer)
 
     def _cut(self, data: Any, name: str) -> Any:
         """The sequences of documents; of each, in a dictionary."""

@@ -33,6 +33,8 @@ def sparkline(values: Sequence[float], lowest: float, highest: float, marks: str
 def binned(values: Sequence[float], width: int = WIDTH) -> list[float]:
     """Means over at most `width` stretches of equal length."""
     width = min(width, len(values))
+    if not width:
+        return []
     edges = [len(values) * index // width for index in range(width + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in pairwise(edges)]
 
