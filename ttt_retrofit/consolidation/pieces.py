@@ -101,22 +101,15 @@ def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_to
     parts = _sentences(text, tokenizer, piece_tokens)
     if not parts:
         raise InputError("The context is empty: there is nothing to remember.")
-    pieces: list[str] = []
+    pieces = _packed(parts, tokenizer, piece_tokens)
     statements: list[Statement] = []
-    current: list[str] = []
-    length = 0
-    for index, sentence in enumerate(parts):
-        size = _tokens(sentence, tokenizer) + 1
-        if current and length + size > piece_tokens:
-            pieces.append(" ".join(current))
-            current, length = [], 0
-        current.append(sentence)
-        length += size
-        statements.append(
-            Statement(without_opener(sentence), " ".join(parts[max(0, index - NEIGHBOURS) : index]), len(pieces))
-        )
-    pieces.append(" ".join(current))
-    return Context(kind, text, tuple(pieces), tuple(s for s in statements if _states(s.text)))
+    earlier: list[str] = []
+    for number, piece in enumerate(pieces):
+        for sentence in piece:
+            statements.append(Statement(without_opener(sentence), " ".join(earlier[-NEIGHBOURS:]), number))
+            earlier.append(sentence)
+    stated = tuple(statement for statement in statements if _states(statement.text))
+    return Context(kind, text, tuple(" ".join(piece) for piece in pieces), stated)
 
 
 def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
@@ -154,20 +147,27 @@ def _parts(
 ) -> Iterator[tuple[Message, list[str], int]]:
     """Messages with their sentences and tokens; one that is longer than a piece comes as several."""
     for turn in turns:
-        size, said = _tokens(turn["content"], tokenizer), _sentences(turn["content"], tokenizer, most)
+        said, size = _sentences(turn["content"], tokenizer, most), _tokens(turn["content"], tokenizer)
         if size <= most:
             yield turn, said, size + OF_A_TURN
             continue
-        part: list[str] = []
-        length = 0
-        for sentence in said:
-            size = _tokens(sentence, tokenizer) + 1
-            if part and length + size > most:
-                yield {**turn, "content": " ".join(part)}, part, length + OF_A_TURN
-                part, length = [], 0
-            part.append(sentence)
-            length += size
-        yield {**turn, "content": " ".join(part)}, part, length + OF_A_TURN
+        for part in _packed(said, tokenizer, most):
+            text = " ".join(part)
+            yield {**turn, "content": text}, part, _tokens(text, tokenizer) + OF_A_TURN
+
+
+def _packed(said: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[list[str]]:
+    """Sentences in groups of at most so many tokens, or one sentence each."""
+    groups: list[list[str]] = [[]]
+    length = 0
+    for sentence in said:
+        size = _tokens(sentence, tokenizer) + 1
+        if groups[-1] and length + size > most:
+            groups.append([])
+            length = 0
+        groups[-1].append(sentence)
+        length += size
+    return groups
 
 
 def _sentences(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> list[str]:
