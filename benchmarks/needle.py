@@ -27,7 +27,7 @@ from rich.console import Console
 
 from .cost import failure
 from .needle_report import lines, plot
-from .needle_rows import ANSWER_TOKENS, GROUPS, ROWS, SLOW, TRAINED_PART, TRAINED_STEPS, Bench
+from .needle_rows import ANSWER_TOKENS, GROUPS, RARE, ROWS, SLOW, TRAINED_PART, TRAINED_STEPS, Bench
 from .needles import TASKS, Needle, found, in_turns, of_task
 from .results import kept_report, save
 
@@ -76,7 +76,8 @@ def asked(bench: Bench, name: str) -> dict[str, Any]:
     except Exception as error:
         bench.start_again()
         return failure(error)
-    return {"right": found(bench.needle, answer), "answer": answer, "bytes": nbytes}
+    held = {"held": bench.noted()} if name in RARE else {}
+    return {"right": found(bench.needle, answer), "answer": answer, "bytes": nbytes} | held
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

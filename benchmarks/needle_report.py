@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .needle_rows import ROWS
+from .needle_rows import RARE, ROWS
 from .needles import INSIDE, STRATA, TASKS
 from .paired import Difference, difference
 from .results import markdown_table
@@ -89,6 +89,18 @@ def wins(rows: dict[str, Any], tasks: list[str]) -> list[str]:
     return found or [f"- Of {' and '.join(asked)}, none does."]
 
 
+def noted(rows: dict[str, Any], tasks: list[str]) -> list[list[str]]:
+    """Of needles outside the window, whether the rarest sentences hold them, and whether the model then finds them."""
+    table = []
+    for name in (name for name in RARE if name in rows):
+        for task in tasks:
+            far = [a for a in answers(rows[name], False, task) if "held" in a]
+            held = [a for a in far if a["held"]]
+            if far:
+                table.append([name, task, str(len(far)), f"{len(held) / len(far):.2f}", share(held)])
+    return table
+
+
 def unanswered(rows: dict[str, Any]) -> list[str]:
     """What is not in the tables, and why."""
     said = []
@@ -148,6 +160,10 @@ def lines(report: dict[str, Any]) -> list[str]:
         f"Needles that stand alone (all but {' and '.join(SEVERAL)}), outside the window:",
         "",
         *markdown_table(["system", "n", "found", "95%"], single),
+        "",
+        "What notepads hold of the needles outside the window, and what the model finds of those that they hold:",
+        "",
+        *markdown_table(["system", "task", "n", "held", "found of those"], noted(rows, tasks)),
         "",
         "By depth of the needle, outside the window from the beginning on:",
         "",

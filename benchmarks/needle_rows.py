@@ -102,6 +102,22 @@ class Bench:
     def sentences(self) -> list[notepad.Sentence]:
         return notepad.sentences_of(self.needle.context, self.tokenizer)
 
+    @property
+    def half(self) -> int:
+        """Tokens of the window that a notepad leaves."""
+        return self.window // 2
+
+    def notable(self) -> tuple[list[notepad.Sentence], int]:
+        """The sentences that a notepad may take, and its tokens. What is in the window as a whole is there already."""
+        left = len(self.ids) - self.half
+        return [p for p in self.sentences if p.tokens and p.tokens[0] < left], self.state - self.half - self.sinks
+
+    def noted(self) -> bool:
+        """Whether the needle is among the rarest sentences, as many as a notepad takes."""
+        parts, budget = self.notable()
+        kept = notepad.best(parts, notepad.by_rarity(parts), budget)
+        return any(self.needle.value in parts[number].text for number in kept)
+
     @cached_property
     def asked(self) -> tuple[dict[str, Tensor], DynamicCache, Tensor]:
         """The question read behind the whole context: scores of the context's keys, the cache, the next logits."""
@@ -192,10 +208,7 @@ def sparse(kind: str) -> Callable[[Bench], Answered]:
 
 def noting(chooser: str, kept_as: str) -> Callable[[Bench], Answered]:
     def row(bench: Bench) -> Answered:
-        window = bench.window // 2
-        budget = bench.state - window - bench.sinks
-        # What is in the window as a whole is there already.
-        parts = [part for part in bench.sentences if part.tokens and part.tokens[0] < len(bench.ids) - window]
+        (parts, budget), window = bench.notable(), bench.half
         by_rarity = chooser == "rarity"
         scores = notepad.by_rarity(parts) if by_rarity else notepad.by_reconstruction(parts, bench.repeated)
         if kept_as == "keys":
@@ -313,5 +326,6 @@ ROWS: dict[str, Callable[[Bench], Answered]] = {
     "full fine-tuning": training("all weights"),
     "consolidated memory": remembering,
 }
+RARE = ("notepad: rare sentences, text", "notepad: rare sentences, keys")
 SLOW = ("next-token LoRA", "full fine-tuning", "consolidated memory")  # minutes for each needle
 GROUPS = {"founding": ("no context", *SLOW[:2])}  # of rows, by a name of their own

@@ -142,6 +142,12 @@ def test_needles_that_stand_alone_have_a_share_of_their_own():
     assert "| SnapKV | 20 | 0.90 | 0.70-0.97 |" in table and "| SnapKV | 30 | 0.63 |" in page
 
 
+def test_what_a_notepad_holds_is_told_apart_from_what_the_model_finds_in_it():
+    row = {str(n): answered(n < 3) | {"held": n < 6} for n in range(10)}
+    page = reported({"notepad: rare sentences, text": {"multikey 1": row}})
+    assert "| notepad: rare sentences, text | multikey 1 | 10 | 0.60 | 0.50 |" in page
+
+
 class Bench:
     """What a run needs of one, without a model."""
 

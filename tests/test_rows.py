@@ -93,6 +93,9 @@ def test_a_notepad_holds_nothing_that_its_window_holds(needles, monkeypatch):
     needles.take(dataclasses.replace(before, context=f"{before.context} the key is blue."))
     needle_rows.ROWS["notepad: rare sentences, text"](needles)
     assert needles.sentences[-1].text == "the key is blue." and chosen == [needles.sentences[:-1]]
+    assert needles.noted() == (before.value in needles.tokenizer.decode(needles.ids[: -needles.half]))
+    needles.needle = dataclasses.replace(needles.needle, value="the key is blue")
+    assert not needles.noted()
     needles.take(before)
 
 
