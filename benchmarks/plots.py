@@ -121,8 +121,9 @@ def recall_bars(bars: dict[str, tuple[float, ...]], path: Path, title: str, labe
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_xlabel("share found")
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        axes.legend(loc="lower right")
+        figure.suptitle(title, x=0.02, ha="left", fontsize=11, fontweight="bold")
+        # Above the bars: any corner between them may be taken by a long one.
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(labels))
         figure.tight_layout()
         _save(figure, path)
 
