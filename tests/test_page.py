@@ -12,7 +12,7 @@ from served import until
 from test_agent import CONFIG
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
-from ttt_retrofit import ChatSession
+from ttt_retrofit import ChatSession, InputError
 from ttt_retrofit.serving.page import Talk, launch
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -59,7 +59,9 @@ def test_what_is_remembered_is_shown_and_can_be_taken_back(tmp_path):
     assert "Contexts remembered: 1" in page.summary() and "recalled" in page.summary() and "drift" in page.summary()
     ((name, *_),) = page.entries()
     assert any(question in QUESTIONS for question, _ in page.lessons())
-    page.change(lambda: page.session.forget(name))
+    with pytest.raises(InputError, match="No context is chosen"):
+        page.forget([])
+    page.forget([name])
     assert page.entries() == [] and page.lessons() == []
     page.change(page.session.rollback)
     assert len(page.entries()) == 1

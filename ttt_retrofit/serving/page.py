@@ -20,7 +20,7 @@ from transformers.utils import logging
 from ..agent import ChatSession
 from ..consolidation.prompts import Prompts
 from ..consolidation.writer import Phrasing
-from ..errors import TTTError
+from ..errors import InputError, TTTError
 from ..memory.memory import Memory
 from ..messages import Message
 from .door import Door, Secluded
@@ -98,6 +98,11 @@ class Talk:
             change()
             self._heard = time.monotonic()
 
+    def forget(self, names: list[str]) -> None:
+        if not names:
+            raise InputError("No context is chosen. Choose one, or several that were learned from each other.")
+        self.change(lambda: self.session.forget(*names))
+
     def erase(self) -> None:
         self.change(self._erase)
 
@@ -157,7 +162,7 @@ def page(talk: Talk, title: str) -> gr.Blocks:
             progress = gr.Markdown(talk.look, elem_id="progress")
             summary = gr.Markdown(talk.summary, elem_id="memory")
             entries = gr.Dataframe(talk.entries, headers=list(ENTRIES), interactive=False, wrap=True)
-            chosen = gr.Dropdown([], label="Context to forget", elem_id="chosen")
+            chosen = gr.Dropdown([], multiselect=True, label="Contexts to forget", elem_id="chosen")
             with gr.Row():
                 back, forget = gr.Button("Roll back", elem_id="rollback"), gr.Button("Forget", elem_id="forget")
                 erase = gr.Button("Erase everything", variant="stop", elem_id="erase")
@@ -167,7 +172,7 @@ def page(talk: Talk, title: str) -> gr.Blocks:
 
         def seen() -> tuple[Any, ...]:
             names = [name for name, *_ in talk.entries()]
-            choices = gr.Dropdown(choices=names, value=names[-1] if names else None)
+            choices = gr.Dropdown(choices=names, value=names[-1:])
             return talk.summary(), talk.entries(), choices, talk.lessons()
 
         def look(before: Any) -> tuple[Any, ...]:
@@ -192,9 +197,7 @@ def page(talk: Talk, title: str) -> gr.Blocks:
         session = talk.session
         said.submit(send, said, [chat, said])
         back.click(lambda: changed(lambda: talk.change(session.rollback)), None, [chat, *remembered])
-        forget.click(
-            lambda name: changed(lambda: talk.change(lambda: session.forget(name))), chosen, [chat, *remembered]
-        )
+        forget.click(lambda names: changed(lambda: talk.forget(names)), chosen, [chat, *remembered])
         erase.click(lambda: changed(talk.erase), None, [chat, *remembered])
         gr.Timer(LOOK).tick(look, known, [progress, known, *remembered], show_progress="hidden")
     return blocks
