@@ -192,19 +192,17 @@ def test_beams_answer_as_from_the_whole_prompt_and_leave_no_keys(model, tmp_path
     assert chat.send("who ?", **SETTINGS)
 
 
-class Strict:
-    """A template like Gemma's: no system prompt, and turns of user and assistant only."""
-
-    TEMPLATE = (
-        "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('roles must alternate') }}{% endif %}{{ message['role'] }} {{ message['content'] }} </s> "
-        "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
-    )
+# Like Gemma's: no system prompt, and turns of user and assistant only.
+STRICT = (
+    "{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ message['role'] }} {{ message['content'] }} </s> "
+    "{% endfor %}{% if add_generation_prompt %}assistant {% endif %}"
+)
 
 
 def test_templates_that_know_only_turns_of_two_are_served_too(model, tmp_path):
     strict = tokenizer()
-    strict.chat_template = Strict.TEMPLATE
+    strict.chat_template = STRICT
     chat = ChatSession(model, strict, tmp_path, system="chess .", keep_turns=0, config=CONFIG, questions=QUESTIONS)
     chat.note({"role": "assistant", "content": "Otto plays chess ."}, {"role": "user", "content": STORY})
     assert chat.send("where is Marek ?", **SETTINGS)

@@ -26,7 +26,7 @@ from .memory.files import private_directory, read_list, remove, remove_unfinishe
 from .memory.memory import Memory
 from .memory.report import Report
 from .memory.store import MemoryStore
-from .messages import Message, read_messages, templated
+from .messages import Message, prompt_ids, read_messages
 
 TURNS, STORE, WORK = "turns.json", "memory", "work"  # in a user's directory
 
@@ -129,7 +129,7 @@ class ChatSession:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
         if self.memory is not None:
             prompt = self.memory.with_notes(prompt)
-        ids = self.tokenizer(templated(self.tokenizer, prompt), add_special_tokens=False).input_ids
+        ids = prompt_ids(self.tokenizer, prompt)
         known, cache = len(self._read), self._cache
         if cache is None or known >= len(ids) or ids[:known] != self._read:
             cache = self.model.new_cache()

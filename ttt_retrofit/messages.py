@@ -28,10 +28,11 @@ def read_messages(messages: Sequence[Any]) -> list[Message]:
     """
     found: list[Message] = []
     for message in messages:
-        role, said = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+        fields = message if isinstance(message, dict) else {}
+        role, said = fields.get("role"), fields.get("content")
         if isinstance(said, list):  # parts, as multimodal templates have them
             said = " ".join(part.get("text", "") for part in said if isinstance(part, dict))
-        if said is None and isinstance(message, dict) and message.get("tool_calls"):
+        if said is None and fields.get("tool_calls"):
             said = ""
         if not isinstance(role, str) or not isinstance(said, str):
             raise InputError(f"A chat message is {message!r}; expected {{'role': ..., 'content': ...}} with a text.")
@@ -40,8 +41,8 @@ def read_messages(messages: Sequence[Any]) -> list[Message]:
     return found
 
 
-def templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **settings: Any) -> str:
-    """The text of a conversation that waits for an answer.
+def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **settings: Any) -> list[int]:
+    """The token ids of a conversation that waits for an answer. settings: of the template.
 
     Raises
     ------
@@ -49,13 +50,13 @@ def templated(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *
         When the template refuses the messages, and also refuses them as turns of user and assistant.
     """
     try:
-        return _applied(tokenizer, messages, settings)
+        text = _applied(tokenizer, messages, settings)
     except TemplateError:
-        pass
-    try:
-        return _applied(tokenizer, in_turns(messages), settings)
-    except TemplateError as error:
-        raise InputError(f"The model's chat template refuses these messages: {error}") from error
+        try:
+            text = _applied(tokenizer, in_turns(messages), settings)
+        except TemplateError as error:
+            raise InputError(f"The model's chat template refuses these messages: {error}") from error
+    return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def in_turns(messages: Sequence[Message]) -> list[Message]:

@@ -62,16 +62,13 @@ class Chat:
         threading.Thread(target=self._listen, name="ttt-chat-input", daemon=True).start()
         self._prompt()
         while (line := self._next_line()) is not None and line.strip() != "/quit":
-            if line.startswith("/"):
-                try:
+            try:
+                if line.startswith("/"):
                     self._command(*line.strip().partition(" ")[::2])
-                except (TTTError, OSError) as error:
-                    self.out.remark(f"error: {error}")
-            elif line.strip():
-                try:
+                elif line.strip():
                     self._say(line)
-                except (TTTError, OSError) as error:
-                    self.out.remark(f"error: {error}")
+            except (TTTError, OSError) as error:
+                self.out.remark(f"error: {error}")
             self._prompt()
 
     def _say(self, line: str) -> None:

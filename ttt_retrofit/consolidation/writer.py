@@ -23,7 +23,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ..messages import Message, templated
+from ..messages import Message, prompt_ids
 
 # Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
 SHARED_PREFIX = 16
@@ -239,7 +239,7 @@ class Phrasing:
     def asked(self, question: str, before: Sequence[Message] = ()) -> list[int]:
         """A question by the user, after earlier messages, up to where the answer begins."""
         if self.chat:
-            return self._templated([*before, {"role": "user", "content": question}])
+            return prompt_ids(self.tokenizer, [*before, {"role": "user", "content": question}], **self.settings)
         context = "\n".join(message["content"] for message in before)
         filled = self.plain.replace("{context}", context + "\n\n" if context else "").replace("{question}", question)
         return self.tokenizer(filled.lstrip("\n")).input_ids
@@ -265,7 +265,3 @@ class Phrasing:
         """An answer as the model would give it after `asked`, with the token that ends it."""
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         return self.tokenizer(answer if self.chat else " " + answer, add_special_tokens=False).input_ids + end
-
-    def _templated(self, messages: list[Message]) -> list[int]:
-        text = templated(self.tokenizer, messages, **self.settings)
-        return self.tokenizer(text, add_special_tokens=False).input_ids

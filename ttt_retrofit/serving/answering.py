@@ -21,7 +21,7 @@ from transformers.utils import logging
 from ..consolidation.writer import ends
 from ..errors import InputError
 from ..memory.memory import Memory
-from ..messages import templated
+from ..messages import prompt_ids
 from .sampling import Choosing, Sampling
 from .spelling import Spelling
 
@@ -135,7 +135,7 @@ class Answering:
         InputError
             When the chat template does not take these messages.
         """
-        return self.tokenizer(templated(self.tokenizer, messages), add_special_tokens=False).input_ids
+        return prompt_ids(self.tokenizer, messages)
 
     def submit(self, work: Work) -> None:
         """Have it answered as soon as may be.

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ..agent import TURNS, ChatSession
 from ..errors import InputError
-from ..memory.files import private_directory, read_list, write_list
+from ..memory.files import private_directory, read_list, remove, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..messages import Message
@@ -154,8 +154,7 @@ class User:
         with self._lock:
             self.erased = True
             self.session.abandon()
-            if self.session.directory.exists():
-                shutil.rmtree(self.session.directory)
+            remove(self.session.directory)
 
     def status(self) -> dict[str, Any]:
         """What is remembered, in JSON values."""
@@ -262,8 +261,8 @@ class Users:
             user = self._loaded.pop(name, None)
             if user is not None:
                 user.erase()
-            elif (self.directory / name).exists():
-                shutil.rmtree(self.directory / name)
+            else:
+                remove(self.directory / name)
 
 
 def held(directory: Path) -> FileLock:
