@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .jobs import add_jobs
 from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
-from .meta_run import Log, Task, add_jobs, fill, trained_once, weights_directory
+from .meta_run import Log, Task, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
 
 NAME = "meta_budget"
@@ -80,7 +81,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    add_jobs(parser)
+    add_jobs(parser, "train")
     parser.set_defaults(tokens=4096, train_on="many")
     parser.add_argument("--parts", type=int, nargs="+", default=[60, 60, 120], help="steps of each part of a course")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

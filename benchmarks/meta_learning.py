@@ -21,8 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .jobs import add_jobs
 from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
-from .meta_run import Log, Task, add_jobs, fill, trained_once, weights_directory
+from .meta_run import Log, Task, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
 
 NAME = "meta_learning"
@@ -40,7 +41,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser)
-    add_jobs(parser)
+    add_jobs(parser, "train")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--truncate-chunks", type=int, default=3)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -8,9 +8,8 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.console import Console
 
 from ttt_retrofit.meta.parameters import choose
 
+from .jobs import processes, share_cores
 from .meta_phase import measure, new_model, test_ids, without_window
 from .meta_tables import BASE, FULL
 from .results import kept_report, noted, save
@@ -30,10 +30,6 @@ READING = ("tokens", "texts")  # options that say what is read, and leave the tr
 Rows = dict[str, Any]
 Task = Callable[[], Rows]
 Log = list[dict[str, Any]]
-
-
-def add_jobs(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", type=int, default=1, help="processes that train side by side, and share the cores")
 
 
 def fill(
@@ -72,8 +68,7 @@ def _made(tasks: dict[str, Task], have: Rows, options: argparse.Namespace) -> It
             print(f"{name} …", flush=True)
             yield task()
         return
-    context = multiprocessing.get_context("spawn")  # a fork would take CUDA and its threads along
-    with ProcessPoolExecutor(options.jobs, context, share_cores, (options.jobs,)) as pool:
+    with processes(options.jobs) as pool:
         for ended in as_completed([pool.submit(task) for task in (bases | tasks).values()]):
             rows = ended.result()
             print(f"{', '.join(rows)}: there", flush=True)
@@ -84,11 +79,6 @@ def _untrained(name: str, options: argparse.Namespace) -> Rows:
     """The row of the base: under full attention, or as it reads when it was only converted."""
     ids = test_ids(options)
     return {name: without_window(options, ids) if name == FULL else measure(new_model(options), ids)}
-
-
-def share_cores(jobs: int) -> None:
-    """Once in each process."""
-    torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))
 
 
 def weights_directory(name: str, settings: dict[str, Any]) -> Path:

@@ -19,49 +19,104 @@ and a later one adds its rows. A row that cannot answer says why, and is asked a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
+from transformers import AutoTokenizer
 
 from .cost import failure
+from .jobs import add_jobs, processes, share_cores
+from .models import model_directory
 from .needle_report import lines, plot
-from .needle_rows import ANSWER_TOKENS, GROUPS, RARE, ROWS, SLOW, TRAINED_PART, TRAINED_STEPS, Bench
+from .needle_rows import ANSWER_TOKENS, GROUPS, RARE, ROWS, SLOW, TRAINED_PART, TRAINED_STEPS, Bench, learning_config
 from .needles import TASKS, Needle, found, in_turns, of_task
-from .results import kept_report, save
+from .results import in_words, kept_report, save
 
 NAME = "needle"
 TOKENS = 4700  # contexts of all tasks are then longer than 4,096
 SAMPLES = 20  # of each task: with six tasks, 102 needles outside the window
 QUICK_TASKS, QUICK_SAMPLES = ("single 2",), 6
-Rows = dict[str, dict[str, dict[str, dict[str, Any]]]]  # by system, task, and number of the needle
+KEEP_EVERY = 60  # seconds, at least: the tables take as long as some answers
+Answers = dict[str, dict[str, Any]]  # by system
+Rows = dict[str, dict[str, Answers]]  # by system, task, and number of the needle
+_bench: Bench | None = None  # of this process
 
 
-def run(options: argparse.Namespace, bench: Bench, stored: Rows, keep: Callable[[], object]) -> None:
-    """Ask every row about every sample, skipping what is stored."""
-    console = Console()
-    needles = {task: chosen(options, bench, task) for task in options.tasks}
+@dataclass(frozen=True)
+class Question:
+    """A needle, and the rows that are asked about it one after the other."""
+
+    task: str
+    index: int
+    place: str  # of the needle, see `needles.stratum`
+    needle: Needle
+    rows: tuple[str, ...]
+
+
+def questions(options: argparse.Namespace, stored: Rows, count: Callable[[str], int]) -> list[Question]:
+    """What is not answered yet; a slow row is a question of its own."""
+    needles = {task: chosen(options, task, count) for task in options.tasks}
+    quick, slow = ([name for name in options.only if (name in SLOW) == is_slow] for is_slow in (False, True))
+    found = []
     for index in range(options.samples):
         for task in options.tasks:
-            missing = [name for name in options.only if not is_answered(stored, name, task, index)]
-            if not missing:
-                continue
-            place, needle = needles[task][index]
-            bench.take(needle)
-            about = {"value": needle.value, "stratum": place, "depth": needle.depth, "tokens": len(bench.ids)}
-            for name in missing:
-                stored.setdefault(name, {}).setdefault(task, {})[str(index)] = asked(bench, name) | about
-                if name in SLOW:
-                    keep()
-            keep()  # not after every row: the tables take as long as some answers
-            right = [name for name in missing if stored[name][task][str(index)].get("right")]
-            console.print(f"{task} {index} at {needle.depth:.2f}: {', '.join(right) or 'nobody'}", markup=False)
+            for rows in (quick, *([name] for name in slow)):
+                missing = tuple(name for name in rows if not is_answered(stored, name, task, index))
+                if missing:
+                    found.append(Question(task, index, *needles[task][index], missing))
+    return found
 
 
-def chosen(options: argparse.Namespace, bench: Bench, task: str) -> list[tuple[str, Needle]]:
-    every = of_task(task, options.model, options.tokens, bench.count)
-    return in_turns(every, options.window, bench.count, options.samples)
+def run(options: argparse.Namespace, asked: Sequence[Question], stored: Rows, keep: Callable[[], object]) -> None:
+    """Ask, in one process or several, and store the answers."""
+    console, kept = Console(), time.monotonic()
+    for question, answers in zip(asked, answered(options, asked)):
+        for name, answer in answers.items():
+            stored.setdefault(name, {}).setdefault(question.task, {})[str(question.index)] = answer
+        if time.monotonic() - kept > KEEP_EVERY:
+            keep()
+            kept = time.monotonic()
+        right = [name for name, answer in answers.items() if answer.get("right")]
+        where = f"{question.task} {question.index} at {question.needle.depth:.2f}"
+        console.print(f"{where}, {len(answers)} asked: {', '.join(right) or 'nobody'}", markup=False)
+
+
+def answered(options: argparse.Namespace, asked: Sequence[Question]) -> Iterator[Answers]:
+    """The answers to each question, in their order."""
+    if options.jobs == 1:
+        begin(1, options)
+        yield from map(answers_to, asked)
+        return
+    with processes(options.jobs, begin, options) as pool:
+        yield from pool.map(answers_to, asked)
+
+
+def begin(jobs: int, options: argparse.Namespace) -> None:
+    """Once in each process that asks."""
+    global _bench
+    share_cores(jobs)
+    _bench = Bench(options.model, options.window, options.sinks, options.device)
+
+
+def answers_to(question: Question) -> Answers:
+    """By row."""
+    assert _bench is not None
+    _bench.take(question.needle)
+    about = {
+        "value": question.needle.value, "stratum": question.place, "depth": question.needle.depth,
+        "tokens": len(_bench.ids),
+    }  # fmt: skip
+    return {name: answer_of(_bench, name) | about for name in question.rows}
+
+
+def chosen(options: argparse.Namespace, task: str, count: Callable[[str], int]) -> list[tuple[str, Needle]]:
+    every = of_task(task, options.model, options.tokens, count)
+    return in_turns(every, options.window, count, options.samples)
 
 
 def is_answered(stored: Rows, name: str, task: str, index: int) -> bool:
@@ -69,7 +124,7 @@ def is_answered(stored: Rows, name: str, task: str, index: int) -> bool:
     return row is not None and "failed" not in row
 
 
-def asked(bench: Bench, name: str) -> dict[str, Any]:
+def answer_of(bench: Bench, name: str) -> dict[str, Any]:
     """What a row answers about the needle, or why it cannot."""
     try:
         answer, nbytes = ROWS[name](bench)
@@ -93,6 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=[*ROWS, *GROUPS], help="rows; slow ones run only when they are named"
     )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_jobs(parser, "answer")
     parser.add_argument("--quick", action="store_true", help="1,024 tokens, one task, 6 samples")
     parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
@@ -102,20 +159,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named = options.only or [name for name in ROWS if name not in SLOW]
     options.only = list(dict.fromkeys(row for name in named for row in GROUPS.get(name, (name,))))
 
-    bench = Bench(options.model, options.window, options.sinks)
     name = f"{NAME}_{options.model}_{options.tokens}_{options.window}" + ("_quick" if options.quick else "")
     # All that an answer depends on: none may be mixed with those of another recipe.
     settings = {key: getattr(options, key) for key in ("model", "tokens", "window", "sinks")} | {
         "answer_tokens": ANSWER_TOKENS, "trained_steps": TRAINED_STEPS, "trained_part": TRAINED_PART,
-        "ttt": bench.ttt.to_dict(),
+        "ttt": learning_config(options.window, options.sinks).to_dict(),
     }  # fmt: skip
+    share_cores(options.jobs)  # before it is written down
     report = kept_report(name, settings)
+    tokenizer = AutoTokenizer.from_pretrained(model_directory(options.model))
+    asked = questions(options, report["rows"], lambda text: len(tokenizer(text).input_ids))
+    here = in_words(report["machine"])
+    report["where"] |= {f"{row}, {here}": here for question in asked for row in question.rows}  # beside where it was
 
     def keep() -> Path:
         return save(name, report, lines(report))
 
     try:
-        run(options, bench, report["rows"], keep)
+        run(options, asked, report["rows"], keep)
     finally:  # of a run that is cut off, too
         directory = keep()
     plot(report, directory / f"{name}.png")

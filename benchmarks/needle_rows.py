@@ -38,15 +38,20 @@ TRAINED_STEPS, TRAINED_PART = 100, 512  # of the founding experiment: steps, and
 Answered = tuple[str, int]  # the answer, and the bytes it was answered from
 
 
+def learning_config(window: int, sinks: int) -> TTTConfig:
+    """How the library reads in the rows of this benchmark."""
+    return TTTConfig(sliding_window=window, sink_tokens=sinks, chunk_size=min(256, window))
+
+
 class Bench:
     """A model and one needle after another; what several rows need of it is made once."""
 
-    def __init__(self, name: str, window: int, sinks: int) -> None:
+    def __init__(self, name: str, window: int, sinks: int, device: str = "cpu") -> None:
         directory = model_directory(name)
-        self.name, self.window, self.sinks = name, window, sinks
+        self.window, self.sinks, self.device = window, sinks, torch.device(device)
         self.tokenizer = AutoTokenizer.from_pretrained(directory)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(directory).eval()
         self.directory = directory
+        self.model = self._base()
         self.state = window - 1 + sinks  # tokens that every bounded state holds
         configured = self.model.generation_config.eos_token_id
         self.ends = {configured} if isinstance(configured, int) else set(configured)
@@ -55,13 +60,17 @@ class Bench:
             "expected": expected_attention(self.model.model.rotary_emb),
         }  # fmt: skip
 
-    def count(self, text: str) -> int:
-        return len(self.tokenizer(text).input_ids)
+    def _base(self) -> Any:
+        return AutoModelForCausalLM.from_pretrained(self.directory).eval().to(self.device)
+
+    def ids_of(self, text: str) -> Tensor:
+        """(N,), where the model is."""
+        return torch.tensor(self.tokenizer(text).input_ids, device=self.device)
 
     def take(self, needle: Needle) -> None:
         """The next needle; what was made of the last one goes."""
         self.needle = needle
-        self.ids = torch.tensor(self.tokenizer(needle.context).input_ids)
+        self.ids = self.ids_of(needle.context)
         self.question: list[int] = self.tokenizer(needle.question, add_special_tokens=False).input_ids
         self._forget("context", "repeated", "asked", "sentences", "learnt")
 
@@ -73,14 +82,10 @@ class Bench:
         for name in made:
             self.__dict__.pop(name, None)
 
-    @property
-    def ttt(self) -> TTTConfig:
-        return TTTConfig(sliding_window=self.window, sink_tokens=self.sinks, chunk_size=min(256, self.window))
-
     @cached_property
     def converted(self) -> Any:
         """A second model, which reads with updates."""
-        return wrap(AutoModelForCausalLM.from_pretrained(self.directory).eval(), self.ttt)
+        return wrap(self._base(), learning_config(self.window, self.sinks))
 
     @cached_property
     def learnt(self) -> TTTCache:
@@ -103,6 +108,11 @@ class Bench:
         return notepad.sentences_of(self.needle.context, self.tokenizer)
 
     @property
+    def asked_ids(self) -> Tensor:
+        """(Q,) of the question."""
+        return torch.tensor(self.question, device=self.device)
+
+    @property
     def half(self) -> int:
         """Tokens of the window that a notepad leaves."""
         return self.window // 2
@@ -122,7 +132,8 @@ class Bench:
     def asked(self) -> tuple[dict[str, Tensor], DynamicCache, Tensor]:
         """The question read behind the whole context: scores of the context's keys, the cache, the next logits."""
         kept = whole(self.context)
-        tokens, size = len(self.ids), len(self.question)
+        tokens = len(self.ids)
+        places = torch.arange(tokens, tokens + len(self.question), device=self.device)
         found: dict[str, list[Tensor]] = {"snapkv": [], "h2o": [], "tova": []}
 
         def watch(module: Any, query: Tensor, key: Tensor, value: Tensor) -> None:
@@ -131,8 +142,8 @@ class Bench:
 
         with torch.no_grad(), watched(self.model, watch):
             logits = self.model(
-                input_ids=torch.tensor([self.question]), position_ids=torch.arange(tokens, tokens + size)[None],
-                past_key_values=kept.cache, use_cache=True, logits_to_keep=1,
+                input_ids=self.asked_ids[None], position_ids=places[None], past_key_values=kept.cache, use_cache=True,
+                logits_to_keep=1,
             ).logits[0, -1]  # fmt: skip
         scores = {name: torch.stack(layers) for name, layers in found.items()}
         scores["h2o"] += self.context.scores["h2o"]  # which adds up over all that was read, question and context
@@ -231,8 +242,8 @@ def retrieval(bench: Bench) -> Answered:
     for number, value in zip(ranked[0], values[0]):
         scores[number] = float(value)
     best = notepad.best(bench.sentences, scores, bench.state)
-    ids = bench.tokenizer(" ".join(texts[n] for n in best)).input_ids
-    return bench.answer(whole(read(bench.model, torch.tensor(ids))))[0], 4 * len(bench.ids)
+    ids = bench.ids_of(" ".join(texts[n] for n in best))
+    return bench.answer(whole(read(bench.model, ids)))[0], 4 * len(bench.ids)
 
 
 def learning(context_kept: bool) -> Callable[[Bench], Answered]:
@@ -248,7 +259,7 @@ def learning(context_kept: bool) -> Callable[[Bench], Answered]:
             fast, cache, before = cache.fast, model.new_cache(), bench.ids[:0]
             cache.fast = fast
         nbytes = cache.nbytes
-        given = torch.cat([before, torch.tensor(bench.question)])[None]
+        given = torch.cat([before, bench.asked_ids])[None]
         out = model.generate(
             given, attention_mask=torch.ones_like(given), past_key_values=cache, max_new_tokens=bench.limit,
             do_sample=False,
@@ -268,7 +279,7 @@ def training(kind: str) -> Callable[[Bench], Answered]:
             return str(bench.tokenizer.decode(written)), sum(p.nbytes for p in tuned.parameters())
         model = bench.converted
         memory = text_memory(model, bench.ids, TRAINED_STEPS, part=TRAINED_PART)
-        asked = torch.tensor([bench.question])
+        asked = bench.asked_ids[None]
         out = model.generate(
             asked,
             attention_mask=torch.ones_like(asked),

@@ -85,7 +85,8 @@ def kept_report(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         )
     before = report.get("commands") or ([report["made"]["command"]] if "made" in report else [])
     commands = list(dict.fromkeys([*before, made()["command"]]))
-    return {"where": {}} | report | {"machine": machine(), "commands": commands}
+    where = report.get("where") or dict.fromkeys(report["rows"], in_words(report.get("machine", {})))
+    return report | {"where": where, "machine": machine(), "commands": commands}
 
 
 def noted(report: dict[str, Any], rows: dict[str, Any]) -> None:

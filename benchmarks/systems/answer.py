@@ -70,8 +70,8 @@ def greedy(
 
 def _forward(model: Any, kept: Kept, ids: Sequence[int], position: int) -> Tensor:
     out = model(
-        input_ids=torch.tensor([list(ids)]),
-        position_ids=torch.arange(position, position + len(ids))[None],
+        input_ids=torch.tensor([list(ids)], device=model.device),
+        position_ids=torch.arange(position, position + len(ids), device=model.device)[None],
         past_key_values=kept.cache,
         use_cache=True,
         logits_to_keep=1,

@@ -74,7 +74,7 @@ def keep_top_of_all(context: Context, scores: Tensor, kept: int, sinks: int = 0)
     """All heads of all layers share one budget of `kept` keys each, so that some keep more and some fewer."""
     scores = _always(scores, sinks, 0)
     layers, heads, tokens = scores.shape
-    chosen = torch.zeros(scores.numel(), dtype=torch.bool)
+    chosen = torch.zeros(scores.numel(), dtype=torch.bool, device=scores.device)
     chosen[scores.flatten().topk(min(kept, tokens) * layers * heads).indices] = True
     chosen = chosen.view(scores.shape)
     widest = int(chosen.sum(-1).max())  # all layers are padded to one length, which the model's mask has

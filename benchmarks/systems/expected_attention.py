@@ -27,11 +27,11 @@ def expected_attention(rotary: Any) -> Callable[[Any, Tensor, Tensor, Tensor], T
 
     def score(module: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         tokens, size = query.shape[1:]
-        raw = unrotated(query, rotary, torch.arange(tokens))[:, SINKS:].float()
+        raw = unrotated(query, rotary, torch.arange(tokens, device=query.device))[:, SINKS:].float()
         mean = raw.mean(1)  # (H, D)
         centred = raw - mean[:, None]
         covariance = centred.mT @ centred / raw.shape[1]  # (H, D, D)
-        ahead = rotation(rotary, torch.arange(tokens, tokens + FUTURE), size).mean(0)  # (D, D)
+        ahead = rotation(rotary, torch.arange(tokens, tokens + FUTURE, device=query.device), size).mean(0)  # (D, D)
         mean, covariance = mean @ ahead.T, ahead @ covariance @ ahead.T
         keys = key[:, SINKS:].float().repeat_interleave(query.shape[0] // key.shape[0], 0)  # (H, N, D)
         expected = (keys @ mean[:, :, None])[..., 0] / size**0.5

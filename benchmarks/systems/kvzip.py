@@ -38,7 +38,7 @@ def kvzip_scores(
     ids = context.ids.tolist()
     tokens = len(ids)
     first_key = context.cache.layers[0].keys
-    scores = torch.zeros(len(context.cache.layers), first_key.shape[1], tokens)
+    scores = first_key.new_zeros(len(context.cache.layers), first_key.shape[1], tokens, dtype=torch.float32)
     for start in range(first, tokens, PART):
         part = ids[start : start + PART]
         request = tokenizer(LATER if start > first else FIRST, add_special_tokens=False).input_ids
@@ -52,7 +52,8 @@ def kvzip_scores(
             scores[module.layer_idx, :, span] = most[:, sinks : sinks + span.stop - span.start]
 
         with watched(model, watch):
-            model(input_ids=torch.tensor([request + part]), past_key_values=context.cache, logits_to_keep=1)
+            read = torch.tensor([request + part], device=context.ids.device)
+            model(input_ids=read, past_key_values=context.cache, logits_to_keep=1)
         context.cache.crop(-(len(request) + len(part)))
     return scores
 
@@ -70,7 +71,7 @@ def _most(query: Tensor, key: Tensor, scaling: float, own: int) -> Tensor:
     for first in range(0, own, TILE):
         last = min(first + TILE, own)
         scores = (query[:, first:last] @ wide.mT).float() * scaling
-        seen = torch.ones(last - first, own, dtype=torch.bool).tril(first)
+        seen = torch.ones(last - first, own, dtype=torch.bool, device=key.device).tril(first)
         scores[..., before:].masked_fill_(~seen, -torch.inf)
         weight = by_group(scores.softmax(-1), key.shape[0]).amax((1, 2))
         most = torch.maximum(most, weight)

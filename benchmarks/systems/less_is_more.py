@@ -44,7 +44,7 @@ def select(weight: Tensor, best: int, recent: int) -> Tensor:
     older = keys - recent
     ranked = weight[:, :older].topk(min(best, older), -1).indices.T.flatten().tolist()  # all heads' first, then second
     first = list(dict.fromkeys(ranked))[:best]
-    chosen = torch.zeros(keys, dtype=torch.bool)
+    chosen = torch.zeros(keys, dtype=torch.bool, device=weight.device)
     chosen[first] = True
     chosen[older:] = True
     return chosen

@@ -65,7 +65,7 @@ def as_keys(
     tokens = len(context.ids)
     written = [index for n in best(parts, scores, budget) for index in parts[n].tokens]
     kept = {*range(sinks), *written, *range(tokens - window, tokens)}
-    return keep_tokens(context, torch.tensor(sorted(kept)))
+    return keep_tokens(context, torch.tensor(sorted(kept), device=context.ids.device))
 
 
 def as_text(
@@ -79,7 +79,8 @@ def as_text(
 ) -> Kept:
     """The best sentences and the last tokens, read on their own: nothing else of the context is left."""
     notes = " ".join(parts[n].text for n in best(parts, scores, budget))
-    return whole(read(model, torch.cat([torch.tensor(tokenizer(notes + "\n").input_ids), ids[-window:]])))
+    written = torch.tensor(tokenizer(notes + "\n").input_ids, device=ids.device)
+    return whole(read(model, torch.cat([written, ids[-window:]])))
 
 
 def best(parts: Sequence[Sentence], scores: Sequence[float], budget: int) -> list[int]:

@@ -34,7 +34,7 @@ def quest(budget: int) -> Watch:
         bound = torch.maximum(grouped * least[:, None], grouped * largest[:, None]).sum(-1).amax(1)  # (G, P)
         tail = key.shape[1] - pages * PAGE
         best = bound.topk(max(min((budget - tail) // PAGE, pages), 1), -1).indices
-        chosen = torch.zeros(key.shape[0], pages, dtype=torch.bool).scatter_(1, best, True).repeat_interleave(PAGE, 1)
+        chosen = torch.zeros_like(bound, dtype=torch.bool).scatter_(1, best, True).repeat_interleave(PAGE, 1)
         return torch.cat([chosen, chosen.new_ones(key.shape[0], tail)], 1)[:, None]
 
     return watch

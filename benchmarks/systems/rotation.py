@@ -10,7 +10,7 @@ from torch import Tensor
 
 def angles(rotary: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
     """cos and sin, (N, D) each, float32; the scale that some families put on both is taken off."""
-    cos, sin = rotary(torch.zeros(1, dtype=torch.float32), positions[None])
+    cos, sin = rotary(torch.zeros(1, dtype=torch.float32, device=positions.device), positions[None])
     return cos[0] / rotary.attention_scaling, sin[0] / rotary.attention_scaling
 
 
@@ -33,4 +33,6 @@ def unrotated(x: Tensor, rotary: Any, positions: Tensor) -> Tensor:
 
 def rotation(rotary: Any, positions: Tensor, size: int) -> Tensor:
     """The matrices R(p), (N, D, D)."""
-    return rotated(torch.eye(size)[:, None].expand(-1, len(positions), -1), rotary, positions).permute(1, 2, 0)
+    return rotated(
+        torch.eye(size, device=positions.device)[:, None].expand(-1, len(positions), -1), rotary, positions
+    ).permute(1, 2, 0)

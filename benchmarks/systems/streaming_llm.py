@@ -22,14 +22,14 @@ PART = 128  # tokens of a forward
 @torch.no_grad()
 def streaming_llm(model: Any, ids: Tensor, window: int, sinks: int, anchored: bool) -> Kept:
     """Read (N,) ids, each token seeing the W - 1 before it and the sinks. W - 1 + S tokens are left."""
-    cache, seen = DynamicCache(), torch.zeros(0, dtype=torch.long)  # seen: (M,) the positions of what is in the cache
+    cache, seen = DynamicCache(), ids[:0]  # seen: (M,) the positions of what is in the cache
     as_read: list[Tensor] = []  # by layer, the keys of the sinks; every move starts from them, so that no error grows
     for first in range(0, len(ids), PART):
         part = ids[first : first + PART]
-        positions = torch.arange(first, first + len(part))
+        positions = torch.arange(first, first + len(part), device=ids.device)
         keys = torch.cat([seen, positions])
         shown = (keys[None] <= positions[:, None]) & ((positions[:, None] - keys[None] < window) | (keys[None] < sinks))
-        mask = torch.zeros(shown.shape, dtype=model.dtype).masked_fill(~shown, torch.finfo(model.dtype).min)
+        mask = torch.zeros_like(shown, dtype=model.dtype).masked_fill(~shown, torch.finfo(model.dtype).min)
         model(
             input_ids=part[None], position_ids=positions[None], attention_mask=mask[None, None],
             past_key_values=cache, use_cache=True, logits_to_keep=1,
@@ -48,5 +48,5 @@ def _move(model: Any, cache: DynamicCache, as_read: list[Tensor], by: int) -> No
     """Turn the keys of the sinks, (1, G, S, D), on by that many positions; their values say nothing of positions."""
     for layer, keys in zip(cache.layers, as_read):
         sinks = keys.shape[2]
-        moved = rotated(keys, model.model.rotary_emb, torch.full((sinks,), by))
+        moved = rotated(keys, model.model.rotary_emb, torch.full((sinks,), by, device=keys.device))
         layer.keys = torch.cat([moved, layer.keys[:, :, sinks:]], 2)
