@@ -9,20 +9,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
 from .cost import PeakMeter, limit_memory, timed
-from .measure import FULL, SINKS, TTT
-from .models import model_directory
-from .texts import text
+from .measure import FULL, SINKS, TTT, converted
+from .timed_models import loaded, token_ids
 
 SYSTEMS = (FULL, SINKS, *(f"{TTT} ({preset})" for preset in PRESETS))
 LENGTHS = tuple(1024 * 2**power for power in range(12))  # 1K to 2M
@@ -40,24 +41,26 @@ def config_of(system: str, window: int) -> TTTConfig:
 
 def measure(system: str, batch: int, length: int, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds to read and per token after it, bytes retained and at the peak: the fastest of a few reads."""
-    device = torch.device(options.device)
-    directory = model_directory(options.model)
-    model = AutoModelForCausalLM.from_pretrained(directory).eval().to(device)
-    if system != FULL:
-        model = wrap(model, config_of(system, options.window))
-    ids = rows_of(AutoTokenizer.from_pretrained(directory)(text(options.text)).input_ids, batch, length).to(device)
+    base = loaded(options.model, options.device)
+    ids = rows_of(token_ids(options.model, options.text), batch, length).to(base.device)
+    with nullcontext(base) if system == FULL else converted(base, config_of(system, options.window)) as model:
+        return costs(model, system, ids, options.decoded)
+
+
+def costs(model: Any, system: str, ids: Tensor, decoded: int) -> dict[str, Any]:
+    device, tokens = model.device, ids.numel()
     read(model, system, ids[:, :WARM_UP])
     meter = PeakMeter(device)
     seconds, cache = timed(device, lambda: read(model, system, ids))
     peak, retained = meter.bytes(), state_bytes(cache)
-    token, _ = timed(device, partial(decode, model, ids[:, -1:], cache, options.decoded))
+    token, _ = timed(device, partial(decode, model, ids[:, -1:], cache, decoded))
     del cache
     reads = [seconds]
-    for _ in range(min(READS, READ_TOKENS // (batch * length)) - 1):
+    for _ in range(min(READS, READ_TOKENS // tokens) - 1):
         reads.append(timed(device, lambda: read(model, system, ids))[0])
     return {
         "read": min(reads),
-        "token": token / options.decoded,
+        "token": token / decoded,
         "retained": retained,
         "peak": peak,
         "reads": reads,
@@ -65,9 +68,9 @@ def measure(system: str, batch: int, length: int, options: argparse.Namespace) -
     }
 
 
-def rows_of(ids: list[int], batch: int, length: int) -> Tensor:
+def rows_of(ids: Tensor, batch: int, length: int) -> Tensor:
     """(B, T): one row after the other from a text that is repeated as often as it takes."""
-    return torch.tensor(ids).repeat(-(-batch * length // len(ids)))[: batch * length].view(batch, length)
+    return ids.repeat(-(-batch * length // len(ids)))[: batch * length].view(batch, length)
 
 
 @torch.no_grad()
@@ -96,7 +99,7 @@ def key(system: str, batch: int, length: int) -> str:
     return f"{system}, batch {batch}, {length}"
 
 
-def main() -> None:
+def row(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("batch", type=int)
@@ -105,11 +108,11 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     for name in ("window", "decoded"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.device == "cpu":
         limit_memory()
-    print(json.dumps(measure(options.system, options.batch, options.length, options)))
+    return measure(options.system, options.batch, options.length, options)
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(row()))

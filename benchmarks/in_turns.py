@@ -10,14 +10,14 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import track
-from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
@@ -25,9 +25,8 @@ from ttt_retrofit.config import PRESETS
 from .arithmetic import count
 from .cost import timed
 from .measure import converted
-from .models import model_directory
 from .results import markdown_table
-from .texts import text
+from .timed_models import in_words, loaded, token_ids
 
 OVERHEAD, DECODING = "overhead", "decoding"
 LEARNING = {f"learning, {preset}": preset for preset in PRESETS}
@@ -44,8 +43,9 @@ def windowed_twin(base: Any, window: int) -> MistralForCausalLM:
     config = MistralConfig(
         **{key: value for key, value in shared.items() if key not in drop} | {"sliding_window": window}
     )
-    twin = MistralForCausalLM(config).eval().to(base.device)
-    twin.load_state_dict(base.state_dict())
+    with base.device:
+        twin = AutoModelForCausalLM.from_config(config, dtype=base.dtype).eval()
+    twin.load_state_dict(base.state_dict(), assign=True)
     return twin
 
 
@@ -149,29 +149,27 @@ def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> tuple[l
         add(part, f"learning ({preset}) / not learning", "learning", "not learning", promised, rows[part].get("limit"))
     add(DECODING, "decoding between updates / un-wrapped", "learned", "un-wrapped", "1.05x")
     intro = (
-        f"{settings['model']}, window {settings['window']}. In turns: reads of {settings['tokens']:,} tokens, medians "
-        f"of {settings['turns']}."
+        f"{in_words(settings['model'])}, window {settings['window']}. In turns: reads of {settings['tokens']:,} "
+        f"tokens, medians of {settings['turns']}."
     )
     return [intro, "", *markdown_table(["what", "measured", "promised"], table), ""], found
 
 
-def main() -> None:
+def row(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("part", choices=PARTS)
     for name in ("model", "text", "device"):
         parser.add_argument(f"--{name}", required=True)
     for name in ("window", "tokens", "turns"):
         parser.add_argument(f"--{name}", type=int, required=True)
-    options = parser.parse_args()
-    directory = model_directory(options.model)
-    base: Any = AutoModelForCausalLM.from_pretrained(directory).eval().to(options.device)
-    ids = AutoTokenizer.from_pretrained(directory)(text(options.text), return_tensors="pt").input_ids
-    seconds = RUNS[options.part](base, ids[:, : options.tokens].to(options.device), options.window, options.turns)
-    row: dict[str, Any] = {"seconds": seconds}
+    options = parser.parse_args(arguments)
+    base = loaded(options.model, options.device)
+    ids = token_ids(options.model, options.text)[None, : options.tokens].to(base.device)
+    found: dict[str, Any] = {"seconds": RUNS[options.part](base, ids, options.window, options.turns)}
     if options.part in LEARNING:
-        row["limit"] = count(base, TTTConfig.preset(LEARNING[options.part], sliding_window=options.window)).ratio
-    print(json.dumps(row))
+        found["limit"] = count(base, TTTConfig.preset(LEARNING[options.part], sliding_window=options.window)).ratio
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    print(json.dumps(row()))

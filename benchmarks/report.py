@@ -28,6 +28,12 @@ def stored(name: str) -> list[str]:
     )
 
 
+def pictures(name: str) -> list[str]:
+    """The files of a result's own pictures, not those of a variant whose name goes on."""
+    others = [path.stem for path in DIRECTORY.glob(f"{name}_*.json")]
+    return sorted(p.name for p in DIRECTORY.glob(f"{name}*.png") if not any(p.stem.startswith(o) for o in others))
+
+
 def measured(name: str) -> str:
     """Where a result came from, in a line."""
     report = json.loads((DIRECTORY / f"{name}.json").read_text())
@@ -53,7 +59,7 @@ def section(entry: dict[str, Any]) -> list[str]:
     lines = [f"## {entry['title']}", "", entry["text"].strip(), ""]
     for name in stored(entry["name"]):
         lines += [f"### {name}", *tables(name), "", measured(name), ""]
-        lines += [f"![{name}](../results/{path.name})\n" for path in sorted(DIRECTORY.glob(f"{name}*.png"))]
+        lines += [f"![{name}](../results/{picture})\n" for picture in pictures(name)]
     return lines
 
 

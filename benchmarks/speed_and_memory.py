@@ -12,6 +12,7 @@ machine is kept, so a run that was cut off goes on where it stopped.
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,21 +23,24 @@ from ttt_retrofit.config import PRESETS
 
 from . import by_length_report, in_turns
 from .by_length import BATCHES, LENGTHS, SYSTEMS, key
-from .cost import ask
-from .models import model_directory
+from .cost import ask, here
+from .models import SOURCES, model_directory
 from .results import kept_rows, machine, save
+from .timed_models import TIMED
 
-NAME = "speed_and_memory"
+NAME, MODEL = "speed_and_memory", "smollm2-135m"
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default=MODEL, choices=TIMED)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=4096, help="of the reads that take turns")
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--longest", type=int, default=32768, help="tokens that are measured, batch 1")
     parser.add_argument("--longest-batched", type=int, default=8192, help="the same for each row of batch 8")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, choices=LENGTHS, metavar="TOKENS")
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, choices=BATCHES)
     parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
     parser.add_argument("--text", default="pride-and-prejudice")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -52,34 +56,39 @@ def main(arguments: list[str] | None = None) -> None:
 
     names = ("model", "window", "decoded", "text", "device", "tokens", "turns")
     settings: dict[str, Any] = {name: getattr(options, name) for name in names} | {"presets": PRESETS}
-    name = NAME + ("_quick" if options.quick else "")
+    device = torch.device(options.device).type
+    special = [] if (options.model, device) == (MODEL, "cpu") else [options.model, device]
+    name = "_".join([NAME, *special, *(["quick"] if options.quick else [])])
     rows, console = kept_rows(name, settings), Console(soft_wrap=True)
     stored: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
-    model_directory(options.model)  # fetched once, before any row needs it
+    if options.model in SOURCES:
+        model_directory(options.model)  # fetched once, before any row needs it
+    asked = ask if device == "cpu" else here  # resident bytes of a CPU are those of a whole process
 
     def measure(row: str, module: str, what: list[str]) -> None:
         if row not in rows:
             console.print(f"{row} …", markup=False)
             given = [f"--{name}={getattr(options, name)}" for name in ("model", "window", "text", "device")]
-            rows[row] = ask(f"benchmarks.{module}", [*what, *given])
+            rows[row] = asked(f"benchmarks.{module}", [*what, *given])
             save(name, stored, ["Not finished."])
 
     for part in in_turns.PARTS:
         measure(part, "in_turns", [part, f"--tokens={options.tokens}", f"--turns={options.turns}"])
-    limits = dict(zip(BATCHES, (options.longest, options.longest_batched)))
-    decoded = f"--decoded={options.decoded}"
-    wanted = [(b, n, system) for b, limit in limits.items() for n in LENGTHS if n <= limit for system in SYSTEMS]
-    for batch, length, system in wanted:
-        measure(key(system, batch, length), "by_length", [system, str(batch), str(length), decoded])
+    limits = zip(BATCHES, (options.longest, options.longest_batched))
+    wanted = {b: [n for n in sorted(options.lengths) if n <= limit] for b, limit in limits if b in options.batches}
+    for batch, lengths in wanted.items():
+        for length, system in product(lengths, SYSTEMS):
+            what = [system, str(batch), str(length), f"--decoded={options.decoded}"]
+            measure(key(system, batch, length), "by_length", what)
 
     measured = {
-        batch: {system: {n: rows[key(system, batch, n)] for n in LENGTHS if n <= limit} for system in SYSTEMS}
-        for batch, limit in limits.items()
+        batch: {system: {n: rows[key(system, batch, n)] for n in lengths} for system in SYSTEMS}
+        for batch, lengths in wanted.items()
     }
     ratios, stored["ratios"] = in_turns.report({part: rows[part] for part in in_turns.PARTS}, settings)
     lines, derived = by_length_report.report(measured, LENGTHS, settings)
     directory = save(name, stored | derived, [*ratios, *lines])
-    for batch in BATCHES:
+    for batch in measured:
         path = directory / f"{name}_batch_{batch}.png"
         by_length_report.draw(measured[batch], LENGTHS, path, f"{options.model}, batch {batch}")
     console.print("\n".join([*ratios, *lines]), markup=False)

@@ -6,8 +6,18 @@ from argparse import Namespace
 import pytest
 import torch
 from tiny import tiny
+from transformers import LlamaConfig
 
-from benchmarks import by_length, by_length_report, in_turns, recurrent, recurrent_models, speed_and_memory
+from benchmarks import (
+    by_length,
+    by_length_report,
+    in_turns,
+    recurrent,
+    recurrent_models,
+    speed_and_memory,
+    timed_models,
+)
+from benchmarks.cost import here
 from benchmarks.measure import FULL, SINKS
 from benchmarks.recurrent_models import state_bytes, systems
 
@@ -153,21 +163,19 @@ def test_a_length_that_no_system_could_read_is_not_called_measured_and_nothing_i
 def test_a_row_is_measured_on_as_many_rows_and_tokens_as_it_says(system, monkeypatch):
     model = tiny("llama")
     seen = []
-    monkeypatch.setattr(by_length, "model_directory", lambda name: name)
-    monkeypatch.setattr(by_length, "text", lambda name: "a text")
-    monkeypatch.setattr(by_length.AutoModelForCausalLM, "from_pretrained", lambda directory: model)
-    ids = Namespace(input_ids=list(range(90)))
-    monkeypatch.setattr(by_length.AutoTokenizer, "from_pretrained", lambda directory: lambda text: ids)
+    monkeypatch.setattr(by_length, "loaded", lambda name, device: model)
+    monkeypatch.setattr(by_length, "token_ids", lambda name, text: torch.arange(90))
     monkeypatch.setattr(by_length, "state_bytes", lambda cache: seen.append(cache.get_seq_length()) or 1)
     options = Namespace(model="tiny", window=WINDOW, text="a text", device="cpu", decoded=2)
     row = by_length.measure(system, 2, 600, options)
     assert seen == [600] and len(row["reads"]) == by_length.READS
     assert row["read"] == min(row["reads"]) > 0 and row["token"] > 0
     assert json.loads(json.dumps(row)) == row
+    assert type(model).__name__ == "LlamaForCausalLM"  # handed back as it came
 
 
 def test_rows_of_a_batch_follow_one_another_in_a_text_that_is_repeated():
-    assert by_length.rows_of([1, 2, 3, 4, 5], 2, 4).tolist() == [[1, 2, 3, 4], [5, 1, 2, 3]]
+    assert by_length.rows_of(torch.tensor([1, 2, 3, 4, 5]), 2, 4).tolist() == [[1, 2, 3, 4], [5, 1, 2, 3]]
 
 
 def test_ratios_are_medians_within_turns_and_a_part_that_cannot_run_says_why():
@@ -221,3 +229,34 @@ def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_
     rows = len(in_turns.PARTS) + len(by_length.SYSTEMS) * (3 + 2)  # 1K to 4K, eight rows to 2K
     assert asked[5] == cut_off and len(asked) == len(set(asked)) == rows
     assert (tmp_path / "speed_and_memory_quick_batch_8.png").exists()
+
+
+def test_on_a_gpu_published_shapes_are_measured_in_this_process_under_a_name_of_their_own(monkeypatch, tmp_path):
+    """The device here is no GPU; that rows are asked for in this process, and what is written, is the same."""
+    small = timed_models.SHAPES["llama-3.1-8b"].to_dict() | {
+        "vocab_size": 100, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 4,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+    }  # fmt: skip
+    monkeypatch.setitem(timed_models.SHAPES, "llama-3.1-8b", LlamaConfig(**small))
+    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr(speed_and_memory, "ask", here)
+    monkeypatch.setattr(by_length, "limit_memory", lambda: None)  # of this process, which has other tests to run
+    monkeypatch.setattr(in_turns, "DECODED", 2)
+    arguments = ["--model=llama-3.1-8b", "--device=cpu", "--lengths", "1024", "--batches", "1"]
+    speed_and_memory.main([*arguments, "--decoded=2", "--tokens=600", "--turns=1", "--window=300"])
+    (path,) = tmp_path.glob("*.json")
+    assert path.stem == "speed_and_memory_llama-3.1-8b_cpu"
+    rows = json.loads(path.read_text())["rows"]
+    assert len(rows) == len(in_turns.PARTS) + len(by_length.SYSTEMS)
+    assert not any("failed" in row for row in rows.values()) and all(row for row in rows.values())
+    page = path.with_suffix(".md").read_text()
+    assert "llama-3.1-8b (its shapes, weights random, bfloat16), window 300" in page and "Batch 8" not in page
+    assert [picture.name for picture in tmp_path.glob("*.png")] == [f"{path.stem}_batch_1.png"]
+
+
+def test_what_fails_in_this_process_says_why(monkeypatch):
+    def row(arguments):
+        raise RuntimeError(f"no room for {arguments}")
+
+    monkeypatch.setattr(by_length, "row", row)
+    assert here("benchmarks.by_length", [SINKS]) == {"failed": f"RuntimeError: no room for {[SINKS]}"}
