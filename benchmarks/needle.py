@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,10 @@ def questions(options: argparse.Namespace, stored: Rows, count: Callable[[str], 
 def run(options: argparse.Namespace, asked: Sequence[Question], stored: Rows, keep: Callable[[], object]) -> None:
     """Ask, in one process or several, and store the answers."""
     console, kept = Console(), time.monotonic()
-    for question, answers in zip(asked, answered(options, asked)):
+    for question, answers in answered(options, asked):
         for name, answer in answers.items():
-            stored.setdefault(name, {}).setdefault(question.task, {})[str(question.index)] = answer
+            by_index = stored.setdefault(name, {}).setdefault(question.task, {}) | {str(question.index): answer}
+            stored[name][question.task] = dict(sorted(by_index.items(), key=lambda item: int(item[0])))
         if time.monotonic() - kept > KEEP_EVERY:
             keep()
             kept = time.monotonic()
@@ -86,14 +88,18 @@ def run(options: argparse.Namespace, asked: Sequence[Question], stored: Rows, ke
         console.print(f"{where}, {len(answers)} asked: {', '.join(right) or 'nobody'}", markup=False)
 
 
-def answered(options: argparse.Namespace, asked: Sequence[Question]) -> Iterator[Answers]:
-    """The answers to each question, in their order."""
+def answered(options: argparse.Namespace, asked: Sequence[Question]) -> Iterator[tuple[Question, Answers]]:
+    """The questions with their answers, as they come."""
     if options.jobs == 1:
         begin(1, options)
-        yield from map(answers_to, asked)
+        yield from ((question, answers_to(question)) for question in asked)
         return
     with processes(options.jobs, begin, options) as pool:
-        yield from pool.map(answers_to, asked)
+        pending = {pool.submit(answers_to, question): question for question in asked}
+        try:
+            yield from ((pending[ended], ended.result()) for ended in as_completed(pending))
+        finally:
+            pool.shutdown(cancel_futures=True)  # of a run that is cut off: nothing more is begun
 
 
 def begin(jobs: int, options: argparse.Namespace) -> None:

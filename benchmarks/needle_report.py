@@ -17,6 +17,7 @@ SPARSE = ("Quest", "LessIsMore")  # keep all keys and read some
 FLOOR = "no context"
 SEVERAL = ("multikey 1", "multikey 2")  # tasks with needles beside the one that is asked for
 BOUNDED = ("SnapKV", "H2O", "StreamingLLM, re-anchored", "window + sinks", "KVzip")
+FEWEST = 10  # pairs that are worth a comparison
 OURS = ("TTT", "notepad", "consolidated", "next-token", "full fine")
 
 
@@ -133,7 +134,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         ])  # fmt: skip
     for name in (name for name in rows if name.startswith(OURS)):
         for other in (other for other in (FLOOR, *BOUNDED, *UNBOUNDED) if other in rows):
-            if (found := paired(rows[name], rows[other])) is not None:
+            if (found := paired(rows[name], rows[other])) is not None and found.pairs >= FEWEST:
                 size = f"{mebibytes(rows[name])} / {mebibytes(rows[other])}"
                 compared.append([name, other, str(found), str(found.pairs), found.verdict, size])
     header = ["system", "n", "outside", "95%", "question known", *tasks, "inside", "n inside", "MiB"]
@@ -169,7 +170,7 @@ def lines(report: dict[str, Any]) -> list[str]:
         "",
         *markdown_table(["system", "1st fifth", "2nd", "3rd", "4th", "last", "inside"], strata),
         "",
-        "Outside the window, paired by needle, 95% intervals by bootstrap:",
+        f"Outside the window, paired by needle, 95% intervals by bootstrap; of {FEWEST} needles at least:",
         "",
         *markdown_table(["system", "against", "difference", "n", "finds", "MiB of both"], compared),
         "",

@@ -26,7 +26,7 @@ from .by_length import BATCHES, LENGTHS, SYSTEMS, key
 from .cost import ask, here
 from .models import SOURCES, model_directory
 from .results import kept_rows, machine, save
-from .timed_models import TIMED
+from .timed_models import TIMED, in_words
 
 NAME, MODEL = "speed_and_memory", "smollm2-135m"
 
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     directory = save(name, stored | derived, [*ratios, *lines])
     for batch in measured:
         path = directory / f"{name}_batch_{batch}.png"
-        by_length_report.draw(measured[batch], LENGTHS, path, f"{options.model}, batch {batch}")
+        by_length_report.draw(measured[batch], LENGTHS, path, f"{in_words(options.model)}, batch {batch}")
     console.print("\n".join([*ratios, *lines]), markup=False)
 
 
