@@ -288,6 +288,21 @@ def test_a_configuration_that_does_not_fit_is_refused_while_loading(base):
         wrap(base, TTTConfig(layers=[9]))
 
 
+def test_the_drop_in_makes_a_model_of_a_configuration(base, tmp_path):
+    config = transformers.AutoConfig.from_pretrained(base)
+    make, ids = ttt_retrofit.AutoModelForCausalLM.from_config, tokens(1, 30)
+    model = make(config, ttt_config=TTT, dtype=torch.bfloat16)
+    assert model.ttt == TTT and model.dtype == torch.bfloat16 and type(config) is transformers.LlamaConfig
+    again = make(model.config)
+    assert again.ttt == TTT and again.read(ids).loss_by_chunk.isfinite().any()
+    again.save_pretrained(tmp_path)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, ids), logits(again.eval(), ids))
+    with pytest.raises(ConfigError, match=r"The config is converted already.*configure_ttt"):
+        make(model.config, ttt_config=ttt("lora", inner_lr=0.5))
+    assert make(config).ttt == TTTConfig()
+
+
 def test_arguments_for_loading_are_refused_for_an_instance():
     with pytest.raises(ConfigError, match=r"dtype.*loaded already"):
         wrap(tiny("llama"), TTT, dtype=torch.bfloat16)

@@ -242,7 +242,9 @@ class AutoModelForCausalLM:
     """Drop-in for transformers' class: converts a base while loading, or loads a converted checkpoint."""
 
     def __init__(self) -> None:
-        raise OSError("Use AutoModelForCausalLM.from_pretrained(name_or_directory, ttt_config=...).")
+        raise OSError(
+            "Use AutoModelForCausalLM.from_pretrained(name_or_directory, ttt_config=...) or .from_config(config, ...)."
+        )
 
     @classmethod
     def from_pretrained(
@@ -262,12 +264,7 @@ class AutoModelForCausalLM:
             return wrap(load(path, *args, **kwargs), ttt_config)
         config, rest = _load_config(path, kwargs)
         if isinstance(config, TTTConfigMixin):
-            saved = TTTConfig.from_dict(config.ttt or {})
-            if ttt_config not in (None, saved):
-                raise ConfigError(
-                    f"{path} is converted already, with {saved}; ttt_config is {ttt_config}. Load it without "
-                    "ttt_config, then call configure_ttt(), or convert the base anew."
-                )
+            _check_agrees(path, config, ttt_config)
             return load(path, *args, config=config, **rest)
         if type(config) not in CONFIG_MAPPING.values():  # remote code: its class is known only once it is loaded
             return wrap(load(path, *args, **kwargs), ttt_config)
@@ -277,6 +274,34 @@ class AutoModelForCausalLM:
         derived = derived_model(base)
         _mark(config, os.fspath(path), ttt_config or TTTConfig())
         return derived.from_pretrained(path, *args, config=config, convert=True, **rest)
+
+    @classmethod
+    def from_config(cls, config: PreTrainedConfig, *, ttt_config: TTTConfig | None = None, **kwargs: Any) -> Any:
+        """A converted model with random weights, of the config of a base or of a converted model.
+
+        `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config stays as it is.
+
+        Raises
+        ------
+        ConfigError
+            When `ttt_config` differs from the one that `config` holds.
+        UnsupportedModelError
+            When models of this config cannot be converted.
+        """
+        config = copy.deepcopy(config)
+        if isinstance(config, TTTConfigMixin) and config.ttt is not None:
+            _check_agrees("The config", config, ttt_config)
+            return transformers.AutoModelForCausalLM.from_config(config, **kwargs)
+        return wrap(transformers.AutoModelForCausalLM.from_config(config, **kwargs), ttt_config)
+
+
+def _check_agrees(what: str | os.PathLike, config: TTTConfigMixin, ttt_config: TTTConfig | None) -> None:
+    saved = TTTConfig.from_dict(config.ttt or {})
+    if ttt_config not in (None, saved):
+        raise ConfigError(
+            f"{what} is converted already, with {saved}; ttt_config is {ttt_config}. Load it without ttt_config, then "
+            "call configure_ttt(), or convert the base anew."
+        )
 
 
 def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
