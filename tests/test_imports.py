@@ -77,6 +77,7 @@ ORDER = [
     "memory.store",
     "memory.chorus",
     "memory.memory",
+    "memory.stored",
     "memory.card",
     "memory.entry",
     "memory.report",

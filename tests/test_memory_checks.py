@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory, wrap
-from ttt_retrofit.memory.memory import HEADER, HEADER_DIGEST
+from ttt_retrofit.memory.stored import HEADER, HEADER_DIGEST
 
 
 def edit(directory, change, keep_digest: bool = True) -> None:

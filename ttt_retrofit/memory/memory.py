@@ -1,4 +1,4 @@
-"""`Memory`: consolidated fast weights as data: safetensors and JSON, checksummed, written atomically, never pickled.
+"""`Memory`: consolidated fast weights as data.
 
 A memory is a bank of entries, one for each context it was made from. It belongs to the user whose context that was: the
 text is kept only when asked for; the lessons (questions and answers as token ids) are, since later consolidations
@@ -9,8 +9,6 @@ R rank, I in features, O out features, K keys, D model width.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import re
 import tempfile
@@ -21,12 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
-from torch import Tensor
+from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
 from ..discovery import decoder_layers
@@ -38,17 +31,12 @@ from ..messages import Message
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
-from .files import private_directory, write_atomically
+from .files import write_atomically
 from .lora import read_adapter, write_adapter
 from .notes import Note, as_turn
 from .projections import projection_at, submodule
 from .report import Report
-
-FORMAT = 1
-HEADER = "memory.json"
-HEADER_DIGEST = "header_sha256"  # memories that were saved without it still load
-# What is raised where JSON, settings or tensors are not as `save` wrote them.
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, IsADirectoryError)
+from .stored import background_tensors, read, write
 
 
 @dataclass(frozen=True)
@@ -77,7 +65,7 @@ class Memory:
     def nbytes(self) -> int:
         """Bytes of all tensors, on disk and in use."""
         return sum(entry.nbytes for entry in self.entries) + sum(
-            t.nbytes for t in _background(self.background).values()
+            t.nbytes for t in background_tensors(self.background).values()
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
@@ -322,34 +310,7 @@ class Memory:
         OSError
             When the disk is full or may not be written; what was there before still loads.
         """
-        path = private_directory(Path(directory))
-        tensors = {f"background|{name}": tensor for name, tensor in _background(self.background).items()}
-        entries = []
-        for index, entry in enumerate(self.entries):
-            tensors |= {f"{index}|{name}": tensor for name, tensor in entry.tensors().items()}
-            entries.append(entry.header())
-        blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-        digest = hashlib.sha256(blob).hexdigest()
-        name = f"memory-{digest[:16]}.safetensors"
-        header: dict[str, Any] = {
-            "format": FORMAT,
-            "base": self.base,
-            "base_name": self.base_name,
-            "config": self.config.to_dict(),
-            "layer": self.layer,
-            "created": self.created,
-            "report": None if self.report is None else self.report.to_dict(),
-            "tensors": name,
-            "sha256": digest,
-            "entries": entries,
-        }
-        header[HEADER_DIGEST] = _header_digest(header)
-        write_atomically(path / name, blob)
-        write_atomically(path / HEADER, json.dumps(header, indent=1).encode())
-        for old in path.glob("memory-*.safetensors"):
-            if old.name != name:
-                old.unlink(missing_ok=True)
-        return path
+        return write(Path(directory), vars(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
@@ -360,42 +321,7 @@ class Memory:
         CheckpointError
             When it is missing, incomplete, altered, or of another format.
         """
-        directory = Path(path)
-        if not (directory / HEADER).exists() and not directory.exists():
-            directory = _from_hub(str(path), hub_kwargs)
-        try:
-            header = json.loads((directory / HEADER).read_text())
-            if header["format"] != FORMAT:
-                raise CheckpointError(f"{path} is a memory of format {header['format']}, expected {FORMAT}.")
-            recorded = header.pop(HEADER_DIGEST, None)
-            if recorded is not None:
-                _check_digest(path, HEADER, _header_digest(header), recorded)
-            blob = (directory / Path(header["tensors"]).name).read_bytes()
-            _check_digest(path, header["tensors"], hashlib.sha256(blob).hexdigest(), header["sha256"])
-            tensors = tensors_from_bytes(blob)
-            entries = tuple(
-                Entry.read(stored, _numbered(tensors, index)) for index, stored in enumerate(header["entries"])
-            )
-            report = header["report"]
-            return cls(
-                base=header["base"],
-                base_name=header["base_name"],
-                config=MemoryConfig.from_dict(header["config"]),
-                layer=header["layer"],
-                background=Background(*(tensors[f"background|{n}"] for n in ("centre", "directions", "shrink"))),
-                entries=entries,
-                report=None if report is None else Report.from_dict(report),
-                created=header["created"],
-            )
-        except CheckpointError:
-            raise
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise CheckpointError(
-                f"{path} holds no complete memory: {Path(error.filename).name} is missing. Expected a directory "
-                "written by Memory.save()."
-            ) from error
-        except UNREADABLE as error:
-            raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
+        return cls(**read(path, hub_kwargs))
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
@@ -405,34 +331,3 @@ def free_name(name: str, taken: Collection[str]) -> str:
         copy += 1
         free = f"{name}-{copy}"
     return free
-
-
-def _header_digest(header: dict[str, Any]) -> str:
-    """Of what a header says, however it is laid out: sha256 of its canonical JSON."""
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
-
-
-def _check_digest(path: str | os.PathLike, name: str, found: str, recorded: str) -> None:
-    if found != recorded:
-        raise CheckpointError(
-            f"{path} was altered or cut short: the sha256 of {name} is not the one recorded. "
-            "Take another copy, or roll back to an earlier version."
-        )
-
-
-def _from_hub(name: str, kwargs: dict[str, Any]) -> Path:
-    try:
-        return Path(snapshot_download(name, allow_patterns=[HEADER, "*.safetensors", "README.md"], **kwargs))
-    except (HFValidationError, HfHubHTTPError, OSError) as error:
-        raise CheckpointError(
-            f"{name!r} is neither a directory that holds {HEADER} nor a repository that could be fetched: {error}"
-        ) from error
-
-
-def _numbered(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
-    """The tensors of the entry with that number, by their own names."""
-    return {name.partition("|")[2]: tensor for name, tensor in tensors.items() if name.partition("|")[0] == str(index)}
-
-
-def _background(background: Background) -> dict[str, Tensor]:
-    return {name: getattr(background, name) for name in ("centre", "directions", "shrink")}

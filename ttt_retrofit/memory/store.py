@@ -17,7 +17,8 @@ from filelock import FileLock, Timeout
 
 from ..errors import CheckpointError, ConfigError, InputError
 from .files import private_directory, remove, remove_unfinished, write_atomically
-from .memory import HEADER, Memory
+from .memory import Memory
+from .stored import HEADER
 
 CURRENT = "current.json"
 VERSIONS = "versions"

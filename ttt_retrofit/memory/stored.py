@@ -1,0 +1,138 @@
+"""A memory on disk: `memory.json` and its tensors, checksummed, written atomically, never pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor
+
+from ..errors import CheckpointError
+from ..gates import Background
+from .config import MemoryConfig
+from .entry import Entry
+from .files import private_directory, write_atomically
+from .report import Report
+
+FORMAT = 1
+HEADER = "memory.json"
+HEADER_DIGEST = "header_sha256"  # memories that were saved without it still load
+# What is raised where JSON, settings or tensors are not as `write` wrote them.
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, IsADirectoryError)
+
+
+def write(path: Path, parts: Mapping[str, Any]) -> Path:
+    """Write what a memory is made of, its fields by name. The JSON is replaced last: a kill leaves what was there."""
+    path = private_directory(path)
+    tensors = {f"background|{name}": tensor for name, tensor in background_tensors(parts["background"]).items()}
+    entries = []
+    for index, entry in enumerate(parts["entries"]):
+        tensors |= {f"{index}|{name}": tensor for name, tensor in entry.tensors().items()}
+        entries.append(entry.header())
+    blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    digest = hashlib.sha256(blob).hexdigest()
+    name = f"memory-{digest[:16]}.safetensors"
+    report = parts["report"]
+    header: dict[str, Any] = {
+        "format": FORMAT,
+        "base": parts["base"],
+        "base_name": parts["base_name"],
+        "config": parts["config"].to_dict(),
+        "layer": parts["layer"],
+        "created": parts["created"],
+        "report": None if report is None else report.to_dict(),
+        "tensors": name,
+        "sha256": digest,
+        "entries": entries,
+    }
+    header[HEADER_DIGEST] = _header_digest(header)
+    write_atomically(path / name, blob)
+    write_atomically(path / HEADER, json.dumps(header, indent=1).encode())
+    for old in path.glob("memory-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+    return path
+
+
+def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same from a directory, or from a repository on the Hub.
+
+    Raises
+    ------
+    CheckpointError
+        When it is missing, incomplete, altered, or of another format.
+    """
+    directory = Path(path)
+    if not (directory / HEADER).exists() and not directory.exists():
+        directory = _from_hub(str(path), hub_kwargs)
+    try:
+        header = json.loads((directory / HEADER).read_text())
+        if header["format"] != FORMAT:
+            raise CheckpointError(f"{path} is a memory of format {header['format']}, expected {FORMAT}.")
+        recorded = header.pop(HEADER_DIGEST, None)
+        if recorded is not None:
+            _check_digest(path, HEADER, _header_digest(header), recorded)
+        blob = (directory / Path(header["tensors"]).name).read_bytes()
+        _check_digest(path, header["tensors"], hashlib.sha256(blob).hexdigest(), header["sha256"])
+        tensors = tensors_from_bytes(blob)
+        entries = tuple(Entry.read(stored, _numbered(tensors, index)) for index, stored in enumerate(header["entries"]))
+        report = header["report"]
+        return {
+            "base": header["base"],
+            "base_name": header["base_name"],
+            "config": MemoryConfig.from_dict(header["config"]),
+            "layer": header["layer"],
+            "background": Background(*(tensors[f"background|{n}"] for n in ("centre", "directions", "shrink"))),
+            "entries": entries,
+            "report": None if report is None else Report.from_dict(report),
+            "created": header["created"],
+        }
+    except CheckpointError:
+        raise
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(
+            f"{path} holds no complete memory: {Path(error.filename).name} is missing. Expected a directory "
+            "written by Memory.save()."
+        ) from error
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
+
+
+def background_tensors(background: Background) -> dict[str, Tensor]:
+    return {name: getattr(background, name) for name in ("centre", "directions", "shrink")}
+
+
+def _header_digest(header: dict[str, Any]) -> str:
+    """Of what a header says, however it is laid out: sha256 of its canonical JSON."""
+    return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
+
+
+def _check_digest(path: str | os.PathLike, name: str, found: str, recorded: str) -> None:
+    if found != recorded:
+        raise CheckpointError(
+            f"{path} was altered or cut short: the sha256 of {name} is not the one recorded. "
+            "Take another copy, or roll back to an earlier version."
+        )
+
+
+def _from_hub(name: str, kwargs: dict[str, Any]) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=[HEADER, "*.safetensors", "README.md"], **kwargs))
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise CheckpointError(
+            f"{name!r} is neither a directory that holds {HEADER} nor a repository that could be fetched: {error}"
+        ) from error
+
+
+def _numbered(tensors: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    """The tensors of the entry with that number, by their own names."""
+    return {name.partition("|")[2]: tensor for name, tensor in tensors.items() if name.partition("|")[0] == str(index)}
