@@ -32,7 +32,7 @@ from ttt_retrofit.consolidation.words import holds, words
 from .conversations import UNSAID, Conversation, Fact, Message, conversation, facts
 from .models import model_directory
 from .recollect import Recollector, is_invented
-from .results import DIRECTORY, machine, markdown_table, save
+from .results import DIRECTORY, dated, days, machine, markdown_table, save
 
 NAME = "consolidation"
 FACTS, TURNS = 20, 12
@@ -238,7 +238,7 @@ def averaged(rows: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]] | No
         f"{mean('recall'):.0%} ({spread})", relative, f"{mean('invented'):.0%}",
         f"{mean('drift_prose'):+.2%}", f"{mean('drift_code'):+.2%}",
         f"{mean('changed'):.0%}" if all("changed" in row for row in rows) else "-", f"{mean('seconds'):.0f}",
-        f"{mean('bytes') / 1e6:.2f}",
+        f"{mean('bytes') / 1e6:.2f}", days(rows),
     ]  # fmt: skip
 
 
@@ -248,7 +248,7 @@ def report(done: dict[str, Any], options: argparse.Namespace) -> list[str]:
         rows = done[plan]
         full = done.get("table", {}).get("full context", {})
         header = ["system", "talks", "recall (range)", "of full context", "invented", "prose", "code", "others changed",
-                  "seconds", "MB"]  # fmt: skip
+                  "seconds", "MB", "measured"]  # fmt: skip
         measured = {name: rows[name] for name in PLANS[plan] if rows.get(name)}
         table = [
             [name, str(len(by_seed)), *averaged([*by_seed.values()], [full[seed] for seed in by_seed if seed in full])]
@@ -279,7 +279,7 @@ def main() -> None:
                 continue
             row = getattr(bench, method)(talk, **settings)
             Console().print(f"{name}, seed {seed}: recall {row['recall']:.0%} in {row['seconds']:.0f} s")
-            rows.setdefault(name, {})[str(seed)] = row
+            rows.setdefault(name, {})[str(seed)] = dated(row)
             settings_now = vars(options) | {"facts": FACTS, "turns": TURNS}
             save(NAME, {"settings": settings_now, "machine": machine(), "done": done}, report(done, options))
     Console().print("\n".join(report(done, options)), markup=False)

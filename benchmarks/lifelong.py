@@ -38,7 +38,7 @@ from .conversations import (
     facts,
 )
 from .recollect import Recollector, changed
-from .results import DIRECTORY, machine, markdown_table, save
+from .results import DIRECTORY, dated, days, machine, markdown_table, save
 from .storage import cache_directory
 
 NAME = "lifelong"
@@ -208,10 +208,9 @@ def report(rows: dict[str, Any]) -> list[str]:
         body = []
         for strategy in strategies:
             several = [row for key, row in done.items() if key.split(", ")[1] == strategy]
-            body.append(
-                [strategy, str(len(several)), *(over(several, find, shown) for find, shown in columns.values())]
-            )
-        lines += [*markdown_table(["memory", "seeds", *columns], body), ""] if body else []
+            shown = [over(several, find, form) for find, form in columns.values()]
+            body.append([strategy, str(len(several)), *shown, days(several)])
+        lines += [*markdown_table(["memory", "seeds", *columns, "measured"], body), ""] if body else []
     return lines
 
 
@@ -245,7 +244,7 @@ def main() -> None:
     key = f"{options.plan}, {options.strategy}, seed {options.seed}"
     empty = {name: {} for name in ("accepted", "reason", "seconds", "steps", "right_after", "first", "answers")}
     row = rows.get(key, empty)
-    keep(options, row if row.get("done") else PLANS[options.plan](options, row) | {"done": True})
+    keep(options, row if row.get("done") else dated(PLANS[options.plan](options, row) | {"done": True}))
     Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
 
 

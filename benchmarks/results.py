@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,17 @@ def noted(report: dict[str, Any], rows: dict[str, Any]) -> None:
     """Put rows that were measured just now into a report."""
     report["rows"] |= rows
     report["where"] |= dict.fromkeys(rows, in_words(report["machine"]))
+
+
+def dated(row: dict[str, Any]) -> dict[str, Any]:
+    """A row that was measured just now, with the day: others of its table may be of another state of the code."""
+    return row | {"date": date.today().isoformat()}
+
+
+def days(rows: Iterable[dict[str, Any]]) -> str:
+    """When rows were measured."""
+    found = sorted({row["date"] for row in rows if "date" in row})
+    return " to ".join(dict.fromkeys([found[0], found[-1]])) if found else "a day that was not recorded"
 
 
 def in_words(machine: dict[str, Any]) -> str:

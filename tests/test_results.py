@@ -1,11 +1,12 @@
 """The page of results is what `results/` says, and what is stored names nothing of the machine it was made on."""
 
 import json
+from datetime import date
 
 import pytest
 
 from benchmarks import ablations, report
-from benchmarks.results import DIRECTORY, kept_rows, machine, made, save
+from benchmarks.results import DIRECTORY, dated, days, kept_rows, machine, made, save
 from ttt_retrofit import TTTConfig
 
 
@@ -68,3 +69,10 @@ def test_a_setting_is_held_against_reading_without_learning_under_its_own_window
     rows = {name: {"loss": dict.fromkeys(ablations.TEXTS, loss), "control": control} for name, loss in losses.items()}
     del rows["default"]["control"]  # rows of old have the shared one
     assert ablations.gap_closed(rows, "window 256") == 0.75 and ablations.gap_closed(rows, "default") == 0.5
+
+
+def test_a_table_says_when_its_rows_were_measured():
+    first, last = {"date": "2026-01-02"}, dated({"recall": 1.0})
+    assert last == {"recall": 1.0, "date": date.today().isoformat()}
+    assert days([last, first, {}]) == f"2026-01-02 to {last['date']}"
+    assert days([first, first]) == "2026-01-02" and "not recorded" in days([{}])
