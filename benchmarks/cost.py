@@ -26,6 +26,7 @@ import torch
 
 T = TypeVar("T")
 STATUS, MEMORY, CLEAR = (Path("/proc") / name for name in ("self/status", "meminfo", "self/clear_refs"))
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # that is measured on unless another is named
 RESET_PEAK = "5"  # written to clear_refs, sets VmHWM to VmRSS: proc(5)
 
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
 from ttt_retrofit.meta.positions import chunk_losses
 
+from .cost import DEVICE
 from .measure import full_attention
 from .meta_tables import Row
 from .models import model_directory
@@ -71,7 +72,7 @@ def in_words(options: argparse.Namespace, steps: str) -> str:
 def base_model(options: argparse.Namespace) -> Any:
     """In full precision, in which what is trained is kept."""
     model = AutoModelForCausalLM.from_pretrained(model_directory(options.model), dtype=torch.float32)
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval().to(DEVICE)
 
 
 def new_model(options: argparse.Namespace) -> Any:

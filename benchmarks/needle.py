@@ -26,11 +26,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from .cost import failure
+from .cost import DEVICE, failure
 from .jobs import add_jobs, processes, share_cores
 from .models import model_directory
 from .needle_report import lines, plot
@@ -154,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=[*ROWS, *GROUPS], help="rows; slow ones run only when they are named"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=DEVICE)
     add_jobs(parser, "answer")
     parser.add_argument("--quick", action="store_true", help="1,024 tokens, one task, 6 samples")
     parser.add_argument("--full", action="store_true", help="the default, by name")
@@ -182,7 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return save(name, report, lines(report))
 
     try:
-        run(options, asked, report["rows"], keep)
+        if asked:
+            run(options, asked, report["rows"], keep)
     finally:  # of a run that is cut off, too
         directory = keep()
     plot(report, directory / f"{name}.png")

@@ -32,7 +32,7 @@ from ttt_retrofit.meta.gradients import outer_gradients, through_updates
 from ttt_retrofit.meta.parameters import choose
 from ttt_retrofit.reading import Outer, align, read
 
-from .cost import PeakMeter, ask, limit_memory, timed
+from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
 from .models import model_directory
 from .results import kept_rows, machine, markdown_table, save
 from .texts import text
@@ -58,7 +58,7 @@ def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     config = TTTConfig(sliding_window=options.window, chunk_size=options.chunk)
-    model = wrap(base.to("cuda" if torch.cuda.is_available() else "cpu"), config)
+    model = wrap(base.to(DEVICE), config)
     outer = choose(model, ["start", "log_lr"])
     ids = AutoTokenizer.from_pretrained(directory)(text(options.text), return_tensors="pt").input_ids
     ids = ids[:, : options.tokens].to(model.device)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ttt_retrofit import TTTConfig
 
-from .cost import PeakMeter, ask, limit_memory, timed
+from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
 from .plots import cost_against_state
 from .recurrent_models import DEPTH, VOCABULARY, WIDTH, Step, state_bytes, systems
 from .results import kept_rows, machine, markdown_table, save
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
     parser.add_argument("--window", type=int, default=512, help="of the systems that have one")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=DEVICE)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", metavar="SYSTEM", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -23,7 +23,7 @@ from ttt_retrofit.config import PRESETS
 
 from . import by_length_report, in_turns
 from .by_length import BATCHES, LENGTHS, SYSTEMS, key
-from .cost import ask, here
+from .cost import DEVICE, ask, here
 from .models import SOURCES, model_directory
 from .results import kept_rows, machine, save
 from .timed_models import TIMED, in_words
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, choices=BATCHES)
     parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
     parser.add_argument("--text", default="pride-and-prejudice")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=DEVICE)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)

@@ -2,15 +2,11 @@
 
 import copy
 import dataclasses
-import subprocess
-import sys
-from pathlib import Path
 
 import datasets
 import pytest
 import torch
 import transformers
-from accelerate import Accelerator, DistributedType
 from test_pipeline import word_tokenizer
 from tiny import tiny, tokens
 
@@ -361,64 +357,3 @@ def test_a_model_is_loaded_by_name(tmp_path):
     run.save_model(tmp_path / "final")
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "final")
     assert trainer(tmp_path, tmp_path / "final", documents()).ttt_model.ttt == TTTConfig(**TTT)
-
-
-# ---------------------------------------------------------------------- several processes
-
-
-def test_a_sharded_launch_is_refused(tmp_path, monkeypatch):
-    """Where the launcher, not the settings, asks for it."""
-    monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(ConfigError, match="FSDP shards parameters"):
-        trainer(tmp_path)
-
-
-LAUNCHED = """
-import sys, torch
-torch.set_num_threads(1)
-sys.path[:0] = [{tests!r}]
-from test_meta_trainer import converted, documents, trainer, logged
-results = {{}}
-for gradients in ("first_order", "exact"):
-    model = converted(fast_weights="delta")
-    run = trainer({folder!r}, model, documents(), max_steps=3, per_device_train_batch_size={batch}, optim="sgd",
-                  gradients=gradients, ddp_backend={backend!r}, eval_dataset=documents(5), per_device_eval_batch_size=2)
-    before = [p.detach().clone() for p in run.outer.all]
-    run.train()
-    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(run.outer.all, before)])
-    results[gradients] = {{"moved": moved, "loss": logged(run, "loss"), "eval": run.evaluate()["eval_loss"]}}
-if run.args.process_index == 0:
-    torch.save(results, {result!r})
-"""
-
-
-def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path, monkeypatch):
-    results = []
-    for processes, batch in ((1, 4), (2, 2)):
-        script, result = tmp_path / f"{processes}.py", tmp_path / f"{processes}.pt"
-        values = {"folder": str(tmp_path / str(processes)), "batch": batch, "result": str(result)}
-        values |= {"tests": str(Path(__file__).parent), "backend": "gloo" if processes > 1 else None}
-        script.write_text(LAUNCHED.format(**values))
-        # With CPUs only, accelerate's own name for one process on each device needs this.
-        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command = [sys.executable, *(launch if processes > 1 else []), str(script)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        results.append(torch.load(result))
-    for gradients, tolerance in (("first_order", 1e-4), ("exact", 1e-2)):
-        one, two = (result[gradients] for result in results)
-        assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
-        assert two["eval"] == pytest.approx(one["eval"], abs=1e-4)
-        assert (two["moved"] - one["moved"]).norm() < tolerance * one["moved"].norm()
-
-
-@pytest.mark.parametrize("gradients", MODES)
-def test_the_loss_of_a_step_is_where_trainer_adds_losses_up(tmp_path, monkeypatch, gradients):
-    run = trainer(tmp_path, gradients=gradients)
-    batch = next(iter(run.get_train_dataloader()))
-    run.current_gradient_accumulation_steps = 1
-    monkeypatch.setattr(run, "_prepare_inputs", lambda inputs: inputs)
-    monkeypatch.setattr(type(run.args), "device", torch.device("meta"))  # in the place of an accelerator
-
-    assert run.training_step(run.model, batch).device == run.args.device

@@ -24,6 +24,7 @@ from .files import private_directory, write_atomically
 from .report import Report
 
 FORMAT = 1
+BACKGROUND = ("centre", "directions", "shrink")
 HEADER = "memory.json"
 HEADER_DIGEST = "header_sha256"  # memories that were saved without it still load
 # What is raised where JSON, settings or tensors are not as `write` wrote them.
@@ -91,7 +92,7 @@ def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
             "base_name": header["base_name"],
             "config": MemoryConfig.from_dict(header["config"]),
             "layer": header["layer"],
-            "background": Background(*(tensors[f"background|{n}"] for n in ("centre", "directions", "shrink"))),
+            "background": Background(*(tensors[f"background|{name}"] for name in BACKGROUND)),
             "entries": entries,
             "report": None if report is None else Report.from_dict(report),
             "created": header["created"],
@@ -108,7 +109,7 @@ def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def background_tensors(background: Background) -> dict[str, Tensor]:
-    return {name: getattr(background, name) for name in ("centre", "directions", "shrink")}
+    return {name: getattr(background, name) for name in BACKGROUND}
 
 
 def _header_digest(header: dict[str, Any]) -> str:
