@@ -35,10 +35,11 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# The CPU build of torch goes first and exactly; a looser request would pull gigabytes of CUDA libraries.
+# The CPU build of torch goes first and exactly; a looser request would pull gigabytes of CUDA libraries. Only torch is
+# asked of PyTorch's own index: where it cannot be reached, pip would retry it for every dependency.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+	$(BIN)/pip install --quiet --no-deps --retries 1 torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
 	$(BIN)/pip install --quiet --editable '.[test,dev]'
 	touch $(READY)
 
