@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.discovery import Site
 from ttt_retrofit.fast_weights import fast_weights, frobenius
-from ttt_retrofit.inner_loop import SiteConstants, fresh_state, update, update_
+from ttt_retrofit.inner_loop import SiteConstants, Stepped, fresh_state, update, update_
 
 KINDS = ["delta", "lora", "prime"]
 ROWS, INWARD, OUTWARD = 3, 7, 5
@@ -83,7 +83,7 @@ def test_the_trust_region_holds_at_every_learning_rate(kind, optimizer, lr):
     for step in range(1, 6):
         gradients = {name: torch.randn_like(weight) for name, weight in pure.weights.items()}
         pure = update(terms, pure, gradients, constants, config, torch.full((ROWS,), step))
-        update_(terms, in_place, gradients, constants, config, step)
+        update_(terms, in_place, gradients, constants, config, step, Stepped.none_of(in_place))
         for state in (pure, in_place):
             assert all(torch.isfinite(weight).all() for weight in state.weights.values())
             assert (change(kind, state.weights, constants) <= BOUND * 1.001).all()
@@ -113,5 +113,6 @@ def test_a_row_beyond_the_bound_shrinks_alone(kind):
 def test_updating_in_place_never_reaches_the_stored_start(kind):
     config, terms, constants, state = make(kind, "adam")
     before = {name: value.clone() for name, value in constants.start.items()}
-    update_(terms, state, {name: torch.randn_like(w) for name, w in state.weights.items()}, constants, config, 1)
+    gradients = {name: torch.randn_like(w) for name, w in state.weights.items()}
+    update_(terms, state, gradients, constants, config, 1, Stepped.none_of(state))
     assert all(torch.equal(constants.start[name], value) for name, value in before.items())

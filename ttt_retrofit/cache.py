@@ -7,6 +7,7 @@ B batch rows, C chunk.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -21,10 +22,11 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from .config import TTTConfig
+from .digest import carried_on
 from .errors import CheckpointError, InputError, UnsupportedModelError
 from .gates import Topic
 from .kv import RankedCache, ViewLayer, layout
-from .state import FastState, Pending, Sinks
+from .state import FastState, Held, Log, Pending, Sinks
 
 CACHE_FORMAT = 2
 PENDING_TENSORS = ("ids", "positions", "learned")
@@ -64,24 +66,39 @@ class TTTCache(RankedCache):
         self.base = base  # fingerprint of the model it belongs to
         self.owner = ""  # the model itself, in memory: a fingerprint takes time, and changes when it is trained
         self.columns = 0  # tokens handed in so far, padding included: what `generate` counts
+        self.marks: Tensor | None = None  # (B, 2): how many of these columns were real, and the sum of their numbers
+        self.ahead: list[int] = []  # tokens by row that were read beyond them, where a call was interrupted
+        self.held: Held | None = None  # the last of these columns, where some rows have not read theirs
+        self.digest: Tensor | None = None  # (B,) of the tokens read so far; None in a file that does not tell
         self.ranks_seen: Tensor | None = None  # (B,) real tokens read so far
         self.counts: list[int] = []  # the same, where Python decides and a device must not be waited for
         self.sinks: Sinks | None = None
         self.uniform = True  # no row ever held padding: all rows keep the same columns
         self.pending: Pending | None = None
         self.topic: Topic | None = None  # what each row is about, once a memory has listened
-        self.text: list[list[int]] | None = None  # the tokens of each row, where they are kept (`keep_text`)
         self.fast = FastState()
-        self.losses: list[list[float]] = []
+        self._losses = Log([])
+        self._text: Log | None = None
+
+    @property
+    def losses(self) -> list[list[float]]:
+        """The inner loss of every finished chunk, by row."""
+        return self._losses.rows()
 
     @property
     def loss_by_chunk(self) -> Tensor:
-        longest = max((len(losses) for losses in self.losses), default=0)
-        return torch.tensor([losses + [math.nan] * (longest - len(losses)) for losses in self.losses])
+        by_row = self.losses
+        longest = max((len(losses) for losses in by_row), default=0)
+        return torch.tensor([losses + [math.nan] * (longest - len(losses)) for losses in by_row])
 
     def log_losses(self, by_row: dict[int, float]) -> None:
         for row, loss in by_row.items():
-            self.losses[row].append(loss)
+            self._losses.extend(row, [loss])
+
+    @property
+    def text(self) -> list[list[int]] | None:
+        """The tokens of each row, where they are kept (`keep_text`)."""
+        return None if self._text is None else self._text.rows()
 
     @property
     def tokens_seen(self) -> Tensor:
@@ -95,17 +112,18 @@ class TTTCache(RankedCache):
         InputError
             When tokens have been read already: they are gone.
         """
-        if self.rows is not None and self.text is None:
+        if self.rows is not None and self._text is None:
             raise InputError("keep_text() was called after tokens had been read. Call it on a new cache.")
-        self.text = self.text or []
+        self._text = self._text or Log([])
         return self
 
     def remember(self, ids: Tensor, taken: list[int]) -> None:
-        """Keep the real tokens of a segment, if they are to be kept."""
-        if self.text is not None:
-            self.text = self.text or [[] for _ in taken]
-            for kept, row, count in zip(self.text, ids.tolist(), taken):
-                kept.extend(row[:count])
+        """Note which real tokens a segment holds, and keep them, if they are to be kept."""
+        if self.digest is not None:
+            self.digest = carried_on(self.digest, ids, taken)
+        if self._text is not None:
+            for row, (said, count) in enumerate(zip(ids.tolist(), taken)):
+                self._text.extend(row, said[:count])
 
     @property
     def nbytes(self) -> int:
@@ -135,12 +153,53 @@ class TTTCache(RankedCache):
             self.ranks_seen = torch.zeros(rows, dtype=torch.long, device=device)
             self.counts = [0] * rows
             self.sinks = Sinks(self.ranks_seen.new_zeros(rows, self.ttt.sink_tokens), [0] * rows)
-            self.losses = [[] for _ in range(rows)]
+            self.digest, self.marks, self.ahead = (
+                self.ranks_seen.clone(),
+                self.ranks_seen.new_zeros(rows, 2),
+                [0] * rows,
+            )
+            self._losses = Log([[] for _ in range(rows)])
+            self._text = None if self._text is None else Log([[] for _ in range(rows)])
         elif self.rows != rows:
             raise InputError(
                 f"The cache holds {self.rows} rows but the input has {rows}. Continue with the same batch, or start "
                 "a new cache."
             )
+
+    def fork(self) -> TTTCache:
+        """This cache, to go on with: nothing that is done to it reaches this one, until `become`.
+
+        Only what is small is copied. Buffers are shared, and written to only where this one has nothing yet.
+        """
+        forked = copy.copy(self)
+        forked.layers = [copy.copy(layer) for layer in self.layers]
+        forked.tracks = [replace(track) for track in self.tracks]
+        forked.counts = list(self.counts)
+        forked.pending = None if self.pending is None else self.pending.fork()
+        forked.sinks = None if self.sinks is None else self.sinks.fork()
+        forked._losses = self._losses.fork()
+        forked._text = None if self._text is None else self._text.fork()
+        return forked
+
+    def become(self, forked: TTTCache) -> None:
+        """Take over all that `forked` has: in one assignment, between whose halves no interrupt can come."""
+        self.__dict__ = forked.__dict__
+
+    def hand_in(self, real: Tensor | None, columns: int, width: int, ahead: list[int]) -> None:
+        """Count `width` columns of a call as handed in.
+
+        real: (B, T) bool, the call's columns, or None if all are; columns: those that were counted before the call;
+        ahead: the tokens that each row has read beyond.
+        """
+        if self.marks is not None:
+            numbers = torch.arange(self.columns, columns + width, device=self.marks.device)
+            given = real if real is not None else numbers.new_ones(1, width)
+            self.marks = self.marks + marks_of(given[:, self.columns - columns : width], numbers)
+        self.columns, self.ahead = columns + width, ahead
+
+    def begin_anew(self, columns: int) -> None:
+        """Count `columns` as handed in, of which only the last ones were read: nothing can be compared with them."""
+        self.columns, self.marks, self.digest = columns, None, None
 
     def begin(self, incoming: Tensor, width: int) -> None:
         """Announce the ranks (B, T) of the tokens that come next, and make room for them."""
@@ -228,8 +287,11 @@ class TTTCache(RankedCache):
         for index, track in enumerate(self.tracks):
             if track.ranks is not None:
                 tensors[f"ranks|{index}"] = track.ranks.clone()  # tracks may share it, which safetensors refuses
-        if self.ranks_seen is not None:
-            tensors["ranks_seen"] = self.ranks_seen
+        for name in ("ranks_seen", "marks", "digest"):
+            if getattr(self, name) is not None:
+                tensors[name] = getattr(self, name)
+        if self.held is not None:
+            tensors |= {"held_ids": self.held.ids, "held_unread": self.held.unread}
         if self.sinks is not None:
             tensors["sink_ids"] = self.sinks.ids
         if self.pending is not None:
@@ -250,6 +312,7 @@ class TTTCache(RankedCache):
             "anchors": self.sinks.anchors if self.sinks else None,
             "pending_lengths": self.pending.lengths if self.pending else None,
             "text": self.text,
+            "ahead": self.ahead,
             "tensors": sorted(tensors),
         }
         target = Path(path)
@@ -298,7 +361,12 @@ class TTTCache(RankedCache):
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
         self.columns, self.uniform, self.padded = header["columns"], header["uniform"], header["padded"]
-        self.losses, self.counts, self.ranks_seen = header["losses"], header["counts"], tensors.get("ranks_seen")
+        self._losses, self.counts, self.ranks_seen = Log(header["losses"]), header["counts"], tensors.get("ranks_seen")
+        # Files of earlier versions do not tell which columns were real, and nothing can be compared with them.
+        self.marks, self.digest = tensors.get("marks"), tensors.get("digest")
+        self.ahead = header.get("ahead", [0] * len(self.counts))
+        if "held_ids" in tensors:
+            self.held = Held(tensors["held_ids"], tensors["held_unread"])
         if header["anchors"] is not None:
             self.sinks = Sinks(tensors["sink_ids"], header["anchors"])
         for index, track in enumerate(self.tracks):
@@ -311,7 +379,7 @@ class TTTCache(RankedCache):
             ids, positions, learned = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
             topic = _topic(tensors, "pending_topic")
             self.pending = Pending(ids, positions, learned, header["pending_lengths"], topic)
-        self.topic, self.text = _topic(tensors, "topic"), header["text"]
+        self.topic, self._text = _topic(tensors, "topic"), None if header["text"] is None else Log(header["text"])
         fast = {key.removeprefix("fast|"): value for key, value in tensors.items() if key.startswith("fast|")}
         self.fast = FastState.from_tensors(fast)
 
@@ -321,8 +389,9 @@ class TTTCache(RankedCache):
         for track in self.tracks:
             track.ranks = None
         self.columns, self.ranks_seen, self.uniform, self.padded = 0, None, True, False
-        self.pending, self.sinks, self.fast, self.losses, self.counts = None, None, FastState(), [], []
-        self.topic, self.text = None, None if self.text is None else []
+        self.pending, self.sinks, self.fast, self._losses, self.counts = None, None, FastState(), Log([]), []
+        self.marks, self.ahead, self.held, self.digest = None, [], None, None
+        self.topic, self._text = None, None if self._text is None else Log([])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows follow their beams: keys, values, fast weights and unfinished chunks alike."""
@@ -355,7 +424,9 @@ class TTTCache(RankedCache):
             return
         # `generate` reorders beams in the caller's mode; tensors made in inference mode could never be updated again.
         with torch.inference_mode(False):
-            self._take_rows(torch.tensor(listed, device=self.ranks_seen.device), listed)
+            forked = self.fork()
+            forked._take_rows(torch.tensor(listed, device=self.ranks_seen.device), listed)
+            self.become(forked)
 
     def _take_rows(self, rows: Tensor, listed: list[int]) -> None:
         assert self.ranks_seen is not None
@@ -365,12 +436,21 @@ class TTTCache(RankedCache):
             track.ranks = None if track.ranks is None else track.ranks.index_select(0, rows)
         self.ranks_seen = self.ranks_seen.index_select(0, rows)
         self.fast = self.fast.select(rows)
-        self.losses = [list(self.losses[row]) for row in listed]
-        self.counts = [self.counts[row] for row in listed]
+        self.marks = None if self.marks is None else self.marks.index_select(0, rows)
+        self.digest = None if self.digest is None else self.digest.index_select(0, rows)
+        self._losses = self._losses.select(listed)
+        self.counts, self.ahead = [self.counts[row] for row in listed], [self.ahead[row] for row in listed]
+        self.held = None if self.held is None else self.held.select(rows)
         self.pending = None if self.pending is None else self.pending.select(rows)
         self.sinks = None if self.sinks is None else self.sinks.select(rows)
         self.topic = None if self.topic is None else self.topic.select(rows)
-        self.text = [list(self.text[row]) for row in listed] if self.text else self.text
+        self._text = None if self._text is None else self._text.select(listed)
+
+
+def marks_of(real: Tensor, numbers: Tensor) -> Tensor:
+    """What tells columns from others: how many are real, and the sum of their numbers. (B, T), (T,) -> (B, 2)."""
+    real = real.long()
+    return torch.stack([real.sum(1), (real * numbers).sum(1)], dim=1)
 
 
 def _topic(tensors: dict[str, Tensor], name: str) -> Topic | None:

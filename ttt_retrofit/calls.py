@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from .cache import TTTCache
+from .cache import TTTCache, marks_of
 from .config import LearnFrom, TTTConfig
+from .digest import of_text
 from .errors import InputError
+from .inner_loop import IGNORED
 from .reading import Segment, Tokens
+from .state import Held
 
 IMAGES_AND_SOUND = ("pixel_values", "pixel_values_videos", "input_features", "inputs_embeds", "mm_encoder_outputs")
 
@@ -49,16 +52,90 @@ def checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> 
     return ids.long()
 
 
-def checked_mask(mask: Tensor | None, ids: Tensor, past: int) -> Tensor | None:
-    """The part of a 2-D mask that belongs to the new tokens."""
+def checked_mask(mask: Tensor | None, ids: Tensor, cache: TTTCache) -> Tensor | None:
+    """(B, past + T) or (B, T), nonzero for real tokens; what it says of the past agrees with what was read."""
     if mask is None:
         return None
+    past = cache.columns
     if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] not in (ids.shape[1], past + ids.shape[1]):
         raise InputError(
             f"attention_mask has shape {tuple(mask.shape)}; expected ({ids.shape[0]}, {ids.shape[1]}) for the new "
             f"tokens, or ({ids.shape[0]}, {past + ids.shape[1]}) with the {past} cached ones before them."
         )
-    return mask[:, -ids.shape[1] :]
+    mask = mask.bool()
+    if past and mask.shape[1] > ids.shape[1] and cache.marks is not None and cache.marks.shape[0] == ids.shape[0]:
+        before = mask[:, :past]
+        if cache.held is not None:
+            unread = cache.held.unread
+            before = torch.cat([before[:, : past - unread.shape[1]], before[:, -unread.shape[1] :] & ~unread], dim=1)
+        differing = (marks_of(before, torch.arange(past, device=mask.device)) != cache.marks).any(1).nonzero()[:, 0]
+        if len(differing):
+            row = int(differing[0])
+            raise InputError(
+                f"attention_mask calls other tokens of the past real than those that were read: in row {row} it has "
+                f"{int(before[row].sum())} of {past} columns, and {int(cache.marks[row, 0])} were read. What was read "
+                "cannot be taken back. Pass the mask that the past was read with, followed by that of the new tokens."
+            )
+    return mask
+
+
+def check_begins(cache: TTTCache, ids: Tensor, mask: Tensor) -> None:
+    """Raise unless the real tokens of ids (B, T), by mask (B, T), begin with those that the cache has read."""
+    if cache.digest is None or cache.digest.shape[0] != ids.shape[0] or cache.columns > ids.shape[1]:
+        return
+    past = cache.columns
+    ids, real = ids.to(cache.digest.device), mask.to(cache.digest.device).bool()
+    if cache.held is not None:
+        start = past - cache.held.unread.shape[1]
+        real = torch.cat([real[:, :start], real[:, start:past] & ~cache.held.unread, real[:, past:]], dim=1)
+    ahead = torch.tensor(cache.ahead, device=ids.device)[:, None]
+    read = real.clone()
+    read[:, past:] &= real[:, past:].cumsum(1) <= ahead
+    differing = (of_text(ids, read) != cache.digest).nonzero()[:, 0]
+    if len(differing):
+        row = int(differing[0])
+        raise InputError(
+            f"The first {past} tokens of row {row} are not those that the cache has read ({cache.counts[row]} real "
+            "ones): its state is about another text, or the attention mask marks other tokens. Give what was read, "
+            "and the new tokens after it."
+        )
+
+
+def late(cache: TTTCache, mask: Tensor | None, width: int) -> Tensor | None:
+    """Which of the tokens that are held the mask of a call of `width` columns calls real: (B, S) bool, None if none.
+
+    A mask of the new tokens alone says nothing of them: a row's last word is then real, the padding behind it is not.
+    """
+    if cache.held is None:
+        return None
+    unread = cache.held.unread
+    if mask is None:
+        real = unread
+    elif mask.shape[1] > width:
+        real = unread & mask[:, -width - unread.shape[1] : -width]
+    else:
+        real = unread & (unread.cumsum(1) == 1)
+    return real if bool(real.any()) else None
+
+
+def late_positions(positions: Tensor | None, late: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The positions (B, S) of late tokens: right before those of the first real one of the new tokens, (B, T)."""
+    if positions is None:
+        return None
+    first = torch.zeros_like(late[:, :1], dtype=torch.long)
+    if mask is not None:
+        first = mask[:, -positions.shape[1] :].to(torch.uint8).argmax(1, keepdim=True)
+    ahead = late.sum(1, keepdim=True) + 1 - late.cumsum(1)
+    return positions.expand(late.shape[0], -1).gather(1, first) - ahead
+
+
+def held_after(cache: TTTCache, ids: Tensor, ended: Tensor | None) -> Held | None:
+    """What is held once a call has handed in ids (B, T), of which those `ended` (bool) follow a row's last word."""
+    if ended is None or not bool(ended.any()):
+        return None
+    if cache.held is None:
+        return Held(ids, ended)
+    return Held(torch.cat([cache.held.ids, ids], dim=1), torch.cat([cache.held.unread, ended], dim=1))
 
 
 def checked_cache(cache: Any, ttt: TTTConfig) -> TTTCache:
@@ -86,6 +163,14 @@ def check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) ->
         )
 
 
+def check_new(cache: TTTCache) -> None:
+    if cache.rows is not None:
+        raise InputError(
+            "position_ids begin anew within a call that goes on from a cache: which document the cached tokens belong "
+            "to cannot be known. Pass several documents in a row without a cache, or each with its own."
+        )
+
+
 def check_real(tokens: int) -> None:
     if not tokens:
         raise InputError("The input holds no real token: every position is masked out. Check the attention mask.")
@@ -110,6 +195,26 @@ def check_outputs(
             "output_router_logits=True: the auxiliary loss that balances experts is of a whole text, which is read "
             "chunk by chunk. Set it to False, here or in the model's config; the loss is then that of the next token."
         )
+
+
+def kept(logits: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """The columns of logits (B, T, V) that were asked for: the last few, all for 0, or those of an index."""
+    if isinstance(logits_to_keep, Tensor):
+        return logits[:, logits_to_keep]
+    return logits[:, -logits_to_keep:] if logits_to_keep > 0 else logits
+
+
+def labels_after_padding(labels: Tensor, mask: Tensor | None) -> tuple[Tensor, float]:
+    """The labels of a padded batch, and by how much the mean over the tokens that were counted must grow.
+
+    Nothing predicts the first token after padding, though whoever counts tokens by their labels has counted it.
+    mask: (B, T) bool.
+    """
+    if mask is None:
+        return labels, 1.0
+    predicted = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(~mask[:, :-1], IGNORED)], dim=1)
+    counted, left = ((some[:, 1:] != IGNORED).sum() for some in (labels, predicted))
+    return predicted, float(counted / left) if bool(left) else 1.0
 
 
 class Collector:
@@ -152,10 +257,7 @@ class Collector:
         else:
             # A single piece is handed on as it is: logits are the largest tensor there is.
             logits = self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits, dim=1)
-        if isinstance(self.keep, Tensor):
-            logits = logits[:, self.keep]
-        elif self.keep > 0:
-            logits = logits[:, -self.keep :]
+        logits = kept(logits, self.keep)
         fields = {name: value for name, value in self.last.items() if name not in ("past_key_values", "loss")}
         fields["logits"] = logits
         if self.hidden:

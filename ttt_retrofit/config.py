@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal, Self, get_args
@@ -161,6 +162,13 @@ class TTTConfig(JSONFields):
             f"{'/'.join(self.target_modules)} of layers {self.layers}, {self.inner_rule}, "
             f"{self.inner_optimizer} {rate:g}{' of each matrix' if relative else ''}"
         )
+
+    @property
+    def reach(self) -> float:
+        """How far apart two tokens that see each other may be, the first of a text and its last words included."""
+        if self.sliding_window is None:
+            return math.inf
+        return self.sliding_window + self.chunk_size + self.sink_tokens
 
     def state_differences(self, here: TTTConfig) -> list[str]:
         """What keeps state made with this configuration from being used with `here`, in words."""

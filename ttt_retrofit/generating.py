@@ -6,11 +6,16 @@ are transformers' own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel, StoppingCriteriaList
 
+from . import calls
 from .cache import TTTCache
 from .config import TTTConfig
 from .errors import InputError, UnsupportedModelError
@@ -21,6 +26,56 @@ if TYPE_CHECKING:
     _Base = PreTrainedModel
 else:
     _Base = object
+
+
+class RowsThatEnd:
+    """Where each row of a `generate` wrote its last word: what follows there is padding, whatever its mask says."""
+
+    def __init__(self) -> None:
+        self.last: Tensor | None = None  # (B,) the column of the last word; -1 while a row goes on
+
+    def watch(self, criteria: StoppingCriteriaList) -> StoppingCriteriaList:
+        return _Watched(criteria, self)
+
+    def note(self, done: Tensor, columns: int) -> None:
+        """done: (B,) bool, after so many columns."""
+        last = torch.full_like(done, -1, dtype=torch.long) if self.last is None else self.last
+        self.last = torch.where(done & (last < 0), columns - 1, last)
+
+    def ended_columns(self, columns: int, new: int, mask: Tensor | None) -> dict[str, Tensor]:
+        """What forward must know of `columns` tokens, the last `new` of them new. No mask (B, columns) is all ones."""
+        if self.last is None or not bool((self.last >= 0).any()):
+            return {}
+        numbers = torch.arange(columns, device=self.last.device)
+        ended = (self.last[:, None] >= 0) & (numbers >= self.last[:, None])
+        mask = torch.ones_like(ended, dtype=torch.long) if mask is None else mask
+        return {"attention_mask": mask.masked_fill(ended, 0), "ended": ended[:, -new:]}
+
+
+class _Watched(StoppingCriteriaList):
+    """Criteria that tell which rows they have stopped."""
+
+    def __init__(self, criteria: StoppingCriteriaList, rows: RowsThatEnd) -> None:
+        super().__init__(criteria)
+        self._rows = rows
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        done: Tensor = super().__call__(input_ids, scores, **kwargs)
+        self._rows.note(done, input_ids.shape[1])
+        return done
+
+
+# Of the `generate` that runs in this thread: transformers tells forward nothing of the rows that have ended.
+ROWS: ContextVar[RowsThatEnd | None] = ContextVar("ttt_rows_that_end", default=None)
+
+
+@contextmanager
+def watching_rows() -> Iterator[None]:
+    token = ROWS.set(RowsThatEnd())
+    try:
+        yield
+    finally:
+        ROWS.reset(token)
 
 
 class GenerateMixin(_Base):
@@ -42,19 +97,36 @@ class GenerateMixin(_Base):
         Raises
         ------
         InputError
-            When the cache has read all of them, so that there is none to go on from.
+            When the cache has read all of them, so that there is none to go on from, or when it has read others.
         """
         ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
         if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
-            given = ids.shape[-1]
-            if cache.columns >= given:
+            given, mask = ids.shape[-1], kwargs.get("attention_mask")
+            whole = mask is None or mask.shape == ids.shape  # else new tokens alone, under a mask of all
+            if whole and cache.columns >= given:
                 raise InputError(
                     f"The cache has read {cache.columns} tokens and generate() was given {given}, padding included: "
                     "there is none left to go on from. Give all that was read and at least one token more; read all "
                     "but the last, such as model.read(ids[:, :-1])."
                 )
         family: Any = super()
-        return family.generate(inputs, *args, **kwargs)
+        with watching_rows():
+            return family.generate(inputs, *args, **kwargs)
+
+    def _get_stopping_criteria(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+        family: Any = super()
+        criteria = family._get_stopping_criteria(generation_config, *args, **kwargs)
+        rows = ROWS.get()
+        return criteria if rows is None or generation_config.num_beams > 1 else rows.watch(criteria)
+
+    def _prefill(self, input_ids: Tensor, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
+        cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
+        # transformers drops a mask of ones, and notes how wide it was.
+        width = vars(generation_config).get("_mask_length") if mask is None else mask.shape[1]
+        if isinstance(cache, TTTCache) and width == input_ids.shape[1]:
+            calls.check_begins(cache, input_ids, torch.ones_like(input_ids) if mask is None else mask)
+        family: Any = super()
+        return family._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
     def _expand_inputs_for_generation(
         self, expand_size: int = 1, *args: Any, memories: Any = None, **kwargs: Any
@@ -66,9 +138,18 @@ class GenerateMixin(_Base):
         family: Any = super()
         return family._expand_inputs_for_generation(expand_size, *args, **kwargs)
 
-    def prepare_inputs_for_generation(self, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any) -> dict:
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
+    ) -> dict:
         family: Any = super()
-        inputs = family.prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
+        inputs = family.prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        if inputs.get("past_key_values") is not kwargs.get("past_key_values"):
+            # Families whose rotary frequencies change would read all anew; here they stay, and no state is dropped.
+            plain: Any = GenerationMixin.prepare_inputs_for_generation
+            inputs = plain(self, input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
+        rows = ROWS.get()
+        if rows is not None and not is_first_iteration:
+            inputs |= rows.ended_columns(input_ids.shape[1], inputs["input_ids"].shape[1], inputs.get("attention_mask"))
         if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
             inputs["learn_from"] = "none"
         return inputs

@@ -136,16 +136,42 @@ def update(
     return SiteState(kind.shrink(weights, constants.start, constants.scale, config.max_relative_update), optimizer)
 
 
+class Stepped:
+    """Whether a weight has been stepped in place. An interrupt can come before or after, never between it and this."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.done = weight.new_zeros(())  # the operation that writes to the weight writes to it as well
+        self._tried = False
+
+    @classmethod
+    def none_of(cls, state: SiteState) -> dict[str, Stepped]:
+        return {name: cls(weight) for name, weight in state.weights.items()}
+
+    def begin(self) -> bool:
+        """Whether the step is still to be taken. A device is waited for only where it was tried before."""
+        again, self._tried = self._tried, True
+        return not (again and bool(self.done != 0))
+
+
 def update_(
-    kind: FastWeights, state: SiteState, gradients: Weights, constants: SiteConstants, config: TTTConfig, step: int
+    kind: FastWeights,
+    state: SiteState,
+    gradients: Weights,
+    constants: SiteConstants,
+    config: TTTConfig,
+    step: int,
+    stepped: dict[str, Stepped],
 ) -> None:
     """`update` in place, for use: every row is at the same `step`, and no graph is kept.
 
     Over large matrices the inner step is bound by memory traffic; this form passes over each tensor a few times less.
+    One that was interrupted may be called again: what has been `stepped` is not stepped twice.
     """
     lr = float(constants.lr)
     for name, gradient in gradients.items():
-        IN_PLACE[config.inner_optimizer](state.weights[name], gradient, state.optimizer[name], step, lr)
+        if stepped[name].begin():
+            step_ = IN_PLACE[config.inner_optimizer]
+            step_(state.weights[name], gradient, state.optimizer[name], step, lr, stepped[name].done)
     displacement = kind.displacement(state.weights, constants.start, constants.scale)
     if not bool((displacement <= config.max_relative_update).all()):  # so asked, NaN is outside too
         state.weights = kind.shrink(state.weights, constants.start, constants.scale, config.max_relative_update)

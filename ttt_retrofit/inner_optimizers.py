@@ -1,7 +1,9 @@
 """sgd, adam and muon as pure functions: (gradient, state, step) -> (direction, state).
 
 Each exists twice: the pure form, which is the definition and what the outer loop differentiates, and a form that
-updates weights and state in place, for use. A direction has the size of a step at learning rate 1 and is subtracted.
+updates weights and state in place, for use. That one writes in a single operation, which also makes `done`, a zero,
+another number: so it can be told whether an interrupt came before or after.
+A direction has the size of a step at learning rate 1 and is subtracted.
 All are batch-first (B rows, each its own optimizer) and treat every fast weight as a matrix (B, O, I).
 """
 
@@ -17,7 +19,7 @@ from .config import OptimizerName
 
 State = dict[str, Tensor]
 Optimizer = Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
-InPlace = Callable[[Tensor, Tensor, State, int, float], None]
+InPlace = Callable[[Tensor, Tensor, State, int, float, Tensor], None]
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
@@ -81,24 +83,24 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 OPTIMIZERS: dict[OptimizerName, Optimizer] = {"sgd": sgd, "adam": adam, "muon": muon}
 
 
-def sgd_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float) -> None:
-    weight.sub_(gradient, alpha=lr)
+def sgd_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, done: Tensor) -> None:
+    torch._foreach_add_([weight, done], [-lr * gradient, torch.ones_like(done)])
 
 
-def adam_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float) -> None:
+def adam_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, done: Tensor) -> None:
     """PyTorch's fused Adam: one pass over weight, gradient and both moments, which it takes to be contiguous."""
     beta1, beta2 = ADAM_BETAS
-    before = torch.full((), step - 1.0, device=weight.device)
+    before = [torch.full((), step - 1.0, device=weight.device) for _ in range(2)]
+    one = torch.ones_like(done)
     torch_adam(
-        [weight], [gradient.contiguous()], [state["m"]], [state["v"]], [], [before],
+        [weight, one.clone()], [gradient.contiguous(), one], [state["m"], done], [state["v"], one.clone()], [], before,
         fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=0.0, eps=ADAM_EPS, maximize=False,
     )  # fmt: skip
 
 
-def muon_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float) -> None:
+def muon_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, done: Tensor) -> None:
     direction, new = muon(gradient, state, torch.full((1,), step))
-    state["m"].copy_(new["m"])
-    weight.sub_(direction, alpha=lr)
+    torch._foreach_copy_([state["m"], weight, done], [new["m"], weight - lr * direction, torch.ones_like(done)])
 
 
 IN_PLACE: dict[OptimizerName, InPlace] = {"sgd": sgd_, "adam": adam_, "muon": muon_}

@@ -63,14 +63,15 @@ class Track:
 
 
 class WindowedLayer(CacheLayerMixin):
-    """Keys and values of one layer, in a buffer that is filled in place and never grows past its track's capacity.
+    """Keys and values of one layer, in a buffer that is filled in place and never grows past its capacity.
 
+    What is in use is never written over: a shallow copy can go on with the buffer, and be given up.
     With a graph to keep (the outer loop), tensors are concatenated instead and carry their history.
     """
 
-    def __init__(self, track: Track, is_sliding: bool) -> None:
+    def __init__(self, capacity: int | None, is_sliding: bool) -> None:
         super().__init__()
-        self.track = track
+        self.capacity = capacity  # in tokens; None where nothing is dropped
         self.is_sliding = is_sliding
         self.length = 0
 
@@ -103,26 +104,19 @@ class WindowedLayer(CacheLayerMixin):
         """Drop all columns but `index`, as `Track.surplus` gives them."""
         if not self.is_initialized:
             return
-        kept = index.shape[-1]
-        if index.ndim == 1:
-            keys, values = (t.index_select(2, index) for t in (self._keys, self._values))
-        else:
-            wide = index.clamp_min(0)[:, None, :, None]
-            keys, values = (
-                t.gather(2, wide.expand(-1, t.shape[1], -1, t.shape[3])) for t in (self._keys, self._values)
-            )
-        if keys.requires_grad:
-            self.keys, self.values = keys, values
-        else:
-            self._keys[:, :, :kept], self._values[:, :, :kept] = keys, values
-        self.length = kept
+        self.length = index.shape[-1]
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            if index.ndim == 1:
+                kept = old.index_select(2, index)
+            else:
+                kept = old.gather(2, index.clamp_min(0)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3]))
+            setattr(self, name, kept if old.requires_grad else self._with_room(kept, self.length))
 
     def rewrite(self, rows: Tensor, columns: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (R, H, S, D) into the columns (R, S) of the batch rows (R,)."""
         for name, new in (("keys", keys), ("values", values)):
-            old = getattr(self, name)
-            if old.requires_grad or new.requires_grad:
-                old = old.clone()  # a graph may hold the original
+            old = getattr(self, name).clone()
             old[rows[:, None], :, columns] = new.transpose(1, 2)
             setattr(self, name, old)
 
@@ -132,13 +126,15 @@ class WindowedLayer(CacheLayerMixin):
             self.keys, self.values = self._keys.index_select(0, rows), self._values.index_select(0, rows)
 
     def _grow(self, needed: int) -> None:
-        size = self.track.capacity or max(2 * self._keys.shape[2], needed, 256)
-        size = max(size, needed)
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            grown = old.new_zeros(*old.shape[:2], size, old.shape[3])
-            grown[:, :, : self.length] = old[:, :, : self.length]
-            setattr(self, name, grown)
+        self.keys = self._with_room(self._kept(self._keys), needed)
+        self.values = self._with_room(self._kept(self._values), needed)
+
+    def _with_room(self, kept: Tensor, needed: int) -> Tensor:
+        """A buffer for `needed` tokens and as many more as there may be, which begins with `kept` (B, H, N, D)."""
+        size = max(needed, self.capacity or max(2 * needed, 256))
+        buffer = kept.new_zeros(*kept.shape[:2], size, kept.shape[3])
+        buffer[:, :, : kept.shape[2]] = kept
+        return buffer
 
     def _kept(self, tensor: Tensor) -> Tensor:
         return tensor[:, :, : self.length]
@@ -256,5 +252,5 @@ def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer
             tracks.append(track)
         index = tracks.index(track)
         track_of.append(index)
-        layers.append(WindowedLayer(tracks[index], is_sliding=kind != "full_attention"))
+        layers.append(WindowedLayer(tracks[index].capacity, is_sliding=kind != "full_attention"))
     return layers, tracks, track_of

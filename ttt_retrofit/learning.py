@@ -21,6 +21,7 @@ from .discovery import Site
 from .fast_weights import FastWeights, Weights
 from .inner_loop import (
     SiteState,
+    Stepped,
     chunk_loss,
     fresh_state,
     next_token_losses,
@@ -204,7 +205,7 @@ def learn_from(
         outer.observe(Learned(fast, gradients, along, by_row.detach(), firing))
     with torch.set_grad_enabled(outer.record):
         new = step_of(decoder, fast, by_row, gradients, firing)
-    return (new if outer.record else new.detach()), by_row.tolist()
+    return new, by_row.tolist()
 
 
 def _gradients(
@@ -250,7 +251,7 @@ def step_of(
 ) -> FastState:
     """The state after the step of every row that fires and is sound, of the sites that there are gradients of.
 
-    losses, firing: (R,). Without a graph to keep, tensors of `fast` may be overwritten.
+    losses, firing: (R,). Without a graph to keep, tensors of `fast` may be overwritten once the state is asked for.
     optimize: in place of the configured optimizer.
     """
     assert fast.steps is not None
@@ -265,20 +266,30 @@ def step_of(
         )
     step = fast.steps + 1
     taken = fast.steps.tolist()
-    in_place = everyone and len(set(taken)) == 1 and not torch.is_grad_enabled()
+    if everyone and len(set(taken)) == 1 and not torch.is_grad_enabled():
+        return _due_in_place(decoder, fast, gradients, taken[0] + 1)
     sites = {}
     for site in decoder.sites:
         if site.site.name not in gradients:
             continue
         state, constants = fast.sites[site.site.name], site.constants(decoder.ttt)
-        by_name = gradients[site.site.name]
-        if in_place:
-            update_(decoder.kind, state, by_name, constants, decoder.ttt, taken[0] + 1)
-        else:
-            new = update(decoder.kind, state, by_name, constants, decoder.ttt, step, optimize)
-            state = new if everyone else _choose(applied, new, state)
-        sites[site.site.name] = state
+        new = update(decoder.kind, state, gradients[site.site.name], constants, decoder.ttt, step, optimize)
+        sites[site.site.name] = new if everyone else _choose(applied, new, state)
     return FastState(sites, torch.where(applied, step, fast.steps))
+
+
+def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weights], step: int) -> FastState:
+    """The state whose step is taken in place, when it is first asked for: its matrices are those of `fast`."""
+    kind, ttt = decoder.kind, decoder.ttt
+    sites = {name: fast.sites[name] for name in gradients}
+    stepped = {name: Stepped.none_of(state) for name, state in sites.items()}
+    constants = {site.site.name: site.constants(ttt) for site in decoder.sites if site.site.name in sites}
+
+    def take(name: str, state: SiteState) -> None:
+        update_(kind, state, gradients[name], constants[name], ttt, step, stepped[name])
+
+    assert fast.steps is not None
+    return FastState(sites, fast.steps + 1, take)
 
 
 @torch.no_grad()

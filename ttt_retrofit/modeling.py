@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from . import calls, hub, in_place, layer, reading
+from . import calls, hub, in_place, layer, packed, reading, rotary
 from . import voices as hooks
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
@@ -28,14 +29,26 @@ from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelEr
 from .fast_weights import FastWeights, fast_weights
 from .fingerprint import fingerprint
 from .generating import GenerateMixin
+from .inference import outside_inference_mode
 from .memory import Memory
 from .remembering import MemoryMixin
 from .window import restore_attention, set_windowed_attention, windowed_name
 
 logger = logging.get_logger(__name__)
 
-ATTACHED = ("ttt", "kind", "_places", "_identity", "_rematerialise", "learned_positions", "_versions", "_prepared")
+ATTACHED = (
+    "ttt",
+    "kind",
+    "_places",
+    "_reach",
+    "_identity",
+    "_rematerialise",
+    "learned_positions",
+    "_versions",
+    "_prepared",
+)
 ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
+HIDDEN = ("ended",)  # what only `generate` hands to forward
 
 
 class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
@@ -46,6 +59,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     ttt: TTTConfig
     kind: FastWeights
     _places: list[Site]
+    _reach: int | None  # how far apart two tokens may be, where rotary frequencies would change beyond
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
         if config.ttt is None:
@@ -68,7 +82,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         set_windowed_attention(self)
         self.ttt, self.kind = ttt, fast_weights(ttt)
         layer.attach(self, sites, self.kind)
-        self.learned_positions = learned_positions(self)
+        self.learned_positions, self._reach = learned_positions(self), None
         self._identity = uuid4().hex
         self._rematerialise = super().is_activation_checkpointing
         if self._rematerialise:  # the layers' own switch, which drops the cache between chunks
@@ -80,6 +94,8 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         """(Re)connect the sites to the modules that now stand at their paths."""
         layer.bind(self)
         self._places = [site.site for site in layer.ttt_sites(self)]
+        if self.device.type != "meta":  # else the family has still to fill in its frequencies
+            self._reach = rotary.freeze(self)
         self.bind_memory()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
@@ -125,6 +141,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         layer.detach(self)
         hooks.unbind(self)
         restore_attention(self)
+        rotary.release(self)
         checkpointing = self._rematerialise and self.supports_gradient_checkpointing
         for name in ATTACHED:
             self.__dict__.pop(name, None)
@@ -154,7 +171,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     @property
     def trained_length(self) -> int | None:
         text = self.config.get_text_config(decoder=True)
-        return None if self.learned_positions else getattr(text, "max_position_embeddings", None)
+        return None if self.learned_positions else self._reach or getattr(text, "max_position_embeddings", None)
 
     def adapted(self, place: Site) -> bool:
         """Whether PEFT's LoRA stands around the projection at a place."""
@@ -171,6 +188,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     # ------------------------------------------------------------------ reading
 
+    @outside_inference_mode
     def ttt_forward(
         self,
         input_ids: Tensor | None = None,
@@ -183,55 +201,80 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         learn_from: LearnFrom | None = None,
         memories: Memory | Sequence[Memory | None] | None = None,
         return_dict: bool | None = None,
+        ended: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
 
         `memories` gives one memory, or None, for each row, or one for all of them; when it is not given, the loaded
-        memory speaks in all.
+        memory speaks in all. `ended` (B, T) marks what `generate` writes into rows after their last word.
+
+        Where it is interrupted, the cache has read some of the tokens or none: go on from `cache.get_seq_length()`.
 
         Raises
         ------
         InputError
-            For inputs that are not token ids, or a cache of another kind or batch.
+            For inputs that are not token ids, or a cache of another kind or batch, or a mask that does not agree with
+            what the cache has read.
         """
-        if torch.is_inference_mode_enabled():
-            with torch.inference_mode(False), torch.no_grad():
-                normal = {name: _normal(value) for name, value in locals().items() if name not in ("self", "kwargs")}
-                normal.pop("normal", None)
-                return self.ttt_forward(**normal, **{name: _normal(value) for name, value in kwargs.items()})
+        # check
         ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
+        positions = packed.positions_of(position_ids, kwargs, ids)
+        calls.check_rest(positions, learn_from, ids)
+        for_loss = {str(name): kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
-        mask = calls.checked_mask(attention_mask, ids, cache.columns)
-        calls.check_rest(position_ids, learn_from, ids)
-        loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
-        tokens = reading.align(ids, mask, position_ids)
+        mask = calls.checked_mask(attention_mask, ids, cache)
+        spans = None if mask is not None else packed.documents(positions, len(ids), use_cache is False)
+        if spans is not None:
+            assert positions is not None
+            calls.check_new(cache)
+            kwargs |= {"learn_from": learn_from, "use_cache": use_cache}
+            output = packed.read_apart(self.ttt_forward, ids, positions, spans, memories, **kwargs)
+            output["logits"] = calls.kept(output.logits, logits_to_keep)
+            return self._returned(output, labels, None, for_loss, return_dict)
+        late = calls.late(cache, mask, ids.shape[1])
+        mask = None if mask is None else mask[:, -ids.shape[1] :]
+        real = mask if ended is None else ~ended if mask is None else mask & ~ended
+        # align
+        tokens = reading.align(ids, real, positions, cache.ahead)
         calls.check_real(max(tokens.counts))
-        self._check_length(max(cache.counts, default=0) + max(tokens.counts))
+        self._check_length(max(cache.counts, default=0) + max(tokens.counts) + (0 if late is None else late.shape[1]))
         learn = (learn_from or self.ttt.learn_from) != "none"
         voices = self.voices_of(memories, ids.shape[0])
         room = reading.room_left(cache, ids.shape[0], self.ttt.chunk_size, learn)
-        together = tokens.order is None and (ids.shape[1] == 1 or cache.in_step)
+        together = late is None and tokens.order is None and (ids.shape[1] == 1 or cache.in_step)
         whole = together and max(tokens.counts) <= min(room)
         calls.check_outputs(kwargs, self.config.get_text_config(decoder=True), together, whole, labels)
+        # read
+        settings = {"learn": learn, "outer": self._outer(), "voices": voices, **kwargs}
+        if late is not None:
+            reading.read_late(self, cache, late, calls.late_positions(positions, late, mask), **settings)
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
         keep = logits_to_keep if isinstance(logits_to_keep, int) and together else 0
+        call = reading.Call(real, ids.shape[1], cache.columns, calls.held_after(cache, ids, ended))
         collected = calls.Collector(tokens, ids.shape[1], logits_to_keep, together)
-        for segment in reading.read(
-            self, cache, tokens, learn=learn, outer=self._outer(), logits_to_keep=keep, voices=voices, **kwargs
-        ):
+        record = partial(call.hand_in, tokens)
+        for segment in reading.read(self, cache, tokens, logits_to_keep=keep, record=record, **settings):
             collected.add(segment)
-        cache.columns += ids.shape[1]
+        # collect
         output = collected.output(cache.detach_() if use_cache is not False else None)
+        return self._returned(output, labels, mask, for_loss, return_dict)
+
+    def _returned(
+        self,
+        output: Any,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        for_loss: dict[str, Any],
+        return_dict: bool | None,
+    ) -> Any:
+        """The output of a call as it was asked for, with its loss in front."""
         if labels is not None:
-            vocabulary = self.vocabulary_size
-            if mask is not None:
-                # Nothing predicts the first token after padding.
-                labels = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(mask[:, :-1] == 0, -100)], dim=1)
-            output["loss"] = self.loss_function(
-                logits=output.logits, labels=labels, vocab_size=vocabulary, **loss_kwargs
-            )
-            output = type(output)(**{"loss": output["loss"], **output})
+            kept, counted = calls.labels_after_padding(labels, mask)
+            loss = self.loss_function(logits=output.logits, labels=kept, vocab_size=self.vocabulary_size, **for_loss)
+            if for_loss.get("num_items_in_batch") is not None and "shift_labels" not in for_loss:
+                loss = loss * counted
+            output = type(output)(**{"loss": loss, **output})
         return output if return_dict is not False else output.to_tuple()
 
     def read(
@@ -274,8 +317,9 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             )
         ids = calls.checked_ids(ids, {}, self.vocabulary_size)
         cache = self.new_cache() if fresh else self.own_cache(past_key_values)
-        mask = calls.checked_mask(attention_mask, ids, cache.columns)
-        longest = ids.shape[1] if mask is None else int((mask != 0).sum(1).max())
+        mask = calls.checked_mask(attention_mask, ids, cache)
+        mask = None if mask is None else mask[:, -ids.shape[1] :]
+        longest = ids.shape[1] if mask is None else int(mask.sum(1).max())
         calls.check_real(longest)
         self._check_length(max(cache.counts, default=0) + longest)
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
@@ -352,6 +396,13 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 f"{tokens} tokens are more than the {self.learned_positions} positions {self._base_class.__name__} has "
                 "learned; it cannot read further. Use a model with rotary positions for longer contexts."
             )
+        if self._reach is not None and tokens > self._reach <= self.ttt.reach:
+            raise InputError(
+                f"{tokens} tokens are more than the {self._reach} that {self._base_class.__name__} reads with one "
+                "set of rotary frequencies. Beyond, it would change them for what it has read already. Read under a "
+                f"window, with sliding_window + chunk_size + sink_tokens below {self._reach}: found "
+                f"{self.ttt.sliding_window}, {self.ttt.chunk_size} and {self.ttt.sink_tokens}."
+            )
 
     # ------------------------------------------------------------------ activation checkpointing
 
@@ -389,16 +440,12 @@ def _check_forward(base: type[PreTrainedModel]) -> None:
         )
 
 
-def _normal(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
-
-
 def derived_forward(base: type[PreTrainedModel]) -> Any:
     """A forward with the family's signature, which Trainer and `generate` inspect, plus what is ours."""
     signature = inspect.signature(base.forward)
 
     def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
-        own = {name: kwargs.pop(name, None) for name in ADDED}
+        own = {name: kwargs.pop(name, None) for name in (*ADDED, *HIDDEN)}
         bound = signature.bind(self, *args, **kwargs).arguments
         bound.pop("self")
         extra = bound.pop("kwargs", {})

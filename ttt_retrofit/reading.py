@@ -3,12 +3,15 @@
 It knows a model only as a `Decoder`: something that can forward tokens, with a list of TTT sites. The result does not
 depend on how tokens were split into calls, nor on padding: an unfinished chunk waits in the cache, and is read again
 when it is full, from the very keys and values it was first read with.
+
+A segment is a transaction: it is read on a fork of the cache, which the cache then becomes. After an interrupt it has
+happened or it has not, and the next call goes on from there.
 B batch rows, T tokens, C chunk, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +22,12 @@ from torch.utils.checkpoint import checkpoint
 
 from . import sinks
 from .attention import twice_differentiable
-from .cache import TTTCache
+from .cache import TTTCache, marks_of
 from .gates import Topic
 from .kv import RankedCache
 from .layer import FastTerms, applying
 from .learning import Decoder, Outer, fresh, learn_from, losses_of, present, starting_weights, terms_of
-from .state import Pending
+from .state import Held, Pending
 from .voices import Hearing, Voices, hearing
 from .window import attending
 
@@ -48,14 +51,47 @@ class Segment:
     taken: list[int]
 
 
-def align(ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> Tokens:
-    """Move padding, wherever it is, behind each row's real tokens. mask: (B, T), nonzero for real tokens."""
+@dataclass(frozen=True)
+class Call:
+    """The columns that a call hands in: which tokens of them are real, and which of those have been read before."""
+
+    real: Tensor | None  # (B, T) bool, None if all are
+    width: int  # T
+    before: int  # columns that were handed in before it
+    held: Held | None = None  # what of it waits for a mask to say whether it is real
+
+    def hand_in(self, tokens: Tokens, cache: TTTCache, read: list[int]) -> None:
+        """Tell `cache` how far the call is when `read` of the tokens have been read, by row.
+
+        Columns count as handed in up to the first that any row has still to read. Where a call is interrupted, rows
+        may have read beyond, and the next one passes over that.
+        """
+        nexts = [self.width] * len(read)
+        unfinished = [row for row, (done, count) in enumerate(zip(read, tokens.counts)) if done < count]
+        for row in unfinished:
+            nexts[row] = read[row] if tokens.order is None else int(tokens.order[row, read[row]])
+        first = min(nexts)
+        beyond = [column - first for column in nexts]
+        if self.real is not None and any(beyond):
+            beyond = [int(self.real[row, first:column].sum()) for row, column in enumerate(nexts)]
+        cache.hand_in(self.real, self.before, first, beyond if unfinished else [0] * len(read))
+        if not unfinished:
+            cache.held = self.held
+
+
+def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: list[int] | None = None) -> Tokens:
+    """Move padding, wherever it is, behind each row's real tokens.
+
+    real: (B, T) bool, or None if all are. ahead: real tokens to pass over at the beginning, by row.
+    """
     rows, length = ids.shape
     if positions is not None:
         positions = positions.expand(rows, -1)
-    if mask is None or bool(mask.all()):
+    if ahead is not None and any(ahead):
+        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+        real = real & (real.cumsum(1) > torch.tensor(ahead, device=ids.device)[:, None])
+    if real is None or bool(real.all()):
         return Tokens(ids, positions, [length] * rows, None)
-    real = mask.bool()
     order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
     counts = real.sum(1).tolist()
     order = order[:, : max(max(counts), 1)]
@@ -72,6 +108,7 @@ def read(
     outer: Outer = Outer(),
     logits_to_keep: int = 0,
     voices: Voices | None = None,
+    record: Callable[[TTTCache, list[int]], None] | None = None,
     **kwargs: Any,
 ) -> Iterator[Segment]:
     """Read `tokens` on top of `cache`, one segment at a time, updating fast weights whenever a chunk is full.
@@ -81,15 +118,60 @@ def read(
     learn : whether these tokens are targets of the inner loss.
     logits_to_keep : passed to the family's forward where nothing else needs the logits; 0 keeps all.
     voices : the memories that speak while these tokens are read.
+    record : what else a segment changes: called with the cache that it leaves, and the tokens of the call read so far.
     """
     rows, size = len(tokens.counts), decoder.ttt.chunk_size
+    if cache.rows is None:
+        bound = cache.fork()
+        bound.prepare(rows, tokens.ids.device)
+        cache.become(bound)
     cache.prepare(rows, tokens.ids.device)
     starts = [0] * rows
+    _finish(decoder, cache, outer, voices)  # what an interrupt has left
     while any(start < count for start, count in zip(starts, tokens.counts)):
         room = room_left(cache, rows, size, learn)
         taken = [min(r, count - s) for r, count, s in zip(room, tokens.counts, starts)]
-        yield _read_segment(decoder, cache, tokens, starts, taken, learn, outer, logits_to_keep, voices, kwargs)
-        starts = [start + take for start, take in zip(starts, taken)]
+        done = [start + take for start, take in zip(starts, taken)]
+        forked = cache.fork()
+        segment = _read_segment(decoder, forked, tokens, starts, taken, learn, outer, logits_to_keep, voices, kwargs)
+        if record is not None:
+            record(forked, done)
+        cache.become(forked)
+        _finish(decoder, cache, outer, voices)
+        yield segment
+        starts = done
+
+
+def read_late(decoder: Decoder, cache: TTTCache, late: Tensor, positions: Tensor | None, **settings: Any) -> None:
+    """Read the tokens that are held and turned out to be real, late: (B, S) bool, at positions (B, S)."""
+    assert cache.held is not None
+    ids, unread = cache.held.ids, cache.held.unread
+
+    def still_unread(forked: TTTCache, read: list[int]) -> None:
+        taken = late & (late.cumsum(1) <= torch.tensor(read, device=late.device)[:, None])
+        numbers = torch.arange(cache.columns - ids.shape[1], cache.columns, device=late.device)
+        forked.held = Held(ids, unread & ~taken)
+        if marks is not None:
+            forked.marks = marks + marks_of(taken, numbers)
+
+    marks = cache.marks
+    for _ in read(decoder, cache, align(ids, late, positions), logits_to_keep=1, record=still_unread, **settings):
+        pass
+
+
+def _finish(decoder: Decoder, cache: TTTCache, outer: Outer, voices: Voices | None) -> None:
+    """Take the step that is due, and learn from chunks that are full and were read in parts."""
+    cache.fast.settle()
+    full = [
+        row
+        for row, length in enumerate(cache.pending.lengths if cache.pending else ())
+        if length == cache.ttt.chunk_size
+    ]
+    if full:
+        forked = cache.fork()
+        _read_again(decoder, forked, full, outer, voices)
+        cache.become(forked)
+        cache.fast.settle()
 
 
 def room_left(cache: TTTCache, rows: int, size: int, learn: bool) -> list[int]:
@@ -115,9 +197,9 @@ def _read_segment(
     ids, positions, ranks = _cut(cache, tokens, starts, taken, width)
     waiting = list(cache.pending.lengths) if cache.pending else [0] * len(taken)
     chunk_ends = [wait + take == size for wait, take in zip(waiting, taken)]
-    # A chunk that is read whole is learned from in the same forward; one that arrived in parts is read again.
+    # A chunk that is read whole is learned from in the same forward; one that arrived in parts is read again, when it
+    # is all there.
     at_once = [learn and ends and wait == 0 for wait, ends in zip(waiting, chunk_ends)]
-    again = [row for row, (wait, ends) in enumerate(zip(waiting, chunk_ends)) if ends and wait > 0]
 
     moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, taken, learn)
     if moving:
@@ -158,8 +240,6 @@ def _read_segment(
     if heard is not None:
         cache.topic = heard.after
         _keep_topic(cache, before, waiting)
-    if again:
-        _read_again(decoder, cache, again, outer, voices)
     return Segment(output, starts, taken)
 
 

@@ -6,9 +6,10 @@ B batch rows, C chunk, S sinks. Every tensor is batch-first, so that rows can be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .fast_weights import Weights
@@ -31,6 +32,10 @@ class Pending:
         tokens = self.ids.nbytes + self.positions.nbytes + self.learned.nbytes
         return tokens + (self.topic.nbytes if self.topic else 0)
 
+    def fork(self) -> Pending:
+        """The same, to go on with: what is written beyond `lengths` is not there for whoever has the shorter ones."""
+        return replace(self, lengths=list(self.lengths))
+
     def select(self, rows: Tensor) -> Pending:
         ids, positions, learned = (tensor.index_select(0, rows) for tensor in (self.ids, self.positions, self.learned))
         topic = None if self.topic is None else self.topic.select(rows)
@@ -44,18 +49,88 @@ class Sinks:
     ids: Tensor  # (B, S)
     anchors: list[int]  # 0 until they are moved
 
+    def fork(self) -> Sinks:
+        return replace(self, anchors=list(self.anchors))
+
     def select(self, rows: Tensor) -> Sinks:
         return Sinks(self.ids.index_select(0, rows), [self.anchors[row] for row in rows.tolist()])
 
 
 @dataclass
-class FastState:
-    """Fast weights of all sites and the number of updates each row has had; `sites` is empty before the first."""
+class Held:
+    """The last columns handed in, of which some rows have not read their token yet: those after the row had ended.
 
-    sites: dict[str, SiteState] = field(default_factory=dict)
-    steps: Tensor | None = None  # (B,)
-    _prepared: dict[str, Weights] = field(default_factory=dict)
-    _versions: Any = None
+    Whether a later call's mask calls them real decides what becomes of them, as it does for a model without state.
+    """
+
+    ids: Tensor  # (B, S)
+    unread: Tensor  # (B, S) bool
+
+    def select(self, rows: Tensor) -> Held:
+        return Held(self.ids.index_select(0, rows), self.unread.index_select(0, rows))
+
+
+class Log:
+    """A list per row that only grows. A fork shares what is there and grows on its own: nothing is copied for it."""
+
+    def __init__(self, rows: list[list[Any]]) -> None:
+        self._rows, self._lengths = rows, [len(row) for row in rows]
+
+    def extend(self, row: int, items: list[Any]) -> None:
+        del self._rows[row][self._lengths[row] :]  # of a fork that was given up
+        self._rows[row].extend(items)
+        self._lengths[row] += len(items)
+
+    def fork(self) -> Log:
+        forked = Log([])
+        forked._rows, forked._lengths = self._rows, list(self._lengths)
+        return forked
+
+    def rows(self) -> list[list[Any]]:
+        return [row[:length] for row, length in zip(self._rows, self._lengths)]
+
+    def select(self, rows: list[int]) -> Log:
+        own = self.rows()
+        return Log([list(own[row]) for row in rows])
+
+
+Step = Callable[[str, SiteState], None]
+
+
+class FastState:
+    """Fast weights of all sites and the number of updates each row has had; `sites` is empty before the first.
+
+    A step over large matrices is taken in place. `due` is one that has been decided and not yet been taken, or not to
+    its end: whoever asks for the weights finishes it first. So an interrupt between two matrices loses nothing.
+    """
+
+    def __init__(
+        self, sites: dict[str, SiteState] | None = None, steps: Tensor | None = None, due: Step | None = None
+    ) -> None:
+        """steps: (B,) updates by row, what is due included. due: takes the step of a site, and may be called again."""
+        self._sites = {} if sites is None else sites
+        self.steps = steps
+        self._due = due
+        self._prepared: dict[str, Weights] = {}
+        self._versions: Any = None
+
+    @property
+    def sites(self) -> dict[str, SiteState]:
+        self.settle()
+        return self._sites
+
+    def settle(self) -> None:
+        """Take the step that is due, if there is one."""
+        if self._due is not None:
+            with torch.inference_mode(False), torch.no_grad():
+                for name, state in self._sites.items():
+                    self._due(name, state)
+            self._due = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: how far a step has come is known of these very tensors only."""
+        self.settle()
+        return vars(self)
 
     def prepared(self, versions: Any, prepare: Callable[[FastState], dict[str, Weights]]) -> dict[str, Weights]:
         """The weights as a forward applies them, made once per update, and per version of the base, not per token."""
@@ -82,18 +157,18 @@ class FastState:
 
     @classmethod
     def from_tensors(cls, named: dict[str, Tensor]) -> FastState:
-        state = cls(steps=named.get("steps"))
+        sites: dict[str, SiteState] = {}
         for key, value in named.items():
             if key == "steps":
                 continue
             site, name, *slot = key.split("|")
-            entry = state.sites.setdefault(site, SiteState({}, {}))
+            entry = sites.setdefault(site, SiteState({}, {}))
             entry.optimizer.setdefault(name, {})
             if slot:
                 entry.optimizer[name][slot[0]] = value
             else:
                 entry.weights[name] = value
-        return state
+        return cls(sites, named.get("steps"))
 
     def detach(self) -> FastState:
         return FastState.from_tensors({key: value.detach() for key, value in self.tensors().items()})
