@@ -104,6 +104,8 @@ ORDER = [
     "voices",
     "gates",
     "fast_weights",
+    "backbone",
+    "alike",
     "discovery",
     "fingerprint",
     "config",

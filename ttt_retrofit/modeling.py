@@ -19,8 +19,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from . import calls, hub, in_place, layer, reading
+from . import backbone, calls, hub, in_place, layer, reading
 from . import voices as hooks
+from .alike import AlikeMixin
+from .backbone import ADDED
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
 from .discovery import Site, find_sites, learned_positions, without_lora
@@ -35,10 +37,9 @@ from .window import restore_attention, set_windowed_attention, windowed_name
 logger = logging.get_logger(__name__)
 
 ATTACHED = ("ttt", "kind", "_places", "_identity", "_rematerialise", "learned_positions", "_versions", "_prepared")
-ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 
 
-class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
+class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     """Test-time training for a causal language model of any family."""
 
     _base_class: type[PreTrainedModel]  # set on the derived class
@@ -68,6 +69,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         set_windowed_attention(self)
         self.ttt, self.kind = ttt, fast_weights(ttt)
         layer.attach(self, sites, self.kind)
+        backbone.attach(self)
         self.learned_positions = learned_positions(self)
         self._identity = uuid4().hex
         self._rematerialise = super().is_activation_checkpointing
@@ -123,6 +125,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         if merge:
             self.merge_memory()
         layer.detach(self)
+        backbone.detach(self)
         hooks.unbind(self)
         restore_attention(self)
         checkpointing = self._rematerialise and self.supports_gradient_checkpointing
@@ -167,7 +170,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward, of one segment."""
-        return self._base_class.forward(self, **kwargs)
+        return backbone.forward_of_segment(self, kwargs)
 
     # ------------------------------------------------------------------ reading
 
