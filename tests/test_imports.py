@@ -105,6 +105,8 @@ ORDER = [
     "voices",
     "gates",
     "fast_weights",
+    "backbone",
+    "alike",
     "discovery",
     "rotary",
     "inference",

@@ -35,6 +35,13 @@ def test_documents_in_a_row_are_each_alone(family, rows):
     assert output.past_key_values.get_seq_length() == sum(LENGTHS) + 9
 
 
+def test_the_backbone_alone_keeps_them_apart_too():
+    model = wrap(tiny("llama"), TTTConfig(**TTT))
+    ids, positions = packed()
+    hidden = model.model(ids, position_ids=positions).last_hidden_state
+    torch.testing.assert_close(model.lm_head(hidden), model(ids, position_ids=positions).logits)
+
+
 def test_with_learning_off_and_no_window_they_are_the_bases():
     base, model = tiny("llama"), wrap(tiny("llama"), TTTConfig(**TTT | {"sliding_window": None}, learn_from="none"))
     ids, positions = packed()

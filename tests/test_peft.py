@@ -163,7 +163,7 @@ expected = load_file(sys.argv[2])
 model = transformers.AutoModelForCausalLM.from_pretrained(sys.argv[1])
 with torch.no_grad():
     difference = (model(expected["ids"]).logits - expected["logits"]).abs().max().item()
-print(json.dumps([type(model).__name__, difference]))
+print(json.dumps([type(model).__qualname__, difference]))
 """
 
 

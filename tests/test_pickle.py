@@ -44,7 +44,7 @@ for name in sys.argv[3:]:
     with open(f"{sys.argv[1]}/{name}", "rb") as file:
         model = pickle.load(file)
     with torch.no_grad():
-        report.append([type(model).__name__, (model(expected["ids"]).logits - expected[name]).abs().max().item()])
+        report.append([type(model).__qualname__, (model(expected["ids"]).logits - expected[name]).abs().max().item()])
 print(json.dumps(report))
 """
 

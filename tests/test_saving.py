@@ -38,7 +38,7 @@ for folder in map(Path, sys.argv[3:]):
     with torch.no_grad():
         out = model(expected["ids"])
     report[folder.name] = {
-        "class": type(model).__name__,
+        "class": type(model).__qualname__,
         "family": [cls.__name__ for cls in type(model).__mro__],
         "difference": (out.logits - expected["logits"]).abs().max().item(),
         "updates": out.past_key_values.loss_by_chunk.shape[1],

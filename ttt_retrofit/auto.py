@@ -2,7 +2,8 @@
 
 On disk a converted model's `config.json` is the base's flat config plus `model_type: "ttt_retrofit"`,
 `base_model_type`, `base_model_name_or_path`, a `ttt` block and an `auto_map`. In memory its class derives from the
-family's class, and its config's `model_type` stays the family's, so that PEFT, Trainer and TRL treat it as that family.
+family's class. The class's `__name__` and its config's `model_type` stay the family's, for by these Trainer, PEFT, TRL
+and pipelines decide how a model is treated. Its `__qualname__`, under which pickle finds it, is ours.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from . import hub, layer
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     _ConfigBase = PreTrainedConfig
 else:
     _ConfigBase = object
-_DERIVED: dict[type, Any] = {}
+_DERIVED: dict[tuple[type, ...], Any] = {}
+PREFIX = "TTT"
+JOINT = "_of_"  # in the name of a class whose configurations are not of the kind its base names
 
 
 class TTTConfigMixin(_ConfigBase):
@@ -51,6 +55,8 @@ class TTTConfigMixin(_ConfigBase):
         if self.ttt is None:
             return values
         return values | {
+            # Not the base's: who loads a class by the name in this file must not get the plain base.
+            "architectures": [_derived_name(name) for name in self.architectures or []],
             "model_type": hub.MODEL_TYPE,
             "base_model_type": self.model_type,
             "base_model_name_or_path": hub.hub_id(self.base_model_name_or_path),
@@ -66,39 +72,75 @@ class TTTConfigMixin(_ConfigBase):
 
 def derived_config(base: type[PreTrainedConfig]) -> type[PreTrainedConfig]:
     """`TTTQwen3Config(TTTConfigMixin, Qwen3Config)`."""
-    if base not in _DERIVED:
+    if (base,) not in _DERIVED:
         members = {"__module__": __name__, "_base_class": base}
-        _DERIVED[base] = type(f"TTT{base.__name__}", (TTTConfigMixin, base), members)
-    return _DERIVED[base]
+        _DERIVED[base,] = type(_derived_name(base.__name__), (TTTConfigMixin, base), members)
+    return _DERIVED[base,]
 
 
-def derived_model(base: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """`TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)`, known to transformers' `AutoModelForCausalLM`."""
-    if base in _DERIVED:
-        return _DERIVED[base]
-    if base.config_class is None:
+def derived_model(base: type[PreTrainedModel], config: type[PreTrainedConfig] | None = None) -> type[PreTrainedModel]:
+    """`TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)`, known to transformers' auto classes.
+
+    config: the class its configurations are of, where that is not the one `base` names: InternLM3's is not Llama's.
+    """
+    config = config or base.config_class
+    if config is None:
         raise UnsupportedModelError(f"{base.__name__} does not say which configuration class it is made from.")
-    config = derived_config(base.config_class)
+    if (base, config) in _DERIVED:
+        return _DERIVED[base, config]
+    own = derived_config(config)
+    name = _derived_name(base.__name__)
     members = {
         "__module__": __name__,
+        "__qualname__": name if config is base.config_class else f"{name}{JOINT}{config.__name__}",
         "_base_class": base,
-        "config_class": config,
-        "config": config,
+        "config_class": own,
+        "config": own,
         "forward": derived_forward(base),
         "_keep_in_fp32_modules_strict": {*(base._keep_in_fp32_modules_strict or ()), layer.TTT},
     }
-    _DERIVED[base] = type(f"TTT{base.__name__}", (TTTMixin, base), members)
-    transformers.AutoModelForCausalLM.register(config, _DERIVED[base], exist_ok=True)
-    return _DERIVED[base]
+    _DERIVED[base, config] = type(base.__name__, (TTTMixin, base), members)
+    _register(_DERIVED[base, config], config)
+    return _DERIVED[base, config]
+
+
+def _derived_name(name: str) -> str:
+    return PREFIX + name.removeprefix(PREFIX)
+
+
+def _register(derived: Any, family: type[PreTrainedConfig]) -> None:
+    """Let each auto class load the converted model where it would load this base, and refuse it otherwise."""
+    base = derived._base_class
+    for auto in _BaseAutoModelClass.__subclasses__():
+        if auto._model_mapping is None:  # the parent of AutoBackbone, no auto class itself
+            continue
+        loads = auto is transformers.AutoModelForCausalLM or auto._model_mapping.get(family, None) is base
+        auto.register(derived.config_class, derived if loads else _refusal(auto, derived), exist_ok=True)
+
+
+def _refusal(auto: type, derived: Any) -> type:
+    """What an auto class finds for a converted model of which it would make something else."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise UnsupportedModelError(
+            f"{auto.__name__} cannot load a converted {derived._base_class.__name__}: it reads as a causal language "
+            "model. Load it with transformers.AutoModelForCausalLM. For another head on the plain base, call unwrap() "
+            f"on what that gives, save it with save_pretrained(), and load that with {auto.__name__}."
+        )
+
+    members = {"__module__": __name__, "config_class": derived.config_class}
+    members |= {"from_pretrained": staticmethod(refuse), "_from_config": staticmethod(refuse)}
+    return type(f"NotFor{auto.__name__}", (), members)
 
 
 def __getattr__(name: str) -> Any:
     """Derived classes by name, so that pickle finds them in a fresh process (PEP 562)."""
-    base = getattr(transformers, name.removeprefix("TTT"), None) if name.startswith("TTT") else None
-    if isinstance(base, type) and issubclass(base, PreTrainedModel):
-        return derived_model(base)
-    if isinstance(base, type) and issubclass(base, PreTrainedConfig):
-        return derived_config(base)
+    base, _, config = name.removeprefix(PREFIX).partition(JOINT)
+    found = getattr(transformers, base, None) if name.startswith(PREFIX) else None
+    if isinstance(found, type) and issubclass(found, PreTrainedModel):
+        return derived_model(found, getattr(transformers, config) if config else None)
+    if isinstance(found, type) and issubclass(found, PreTrainedConfig):
+        return derived_config(found)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -111,7 +153,7 @@ class TTTModelConfig(PreTrainedConfig):
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         values = _as_family(config_dict)
         family = CONFIG_MAPPING[values["model_type"]]
-        derived_model(_base_model(family, values.get("architectures")))
+        derived_model(_base_model(family, values.get("architectures")), family)
         return derived_config(family).from_dict(values, **kwargs)
 
 
@@ -133,7 +175,7 @@ def _as_family(config_dict: dict[str, Any]) -> dict[str, Any]:
 def _base_model(config: type[PreTrainedConfig], architectures: list[str] | None) -> type[PreTrainedModel]:
     """The generating class that a checkpoint names, or else the family's causal language model."""
     for name in architectures or []:
-        named = getattr(transformers, name.removeprefix("TTT"), None)
+        named = getattr(transformers, name.removeprefix(PREFIX), None)
         if isinstance(named, type) and issubclass(named, PreTrainedModel) and named.can_generate():
             return named
     mapped: Any = transformers.AutoModelForCausalLM._model_mapping.get(config, None)
@@ -172,7 +214,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     config = TTTConfig() if config is None else config
     _check_wrappable(model)
     base, converted = type(model), model
-    model.__class__ = derived_model(base)
+    model.__class__ = derived_model(base, type(model.config))
     assert isinstance(converted, TTTMixin)
     try:
         _own_config(model)
@@ -271,7 +313,7 @@ class AutoModelForCausalLM:
         base = _base_model(type(config), config.architectures)
         if base.config_class is config.sub_configs.get("text_config"):
             config = config.get_text_config()
-        derived = derived_model(base)
+        derived = derived_model(base, type(config))
         _mark(config, os.fspath(path), ttt_config or TTTConfig())
         return derived.from_pretrained(path, *args, config=config, convert=True, **rest)
 

@@ -10,7 +10,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
+from .backbone import LAST
 from .cache import TTTCache, marks_of
 from .config import LearnFrom, TTTConfig
 from .digest import of_text
@@ -232,10 +234,11 @@ class Collector:
         output, self.last = segment.output, segment.output
         if output.get("hidden_states") is not None:
             self.hidden.append(output.hidden_states)
+        logits = output.get(LAST, output.logits)
         if self.together:
-            self._append(output.logits)
+            self._append(logits)
         else:
-            self._scatter(output.logits, segment)
+            self._scatter(logits, segment)
 
     def _append(self, logits: Tensor) -> None:
         self.logits.append(logits)
@@ -264,4 +267,7 @@ class Collector:
             fields["hidden_states"] = tuple(torch.cat(parts, dim=-2) for parts in zip(*self.hidden))
         if cache is not None:
             fields["past_key_values"] = cache
+        if LAST in fields:  # the backbone was called
+            rest = {name: fields.get(name) for name in ("past_key_values", "hidden_states", "attentions")}
+            return BaseModelOutputWithPast(last_hidden_state=logits, **rest)
         return type(self.last)(**fields)

@@ -114,18 +114,22 @@ def _no_dense_mlp(model: PreTrainedModel, prefix: str, layers: nn.ModuleList, wi
 
 def decoder_layers(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
     """The dotted name and the list of the text decoder's layers."""
-    count = model.config.get_text_config(decoder=True).num_hidden_layers
+    text = model.config.get_text_config(decoder=True)
+    # LongCat counts each of its layers twice, for it holds two attentions.
+    counts = {text.num_hidden_layers, getattr(text, "num_layers", text.num_hidden_layers)}
     decoder = model.get_decoder()
+    if not isinstance(decoder, PreTrainedModel):  # ModernBERT calls its head `decoder`
+        decoder = model.base_model
     lists = [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and len(module) == count and any(m is module for m in decoder.modules())
+        if isinstance(module, nn.ModuleList) and len(module) in counts and any(m is module for m in decoder.modules())
     ]
     # The outermost list of that length is the decoder's; a list of experts can only lie inside one of its layers.
     if not lists:
         raise UnsupportedModelError(
-            f"{type(model).__name__}: found no list of {count} decoder layers among {_child_names(decoder)}. "
-            "Only decoder-only language models can be converted."
+            f"{type(model).__name__}: found no list of {text.num_hidden_layers} decoder layers among "
+            f"{_child_names(decoder)}. Only decoder-only language models can be converted."
         )
     return lists[0]
 
@@ -200,6 +204,8 @@ def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps
     """The block beside which a prime MLP sits: the dense MLP, or the whole mixture of experts around it."""
     for name, module in layer.named_children():
         full = f"{path}.{name}"
+        if is_attention(name):
+            continue
         dense = [site for mlp in mlps if mlp.container == full for site in mlp.sites]
         if dense or _expert_modules(module, full):
             owner = path if isinstance(module, nn.Sequential) else full
@@ -254,12 +260,15 @@ def is_routed_expert(name: str) -> bool:
 
 
 def _expert_modules(module: nn.Module, path: str) -> list[str]:
-    names = (f"{path}.{name}" if name else path for name, _ in module.named_modules())
-    return [
-        name
-        for name in names
-        if "expert" in name.rsplit(".", 1)[-1].lower() and "shared" not in name.rsplit(".", 1)[-1]
-    ]
+    """Where experts are, told by the name of a module or of its class; those of attention are no MLP's."""
+    found = []
+    for name, inner in module.named_modules():
+        full = f"{path}.{name}" if name else path
+        last = full.rpartition(".")[2].lower()
+        named = "expert" in last or "Experts" in type(inner).__name__
+        if named and "shared" not in last and not is_attention(name):
+            found.append(full)
+    return found
 
 
 def _child_names(module: nn.Module) -> list[str]:

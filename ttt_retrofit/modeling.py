@@ -20,8 +20,10 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from . import calls, hub, in_place, layer, packed, reading, rotary
+from . import backbone, calls, hub, in_place, layer, packed, reading, rotary
 from . import voices as hooks
+from .alike import AlikeMixin
+from .backbone import ADDED
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
 from .discovery import Site, find_sites, learned_positions, without_lora
@@ -47,11 +49,10 @@ ATTACHED = (
     "_versions",
     "_prepared",
 )
-ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 HIDDEN = ("ended",)  # what only `generate` hands to forward
 
 
-class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
+class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     """Test-time training for a causal language model of any family."""
 
     _base_class: type[PreTrainedModel]  # set on the derived class
@@ -82,6 +83,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         set_windowed_attention(self)
         self.ttt, self.kind = ttt, fast_weights(ttt)
         layer.attach(self, sites, self.kind)
+        backbone.attach(self)
         self.learned_positions, self._reach = learned_positions(self), None
         self._identity = uuid4().hex
         self._rematerialise = super().is_activation_checkpointing
@@ -139,6 +141,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         if merge:
             self.merge_memory()
         layer.detach(self)
+        backbone.detach(self)
         hooks.unbind(self)
         restore_attention(self)
         rotary.release(self)
@@ -184,7 +187,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward, of one segment."""
-        return self._base_class.forward(self, **kwargs)
+        return backbone.forward_of_segment(self, kwargs)
 
     # ------------------------------------------------------------------ reading
 
@@ -229,8 +232,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             assert positions is not None
             calls.check_new(cache)
             kwargs |= {"learn_from": learn_from, "use_cache": use_cache}
-            output = packed.read_apart(self.ttt_forward, ids, positions, spans, memories, **kwargs)
-            output["logits"] = calls.kept(output.logits, logits_to_keep)
+            output = packed.read_apart(self.ttt_forward, ids, positions, spans, memories, logits_to_keep, **kwargs)
             return self._returned(output, labels, None, for_loss, return_dict)
         late = calls.late(cache, mask, ids.shape[1])
         mask = None if mask is None else mask[:, -ids.shape[1] :]

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .backbone import LAST
+from .calls import kept
 from .errors import InputError
 from .memory import Memory
 
@@ -66,6 +68,7 @@ def read_apart(
     positions: Tensor,
     spans: list[Spans],
     memories: Memory | Sequence[Memory | None] | None,
+    logits_to_keep: int | Tensor,
     **rest: Any,
 ) -> Any:
     """The output of `forward` for rows of several documents: the first of every row together, then the second, ...
@@ -73,14 +76,14 @@ def read_apart(
     Its cache is that of the last documents, where all rows have as many; otherwise there is none.
     """
     positions = positions.expand(ids.shape[0], -1)
-    logits: list[list[Tensor]] = [[] for _ in spans]
-    output = None
+    found: list[list[Tensor]] = [[] for _ in spans]
+    output, name = None, "logits"
     most = max(map(len, spans))
     for number in range(most):
         rows = [row for row, own in enumerate(spans) if number < len(own)]
         cut = [slice(*spans[row][number]) for row in rows]
         width = max(part.stop - part.start for part in cut)
-        given = {name: tensor.new_zeros(len(rows), width) for name, tensor in (("ids", ids), ("positions", positions))}
+        given = {key: tensor.new_zeros(len(rows), width) for key, tensor in (("ids", ids), ("positions", positions))}
         real = torch.zeros(len(rows), width, dtype=torch.bool, device=ids.device)
         for index, (row, part) in enumerate(zip(rows, cut)):
             length = part.stop - part.start
@@ -95,10 +98,11 @@ def read_apart(
             memories=each,
             **rest,
         )
+        name = LAST if LAST in output else "logits"
         for index, (row, part) in enumerate(zip(rows, cut)):
-            logits[row].append(output.logits[index, : part.stop - part.start])
+            found[row].append(output[name][index, : part.stop - part.start])
     assert output is not None
-    fields = dict(output) | {"logits": torch.stack([torch.cat(parts) for parts in logits])}
+    fields = dict(output) | {name: kept(torch.stack([torch.cat(parts) for parts in found]), logits_to_keep)}
     cache = fields.pop("past_key_values", None)
     if cache is not None and all(len(own) == most for own in spans):
         cache.begin_anew(ids.shape[1])

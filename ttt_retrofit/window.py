@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface, eager_mask, sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
 from .attention import needs_second_order, tiled_attention
@@ -58,6 +58,16 @@ def attending(attended: Callable[[], Attended]) -> Iterator[None]:
         _ATTENDED.reset(token)
 
 
+def _attended() -> Attended:
+    current = _ATTENDED.get()
+    if current is None:
+        raise UnsupportedModelError(
+            "A part of a converted model was called without the model around it: it would see no window and learn "
+            "nothing. Call the model, or its base_model for hidden states; unwrap() gives back the plain model."
+        )
+    return current()
+
+
 def visible(pattern: Callable, attended: Attended) -> Tensor:
     """Which key each query sees: (B, 1, Q, K) bool. pattern: transformers' (batch, head, query, key) -> bool."""
     query, key = attended.query_ranks[:, None, :, None], attended.key_ranks[:, None, None, :]
@@ -87,17 +97,7 @@ def ttt_sdpa_mask(
     **kwargs: Any,
 ) -> Tensor | None:
     """The mask for `ttt_sdpa`: (B, 1, Q, K), bool or additive, or None for plain causal attention."""
-    current = _ATTENDED.get()
-    if current is None:  # the backbone called on its own, without the converted model around it
-        return sdpa_mask(
-            q_length=q_length,
-            kv_length=kv_length,
-            mask_function=mask_function,
-            local_size=local_size,
-            allow_is_causal_skip=allow_is_causal_skip,
-            **kwargs,
-        )
-    attended = current()
+    attended = _attended()
     if allow_is_causal_skip and _unmasked(attended, q_length, kv_length, local_size):
         return None
     seen = visible(mask_function, attended)
@@ -107,10 +107,7 @@ def ttt_sdpa_mask(
 
 def ttt_eager_mask(dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
     """The mask for `ttt_eager`: (B, 1, Q, K), 0 where a key is seen, the dtype's minimum elsewhere."""
-    current = _ATTENDED.get()
-    if current is None:
-        return eager_mask(dtype=dtype, **kwargs)
-    return _additive(visible(kwargs["mask_function"], current()), dtype)
+    return _additive(visible(kwargs["mask_function"], _attended()), dtype)
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -127,12 +124,19 @@ def ttt_sdpa_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Te
     return sdpa_attention_forward(module, *args, **kwargs)
 
 
+# Families call these by position or by keyword, so the parameters bear transformers' names.
 def _grouped_on_cpu(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *args: Any, **kwargs: Any
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
 ) -> bool:
     """Whether PyTorch's kernel for CPUs can read shared keys as they are; transformers repeats them under a mask."""
     plain = not args and all(kwargs.get(name) is None for name in ("softcap", "position_bias", "cache"))
-    grouped = query.shape[1] > key.shape[1] and query.shape[2] > 1 and mask is not None
+    grouped = query.shape[1] > key.shape[1] and query.shape[2] > 1 and attention_mask is not None
     return plain and grouped and query.device.type == "cpu"
 
 
@@ -140,14 +144,14 @@ def _grouped_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
+    attention_mask: Tensor,
     dropout: float = 0.0,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """(B, heads, Q, D) over (B, key-value heads, K, D) -> (B, Q, heads, D)."""
     out = scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=True
+        query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, enable_gqa=True
     )
     return out.transpose(1, 2).contiguous()
 
@@ -157,7 +161,7 @@ def _twice_differentiable_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
@@ -168,9 +172,10 @@ def _twice_differentiable_attention(
         # Rare: PyTorch's own form, which keeps the scores of every layer.
         rest = {"dropout": dropout, "scaling": scaling, "position_bias": position_bias, **kwargs}
         with sdpa_kernel(SDPBackend.MATH):
-            return sdpa_attention_forward(module, query, key, value, mask, **rest)[0]
+            return sdpa_attention_forward(module, query, key, value, attention_mask, **rest)[0]
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    mask = attention_mask
     if mask is None:  # `_unmasked`: plain causal attention
         seen = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)
         mask = _additive(seen.tril(key.shape[2] - query.shape[2])[None, None], query.dtype)
