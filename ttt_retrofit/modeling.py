@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from . import calls, hub, in_place, layer, reading
+from . import calls, hub, in_place, layer, learning, reading
 from . import voices as hooks
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
@@ -223,6 +223,8 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             collected.add(segment)
         cache.columns += ids.shape[1]
         output = collected.output(cache.detach_() if use_cache is not False else None)
+        if torch.is_grad_enabled():
+            output["logits"] = learning.taking_part(self, output.logits)
         if labels is not None:
             vocabulary = self.vocabulary_size
             if mask is not None:
