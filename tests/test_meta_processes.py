@@ -20,11 +20,12 @@ def test_a_sharded_launch_is_refused(tmp_path, monkeypatch):
 
 
 LAUNCHED = """
-import sys, torch
+import datasets, sys, torch
 torch.set_num_threads(1)
 sys.path[:0] = [{tests!r}]
 from test_meta_trainer import converted, documents, trainer, logged
-results = {{}}
+from test_unequal_rows import one_step, unequal
+results = {{"unequal": {{mode: one_step({folder!r}, mode, {batch}, ddp_backend={backend!r}) for mode in {modes!r}}}}}
 for gradients in ("first_order", "exact"):
     model = converted(fast_weights="delta")
     run = trainer({folder!r}, model, documents(), max_steps=3, per_device_train_batch_size={batch}, optim="sgd",
@@ -32,7 +33,9 @@ for gradients in ("first_order", "exact"):
     before = [p.detach().clone() for p in run.outer.all]
     run.train()
     moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(run.outer.all, before)])
-    results[gradients] = {{"moved": moved, "loss": logged(run, "loss"), "eval": run.evaluate()["eval_loss"]}}
+    stream = datasets.Dataset.from_dict({{"input_ids": unequal()[:3]}}).to_iterable_dataset()
+    evaluated = [run.evaluate(), run.evaluate(unequal()), run.evaluate(unequal()[:1]), run.evaluate(stream)]
+    results[gradients] = {{"moved": moved, "loss": logged(run, "loss"), "eval": [e["eval_loss"] for e in evaluated]}}
 if run.args.process_index == 0:
     torch.save(results, {result!r})
 """
@@ -42,7 +45,7 @@ def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path
     results = []
     for processes, batch in ((1, 4), (2, 2)):
         script, result = tmp_path / f"{processes}.py", tmp_path / f"{processes}.pt"
-        values = {"folder": str(tmp_path / str(processes)), "batch": batch, "result": str(result)}
+        values = {"folder": str(tmp_path / str(processes)), "batch": batch, "result": str(result), "modes": MODES}
         values |= {"tests": str(Path(__file__).parent), "backend": "gloo" if processes > 1 else None}
         script.write_text(LAUNCHED.format(**values))
         # With CPUs only, accelerate's own name for one process on each device needs this.
@@ -57,14 +60,17 @@ def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
         assert two["eval"] == pytest.approx(one["eval"], abs=1e-4)
         assert (two["moved"] - one["moved"]).norm() < tolerance * one["moved"].norm()
+    for mode in MODES:
+        (one, one_loss), (two, two_loss) = (result["unequal"][mode] for result in results)
+        assert two_loss == pytest.approx(one_loss, abs=1e-4)
+        assert (two - one).norm() < (1e-2 if mode in ("exact", "truncated") else 1e-4) * one.norm()
 
 
 @pytest.mark.parametrize("gradients", MODES)
 def test_the_loss_of_a_step_is_where_trainer_adds_losses_up(tmp_path, monkeypatch, gradients):
     run = trainer(tmp_path, gradients=gradients)
     batch = next(iter(run.get_train_dataloader()))
-    run.current_gradient_accumulation_steps = 1
     monkeypatch.setattr(run, "_prepare_inputs", lambda inputs: inputs)
     monkeypatch.setattr(type(run.args), "device", torch.device("meta"))  # in the place of an accelerator
 
-    assert run.training_step(run.model, batch).device == run.args.device
+    assert run.training_step(run.model, batch, 10).device == run.args.device

@@ -203,7 +203,7 @@ def test_a_padded_row_counts_as_it_does_alone(kind):
     for mode in ("exact", "truncated", "first_order"):
         both = outer_gradients(model, outer, ids, mask, mode, 2)
         rows = [outer_gradients(model, outer, ids[:1], None, mode, 2)]
-        k = 0 if mode == "first_order" else 3 if mode == "exact" else 0
+        k = {"first_order": 0, "truncated": 2, "exact": 3}[mode]
         rows.append(through_rows(model, outer, ids[1:, : 3 * CHUNK], k))
         names = {p: name for name, p in model.named_parameters()}
         mixed = {p: (5 * rows[0].gradients[p] + 3 * rows[1].gradients[p]) / 8 for p in outer.all}

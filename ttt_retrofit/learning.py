@@ -292,6 +292,30 @@ def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weight
     return FastState(sites, fast.steps + 1, take)
 
 
+class _TakingPart(torch.autograd.Function):
+    """The tensor itself, of which tensors that it does not depend on get a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(*others)
+        return result.detach()  # shares memory, and may be written in place, unlike a view
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *(torch.zeros_like(other) for other in ctx.saved_tensors)
+
+
+def taking_part(decoder: Decoder, logits: Tensor) -> Tensor:
+    """The same logits, in whose graph every trained parameter of the sites has a place.
+
+    Nothing depends on inner rates where no chunk was full, and DistributedDataParallel waits for the gradient of every
+    parameter.
+    """
+    others = [p for site in decoder.sites for p in site.parameters() if p.requires_grad]
+    result: Tensor = _TakingPart.apply(logits, *others)
+    return result
+
+
 @torch.no_grad()
 def displacements(decoder: Decoder, fast: FastState) -> Tensor:
     """(S,) how far the fast weights of each site have moved from their start, ‖ΔW‖ / ‖W‖; the mean over rows."""

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 from transformers.utils.generic import ModelOutput
 
-from . import backbone, calls, hub, in_place, layer, packed, reading, rotary
+from . import backbone, calls, hub, in_place, layer, learning, packed, reading, rotary
 from . import voices as hooks
 from .alike import AlikeMixin
 from .backbone import ADDED
@@ -260,6 +260,9 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             collected.add(segment)
         # collect
         output = collected.output(cache.detach_() if use_cache is not False else None)
+        if torch.is_grad_enabled():
+            made = backbone.LAST if backbone.LAST in output else "logits"
+            output[made] = learning.taking_part(self, output[made])
         return self._returned(output, labels, mask, for_loss, return_dict)
 
     def _returned(

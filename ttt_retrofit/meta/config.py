@@ -119,6 +119,11 @@ class TTTTrainingConfig(TrainingArguments):
             raise ConfigError(SHARDED.format("fsdp" if self.fsdp else "deepspeed"))
         if self.torch_compile:
             raise ConfigError("torch_compile=True: the outer loop runs chunks of the plain model. Leave it off.")
+        if not self.average_tokens_across_devices:
+            raise ConfigError(
+                "average_tokens_across_devices=False: the outer gradient is of the mean over the target tokens of all "
+                "processes. Leave it out."
+            )
         for name in ("label_smoothing_factor", "neftune_noise_alpha", "bf16_full_eval", "fp16_full_eval"):
             if value := getattr(self, name):
                 raise ConfigError(f"{name}={value}: the outer loop has its own loss and evaluation. Leave it out.")

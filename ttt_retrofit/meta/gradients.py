@@ -1,10 +1,13 @@
-"""The outer gradient of a batch of sequences: the mean over chunks of the loss that each had before its update.
+"""The outer gradient of a batch of sequences: of the mean over chunks of the loss that each had before its update.
+
+All chunks have as many targets, so this is the mean over target tokens. A batch may be a part of a step of the outer
+optimizer, beside others that are accumulated or on other devices: the mean is then over the chunks of all of them.
 
 What a later loss owes to an earlier update can be followed exactly, in the last chunks only, or not at all:
 
 - `first_order`: the directions of the inner steps, and past keys, are constants. The gradient that steps the fast
   weights is then the outer gradient of their start as well: it costs one read.
-- `truncated`: exact through the last k chunks, first order in those before.
+- `truncated`: exact through the last k chunks of every row, first order in those before.
 - `exact`: through every update and all keys.
 - `none`: no updates at all; plain fine-tuning of the same parameters, the control to compare with.
 
@@ -20,7 +23,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -51,7 +54,7 @@ class Outcome:
     """What one batch gave."""
 
     losses: Tensor  # (B, chunks), nats per token before each update; NaN where a row has ended
-    gradients: dict[torch.nn.Parameter, Tensor]  # of the mean over all chunks of the batch
+    gradients: dict[torch.nn.Parameter, Tensor]  # of the sum over all chunks of the batch, each with the weight given
     cache: TTTCache  # as the read left it
 
 
@@ -63,6 +66,7 @@ def outer_gradients(
     gradients: Gradients,
     truncate_chunks: int = 1,
     rematerialise: bool = False,
+    weight: float | None = None,
 ) -> Outcome:
     """Loss and outer gradient of a batch, of which no parameter's `.grad` is touched.
 
@@ -73,6 +77,8 @@ def outer_gradients(
     truncate_chunks : k of `truncated`.
     rematerialise : keep less and compute it again: for exact gradients, the state at every √N-th of N chunks, each
         group of which is read a second time; for `none`, no activations.
+    weight : of each chunk in the loss that gradients are of: one over the chunks of all batches of a step. By default
+        one over those of this batch.
 
     Raises
     ------
@@ -80,25 +86,35 @@ def outer_gradients(
         When no row holds a whole chunk.
     """
     tokens = align(ids, mask, None)
-    chunks = max(tokens.counts) // model.ttt.chunk_size
+    by_row = whole_chunks(tokens, model.ttt.chunk_size)
+    chunks = max(by_row)
     if not chunks:
         raise InputError(
             f"The longest of these sequences has {max(tokens.counts)} tokens, and a chunk {model.ttt.chunk_size}. "
             "The outer loss is a mean over whole chunks: give longer sequences."
         )
+    weight = 1 / sum(by_row) if weight is None else weight
     if gradients == "none":
-        return _without_updates(model, outer, tokens, rematerialise)
+        return _without_updates(model, outer, tokens, weight, rematerialise)
     exact = {"exact": chunks, "truncated": min(truncate_chunks, chunks), "first_order": 0}[gradients]
-    return through_updates(model, outer, tokens, exact, _second_order(model), rematerialise)
+    return through_updates(model, outer, tokens, exact, _second_order(model), rematerialise, weight)
 
 
 @torch.no_grad()
 def through_updates(
-    model: Any, outer: OuterParameters, tokens: Tokens, exact: int, reading: Reading, rematerialise: bool = False
+    model: Any,
+    outer: OuterParameters,
+    tokens: Tokens,
+    exact: int,
+    reading: Reading,
+    rematerialise: bool = False,
+    weight: float | None = None,
 ) -> Outcome:
-    """The outer gradient, exact through the last `exact` chunks and first order before them."""
-    chunks = list(pieces(tokens, model.ttt.chunk_size))
-    weight = 1 / sum(sum(count > 0 for count in piece.counts) for piece in chunks)
+    """The outer gradient, exact through the last `exact` chunks of every row and first order before them."""
+    by_row = whole_chunks(tokens, model.ttt.chunk_size)
+    weight = 1 / sum(by_row) if weight is None else weight
+    truncated = 0 < exact < max(by_row)
+    chunks = list(pieces(tokens, model.ttt.chunk_size, together_at="end" if truncated else "start"))
     found = Found(outer)
     cache = model.new_cache()
     cache.prepare(len(tokens.counts), tokens.ids.device)
@@ -170,7 +186,7 @@ def _second_order(model: Any) -> Reading:
     return by_double_backward if in_16_bits or rounded else by_differences
 
 
-def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, rematerialise: bool) -> Outcome:
+def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, weight: float, rematerialise: bool) -> Outcome:
     cache, losses = model.new_cache(), []
     for piece in pieces(tokens, model.ttt.chunk_size):
         real = torch.tensor([count > 0 for count in piece.counts], device=tokens.ids.device)
@@ -180,19 +196,31 @@ def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, remater
             losses.append(torch.where(real, by_row, torch.nan))
     by_chunk = torch.stack(losses, 1)  # (B, chunks)
     parameters = outer.all
-    taken = torch.autograd.grad(by_chunk.nanmean(), parameters, allow_unused=True)
+    taken = torch.autograd.grad(weight * by_chunk.nansum(), parameters, allow_unused=True)
     found = Found(outer)
     for parameter, gradient in zip(parameters, taken):
         found.add(parameter, gradient)
     return Outcome(by_chunk.detach(), found.by_parameter, cache.detach_())
 
 
-def pieces(tokens: Tokens, size: int) -> Iterator[Tokens]:
-    """Whole chunks, one after the other; a row whose next chunk is not whole has ended."""
-    chunks = [count // size for count in tokens.counts]
-    for index in range(max(chunks)):
-        counts = [size if index < count else 0 for count in chunks]
-        yield Tokens(tokens.ids[:, index * size : (index + 1) * size], None, counts, None)
+def whole_chunks(tokens: Tokens, size: int) -> list[int]:
+    """How many there are, by row."""
+    return [count // size for count in tokens.counts]
+
+
+def pieces(tokens: Tokens, size: int, together_at: Literal["start", "end"] = "start") -> Iterator[Tokens]:
+    """Whole chunks, one after the other, of rows that start, or end, together; (B, C) each.
+
+    A row that has ended, or not begun, has a count of 0.
+    """
+    chunks = whole_chunks(tokens, size)
+    longest = max(chunks)
+    begins = [longest - count if together_at == "end" else 0 for count in chunks]  # the piece a row begins in
+    columns = torch.arange(size, device=tokens.ids.device)
+    for index in range(longest):
+        counts = [size if begin <= index < begin + count else 0 for begin, count in zip(begins, chunks)]
+        own = torch.tensor([max(index - begin, 0) for begin in begins], device=tokens.ids.device)
+        yield Tokens(tokens.ids.gather(1, own[:, None] * size + columns), None, counts, None)
 
 
 def _read(model: Any, cache: TTTCache, piece: Tokens, outer: Outer) -> None:

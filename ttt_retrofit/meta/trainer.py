@@ -89,9 +89,9 @@ class TTTTrainer(Trainer):
                     f"{name} is given, which would never be called: the loss is the inner loop's, and evaluation "
                     "measures it by position. Leave it out."
                 )
-        self._metrics: dict[str, list[float]] = defaultdict(list)
+        self._metrics: dict[str, list[float]] = defaultdict(list)  # by row
 
-        self._workers = args.dataloader_num_workers
+        self._workers, self._processes = args.dataloader_num_workers, args.world_size
         self._sequences = partial(
             sequences, length=args.sequence_length, chunk=self.ttt_model.ttt.chunk_size,
             vocabulary=self.ttt_model.vocabulary_size, tokenizer=processing_class,
@@ -129,6 +129,8 @@ class TTTTrainer(Trainer):
                 f"dataloader_num_workers={self._workers}: {name} is streamed, and every worker would read all of it. "
                 "Take 0 workers, or a data set with a length."
             )
+        if isinstance(rows, Streamed) and self._processes > 1 and name != "train_dataset":
+            return Cut(rows)  # a stream is shared out evenly, the last processes getting some sequences a second time
         return rows
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
@@ -158,14 +160,37 @@ class TTTTrainer(Trainer):
         assert self.optimizer is not None
         return self.optimizer
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """Trainer's, with the number of chunks in the batches of one step, those of all processes.
+
+        All chunks have as many targets, so a mean over chunks is one over target tokens.
+        """
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        return batches, self._chunks(batches, device)
+
+    def _chunks(self, batches: list[dict[str, Any]], device: torch.device) -> int:
+        size = self.ttt_model.ttt.chunk_size
+        chunks = [(batch["attention_mask"].sum(1) // size).sum().item() for batch in batches]
+        return int(self.accelerator.reduce(torch.tensor(sum(chunks), device=device), "sum"))
+
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Add a batch's outer gradient to `.grad`; average it over processes when the optimizer is about to step.
+        """Add a batch's outer gradient to `.grad`; sum it over processes when the optimizer is about to step.
 
         Gradients are put in place by hand: the hooks of DistributedDataParallel know of one backward pass.
+
+        Parameters
+        ----------
+        num_items_in_batch : the chunks of all batches of this step, over all processes, as `get_batch_samples` counts
+            them. By default those of this batch alone.
+
+        Returns
+        -------
+        This batch's part of the mean loss of the step, times the number of processes, over which Trainer averages it.
         """
         inputs = self._prepare_inputs(inputs)
+        weight = 1 / int(num_items_in_batch or self._chunks([inputs], self.args.device))
         self.ttt_model.eval()  # dropout would differ between the readings of a chunk
         with self.accelerator.autocast():
             outcome = outer_gradients(
@@ -176,44 +201,45 @@ class TTTTrainer(Trainer):
                 self.args.gradients,
                 self.args.truncate_chunks,
                 bool(self.args.gradient_checkpointing),
+                weight,
             )
-        share = 1 / self.current_gradient_accumulation_steps
-        self._accumulate(outcome, share)
+        self._accumulate(outcome)
         if self.accelerator.sync_gradients:
-            self._average()
+            self._sum_over_processes()
         self._note(outcome)
-        return share * outcome.losses.nanmean().to(self.args.device)  # caches keep losses on the CPU
+        share = self.accelerator.num_processes * weight
+        return share * outcome.losses.nansum().to(self.args.device)  # caches keep losses on the CPU
 
-    def _accumulate(self, outcome: Outcome, share: float) -> None:
+    def _accumulate(self, outcome: Outcome) -> None:
         if not all(bool(gradient.isfinite().all()) for gradient in outcome.gradients.values()):
             logger.warning_once("A batch gave an outer gradient that is not finite; it was left out. Reported once.")
             return
         for parameter, gradient in outcome.gradients.items():
-            gradient = share * gradient
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    def _average(self) -> None:
+    def _sum_over_processes(self) -> None:
         if self.accelerator.num_processes > 1:
             for parameter in self.outer.all:  # the same order in every process
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = self.accelerator.reduce(gradient, "mean")
+                parameter.grad = self.accelerator.reduce(gradient, "sum")
 
     def _note(self, outcome: Outcome) -> None:
-        losses = outcome.losses
+        losses = outcome.losses  # (B, chunks)
         last = (~losses.isnan()).sum(1) - 1  # (B,)
-        self._metrics["inner_loss_first"].append(losses[:, 0].mean().item())
-        self._metrics["inner_loss_last"].append(losses.gather(1, last[:, None].to(losses.device)).mean().item())
+        self._metrics["inner_loss_first"] += losses[:, 0].tolist()
+        self._metrics["inner_loss_last"] += losses.gather(1, last[:, None].to(losses.device))[:, 0].tolist()
         if self.args.gradients == "none":
             return
         moved = displacements(self.ttt_model, outcome.cache.fast)
-        self._metrics["fast_weight_norm"].append(moved.mean().item())
+        self._metrics["fast_weight_norm"] += len(losses) * [moved.mean().item()]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Trainer's, with the inner loop's metrics since the last time beside the training loss."""
         if "loss" in logs:
             for name, values in self._metrics.items():
-                gathered = self.accelerator.gather(torch.tensor(values, device=self.args.device))
-                logs[name] = gathered.float().mean().item()
+                noted = torch.tensor([sum(values), len(values)], dtype=torch.float64, device=self.args.device)
+                total, rows = self.accelerator.reduce(noted, "sum").tolist()
+                logs[name] = total / rows
             self._metrics.clear()
             rates = torch.stack([site.rate(self.ttt_model.ttt).detach() for site in self.ttt_model.sites])
             logs |= {"inner_lr_lowest": rates.min().item(), "inner_lr_highest": rates.max().item()}
