@@ -340,7 +340,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
-            return AutoTokenizer.from_pretrained(self.name_or_path)
+            return AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."

@@ -175,7 +175,7 @@ def chat(
     with nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-chat-") as where:
         config, asked = recipe(said), read_questions(questions)
         with out.aside.status(f"loading {name}"):
-            model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+            model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
         session = ChatSession(model, tokenizer, where, config=config, questions=asked)
         kept = f"Kept in {directory}." if directory else "Nothing is kept when you leave; --memory DIR keeps it."
         if paged:

@@ -30,7 +30,7 @@ def read(
     if save is not None:
         check_file(save)  # before the reading that would be lost with it
     texts = [read_text(path) for path in files]
-    reader, tokenizer = load_model(model, choices, device), load_tokenizer(model)
+    reader, tokenizer = load_model(model, choices, device), load_tokenizer(model, choices)
     cache = reader.new_cache() if begun is None else TTTCache.load(begun, reader)
     # Only what begins a text has a beginning: the token of it, where a tokenizer has one, comes once.
     ids = [
@@ -92,7 +92,7 @@ def _compare(
     systems: tuple[str, ...],
 ) -> None:
     texts = [read_text(path) for path in files]
-    model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+    model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
     ids = [token_ids(tokenizer, text, most) for text in texts]
     config, readings = model.ttt, [dict[str, Reading]() for _ in files]
     if config.sliding_window is None:

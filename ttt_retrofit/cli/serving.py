@@ -62,7 +62,7 @@ def serve(
         nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-serve-") as where,
     ):
         with out.aside.status(f"loading {name}"):
-            model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+            model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
 
         def opened(path: Path) -> ChatSession:
             return ChatSession(model, tokenizer, path, keep_turns=0, config=config, questions=asked)
