@@ -34,6 +34,9 @@ Recipe = Annotated[
 Questions = Annotated[Path | None, typer.Option(help="What may be asked later, a line each; else the model asks.")]
 Device = Annotated[str | None, typer.Option(help="Such as cuda:0; the GPU if there is one.")]
 Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that stands beside the model.")]
+Split = Annotated[
+    bool, typer.Option(help="Special tokens that a message spells are text, not tokens that could begin a turn.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
 Saved = Annotated[Path, typer.Argument(help="A user's directory, or a memory saved alone.", show_default=False)]

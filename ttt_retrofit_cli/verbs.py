@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from .memories import memories
-from .options import Device, Files, Json, Model, Preset, Questions, Recipe, Settings, Trust, Window, choices_of, saying
+from .options import (
+    Device,
+    Files,
+    Json,
+    Model,
+    Preset,
+    Questions,
+    Recipe,
+    Settings,
+    Split,
+    Trust,
+    Window,
+    choices_of,
+    saying,
+)  # fmt: skip
 from .plots import plots
 
 app = typer.Typer(
@@ -118,6 +132,7 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
     page: Annotated[bool, typer.Option("--page", help="In a browser, with what is remembered beside it.")] = False,
     port: Annotated[int | None, typer.Option(help="Of the page; one that is free.", min=1, max=65535)] = None,
+    split_special_tokens: Split = True,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
@@ -131,7 +146,10 @@ def chat(
         from ttt_retrofit.cli import chatting
 
         choices = choices_of(window, settings, trust)
-        chatting.chat(output, model, memory, max_new_tokens, questions, recipe or [], choices, device, page, port)
+        chatting.chat(
+            output, model, memory, max_new_tokens, questions, recipe or [], choices, device, split_special_tokens, page,
+            port,
+        )  # fmt: skip
 
 
 @app.command()
@@ -150,6 +168,7 @@ def serve(
     max_concurrent: Annotated[int, typer.Option(help="Requests waiting or being answered.", min=1)] = 16,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1)] = 1 << 20,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 1024,
+    split_special_tokens: Split = True,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
@@ -165,7 +184,7 @@ def serve(
         choices = choices_of(window, settings, trust)
         serving.serve(
             output, model, store, host, port, api_key, idle, batch, max_concurrent, max_body, max_new_tokens,
-            questions, recipe or [], choices, device,
+            questions, recipe or [], choices, device, split_special_tokens,
         )  # fmt: skip
 
 

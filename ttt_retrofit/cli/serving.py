@@ -34,6 +34,7 @@ def serve(
     said: list[str],
     choices: Choices,
     device: str | None,
+    split: bool = True,
 ) -> None:
     """Answer until interrupted; memories are kept in the directory, or nowhere without one.
 
@@ -69,7 +70,7 @@ def serve(
 
         local = Path(name).expanduser()
         served = local.resolve().name if local.exists() else name
-        answering = Answering(model, tokenizer, batch, most_at_once)
+        answering = Answering(model, tokenizer, batch, most_at_once, split)
         users = Users(Path(where), opened)
         service = Service(served, answering, users, Keeper(users, idle), Limits(max_body, most))
         bound = f"[{host}]" if family == socket.AF_INET6 else host
