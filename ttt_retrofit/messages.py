@@ -1,8 +1,8 @@
 """Chat messages, as they are handed over and as a tokenizer's template takes them.
 
 Some templates take nothing but turns of two: Gemma's and Mistral's raise where two messages of one role follow each
-other, and Gemma's knows no system prompt. What a template writes are tokens, what a message says is text: no message can
-begin a turn by spelling its tokens.
+other, and Gemma's knows no system prompt. What a template writes are tokens, what a message says is text: by spelling
+tokens, no message can begin a turn.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def prompt_ids(
             raise
         raise InputError(
             f"A message spells a special token, and this tokenizer cannot write it as text: {error}. Take it out of "
-            "the message; or let it be a token with split_special_tokens=False, where whoever wrote the message is trusted."
+            "the message, or trust it and let it be a token with split_special_tokens=False."
         ) from error
 
 

@@ -22,6 +22,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from ..auto import AutoModelForCausalLM, TTTConfigMixin
 from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import ConfigError, InputError, TTTError, UnsupportedModelError
+from ..texts import text_ids
 
 STDIN = Path("-")
 
@@ -247,8 +248,8 @@ def read_context(path: Path) -> str | list[dict[str, Any]]:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, most: int | None = None) -> torch.Tensor:
-    """(1, T) ids of a text, at most `most` of them."""
-    return tokenizer(text, return_tensors="pt", verbose=False).input_ids[:, :most]
+    """(1, T) ids of a text that begins, at most `most` of them."""
+    return torch.tensor([text_ids(tokenizer, text)])[:, :most]
 
 
 def check_new(target: Path) -> None:
