@@ -114,6 +114,7 @@ ORDER = [
     "fingerprint",
     "config",
     "messages",
+    "texts",
     "errors",
 ]
 PACKAGES = {name.split(".")[0] for name in ORDER if "." in name}

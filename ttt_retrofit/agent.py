@@ -43,6 +43,7 @@ class ChatSession:
     keep_turns : the last turns (a question and its answer each) that stay in the prompt as they are.
     config : how older turns are consolidated.
     questions : what this agent will want to know later, instead of questions the model writes itself.
+    split_special_tokens : special tokens that a message spells are text, see `messages.prompt_ids`.
 
     Attributes
     ----------
@@ -61,6 +62,7 @@ class ChatSession:
         keep_turns: int = 2,
         config: ConsolidationConfig | None = None,
         questions: Sequence[str] | None = None,
+        split_special_tokens: bool = True,
     ) -> None:
         if tokenizer.chat_template is None:
             raise InputError(
@@ -71,6 +73,7 @@ class ChatSession:
             raise InputError(f"keep_turns={keep_turns}: expected 0 or more.")
         self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
         self.config, self.questions = config or ConsolidationConfig(), questions
+        self.split_special_tokens = split_special_tokens
         self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / STORE)
         self.memory = self.store.load()
@@ -129,7 +132,7 @@ class ChatSession:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
         if self.memory is not None:
             prompt = self.memory.with_notes(prompt)
-        ids = prompt_ids(self.tokenizer, prompt)
+        ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
         known, cache = len(self._read), self._cache
         if cache is None or known >= len(ids) or ids[:known] != self._read:
             cache = self.model.new_cache()

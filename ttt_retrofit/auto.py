@@ -294,6 +294,8 @@ class AutoModelForCausalLM:
     ) -> Any:
         """As transformers' `from_pretrained`, with `ttt_config` for a base.
 
+        Code that stands beside a model runs only with `trust_remote_code=True`; nobody is asked on stdin.
+
         Raises
         ------
         ConfigError
@@ -302,6 +304,7 @@ class AutoModelForCausalLM:
             When the checkpoint is damaged or incomplete.
         """
         load = transformers.AutoModelForCausalLM.from_pretrained
+        kwargs = {"trust_remote_code": False, **kwargs}
         if kwargs.get("gguf_file"):
             return wrap(load(path, *args, **kwargs), ttt_config)
         config, rest = _load_config(path, kwargs)

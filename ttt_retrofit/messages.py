@@ -1,12 +1,15 @@
 """Chat messages, as they are handed over and as a tokenizer's template takes them.
 
 Some templates take nothing but turns of two: Gemma's and Mistral's raise where two messages of one role follow each
-other, and Gemma's knows no system prompt.
+other, and Gemma's knows no system prompt. What a template writes are tokens, what a message says is text: by spelling
+tokens, no message can begin a turn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -41,22 +44,42 @@ def read_messages(messages: Sequence[Any]) -> list[Message]:
     return found
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], **settings: Any) -> list[int]:
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    split_special_tokens: bool = True,
+    **settings: Any,
+) -> list[int]:
     """The token ids of a conversation that waits for an answer. settings: of the template.
+
+    Parameters
+    ----------
+    split_special_tokens : encode special tokens that messages spell as text, so that none of them can begin a turn of
+        another role; False lets them be tokens. Where messages spell none, both give the same ids.
 
     Raises
     ------
     InputError
-        When the template refuses the messages, and also refuses them as turns of user and assistant.
+        When the template refuses the messages, and also refuses them as turns of user and assistant. When a tokenizer
+        cannot spell a special token as text.
     """
+    if split_special_tokens and _spells_tokens(tokenizer, messages):
+        settings = {**settings, "sanitize_control_tokens": True}
     try:
-        text = _applied(tokenizer, messages, settings)
-    except TemplateError:
         try:
-            text = _applied(tokenizer, in_turns(messages), settings)
-        except TemplateError as error:
-            raise InputError(f"The model's chat template refuses these messages: {error}") from error
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+            return _applied(tokenizer, messages, settings)
+        except TemplateError:
+            return _applied(tokenizer, in_turns(messages), settings)
+    except TemplateError as error:
+        raise InputError(f"The model's chat template refuses these messages: {error}") from error
+    except ValueError as error:
+        if "sanitize_control_tokens" not in settings:
+            raise
+        raise InputError(
+            f"A message spells a special token, and this tokenizer cannot write it as text: {error}. Take it out of "
+            "the message, or trust it and let it be a token with split_special_tokens=False."
+        ) from error
 
 
 def in_turns(messages: Sequence[Message]) -> list[Message]:
@@ -76,5 +99,33 @@ def in_turns(messages: Sequence[Message]) -> list[Message]:
     return turns
 
 
-def _applied(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], settings: dict[str, Any]) -> str:
-    return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True, **settings))
+def _applied(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], settings: dict[str, Any]) -> list[int]:
+    given: Any = list(messages)
+    return list(tokenizer.apply_chat_template(given, add_generation_prompt=True, return_dict=False, **settings))
+
+
+def _spells_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
+    """Whether a message holds what would be a token that directs the model."""
+    template, special = str(tokenizer.chat_template), tuple(tokenizer.all_special_tokens)
+    of_all, of_template = _directing(tokenizer, len(tokenizer), template, special)
+    return any(
+        of_all.search(message["content"]) or (message["role"] != "assistant" and of_template.search(message["content"]))
+        for message in messages
+    )
+
+
+@lru_cache(maxsize=8)  # some tokenizers have thousands of added tokens
+def _directing(
+    tokenizer: PreTrainedTokenizerBase, size: int, template: str, special: tuple[str, ...]
+) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds special tokens, and what finds others that the template writes.
+
+    Those others may be the assistant's: templates look for the ends of its thoughts.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    written = [token.content for token in added if token.content in template and not token.content.isspace()]
+    return _any_of([*special, *(token.content for token in added if token.special)]), _any_of(written)
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")  # which matches nothing

@@ -34,6 +34,7 @@ from .generating import GenerateMixin
 from .inference import outside_inference_mode
 from .memory import Memory
 from .remembering import MemoryMixin
+from .texts import text_ids
 from .window import restore_attention, set_windowed_attention, windowed_name
 
 logger = logging.get_logger(__name__)
@@ -287,6 +288,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         text_or_ids: str | list[int] | Tensor,
         *,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        add_special_tokens: bool | None = None,
         attention_mask: Tensor | None = None,
         past_key_values: TTTCache | None = None,
         learn_from: LearnFrom | None = None,
@@ -299,6 +301,9 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         ----------
         text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
         tokenizer : for text; found by the model's name when not given.
+        add_special_tokens : of a text. When not given, what the tokenizer puts before a text, such as BOS, stands once
+            at the start of a conversation; a text that goes on from a cache gets none, and nothing, such as EOS, is ever
+            put behind one. True is the tokenizer's own way at every call, False none.
         past_key_values : a cache to go on from.
         memories : as in forward; what is learned while reading adds to them.
         progress : show a progress bar, or a function that is called with the number of tokens just read.
@@ -313,7 +318,8 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             For an empty context, or a single token with nothing before it, from which nothing can be learned; and for
             whatever forward refuses, before anything is read.
         """
-        ids = self._to_ids(text_or_ids, tokenizer)
+        begins = not isinstance(past_key_values, TTTCache) or past_key_values.columns == 0
+        ids = self._to_ids(text_or_ids, tokenizer, add_special_tokens, begins)
         fresh = past_key_values is None
         if ids.shape[1] == 0 or (fresh and ids.shape[1] == 1):
             raise InputError(
@@ -370,10 +376,24 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         return reading.Outer(record=record, rematerialise=self._rematerialise and self.training)
 
-    def _to_ids(self, text_or_ids: str | list[int] | Tensor, tokenizer: PreTrainedTokenizerBase | None) -> Tensor:
+    def _to_ids(
+        self,
+        text_or_ids: str | list[int] | Tensor,
+        tokenizer: PreTrainedTokenizerBase | None,
+        add_special_tokens: bool | None,
+        begins: bool,
+    ) -> Tensor:
         if isinstance(text_or_ids, str):
             tokenizer = tokenizer or self._own_tokenizer()
-            text_or_ids = tokenizer(text_or_ids, return_tensors="pt").input_ids
+            if add_special_tokens is None:
+                text_or_ids = text_ids(tokenizer, text_or_ids, begins=begins)
+            else:
+                text_or_ids = list(tokenizer(text_or_ids, add_special_tokens=add_special_tokens).input_ids)
+        elif add_special_tokens is not None:
+            raise InputError(
+                f"add_special_tokens={add_special_tokens} is for a text, and read() was given a "
+                f"{type(text_or_ids).__name__}. Token ids are read as they are: leave it out."
+            )
         if not isinstance(text_or_ids, (Tensor, list, tuple)):
             raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
         try:
@@ -389,7 +409,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         try:
-            return AutoTokenizer.from_pretrained(self.name_or_path)
+            return AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."

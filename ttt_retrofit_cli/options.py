@@ -33,6 +33,10 @@ Recipe = Annotated[
 ]
 Questions = Annotated[Path | None, typer.Option(help="What may be asked later, a line each; else the model asks.")]
 Device = Annotated[str | None, typer.Option(help="Such as cuda:0; the GPU if there is one.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run code that stands beside the model.")]
+Split = Annotated[
+    bool, typer.Option(help="Special tokens that a message spells are text, not tokens that could begin a turn.")
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 
 Saved = Annotated[Path, typer.Argument(help="A user's directory, or a memory saved alone.", show_default=False)]
@@ -68,7 +72,9 @@ def _expected() -> tuple[type[Exception], ...]:
     return TTTError, OSError
 
 
-def choices_of(window: int | None, settings: list[str] | None, preset: str | None = None, **defaults: int) -> Choices:
+def choices_of(
+    window: int | None, settings: list[str] | None, trust: bool, preset: str | None = None, **defaults: int
+) -> Choices:
     from ttt_retrofit.cli.loading import Choices
 
-    return Choices(preset, window, tuple(settings or ()), defaults)
+    return Choices(preset, window, tuple(settings or ()), defaults, trust)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Json, Model, Preset, Saved, Settings, Window, choices_of, saying
+from .options import Device, Json, Model, Preset, Saved, Settings, Trust, Window, choices_of, saying
 
 plots = typer.Typer(help="Pictures on the terminal; with --out, PNG and HTML files.", no_args_is_help=True)
 Folder = Annotated[Path | None, typer.Option(help="Directory for PNG and HTML files.")]
@@ -23,13 +23,14 @@ def plot_reading(
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Loss by position, which layers learned when, surprise over the text, and bytes of state."""
     with saying(as_json) as output:
         from ttt_retrofit.cli import plotting
 
-        plotting.plot_reading(output, model, file, out, tokens, choices_of(window, settings, preset), device)
+        plotting.plot_reading(output, model, file, out, tokens, choices_of(window, settings, trust, preset), device)
 
 
 @plots.command("memory")
@@ -42,10 +43,11 @@ def plot_memory(
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """What a memory changes in the hidden states, layer by layer, against the context itself."""
     with saying(as_json) as output:
         from ttt_retrofit.cli import plotting
 
-        plotting.plot_memory(output, model, memory, context, question, out, choices_of(window, settings), device)
+        plotting.plot_memory(output, model, memory, context, question, out, choices_of(window, settings, trust), device)

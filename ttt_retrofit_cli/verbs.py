@@ -8,7 +8,21 @@ from typing import Annotated
 import typer
 
 from .memories import memories
-from .options import Device, Files, Json, Model, Preset, Questions, Recipe, Settings, Window, choices_of, saying
+from .options import (
+    Device,
+    Files,
+    Json,
+    Model,
+    Preset,
+    Questions,
+    Recipe,
+    Settings,
+    Split,
+    Trust,
+    Window,
+    choices_of,
+    saying,
+)  # fmt: skip
 from .plots import plots
 
 app = typer.Typer(
@@ -29,24 +43,30 @@ def convert(
     preset: Preset = None,
     window: Window = None,
     settings: Settings = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Write a base as a checkpoint that learns while it reads."""
     with saying(as_json) as output:
         from ttt_retrofit.cli import models
 
-        models.convert(output, base, out, choices_of(window, settings, preset))
+        models.convert(output, base, out, choices_of(window, settings, trust, preset))
 
 
 @app.command()
 def info(
-    model: Model, preset: Preset = None, window: Window = None, settings: Settings = None, as_json: Json = False
+    model: Model,
+    preset: Preset = None,
+    window: Window = None,
+    settings: Settings = None,
+    trust: Trust = False,
+    as_json: Json = False,
 ) -> None:
     """Family, layers, parameters that learn, bytes of state; loads no weights."""
     with saying(as_json) as output:
         from ttt_retrofit.cli import models
 
-        models.info(output, model, choices_of(window, settings, preset))
+        models.info(output, model, choices_of(window, settings, trust, preset))
 
 
 @app.command()
@@ -59,13 +79,14 @@ def read(
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Read texts one after another, learning on the way."""
     with saying(as_json, "Stopped. No state was written.") as output:
         from ttt_retrofit.cli import reading
 
-        reading.read(output, model, files, save, begun, choices_of(window, settings, preset), device)
+        reading.read(output, model, files, save, begun, choices_of(window, settings, trust, preset), device)
 
 
 @app.command("eval")
@@ -77,13 +98,14 @@ def evaluate(
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Loss by quarter of a text: full attention, window + sinks, and with updates."""
     with saying(as_json) as output:
         from ttt_retrofit.cli import reading
 
-        reading.evaluate(output, model, files, tokens, choices_of(window, settings, preset), device)
+        reading.evaluate(output, model, files, tokens, choices_of(window, settings, trust, preset), device)
 
 
 @app.command()
@@ -93,13 +115,14 @@ def demo(
     tokens: Annotated[int, typer.Option(help="Of the text, at most.", min=2)] = 6144,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """One text read in four ways, through a window of 512 tokens."""
     with saying(as_json) as output:
         from ttt_retrofit.cli import reading
 
-        reading.demo(output, model, file, tokens, choices_of(None, settings, sliding_window=512), device)
+        reading.demo(output, model, file, tokens, choices_of(None, settings, trust, sliding_window=512), device)
 
 
 @app.command()
@@ -109,19 +132,24 @@ def chat(
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
     page: Annotated[bool, typer.Option("--page", help="In a browser, with what is remembered beside it.")] = False,
     port: Annotated[int | None, typer.Option(help="Of the page; one that is free.", min=1, max=65535)] = None,
+    split_special_tokens: Split = True,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Talk; older turns become memory while you are away from the keyboard."""
     with saying(as_json, "Stopped. What was said is kept, except an answer that was not finished.") as output:
         from ttt_retrofit.cli import chatting
 
-        choices = choices_of(window, settings)
-        chatting.chat(output, model, memory, max_new_tokens, questions, recipe or [], choices, device, page, port)
+        choices = choices_of(window, settings, trust)
+        chatting.chat(
+            output, model, memory, max_new_tokens, questions, recipe or [], choices, device, split_special_tokens, page,
+            port,
+        )  # fmt: skip
 
 
 @app.command()
@@ -140,21 +168,23 @@ def serve(
     max_concurrent: Annotated[int, typer.Option(help="Requests waiting or being answered.", min=1)] = 16,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1)] = 1 << 20,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 1024,
+    split_special_tokens: Split = True,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Serve OpenAI's protocol; every user has a memory, made while they are silent."""
     with saying(as_json, "Stopped. What was said is kept if a --store was given.") as output:
         from ttt_retrofit.cli import serving
 
-        choices = choices_of(window, settings)
+        choices = choices_of(window, settings, trust)
         serving.serve(
             output, model, store, host, port, api_key, idle, batch, max_concurrent, max_body, max_new_tokens,
-            questions, recipe or [], choices, device,
+            questions, recipe or [], choices, device, split_special_tokens,
         )  # fmt: skip
 
 
@@ -169,13 +199,14 @@ def consolidate(
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Make a context into memory, verify it, and keep it if it is recalled. Exits with 1 if it is not."""
     with saying(as_json, "Stopped. The memory is as it was; the same command goes on from here.") as output:
         from ttt_retrofit.cli import remembering
 
-        choices = choices_of(window, settings)
+        choices = choices_of(window, settings, trust)
         accepted = remembering.consolidate(
             output, model, file, memory, seconds, questions, recipe or [], choices, device
         )
@@ -199,13 +230,14 @@ def train(
     window: Window = None,
     settings: Settings = None,
     device: Device = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Meta-learn where the fast weights start and how fast they learn."""
     with saying(as_json, "Stopped. The same command goes on from the last checkpoint.") as output:
         from ttt_retrofit.cli import training as outer
 
-        chosen = choices_of(window, settings, preset)
+        chosen = choices_of(window, settings, trust, preset)
         outer.train(
             output, model, data, out, held_out or [], steps, sequence_length, gradients, training or [], chosen, device
         )

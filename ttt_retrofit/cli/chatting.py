@@ -160,6 +160,7 @@ def chat(
     said: list[str],
     choices: Choices,
     device: str | None,
+    split: bool = True,
     paged: bool = False,
     port: int | None = None,
 ) -> None:
@@ -175,8 +176,8 @@ def chat(
     with nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-chat-") as where:
         config, asked = recipe(said), read_questions(questions)
         with out.aside.status(f"loading {name}"):
-            model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
-        session = ChatSession(model, tokenizer, where, config=config, questions=asked)
+            model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
+        session = ChatSession(model, tokenizer, where, config=config, questions=asked, split_special_tokens=split)
         kept = f"Kept in {directory}." if directory else "Nothing is kept when you leave; --memory DIR keeps it."
         if paged:
             show(out, session, most, kept, port)

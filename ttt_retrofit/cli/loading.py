@@ -16,11 +16,13 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import CONFIG_MAPPING, AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from ..auto import AutoModelForCausalLM, TTTConfigMixin
 from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import ConfigError, InputError, TTTError, UnsupportedModelError
+from ..texts import text_ids
 
 STDIN = Path("-")
 
@@ -33,6 +35,7 @@ class Choices:
     window: int | None = None
     settings: Sequence[str] = ()
     defaults: dict[str, Any] = field(default_factory=dict)  # of the verb; what was said comes before them
+    trust_remote_code: bool = False  # whether code that stands beside a model may run
 
     def changes(self) -> dict[str, Any]:
         """Fields of `TTTConfig`."""
@@ -93,7 +96,7 @@ def _value(said: str) -> Any:
         return said
 
 
-def load_config(name: str) -> Any:
+def load_config(name: str, choices: Choices) -> Any:
     """The configuration of a model; `is_converted` tells which kind it is.
 
     Raises
@@ -109,10 +112,15 @@ def load_config(name: str) -> Any:
     if not local.exists() and (local.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1):
         raise InputError(f"There is no model directory {name}. Give an existing directory, or a Hub id such as a/b.")
     try:
-        return AutoConfig.from_pretrained(local if local.exists() else name)
+        return AutoConfig.from_pretrained(
+            local if local.exists() else name, trust_remote_code=choices.trust_remote_code
+        )
     except TTTError:
         raise
     except (ValueError, StrictDataclassError) as error:
+        saved, _ = PreTrainedConfig.get_config_dict(local if local.exists() else name)
+        if saved.get("model_type") not in CONFIG_MAPPING:
+            _check_code(name, saved, choices)
         reason = str(error).partition("\n\n")[0]  # what follows is advice on other ways to install transformers
         raise UnsupportedModelError(
             f"transformers {transformers.__version__} cannot read the config.json of {name}: {reason} Expected a "
@@ -154,19 +162,21 @@ def load_model(name: str, choices: Choices, device: str | None = None, dtype: An
         For settings that do not fit, a preset for a model that is converted already, or a device that is not here.
     """
     place = find_device(device)  # before the minutes that loading may take
-    config, where = load_config(name), Path(name).expanduser()
-    found = where if where.exists() else name
+    config, where = load_config(name, choices), Path(name).expanduser()
+    found, trust = where if where.exists() else name, choices.trust_remote_code
     if is_converted(config):
         choices.of_converted(name, config.ttt)  # refuses what does not fit before weights are loaded
-        model = AutoModelForCausalLM.from_pretrained(found, dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(found, dtype=dtype, trust_remote_code=trust)
         if choices.changes():
             model.configure_ttt(**choices.changes())
     else:
-        model = AutoModelForCausalLM.from_pretrained(found, ttt_config=choices.config(), dtype=dtype)
+        model = AutoModelForCausalLM.from_pretrained(
+            found, ttt_config=choices.config(), dtype=dtype, trust_remote_code=trust
+        )
     return model.eval().to(place)
 
 
-def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, choices: Choices) -> PreTrainedTokenizerBase:
     """The tokenizer that stands beside a model.
 
     Raises
@@ -176,11 +186,23 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     where = Path(name).expanduser()
     try:
-        return AutoTokenizer.from_pretrained(where if where.exists() else name)
+        return AutoTokenizer.from_pretrained(
+            where if where.exists() else name, trust_remote_code=choices.trust_remote_code
+        )
     except ValueError:
+        _check_code(name, get_tokenizer_config(where if where.exists() else name), choices)
         raise InputError(
             f"{name} has no tokenizer that transformers can load. Save that of the base beside the model, with "
             "tokenizer.save_pretrained()."
+        ) from None
+
+
+def _check_code(name: str, saved: dict[str, Any], choices: Choices) -> None:
+    """Raise `UnsupportedModelError` where something could not be loaded because its code was not to run."""
+    if "auto_map" in saved and not choices.trust_remote_code:
+        raise UnsupportedModelError(
+            f"{name} comes with code of its own, which is not run unless you say so. Read that code; if you trust it, "
+            "give --trust-remote-code."
         ) from None
 
 
@@ -226,8 +248,8 @@ def read_context(path: Path) -> str | list[dict[str, Any]]:
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, most: int | None = None) -> torch.Tensor:
-    """(1, T) ids of a text, at most `most` of them."""
-    return tokenizer(text, return_tensors="pt", verbose=False).input_ids[:, :most]
+    """(1, T) ids of a text that begins, at most `most` of them."""
+    return torch.tensor([text_ids(tokenizer, text)])[:, :most]
 
 
 def check_new(target: Path) -> None:

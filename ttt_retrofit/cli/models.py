@@ -23,11 +23,11 @@ FULL = 4  # bytes of float32, in which fast weights are kept
 
 def convert(out: Output, base: str, target: Path, choices: Choices) -> None:
     """Write a base as a converted checkpoint, with its tokenizer."""
-    if is_converted(load_config(base)):
+    if is_converted(load_config(base, choices)):
         raise ConfigError(f"{base} is converted already. Expected a base, as it was published.")
     with written_whole(target) as directory:
         with out.aside.status(f"loading {base}"):
-            model, tokenizer = load_model(base, choices, "cpu"), load_tokenizer(base)
+            model, tokenizer = load_model(base, choices, "cpu"), load_tokenizer(base, choices)
         with out.aside.status(f"writing {target}"):
             model.save_pretrained(directory)
             tokenizer.save_pretrained(directory)
@@ -40,7 +40,7 @@ def convert(out: Output, base: str, target: Path, choices: Choices) -> None:
 
 def info(out: Output, name: str, choices: Choices) -> None:
     """What a model is and how it would read, from its configuration: no weight is loaded."""
-    config = load_config(name)
+    config = load_config(name, choices)
     converted = is_converted(config)
     ttt = choices.of_converted(name, config.ttt) if converted else choices.config()
     width = torch.empty(0, dtype=config.dtype or torch.float32).element_size()

@@ -23,7 +23,7 @@ def plot_reading(
     """Loss by position, changes of weights, surprise and state, all from reading one text in three ways."""
     _check_matplotlib(target)
     story = read_text(file)
-    model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+    model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
     ids = token_ids(tokenizer, story, tokens)
     with out.bars([SINKS, TTT, FULL], ids.shape[1]) as bars:
         read = collect.text_read(model, tokenizer, ids, bars)
@@ -77,7 +77,7 @@ def plot_memory(
     """What a memory changes in the hidden states, against the context itself."""
     _check_matplotlib(target)
     context, memory = read_context(file), chosen_memory(where, None)
-    model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+    model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
     with out.aside.status("asking with the context, without, and with the memory"):
         effect = collect.memory_effect(model, tokenizer, memory, context, questions)
     files: dict[str, list[str]] = {}

@@ -13,6 +13,7 @@ from .. import measure
 from ..cache import TTTCache
 from ..errors import InputError
 from ..measure import FULL, SINKS, SYSTEMS, TTT, Reading
+from ..texts import text_ids
 from .loading import Choices, check_file, load_model, load_tokenizer, read_text, token_ids
 from .output import Output, facts, megabytes, table
 
@@ -30,14 +31,11 @@ def read(
     if save is not None:
         check_file(save)  # before the reading that would be lost with it
     texts = [read_text(path) for path in files]
-    reader, tokenizer = load_model(model, choices, device), load_tokenizer(model)
+    reader, tokenizer = load_model(model, choices, device), load_tokenizer(model, choices)
     cache = reader.new_cache() if begun is None else TTTCache.load(begun, reader)
-    # Only what begins a text has a beginning: the token of it, where a tokenizer has one, comes once.
-    ids = [
-        tokenizer(text, return_tensors="pt", verbose=False, add_special_tokens=first and begun is None).input_ids
-        for text, first in zip(texts, [True] + [False] * len(texts))
-    ]
-    total, started = sum(part.shape[1] for part in ids), time.perf_counter()
+    # What the tokenizer puts before a text stands before all that is read into a state, once.
+    ids = [text_ids(tokenizer, text, begins=index == 0 and begun is None) for index, text in enumerate(texts)]
+    total, started = sum(map(len, ids)), time.perf_counter()
     with out.bars(["reading"], total) as bars:
         for part in ids:
             cache = reader.read(part, past_key_values=cache, progress=bars["reading"])
@@ -47,7 +45,7 @@ def read(
     losses = cache.loss_by_chunk[0].tolist() if cache.losses else []
     document = {
         "model": model,
-        "files": [{"file": str(path), "tokens": part.shape[1]} for path, part in zip(files, ids)],
+        "files": [{"file": str(path), "tokens": len(part)} for path, part in zip(files, ids)],
         "inner_rule": reader.ttt.inner_rule,
         "tokens_seen": int(cache.tokens_seen[0]),
         "loss_by_chunk": losses,
@@ -92,7 +90,7 @@ def _compare(
     systems: tuple[str, ...],
 ) -> None:
     texts = [read_text(path) for path in files]
-    model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+    model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
     ids = [token_ids(tokenizer, text, most) for text in texts]
     config, readings = model.ttt, [dict[str, Reading]() for _ in files]
     if config.sliding_window is None:

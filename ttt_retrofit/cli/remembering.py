@@ -62,7 +62,7 @@ def consolidate(
 ) -> bool:
     """Add what a file says to the memory in a user's directory; whether it was accepted."""
     context, config, asked = read_context(file), recipe(said), read_questions(questions)
-    model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+    model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
     store = MemoryStore(directory / STORE)
     # Held all the while: what another one added meanwhile would be left out of the new version.
     with store.writing(), out.stages() as progress:

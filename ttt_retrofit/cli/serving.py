@@ -34,6 +34,7 @@ def serve(
     said: list[str],
     choices: Choices,
     device: str | None,
+    split: bool = True,
 ) -> None:
     """Answer until interrupted; memories are kept in the directory, or nowhere without one.
 
@@ -62,14 +63,14 @@ def serve(
         nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-serve-") as where,
     ):
         with out.aside.status(f"loading {name}"):
-            model, tokenizer = load_model(name, choices, device), load_tokenizer(name)
+            model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
 
         def opened(path: Path) -> ChatSession:
             return ChatSession(model, tokenizer, path, keep_turns=0, config=config, questions=asked)
 
         local = Path(name).expanduser()
         served = local.resolve().name if local.exists() else name
-        answering = Answering(model, tokenizer, batch, most_at_once)
+        answering = Answering(model, tokenizer, batch, most_at_once, split)
         users = Users(Path(where), opened)
         service = Service(served, answering, users, Keeper(users, idle), Limits(max_body, most))
         bound = f"[{host}]" if family == socket.AF_INET6 else host

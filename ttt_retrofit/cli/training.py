@@ -55,7 +55,7 @@ def train(
     checkpoints = target.with_name(f"{target.name}-checkpoints")
     with written_whole(target) as directory:
         with out.aside.status(f"loading {name}"):
-            model, tokenizer = load_model(name, choices, device, torch.float32), load_tokenizer(name)
+            model, tokenizer = load_model(name, choices, device, torch.float32), load_tokenizer(name, choices)
         arguments = {
             "max_steps": steps,
             "sequence_length": length,

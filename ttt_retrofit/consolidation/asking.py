@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+from ..texts import text_ids
 from .aliases import resolved
 from .config import ConsolidationConfig
 from .control import Control
@@ -53,7 +54,7 @@ def ask(
     kinds = _kinds(hidden, gaps, writer, prompts, control)
     template = prompts.conversation if context.conversation else prompts.document
     filled = [fill(template, gap=gap, hidden=detail, kind=kind) for (_, detail), gap, kind in zip(hidden, gaps, kinds)]
-    prompts_ids = [writer.tokenizer(text).input_ids for text in filled]
+    prompts_ids = [text_ids(writer.tokenizer, text, split_special_tokens=True) for text in filled]
     borrowed = _examples(template) - stems(f"{context.text} {' '.join(kinds)}")
     turned_round = [
         _turned_round(_by_name(context.statements[number]), detail, kind, prompts)
@@ -134,7 +135,11 @@ def _kinds(
         some = unclear[start : start + BATCH]
         filled = [fill(prompts.kind, gap=gaps[index], hidden=hidden[index][1]) for index in some]
         found = writer.answer(
-            [writer.tokenizer(text).input_ids for text in filled], KIND_TOKENS, BATCH, kept=1, line=True
+            [text_ids(writer.tokenizer, text, split_special_tokens=True) for text in filled],
+            KIND_TOKENS,
+            BATCH,
+            kept=1,
+            line=True,
         )
         for index, answer in zip(some, found):
             kinds[index] = " ".join(words(writer.text(answer))[:2])

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from ..messages import Message, prompt_ids
+from ..texts import text_ids
 
 # Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
 SHARED_PREFIX = 16
@@ -242,7 +243,7 @@ class Phrasing:
             return prompt_ids(self.tokenizer, [*before, {"role": "user", "content": question}], **self.settings)
         context = "\n".join(message["content"] for message in before)
         filled = self.plain.replace("{context}", context + "\n\n" if context else "").replace("{question}", question)
-        return self.tokenizer(filled.lstrip("\n")).input_ids
+        return text_ids(self.tokenizer, filled.lstrip("\n"), split_special_tokens=True)
 
     def asked_after(self, asked: str, replied: str, question: str) -> list[int]:
         """A question after one more and what was replied to it."""
@@ -264,4 +265,5 @@ class Phrasing:
     def said(self, answer: str) -> list[int]:
         """An answer as the model would give it after `asked`, with the token that ends it."""
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        return self.tokenizer(answer if self.chat else " " + answer, add_special_tokens=False).input_ids + end
+        text = answer if self.chat else " " + answer
+        return text_ids(self.tokenizer, text, begins=False, split_special_tokens=True) + end

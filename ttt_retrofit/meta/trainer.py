@@ -73,7 +73,7 @@ class TTTTrainer(Trainer):
         if not isinstance(args, TTTTrainingConfig):
             raise ConfigError(f"args is a {type(args).__name__}, expected a TTTTrainingConfig.")
         if isinstance(model, (str, os.PathLike)):
-            processing_class = processing_class or AutoTokenizer.from_pretrained(model)
+            processing_class = processing_class or AutoTokenizer.from_pretrained(model, trust_remote_code=False)
             # What is trained is trained in full, whatever it was saved in; `bf16=True` computes in less.
             model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config, dtype=torch.float32)
         self.ttt_model = _converted(model)

@@ -92,6 +92,7 @@ class Answering:
     ----------
     batch : requests answered together, at most; each carries its own fast weights.
     most : requests waiting or being answered, at most.
+    split_special_tokens : special tokens that a message spells are text, see `messages.prompt_ids`.
 
     Raises
     ------
@@ -99,7 +100,14 @@ class Answering:
         For a tokenizer without a chat template.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, batch: int, most: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        batch: int,
+        most: int,
+        split_special_tokens: bool = True,
+    ) -> None:
         if tokenizer.chat_template is None:
             raise InputError(
                 f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so messages cannot be put to the "
@@ -107,7 +115,7 @@ class Answering:
             )
         # Consolidations use the tokenizer at the same time; its settings are not safe to share between threads.
         self.model, self.tokenizer = model, deepcopy(tokenizer)
-        self.batch, self.most = batch, most
+        self.batch, self.most, self.split_special_tokens = batch, most, split_special_tokens
         self._last = ends(model, tokenizer)
         self._waiting: deque[Work] = deque()
         self._writing: list[Work] = []
@@ -135,7 +143,7 @@ class Answering:
         InputError
             When the chat template does not take these messages.
         """
-        return prompt_ids(self.tokenizer, messages)
+        return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens)
 
     def submit(self, work: Work) -> None:
         """Have it answered as soon as may be.
