@@ -1,15 +1,17 @@
 """`GenerateMixin`: transformers' `generate` for a model that learns.
 
-It goes on from a `TTTCache`, and closes the doors that cannot be right for such a model. Sampling, beams and streaming
-are transformers' own.
+It goes on from a `TTTCache`, ends rows that have no learned position left, and closes the doors that cannot be right for
+such a model. Sampling, beams and streaming are transformers' own.
+B rows, T tokens of a call, L tokens so far.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from .cache import TTTCache
 from .config import TTTConfig
@@ -29,6 +31,7 @@ class GenerateMixin(_Base):
     _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
 
     ttt: TTTConfig
+    learned_positions: int | None
 
     def new_cache(self) -> TTTCache:
         raise NotImplementedError
@@ -71,11 +74,22 @@ class GenerateMixin(_Base):
         inputs = family.prepare_inputs_for_generation(*args, is_first_iteration=is_first_iteration, **kwargs)
         if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
             inputs["learn_from"] = "none"
+        if self.learned_positions is not None and not is_first_iteration:
+            _silence(inputs, self.learned_positions)
         return inputs
+
+    def _get_stopping_criteria(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
+        family: Any = super()
+        criteria: StoppingCriteriaList = family._get_stopping_criteria(generation_config, *args, **kwargs)
+        if self.learned_positions is not None:
+            criteria.append(_NoPositionLeft(self.learned_positions, generation_config))
+        return criteria
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
     ) -> None:
+        # On this call's own copy of the settings, as transformers does: another thread may be generating.
+        generation_config._positions = model_kwargs["position_ids"]
         implementation = generation_config.cache_implementation
         if implementation not in (None, "dynamic"):
             raise UnsupportedModelError(
@@ -102,3 +116,33 @@ class GenerateMixin(_Base):
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         return self.init_continuous_batching()
+
+
+class _NoPositionLeft(StoppingCriteria):
+    """Ends the rows whose last token stands where the model has learned no position: it can be written, but not read."""
+
+    def __init__(self, learned: int, generation_config: Any) -> None:
+        self.learned = learned
+        self.last: Tensor = generation_config._positions[:, -1]  # (B,) of the prompts
+        self.prompt: int = generation_config._positions.shape[1]
+        if generation_config._pad_token_tensor is not None:
+            # With this name transformers pads the rows that have ended, as it does after the end of a text.
+            self.eos_token_id = generation_config._eos_token_tensor
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """input_ids: (B, L), or several candidates of each row with beams."""
+        rows = input_ids.shape[0]
+        last = self.last.repeat_interleave(rows // len(self.last)).to(input_ids.device)
+        return last + (input_ids.shape[1] - self.prompt) >= self.learned
+
+
+def _silence(inputs: dict[str, Any], learned: int) -> None:
+    """Make padding of what stands behind the learned positions, in rows that have ended while others go on."""
+    ids, positions, mask = inputs["input_ids"], inputs["position_ids"], inputs.get("attention_mask")
+    beyond = (positions >= learned).expand(ids.shape)  # (B, T)
+    if bool(beyond.any()):
+        before = inputs["past_key_values"].columns if inputs.get("past_key_values") is not None else 0
+        mask = ids.new_ones(ids.shape[0], before + ids.shape[1]) if mask is None else mask
+        new = mask[:, -ids.shape[1] :].masked_fill(beyond, 0)
+        inputs["attention_mask"] = torch.cat([mask[:, : -ids.shape[1]], new], dim=1)
+        inputs["position_ids"] = positions.masked_fill(positions >= learned, 0)

@@ -207,7 +207,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         tokens = reading.align(ids, mask, position_ids)
         calls.check_real(max(tokens.counts))
-        self._check_length(max(cache.counts, default=0) + max(tokens.counts))
+        self._check_length(cache, tokens.counts)
         learn = (learn_from or self.ttt.learn_from) != "none"
         voices = self.voices_of(memories, ids.shape[0])
         room = reading.room_left(cache, ids.shape[0], self.ttt.chunk_size, learn)
@@ -275,9 +275,9 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         ids = calls.checked_ids(ids, {}, self.vocabulary_size)
         cache = self.new_cache() if fresh else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
-        longest = ids.shape[1] if mask is None else int((mask != 0).sum(1).max())
-        calls.check_real(longest)
-        self._check_length(max(cache.counts, default=0) + longest)
+        counts = [ids.shape[1]] * ids.shape[0] if mask is None else (mask != 0).sum(1).tolist()
+        calls.check_real(max(counts))
+        self._check_length(cache, counts)
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
         with torch.no_grad(), bar:
             step = self.ttt.chunk_size
@@ -346,7 +346,9 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
             ) from error
 
-    def _check_length(self, tokens: int) -> None:
+    def _check_length(self, cache: TTTCache, counts: list[int]) -> None:
+        """counts: new tokens, by row."""
+        tokens = max(read + new for read, new in zip(cache.counts or [0] * len(counts), counts))
         if self.learned_positions is not None and tokens > self.learned_positions:
             raise InputError(
                 f"{tokens} tokens are more than the {self.learned_positions} positions {self._base_class.__name__} has "
