@@ -90,6 +90,7 @@ ORDER = [
     "hub",
     "calls",
     "reading",
+    "joining",
     "sinks",
     "learning",
     "cache",

@@ -60,5 +60,5 @@ def test_an_ended_row_may_run_out_of_positions_too(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_prompt_that_is_too_long_is_still_refused(family):
-    with pytest.raises(InputError, match="33 tokens.*32 positions"):
+    with pytest.raises(InputError, match=r"33 tokens.*32 positions"):
         short(family).generate(tokens(1, 33), max_new_tokens=2)

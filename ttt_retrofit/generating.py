@@ -1,7 +1,7 @@
 """`GenerateMixin`: transformers' `generate` for a model that learns.
 
-It goes on from a `TTTCache`, ends rows that have no learned position left, and closes the doors that cannot be right for
-such a model. Sampling, beams and streaming are transformers' own.
+It goes on from a `TTTCache`, ends rows that have no learned position left, and closes the doors that cannot be right
+for such a model. Sampling, beams and streaming are transformers' own.
 B rows, T tokens of a call, L tokens so far.
 """
 
@@ -119,7 +119,7 @@ class GenerateMixin(_Base):
 
 
 class _NoPositionLeft(StoppingCriteria):
-    """Ends the rows whose last token stands where the model has learned no position: it can be written, but not read."""
+    """Ends the rows whose last token stands where no position was learned: it can be written, but not read."""
 
     def __init__(self, learned: int, generation_config: Any) -> None:
         self.learned = learned
