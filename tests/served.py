@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,9 @@ def served(
 ) -> Iterator[tuple[str, Service]]:
     """The address of a running server, and its service."""
     known = users(model, store, config)
-    service = Service(NAME, Answering(model, tokenizer(), batch, most), known, Keeper(known, idle), limits)
+    service = Service(
+        NAME, Answering(model, tokenizer(), batch), known, Keeper(known, idle), replace(limits, max_concurrent=most)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         settings = uvicorn.Config(
             application(service, key), log_level="error", lifespan="on", timeout_graceful_shutdown=1
@@ -70,6 +73,19 @@ def served(
         finally:
             server.should_exit = True
             thread.join()
+
+
+def at_work(service: Service) -> list[Any]:
+    """The answers that are being read for or written."""
+    return [work for party in service.answering._parties for work in party.works]
+
+
+def most_together(service: Service) -> list[int]:
+    """Notes from now on how many answers are written together, turn by turn."""
+    batches: list[int] = []
+    take_turn = service.answering._take_turn
+    service.answering._take_turn = lambda party: (batches.append(len(party.works)), take_turn(party))
+    return batches
 
 
 def client(url: str, key: str = "none") -> OpenAI:

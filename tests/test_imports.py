@@ -29,6 +29,8 @@ ORDER = [
     "serving.keeper",
     "serving.users",
     "serving.answering",
+    "serving.writing",
+    "serving.places",
     "serving.spelling",
     "serving.sampling",
     "serving.protocol",

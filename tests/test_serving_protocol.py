@@ -1,7 +1,6 @@
 """The server as clients see it: OpenAI's protocol, its errors, its limits, and the door."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import httpx
 import openai
 import pytest
 import torch
-from served import HELLO, NAME, ask, client, quick, said, served, until
+from served import HELLO, NAME, ask, at_work, client, most_together, quick, said, served, until
 from transformers import GenerationConfig
 from words import STORY, tokenizer
 
@@ -191,7 +190,7 @@ def test_more_requests_than_may_wait_are_told_when_to_come_again(endless, tmp_pa
     with served(tmp_path, endless, most=1, limits=ENDLESS) as (url, service):
         chat = client(url).chat.completions
         stream = begun(chat)
-        (written,) = service.answering._writing
+        (written,) = at_work(service)
         with pytest.raises(openai.RateLimitError) as error:
             ask(chat)
         assert int(error.value.response.headers["Retry-After"]) > 0
@@ -203,7 +202,7 @@ def test_more_requests_than_may_wait_are_told_when_to_come_again(endless, tmp_pa
 def test_a_client_that_goes_stops_its_answer(endless, tmp_path):
     with served(tmp_path, endless, limits=ENDLESS) as (url, service):
         stream = begun(client(url).chat.completions, user="ines")
-        (written,) = service.answering._writing
+        (written,) = at_work(service)
         stream.close()
         until(lambda: written.ended, 20)
         assert service.users.get("ines").waiting == 0
@@ -254,9 +253,7 @@ def test_what_one_request_cannot_does_not_fail_its_neighbours(tmp_path):
     with served(tmp_path, short) as (url, service):
         chat = client(url).chat.completions
         alone = ask(chat).choices[0].message.content
-        batches = []
-        write = service.answering._write
-        service.answering._write = lambda works: (batches.append(len(works)), time.sleep(0.2), write(works))
+        batches = most_together(service)
 
         def answer(messages):
             try:

@@ -69,7 +69,7 @@ def serve(
 
         local = Path(name).expanduser()
         served = local.resolve().name if local.exists() else name
-        answering = Answering(model, tokenizer, batch, most_at_once)
+        answering = Answering(model, tokenizer, batch)
         users = Users(Path(where), opened)
         service = Service(served, answering, users, Keeper(users, idle), Limits(max_body, most))
         bound = f"[{host}]" if family == socket.AF_INET6 else host
