@@ -5,13 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from converted import speaker
 from openai import OpenAI
 from test_agent import CONFIG
@@ -20,6 +19,7 @@ from words import QUESTIONS, tokenizer
 from ttt_retrofit import ChatSession
 from ttt_retrofit.serving.answering import Answering
 from ttt_retrofit.serving.app import Limits, Service, application
+from ttt_retrofit.serving.connections import Server
 from ttt_retrofit.serving.keeper import Keeper
 from ttt_retrofit.serving.users import Users
 
@@ -55,6 +55,7 @@ def served(
     most: int = 16,
     limits: Limits = Limits(max_new_tokens=64),
     config: Any = CONFIG,
+    origins: Sequence[str] = (),
 ) -> Iterator[tuple[str, Service]]:
     """The address of a running server, and its service."""
     known = users(model, store, config)
@@ -62,10 +63,7 @@ def served(
         NAME, Answering(model, tokenizer(), batch), known, Keeper(known, idle), replace(limits, max_concurrent=most)
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        settings = uvicorn.Config(
-            application(service, key), log_level="error", lifespan="on", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(settings)
+        server = Server(application(service, key, origins), service.answering.stop, grace=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

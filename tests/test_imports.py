@@ -25,6 +25,7 @@ ORDER = [
     "viz.data",
     "serving.page",
     "serving.app",
+    "serving.connections",
     "serving.door",
     "serving.keeper",
     "serving.users",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
@@ -13,15 +13,16 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from transformers.utils import logging
 
-from ..errors import InputError, TTTError
+from ..errors import InputError, TTTError, clipped, quoted
 from ..memory.memory import Memory
 from .answering import Answering
-from .door import Door, body, refused
+from .door import Door, Lingering, body, refused
 from .keeper import Keeper
 from .places import Full, Limits, Place, Places
 from .protocol import ApiError, ChatRequest, Reply
@@ -193,10 +194,10 @@ class Service:
             self.users.close()
 
     async def complete(self, request: Request) -> Response:
-        asked = ChatRequest.read(await body(request, self.limits.max_body))
+        asked = await run_in_threadpool(ChatRequest.read, await body(request, self.limits.max_body))
         if asked.model != self.name:
             raise ApiError(
-                404, f"There is no model {asked.model!r} here, only {self.name!r}.", "model", "model_not_found"
+                404, f"There is no model {quoted(asked.model)} here, only {self.name!r}.", "model", "model_not_found"
             )
         try:
             place = self.places.take(asked.identity)
@@ -225,7 +226,8 @@ class Service:
 
     async def model(self, request: Request) -> Response:
         if request.path_params["name"] != self.name:
-            raise ApiError(404, f"There is no model {request.path_params['name']!r} here.", "model", "model_not_found")
+            name = quoted(request.path_params["name"])
+            raise ApiError(404, f"There is no model {name} here.", "model", "model_not_found")
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
@@ -253,7 +255,7 @@ class Service:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return refused(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}."))
+    return refused(ApiError(error.status_code, f"{request.method} {clipped(request.url.path, 200)}: {error.detail}."))
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -271,8 +273,12 @@ async def _failed(request: Request, error: Exception) -> Response:
     return refused(ApiError(500, "The server failed; its log says why."))
 
 
-def application(service: Service, key: str | None) -> Starlette:
-    """The server as an ASGI application."""
+def application(service: Service, key: str | None, origins: Sequence[str] = ()) -> Starlette:
+    """The server as an ASGI application. origins: of web pages that may ask it from a browser."""
+    # Before the door: a browser asks whether it may ask, and brings no key for that.
+    pages = Middleware(
+        CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
+    )
     return Starlette(
         routes=[
             Route("/health", service.health),
@@ -282,7 +288,7 @@ def application(service: Service, key: str | None) -> Starlette:
             Route("/v1/memories/{user:path}", service.remembered),
             Route("/v1/memories/{user:path}", service.erase, methods=["DELETE"]),
         ],
-        middleware=[Middleware(Door, key=key)],
+        middleware=[Middleware(Lingering), *([pages] if origins else []), Middleware(Door, key=key)],
         exception_handlers={
             HTTPException: _http_error,
             ApiError: _api_error,
