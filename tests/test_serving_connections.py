@@ -1,4 +1,4 @@
-"""Clients that send half of a request, too much of one, or from a browser: the others are answered, and each is told."""
+"""Clients that send half of a request, too much of one, or from a browser: others are answered, and each is told."""
 
 import http.client
 import json

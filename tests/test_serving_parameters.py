@@ -29,12 +29,14 @@ def text(reply):
 
 HARMLESS = [
     {"n": 1}, {"n": None}, {"frequency_penalty": 0}, {"presence_penalty": 0.0}, {"logprobs": False},
-    {"top_logprobs": 0}, {"response_format": {"type": "text"}}, {"stop": None}, {"stop": ""}, {"stop": []}, {"stop": [""]}, {"user": ""},
+    {"top_logprobs": 0}, {"response_format": {"type": "text"}}, {"stop": None}, {"stop": ""}, {"stop": []},
+    {"stop": [""]}, {"user": ""},
     {"user": None}, {"safety_identifier": ""}, {"tools": []}, {"tools": None}, {"tool_choice": None},
     {"tool_choice": "none"}, {"tool_choice": "auto"}, {"function_call": "auto"}, {"functions": []},
     {"parallel_tool_calls": True}, {"parallel_tool_calls": False}, {"metadata": {}}, {"metadata": None},
     {"service_tier": "auto"}, {"service_tier": "default"}, {"store": False}, {"logit_bias": {}},
-    {"modalities": ["text"]}, {"prediction": None}, {"web_search_options": None}, {"reasoning_effort": None}, {"seed": None}, {"top_p": None},
+    {"modalities": ["text"]}, {"prediction": None}, {"web_search_options": None}, {"reasoning_effort": None},
+    {"seed": None}, {"top_p": None},
     {"stream": None}, {"stream": False}, {"stream_options": None}, {"stream_options": {}}, {"verbosity": "medium"},
     {"stream_options": {"include_usage": False}}, {"echo": False}, {"max_tokens": 8, "max_completion_tokens": None},
     {"prompt_cache_key": ""}, {"a_parameter_of_tomorrow": None}, {"temperature": 1e-9}, {"temperature": 1e-40},
