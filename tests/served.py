@@ -5,12 +5,12 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import uvicorn
 from converted import speaker
 from openai import OpenAI
 from test_agent import CONFIG
@@ -19,6 +19,7 @@ from words import QUESTIONS, tokenizer
 from ttt_retrofit import ChatSession
 from ttt_retrofit.serving.answering import Answering
 from ttt_retrofit.serving.app import Limits, Service, application
+from ttt_retrofit.serving.connections import Server
 from ttt_retrofit.serving.keeper import Keeper
 from ttt_retrofit.serving.users import Users
 
@@ -54,15 +55,15 @@ def served(
     most: int = 16,
     limits: Limits = Limits(max_new_tokens=64),
     config: Any = CONFIG,
+    origins: Sequence[str] = (),
 ) -> Iterator[tuple[str, Service]]:
     """The address of a running server, and its service."""
     known = users(model, store, config)
-    service = Service(NAME, Answering(model, tokenizer(), batch, most), known, Keeper(known, idle), limits)
+    service = Service(
+        NAME, Answering(model, tokenizer(), batch), known, Keeper(known, idle), replace(limits, max_concurrent=most)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        settings = uvicorn.Config(
-            application(service, key), log_level="error", lifespan="on", timeout_graceful_shutdown=1
-        )
-        server = uvicorn.Server(settings)
+        server = Server(application(service, key, origins), service.answering.stop, grace=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -70,6 +71,19 @@ def served(
         finally:
             server.should_exit = True
             thread.join()
+
+
+def at_work(service: Service) -> list[Any]:
+    """The answers that are being read for or written."""
+    return [work for party in service.answering._parties for work in party.works]
+
+
+def most_together(service: Service) -> list[int]:
+    """Notes from now on how many answers are written together, turn by turn."""
+    batches: list[int] = []
+    take_turn = service.answering._take_turn
+    service.answering._take_turn = lambda party: (batches.append(len(party.works)), take_turn(party))
+    return batches
 
 
 def client(url: str, key: str = "none") -> OpenAI:

@@ -1,7 +1,6 @@
 """The server as clients see it: OpenAI's protocol, its errors, its limits, and the door."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -9,7 +8,7 @@ import httpx
 import openai
 import pytest
 import torch
-from served import HELLO, NAME, ask, client, quick, said, served, until
+from served import HELLO, NAME, ask, at_work, client, most_together, quick, said, served, until
 from transformers import GenerationConfig
 from words import STORY, tokenizer
 
@@ -92,52 +91,6 @@ def test_models_and_health(running):
     assert httpx.get(f"{running.url}/health").json() == {"status": "ok"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "param", "message"),
-    [
-        ({"messages": []}, "messages", "at least 1"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'system', 'developer'"),
-        ({"messages": [{"role": "user", "content": "  "}]}, "messages.0.content", "says nothing"),
-        ({"messages": said("a", "b")}, "messages", "role 'assistant', expected 'user'"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-         "messages.0.content.0.type", "'text'"),
-        ({"n": 2}, "n", "can only be 1"),
-        ({"logprobs": True}, "logprobs", "not supported"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "can only be 0"),
-        ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
-        ({"best_of": 2}, "best_of", "not supported"),
-        ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
-        ({"temperature": "warm"}, "temperature", "valid number"),
-        ({"top_p": 0}, "top_p", "greater than 0"),
-        ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
-        ({"max_tokens": 3, "max_completion_tokens": 4}, "max_tokens", "contradict"),
-        ({"max_completion_tokens": 65}, "max_completion_tokens", "at most 64"),
-        ({"stop": ["a"] * 5}, "stop", "at most 4"),
-        ({"stop": ""}, "stop.0", "at least 1 character"),
-        ({"user": ""}, "user", "at least 1 character"),
-        ({"user": "a", "safety_identifier": "b"}, "user", "contradict"),
-        ({"stream_options": {"include_usage": True}}, "stream_options", "only for stream=true"),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_done_is_refused_and_named(running, changes, param, message):
-    body = {"model": NAME, "messages": HELLO, **changes}
-    reply = httpx.post(f"{running.url}/v1/chat/completions", json=body)
-    error = reply.json()["error"]
-    assert reply.status_code == 400 and error["type"] == "invalid_request_error"
-    assert error["param"] == param and message in error["message"]
-
-
-def test_what_is_asked_for_as_it_is_anyway_is_taken(running):
-    fixed = {"n": 1, "frequency_penalty": 0, "logprobs": False, "response_format": {"type": "text"}, "stop": None}
-    assert ask(running.chat, **fixed).choices[0].message.content == ask(running.chat).choices[0].message.content
-
-
-def test_an_answer_can_be_sent_back_as_it_came(running):
-    answer = ask(running.chat).choices[0].message
-    assert ask(running.chat, [*HELLO, answer, {"role": "user", "content": "who ?"}]).choices
-
-
 def test_wrong_bodies_models_and_paths_are_errors_in_the_same_shape(running):
     def status(method, path, **kwargs):
         reply = httpx.request(method, running.url + path, **kwargs)
@@ -191,7 +144,7 @@ def test_more_requests_than_may_wait_are_told_when_to_come_again(endless, tmp_pa
     with served(tmp_path, endless, most=1, limits=ENDLESS) as (url, service):
         chat = client(url).chat.completions
         stream = begun(chat)
-        (written,) = service.answering._writing
+        (written,) = at_work(service)
         with pytest.raises(openai.RateLimitError) as error:
             ask(chat)
         assert int(error.value.response.headers["Retry-After"]) > 0
@@ -203,7 +156,7 @@ def test_more_requests_than_may_wait_are_told_when_to_come_again(endless, tmp_pa
 def test_a_client_that_goes_stops_its_answer(endless, tmp_path):
     with served(tmp_path, endless, limits=ENDLESS) as (url, service):
         stream = begun(client(url).chat.completions, user="ines")
-        (written,) = service.answering._writing
+        (written,) = at_work(service)
         stream.close()
         until(lambda: written.ended, 20)
         assert service.users.get("ines").waiting == 0
@@ -254,9 +207,7 @@ def test_what_one_request_cannot_does_not_fail_its_neighbours(tmp_path):
     with served(tmp_path, short) as (url, service):
         chat = client(url).chat.completions
         alone = ask(chat).choices[0].message.content
-        batches = []
-        write = service.answering._write
-        service.answering._write = lambda works: (batches.append(len(works)), time.sleep(0.2), write(works))
+        batches = most_together(service)
 
         def answer(messages):
             try:

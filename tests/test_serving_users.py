@@ -8,7 +8,7 @@ import openai
 import pytest
 import torch
 from remembered import memory as remembered
-from served import HELLO, ask, client, quick, said, served, until, users
+from served import HELLO, ask, client, most_together, quick, said, served, until, users
 from test_agent import CONFIG
 from words import OTHER_STORY, STORY, tokenizer
 
@@ -71,9 +71,7 @@ def test_users_in_parallel_are_answered_as_each_is_alone(model, tmp_path):
 
         alone = [answer(case) for case in cases]
         assert len(set(alone[:7])) > 3  # the memories matter
-        batches = []
-        write = service.answering._write
-        service.answering._write = lambda works: (batches.append(len(works)), write(works))
+        batches = most_together(service)
         for _ in range(2):
             with ThreadPoolExecutor(8) as pool:
                 assert list(pool.map(answer, cases)) == alone

@@ -95,6 +95,11 @@ class TTTCache(RankedCache):
         for row, loss in by_row.items():
             self._losses.extend(row, [loss])
 
+    def start_logs(self, losses: list[list[float]]) -> None:
+        """Begin with these losses, by row, and no text."""
+        self._losses = Log(losses)
+        self._text = None if self._text is None else Log([[] for _ in losses])
+
     @property
     def text(self) -> list[list[int]] | None:
         """The tokens of each row, where they are kept (`keep_text`)."""
@@ -158,8 +163,7 @@ class TTTCache(RankedCache):
                 self.ranks_seen.new_zeros(rows, 2),
                 [0] * rows,
             )
-            self._losses = Log([[] for _ in range(rows)])
-            self._text = None if self._text is None else Log([[] for _ in range(rows)])
+            self.start_logs([[] for _ in range(rows)])
         elif self.rows != rows:
             raise InputError(
                 f"The cache holds {self.rows} rows but the input has {rows}. Continue with the same batch, or start "
@@ -197,9 +201,9 @@ class TTTCache(RankedCache):
             self.marks = self.marks + marks_of(given[:, self.columns - columns : width], numbers)
         self.columns, self.ahead = columns + width, ahead
 
-    def begin_anew(self, columns: int) -> None:
-        """Count `columns` as handed in, of which only the last ones were read: nothing can be compared with them."""
-        self.columns, self.marks, self.digest = columns, None, None
+    def recount(self, columns: int) -> None:
+        """Number the columns anew, as `columns` in all: which of them are real, nobody can compare any more."""
+        self.columns, self.marks, self.held, self.ahead = columns, None, None, [0] * len(self.counts)
 
     def begin(self, incoming: Tensor, width: int) -> None:
         """Announce the ranks (B, T) of the tokens that come next, and make room for them."""

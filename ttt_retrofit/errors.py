@@ -1,8 +1,28 @@
 """The errors this library raises. Each says what was found, what was expected and what to do."""
 
+from typing import Any
+
+LONGEST = 4_000  # characters of a message: it says what was found, and does not repeat all of it
+
+
+def clipped(text: str, most: int = LONGEST) -> str:
+    """The beginning and the end of a text that is longer than `most` characters, which says what to do."""
+    if len(text) <= most:
+        return text
+    end = most // 4
+    return f"{text[: most - end]} … ({len(text) - most:,} characters left out) … {text[-end:]}"
+
+
+def quoted(value: Any, most: int = 100) -> str:
+    """A value as it is repeated in a message."""
+    return clipped(repr(value), most)
+
 
 class TTTError(ValueError):
     """Base of every error raised on purpose by `ttt_retrofit`."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(clipped(message))
 
 
 class ConfigError(TTTError):

@@ -1,7 +1,8 @@
 """`GenerateMixin`: transformers' `generate` for a model that learns.
 
-It goes on from a `TTTCache`, and closes the doors that cannot be right for such a model. Sampling, beams and streaming
-are transformers' own.
+It goes on from a `TTTCache`, ends rows that have no learned position left, and closes the doors that cannot be right
+for such a model. Sampling, beams and streaming are transformers' own.
+B rows, T tokens of a call, L tokens so far.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from . import calls
 from .cache import TTTCache
@@ -84,6 +85,7 @@ class GenerateMixin(_Base):
     _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
 
     ttt: TTTConfig
+    learned_positions: int | None
 
     def new_cache(self) -> TTTCache:
         raise NotImplementedError
@@ -115,7 +117,9 @@ class GenerateMixin(_Base):
 
     def _get_stopping_criteria(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
         family: Any = super()
-        criteria = family._get_stopping_criteria(generation_config, *args, **kwargs)
+        criteria: StoppingCriteriaList = family._get_stopping_criteria(generation_config, *args, **kwargs)
+        if self.learned_positions is not None:
+            criteria.append(_NoPositionLeft(self.learned_positions, generation_config))
         rows = ROWS.get()
         return criteria if rows is None or generation_config.num_beams > 1 else rows.watch(criteria)
 
@@ -152,11 +156,15 @@ class GenerateMixin(_Base):
             inputs |= rows.ended_columns(input_ids.shape[1], inputs["input_ids"].shape[1], inputs.get("attention_mask"))
         if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
             inputs["learn_from"] = "none"
+        if self.learned_positions is not None and not is_first_iteration:
+            _silence(inputs, self.learned_positions)
         return inputs
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
     ) -> None:
+        # On this call's own copy of the settings, as transformers does: another thread may be generating.
+        generation_config._positions = model_kwargs["position_ids"]
         implementation = generation_config.cache_implementation
         if implementation not in (None, "dynamic"):
             raise UnsupportedModelError(
@@ -183,3 +191,33 @@ class GenerateMixin(_Base):
 
     def generate_batch(self, *args: Any, **kwargs: Any) -> Any:
         return self.init_continuous_batching()
+
+
+class _NoPositionLeft(StoppingCriteria):
+    """Ends the rows whose last token stands where no position was learned: it can be written, but not read."""
+
+    def __init__(self, learned: int, generation_config: Any) -> None:
+        self.learned = learned
+        self.last: Tensor = generation_config._positions[:, -1]  # (B,) of the prompts
+        self.prompt: int = generation_config._positions.shape[1]
+        if generation_config._pad_token_tensor is not None:
+            # With this name transformers pads the rows that have ended, as it does after the end of a text.
+            self.eos_token_id = generation_config._eos_token_tensor
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """input_ids: (B, L), or several candidates of each row with beams."""
+        rows = input_ids.shape[0]
+        last = self.last.repeat_interleave(rows // len(self.last)).to(input_ids.device)
+        return last + (input_ids.shape[1] - self.prompt) >= self.learned
+
+
+def _silence(inputs: dict[str, Any], learned: int) -> None:
+    """Make padding of what stands behind the learned positions, in rows that have ended while others go on."""
+    ids, positions, mask = inputs["input_ids"], inputs["position_ids"], inputs.get("attention_mask")
+    beyond = positions[:, -1:] - learned + 1  # (B or 1, 1) columns, where positive
+    if bool((beyond > 0).any()):
+        before = inputs["past_key_values"].columns if inputs.get("past_key_values") is not None else 0
+        mask = ids.new_ones(ids.shape[0], before + ids.shape[1]) if mask is None else mask
+        columns = torch.arange(mask.shape[1], device=mask.device)
+        inputs["attention_mask"] = mask.masked_fill(columns >= mask.shape[1] - beyond, 0)
+        inputs["position_ids"] = positions.masked_fill(positions >= learned, 0)

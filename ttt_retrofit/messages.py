@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from .errors import InputError
+from .errors import InputError, quoted
 
 Message = dict[str, str]
 GREETING = "Hello."  # what the user says before a model that speaks first
@@ -38,7 +38,9 @@ def read_messages(messages: Sequence[Any]) -> list[Message]:
         if said is None and fields.get("tool_calls"):
             said = ""
         if not isinstance(role, str) or not isinstance(said, str):
-            raise InputError(f"A chat message is {message!r}; expected {{'role': ..., 'content': ...}} with a text.")
+            raise InputError(
+                f"A chat message is {quoted(message)}; expected {{'role': ..., 'content': ...}} with a text."
+            )
         if said.strip():
             found.append({"role": role, "content": said})
     return found

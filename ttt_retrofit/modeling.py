@@ -241,7 +241,8 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         # align
         tokens = reading.align(ids, real, positions, cache.ahead)
         calls.check_real(max(tokens.counts))
-        self._check_length(max(cache.counts, default=0) + max(tokens.counts) + (0 if late is None else late.shape[1]))
+        counts = tokens.counts if late is None else [n + m for n, m in zip(tokens.counts, late.sum(1).tolist())]
+        self._check_length(cache, counts)
         learn = (learn_from or self.ttt.learn_from) != "none"
         voices = self.voices_of(memories, ids.shape[0])
         room = reading.room_left(cache, ids.shape[0], self.ttt.chunk_size, learn)
@@ -302,8 +303,8 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
         tokenizer : for text; found by the model's name when not given.
         add_special_tokens : of a text. When not given, what the tokenizer puts before a text, such as BOS, stands once
-            at the start of a conversation; a text that goes on from a cache gets none, and nothing, such as EOS, is ever
-            put behind one. True is the tokenizer's own way at every call, False none.
+            at the start of a conversation. A text that goes on from a cache gets none, and nothing, such as EOS, is put
+            behind one. True is the tokenizer's own way at every call, False none.
         past_key_values : a cache to go on from.
         memories : as in forward; what is learned while reading adds to them.
         progress : show a progress bar, or a function that is called with the number of tokens just read.
@@ -330,9 +331,9 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         cache = self.new_cache() if fresh else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache)
         mask = None if mask is None else mask[:, -ids.shape[1] :]
-        longest = ids.shape[1] if mask is None else int(mask.sum(1).max())
-        calls.check_real(longest)
-        self._check_length(max(cache.counts, default=0) + longest)
+        counts = [ids.shape[1]] * ids.shape[0] if mask is None else mask.sum(1).tolist()
+        calls.check_real(max(counts))
+        self._check_length(cache, counts)
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
         with torch.no_grad(), bar:
             step = self.ttt.chunk_size
@@ -415,7 +416,9 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
                 f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
             ) from error
 
-    def _check_length(self, tokens: int) -> None:
+    def _check_length(self, cache: TTTCache, counts: list[int]) -> None:
+        """counts: new tokens, by row."""
+        tokens = max(read + new for read, new in zip(cache.counts or [0] * len(counts), counts))
         if self.learned_positions is not None and tokens > self.learned_positions:
             raise InputError(
                 f"{tokens} tokens are more than the {self.learned_positions} positions {self._base_class.__name__} has "

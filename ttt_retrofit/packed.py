@@ -105,6 +105,7 @@ def read_apart(
     fields = dict(output) | {name: kept(torch.stack([torch.cat(parts) for parts in found]), logits_to_keep)}
     cache = fields.pop("past_key_values", None)
     if cache is not None and all(len(own) == most for own in spans):
-        cache.begin_anew(ids.shape[1])
+        cache.recount(ids.shape[1])
+        cache.digest = None  # what was read are the last documents
         fields["past_key_values"] = cache
     return type(output)(**fields)

@@ -166,9 +166,17 @@ def serve(
     ] = 60,
     batch: Annotated[int, typer.Option(help="Requests answered together; each takes a state of its own.", min=1)] = 4,
     max_concurrent: Annotated[int, typer.Option(help="Requests waiting or being answered.", min=1)] = 16,
+    max_per_user: Annotated[int, typer.Option(help="The same, of one user.", min=1)] = 4,
+    max_unlearned: Annotated[
+        int, typer.Option(help="Messages of one user that wait to become memory.", min=1)
+    ] = 10_000,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1)] = 1 << 20,
+    max_prompt: Annotated[int, typer.Option(help="Tokens of a prompt, at most.", min=1)] = 1 << 16,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 1024,
     split_special_tokens: Split = True,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Of a web page that may ask from a browser; repeat for more.")
+    ] = None,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
@@ -182,9 +190,13 @@ def serve(
         from ttt_retrofit.cli import serving
 
         choices = choices_of(window, settings, trust)
+        limits = {
+            "max_concurrent": max_concurrent, "max_per_user": max_per_user, "max_unlearned": max_unlearned,
+            "max_body": max_body, "max_prompt": max_prompt, "max_new_tokens": max_new_tokens,
+        }  # fmt: skip
         serving.serve(
-            output, model, store, host, port, api_key, idle, batch, max_concurrent, max_body, max_new_tokens,
-            questions, recipe or [], choices, device, split_special_tokens,
+            output, model, store, host, port, api_key, idle, batch, limits, allow_origin or [], questions,
+            recipe or [], choices, device, split_special_tokens,
         )  # fmt: skip
 
 

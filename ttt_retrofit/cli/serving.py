@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,9 +28,8 @@ def serve(
     key: str | None,
     idle: float,
     batch: int,
-    most_at_once: int,
-    max_body: int,
-    most: int,
+    limits: dict[str, int],
+    origins: Sequence[str],
     questions: Path | None,
     said: list[str],
     choices: Choices,
@@ -37,6 +37,11 @@ def serve(
     split: bool = True,
 ) -> None:
     """Answer until interrupted; memories are kept in the directory, or nowhere without one.
+
+    Parameters
+    ----------
+    limits : fields of `serving.places.Limits`.
+    origins : of web pages that may ask from a browser.
 
     Raises
     ------
@@ -46,15 +51,15 @@ def serve(
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise MissingExtraError("serve", ", ".join(missing), "serve")
-    import uvicorn
-
     from ..serving.answering import Answering
-    from ..serving.app import Limits, Service, application
+    from ..serving.app import Service, application
+    from ..serving.connections import Server
     from ..serving.door import check_exposure
     from ..serving.keeper import Keeper
+    from ..serving.places import Limits
     from ..serving.users import Users
 
-    check_exposure(host, key)
+    check_exposure(host, key, origins)
     config, asked = recipe(said), read_questions(questions)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # Bound before the model is loaded: that the port is taken is said at once.
@@ -70,16 +75,12 @@ def serve(
 
         local = Path(name).expanduser()
         served = local.resolve().name if local.exists() else name
-        answering = Answering(model, tokenizer, batch, most_at_once, split)
+        answering = Answering(model, tokenizer, batch, split)
         users = Users(Path(where), opened)
-        service = Service(served, answering, users, Keeper(users, idle), Limits(max_body, most))
+        service = Service(served, answering, users, Keeper(users, idle), Limits(**limits))
         bound = f"[{host}]" if family == socket.AF_INET6 else host
         url = f"http://{bound}:{listening.getsockname()[1]}/v1"
         kept = f"Memories are kept in {directory}." if directory else "Nothing is kept; --store DIR keeps memories."
         document = {"url": url, "model": served, "store": None if directory is None else str(directory)}
         out.result(document, f"Serving {served} at {url}. {kept} Ctrl-C stops.")
-        settings = uvicorn.Config(
-            application(service, key), log_level="warning", lifespan="on", server_header=False,
-            timeout_graceful_shutdown=GRACE,
-        )  # fmt: skip
-        uvicorn.Server(settings).run(sockets=[listening])
+        Server(application(service, key, origins), answering.stop, GRACE).run(sockets=[listening])

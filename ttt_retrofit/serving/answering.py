@@ -1,88 +1,30 @@
-"""`Answering`: the one thread that generates. Requests that wait are answered together, each with its own memory.
+"""`Answering`: the one thread that reads and writes for all requests, in turns, so that nobody waits for a long one.
 
-It knows nothing of users or of the protocol: a `Work` is token ids, a memory, and where the text goes.
-B batch rows, L tokens so far.
+Whoever has had the least time has the next turn: a prompt one chunk, the answers that are being written a tenth of a
+second. Whatever ends or is cancelled leaves between two turns.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..consolidation.writer import ends
 from ..errors import InputError
-from ..memory.memory import Memory
 from ..messages import prompt_ids
-from .sampling import Choosing, Sampling
-from .spelling import Spelling
+from .writing import Reader, Work, Writers
 
 logger = logging.get_logger(__name__)
 
-
-@dataclass(frozen=True)
-class Ended:
-    """The last thing that is told of an answer."""
-
-    reason: str  # "stop" or "length"; "cancelled" to whoever still listens
-    tokens: int  # written
-
-
-class Full(Exception):
-    """As many requests as may be are waiting or being answered."""
-
-
-@dataclass(eq=False)
-class Work:
-    """One answer to be written.
-
-    Attributes
-    ----------
-    tell : called in the answering thread with each new piece of text, and at last with `Ended` or an exception.
-    """
-
-    ids: list[int]
-    memory: Memory | None
-    sampling: Sampling
-    most: int
-    spelling: Spelling
-    tell: Callable[[str | Ended | Exception], object]
-    written: int = 0
-    ended: bool = False
-    cancelled: threading.Event = field(default_factory=threading.Event)
-
-    def take(self, token: int, last: set[int]) -> None:
-        """A token was written."""
-        self.written += 1
-        new = self.spelling.add(token)
-        if new:
-            self.tell(new)
-        if self.cancelled.is_set():
-            self.end("cancelled")
-        elif self.spelling.stopped or token in last:
-            self.end("stop")
-        elif self.written >= self.most:
-            self.end("length")
-
-    def end(self, reason: str) -> None:
-        self.ended = True
-        rest = self.spelling.end()
-        if rest:
-            self.tell(rest)
-        self.tell(Ended("stop" if self.spelling.stopped else reason, self.written))
-
-    def fail(self, error: Exception) -> None:
-        if not self.ended:
-            self.ended = True
-            self.tell(error)
+TURN = 0.1  # seconds of writing
+LONG = 16  # chunks; of longer prompts one at a time is read, beside the batch
 
 
 class Answering:
@@ -90,8 +32,8 @@ class Answering:
 
     Parameters
     ----------
-    batch : requests answered together, at most; each carries its own fast weights.
-    most : requests waiting or being answered, at most.
+    batch : requests answered together, at most, a long prompt beside them not counted; each carries its own fast
+        weights.
     split_special_tokens : special tokens that a message spells are text, see `messages.prompt_ids`.
 
     Raises
@@ -101,12 +43,7 @@ class Answering:
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: PreTrainedTokenizerBase,
-        batch: int,
-        most: int,
-        split_special_tokens: bool = True,
+        self, model: Any, tokenizer: PreTrainedTokenizerBase, batch: int, split_special_tokens: bool = True
     ) -> None:
         if tokenizer.chat_template is None:
             raise InputError(
@@ -114,11 +51,13 @@ class Answering:
                 "model. Serve a model that was tuned for chat, or set tokenizer.chat_template."
             )
         # Consolidations use the tokenizer at the same time; its settings are not safe to share between threads.
-        self.model, self.tokenizer = model, deepcopy(tokenizer)
-        self.batch, self.most, self.split_special_tokens = batch, most, split_special_tokens
+        self.model, self.tokenizer, self.batch = model, deepcopy(tokenizer), batch
+        self.split_special_tokens = split_special_tokens
         self._last = ends(model, tokenizer)
         self._waiting: deque[Work] = deque()
-        self._writing: list[Work] = []
+        self._readers: list[Reader] = []
+        self._writers: list[Writers] = []
+        self._now = 0.0  # time that whoever had the last turn had had before it
         self._changed = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="ttt-answer", daemon=True)
@@ -127,11 +66,11 @@ class Answering:
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the token that is being written; what is not finished is cancelled."""
+        """End after the chunk that is being read, or the token that is being written; what is not finished is
+        cancelled.
+        """
         with self._changed:
             self._stopped = True
-            for work in (*self._writing, *self._waiting):
-                work.cancelled.set()
             self._changed.notify()
         self._thread.join()
 
@@ -146,16 +85,11 @@ class Answering:
         return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens)
 
     def submit(self, work: Work) -> None:
-        """Have it answered as soon as may be.
-
-        Raises
-        ------
-        Full
-            When too many wait.
-        """
+        """Have it answered as soon as may be; after `stop` it is cancelled at once."""
         with self._changed:
-            if self._stopped or len(self._waiting) + sum(not w.ended for w in self._writing) >= self.most:
-                raise Full
+            if self._stopped:
+                work.end("cancelled")
+                return
             self._waiting.append(work)
             self._changed.notify()
 
@@ -164,77 +98,90 @@ class Answering:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._writing = []
-                self._changed.wait_for(lambda: self._waiting or self._stopped)
-                if not self._waiting:
-                    return
-                self._writing = self._next()
-            self._answer(self._writing)
+                self._changed.wait_for(lambda: self._waiting or self._parties or self._stopped)
+                if self._stopped:
+                    break
+                self._drop_cancelled()
+                self._let_in()
+            if self._parties:
+                self._take_turn(self._next())
+        for work in (*self._waiting, *(work for party in self._parties for work in party.works)):
+            work.end("cancelled")
 
-    def _next(self) -> list[Work]:
-        """Those that have waited longest; the memories of one batch listen at one layer."""
-        chosen: list[Work] = []
-        layers: set[str] = set()
-        while self._waiting and len(chosen) < self.batch:
-            layers |= {m.layer for m in [self._waiting[0].memory] if m is not None and m.entries}
-            if len(layers) > 1:
-                break
-            chosen.append(self._waiting.popleft())
-        return chosen
+    @property
+    def _parties(self) -> list[Reader | Writers]:
+        return [*self._readers, *self._writers]
 
-    def _answer(self, works: list[Work]) -> None:
-        for work in works:
-            if work.cancelled.is_set():
+    def _drop_cancelled(self) -> None:
+        parties = self._parties
+        for work in (*self._waiting, *(work for party in parties for work in party.works)):
+            if work.cancelled.is_set() and not work.ended:
                 work.end("cancelled")
-        works = [work for work in works if not work.ended]
-        if not works:
-            return
+        self._waiting = deque(work for work in self._waiting if not work.ended)
+        self._drop_ended()
+
+    def _drop_ended(self) -> None:
+        self._readers = [reader for reader in self._readers if not reader.work.ended]
+        for writers in self._writers:
+            writers.drop_ended()
+        self._writers = [writers for writers in self._writers if writers.works]
+
+    def _let_in(self) -> None:
+        """Those that have waited longest have the rows that are free: first long prompts that have been read."""
+        free = self.batch - sum(not reader.beside for reader in self._readers)
+        free -= sum(len(writers.works) for writers in self._writers)
+        for reader in self._readers:
+            if free > 0 and reader.beside and reader.at_last:
+                reader.beside, free = False, free - 1
+        beside = any(reader.beside for reader in self._readers)
+        stays: deque[Work] = deque()
+        for work in self._waiting:
+            long = len(work.ids) > LONG * self.model.ttt.chunk_size
+            if beside if long else free <= 0:
+                stays.append(work)
+                continue
+            beside, free = beside or long, free - (not long)
+            reader = Reader(self.model, work, self._last, beside=long)
+            reader.spent = self._now
+            self._readers.append(reader)
+        self._waiting = stays
+
+    def _next(self) -> Reader | Writers:
+        """Who has had the least time. A long prompt's last turn is a row's, and waits for one."""
+        ready = [party for party in self._parties if not (isinstance(party, Reader) and party.beside and party.at_last)]
+        return min(ready, key=lambda party: (party.spent, party.left if isinstance(party, Reader) else 0))
+
+    def _take_turn(self, party: Reader | Writers) -> None:
+        self._now = max(self._now, party.spent)
+        begun = time.monotonic()
+
+        def over() -> bool:
+            others = self._waiting or len(self._parties) > 1
+            return self._stopped or bool(others and time.monotonic() - begun >= TURN)
+
         try:
-            self._write(works)
+            party.turn(over)
+            party.spent += (time.monotonic() - begun) / party.share
+            if isinstance(party, Reader) and not party.left:
+                self._begin_writing(party)
+            self._drop_ended()
         except InputError as error:
-            if len(works) == 1 or any(work.written for work in works):
-                self._failed(works, error)
-                return
-            for work in works:  # one of them cannot be answered, such as one that is too long; the others can
-                self._answer([work])
+            self._failed(party, error)
         except Exception as error:
             logger.exception("An answer failed.")
-            self._failed(works, error)
+            self._failed(party, error)
 
-    @staticmethod
-    def _failed(works: list[Work], error: Exception) -> None:
-        for work in works:
+    def _begin_writing(self, reader: Reader) -> None:
+        self._readers.remove(reader)
+        if reader.work.ended:
+            return
+        writers = next((writers for writers in self._writers if writers.takes(reader.work)), None)
+        if writers is None:
+            self._writers.append(Writers(reader))
+        else:
+            writers.add(reader)
+
+    def _failed(self, party: Reader | Writers, error: Exception) -> None:
+        for work in party.works:
             work.fail(error)
-
-    def _write(self, works: list[Work]) -> None:
-        longest = max(len(work.ids) for work in works)
-        ids = torch.zeros(len(works), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, work in enumerate(works):  # the last tokens stand in one column
-            ids[row, longest - len(work.ids) :] = torch.tensor(work.ids)
-            mask[row, longest - len(work.ids) :] = 1
-        self.model.generate(
-            input_ids=ids.to(self.model.device),
-            attention_mask=mask.to(self.model.device),
-            memories=[work.memory for work in works],
-            max_new_tokens=max(work.most for work in works),
-            do_sample=False,
-            num_beams=1,
-            pad_token_id=0,  # any token will do: nobody reads on in a row that has ended
-            logits_processor=[Choosing([work.sampling for work in works])],
-            stopping_criteria=StoppingCriteriaList([_Telling(works, self._last)]),
-        )
-
-
-class _Telling(StoppingCriteria):
-    """Hands on each row's new token, and stops the rows that have ended."""
-
-    def __init__(self, works: list[Work], last: set[int]) -> None:
-        self.works, self.last = works, last
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """input_ids: (B, L)."""
-        for work, token in zip(self.works, input_ids[:, -1].tolist()):
-            if not work.ended:
-                work.take(token, self.last)
-        return torch.tensor([work.ended for work in self.works], device=input_ids.device)
+        self._drop_ended()

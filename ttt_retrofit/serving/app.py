@@ -5,40 +5,36 @@ from __future__ import annotations
 import asyncio
 import json
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from transformers.utils import logging
 
-from ..errors import InputError, TTTError
-from .answering import Answering, Ended, Full, Work
-from .door import Door, body, refused
+from ..errors import InputError, TTTError, clipped, quoted
+from ..memory.memory import Memory
+from .answering import Answering
+from .door import Door, Lingering, body, refused
 from .keeper import Keeper
+from .places import Full, Limits, Place, Places
 from .protocol import ApiError, ChatRequest, Reply
 from .sampling import Sampling
 from .spelling import Spelling
 from .users import User, Users
+from .writing import Ended, Work
 
 logger = logging.get_logger(__name__)
 
 RETRY_AFTER = 2  # seconds
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost."""
-
-    max_body: int = 1 << 20  # bytes
-    max_new_tokens: int = 1024  # of an answer
+SILENCE = 1.0  # seconds without news, after which it is looked whether anybody still listens
 
 
 class Exchange:
@@ -54,45 +50,63 @@ class Exchange:
         self._told: asyncio.Queue[str | Ended | Exception] = asyncio.Queue()
         self._work: Work | None = None
 
-    async def begin(self) -> None:
+    async def begin(self, place: Place) -> None:
         """Put it in the queue.
 
         Raises
         ------
         ApiError
-            400 where the chat template refuses the messages, 429 where too many wait.
+            400 where the chat template refuses the messages, or the prompt is too long.
         """
         service, asked, told, loop = self.service, self.asked, self._told, asyncio.get_running_loop()
+        model = service.answering.model
         memory = None if self.user is None else self.user.memory
-        messages = self.messages if memory is None else memory.with_notes(self.messages)
         try:
-            self.prompt = await run_in_threadpool(service.answering.prompt, messages)
+            self.prompt = await run_in_threadpool(self._read, memory)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from error
+        most = min(asked.most or service.limits.max_new_tokens, service.limits.max_new_tokens)
+        if model.learned_positions is not None:  # the last token is written, and never read
+            most = min(most, model.learned_positions + 1 - len(self.prompt))
         self._work = Work(
             ids=self.prompt,
             memory=memory,
-            sampling=Sampling.of(service.answering.model, asked.temperature, asked.top_p, asked.seed),
-            most=asked.most or service.limits.max_new_tokens,
+            sampling=Sampling.of(model, asked.temperature, asked.top_p, asked.seed),
+            most=most,
             spelling=Spelling(service.answering.tokenizer, asked.stop or ()),
             tell=lambda news: loop.call_soon_threadsafe(told.put_nowait, news),
+            place=place,
         )
         # A client that goes before the first piece never begins to listen.
         weakref.finalize(self, self._work.cancelled.set)
-        try:
-            service.answering.submit(self._work)
-        except Full:
-            raise ApiError(
-                429, "Too many requests are waiting already.", code="rate_limit_exceeded",
-                headers={"Retry-After": str(RETRY_AFTER)},
-            ) from None  # fmt: skip
+        service.answering.submit(self._work)
+
+    def _read(self, memory: Memory | None) -> list[int]:
+        """The tokens of the prompt. Raises ApiError where there are too many, before they are counted if it can be."""
+        limits, messages = self.service.limits, self.messages
+        size = sum(len(message["content"].encode()) for message in messages)
+        if size > limits.max_text or len(messages) > limits.max_prompt:
+            raise _too_long(
+                f"{len(messages):,} messages of {size:,} bytes are a longer prompt than this server reads: at most "
+                f"{limits.max_prompt:,} tokens, and {limits.max_text:,} bytes"
+            )
+        ids = self.service.answering.prompt(messages if memory is None else memory.with_notes(messages))
+        learned = self.service.answering.model.learned_positions
+        if learned is not None and len(ids) > learned:
+            raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {learned:,} positions")
+        if len(ids) > limits.max_prompt:
+            raise _too_long(f"The prompt has {len(ids):,} tokens; this server reads at most {limits.max_prompt:,}")
+        return ids
 
     async def pieces(self) -> AsyncIterator[str]:
-        """The text; at its end the turn is recorded. Whoever stops listening stops the writing, too."""
+        """The text, and nothing ("") where there was none for a while; at its end the turn is recorded.
+
+        Whoever stops listening stops the reading and the writing, too.
+        """
         assert self._work is not None
         try:
             while self.ended is None:
-                told = await self._told.get()
+                told = await self._news()
                 if isinstance(told, InputError):
                     raise ApiError(400, str(told), "messages") from told
                 if isinstance(told, Exception):
@@ -107,6 +121,13 @@ class Exchange:
             await run_in_threadpool(self._record)
         finally:
             self._work.cancelled.set()
+
+    async def _news(self) -> str | Ended | Exception:
+        try:
+            async with asyncio.timeout(SILENCE):
+                return await self._told.get()
+        except TimeoutError:
+            return ""
 
     def _record(self) -> None:
         identity = self.asked.identity
@@ -132,7 +153,7 @@ class Exchange:
             try:
                 yield _event(self.reply.piece({"role": "assistant", "content": ""}))
                 async for piece in self.pieces():
-                    yield _event(self.reply.piece({"content": piece}))
+                    yield _event(self.reply.piece({"content": piece})) if piece else ": keep-alive\n\n"
                 assert self.ended is not None
                 yield _event(self.reply.piece({}, self.ended.reason))
                 if self.asked.include_usage:
@@ -140,6 +161,14 @@ class Exchange:
                 yield "data: [DONE]\n\n"
             except ApiError as error:
                 yield _event(error.body())
+
+
+def _later(why: str) -> ApiError:
+    return ApiError(429, why, code="rate_limit_exceeded", headers={"Retry-After": str(RETRY_AFTER)})
+
+
+def _too_long(what: str) -> ApiError:
+    return ApiError(400, f"{what}. Send less of the conversation.", "messages", "context_length_exceeded")
 
 
 def _event(document: dict[str, Any]) -> str:
@@ -151,6 +180,7 @@ class Service:
 
     def __init__(self, name: str, answering: Answering, users: Users, keeper: Keeper, limits: Limits) -> None:
         self.name, self.answering, self.users, self.keeper, self.limits = name, answering, users, keeper, limits
+        self.places = Places(limits)
 
     @asynccontextmanager
     async def running(self, _: Starlette) -> AsyncIterator[None]:
@@ -164,19 +194,27 @@ class Service:
             self.users.close()
 
     async def complete(self, request: Request) -> Response:
-        asked = ChatRequest.read(await body(request, self.limits.max_body))
+        asked = await run_in_threadpool(ChatRequest.read, await body(request, self.limits.max_body))
         if asked.model != self.name:
             raise ApiError(
-                404, f"There is no model {asked.model!r} here, only {self.name!r}.", "model", "model_not_found"
+                404, f"There is no model {quoted(asked.model)} here, only {self.name!r}.", "model", "model_not_found"
             )
-        if asked.most is not None and asked.most > self.limits.max_new_tokens:
-            raise ApiError(
-                400, f"{asked.most} tokens were asked for; this server writes at most {self.limits.max_new_tokens}.",
-                "max_tokens" if asked.max_tokens else "max_completion_tokens",
-            )  # fmt: skip
-        user = None if asked.identity is None else await run_in_threadpool(self.users.get, asked.identity)
-        exchange = Exchange(self, request, asked, user)
-        await exchange.begin()
+        try:
+            place = self.places.take(asked.identity)
+        except Full as error:
+            raise _later(str(error)) from None
+        try:
+            user = None if asked.identity is None else await run_in_threadpool(self.users.get, asked.identity)
+            if user is not None and user.waiting > self.limits.max_unlearned:
+                raise _later(
+                    f"{user.waiting:,} messages of this user wait to become memory, at most "
+                    f"{self.limits.max_unlearned:,} may. They are consolidated when the user is silent."
+                )
+            exchange = Exchange(self, request, asked, user)
+            await exchange.begin(place)
+        except BaseException:
+            place.free()
+            raise
         if not asked.stream:
             return await exchange.whole()
         return StreamingResponse(
@@ -188,7 +226,8 @@ class Service:
 
     async def model(self, request: Request) -> Response:
         if request.path_params["name"] != self.name:
-            raise ApiError(404, f"There is no model {request.path_params['name']!r} here.", "model", "model_not_found")
+            name = quoted(request.path_params["name"])
+            raise ApiError(404, f"There is no model {name} here.", "model", "model_not_found")
         return JSONResponse(self._model())
 
     def _model(self) -> dict[str, Any]:
@@ -216,7 +255,7 @@ class Service:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return refused(ApiError(error.status_code, f"{request.method} {request.url.path}: {error.detail}."))
+    return refused(ApiError(error.status_code, f"{request.method} {clipped(request.url.path, 200)}: {error.detail}."))
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
@@ -234,8 +273,12 @@ async def _failed(request: Request, error: Exception) -> Response:
     return refused(ApiError(500, "The server failed; its log says why."))
 
 
-def application(service: Service, key: str | None) -> Starlette:
-    """The server as an ASGI application."""
+def application(service: Service, key: str | None, origins: Sequence[str] = ()) -> Starlette:
+    """The server as an ASGI application. origins: of web pages that may ask it from a browser."""
+    # Before the door: a browser asks whether it may ask, and brings no key for that.
+    pages = Middleware(
+        CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
+    )
     return Starlette(
         routes=[
             Route("/health", service.health),
@@ -245,7 +288,7 @@ def application(service: Service, key: str | None) -> Starlette:
             Route("/v1/memories/{user:path}", service.remembered),
             Route("/v1/memories/{user:path}", service.erase, methods=["DELETE"]),
         ],
-        middleware=[Middleware(Door, key=key)],
+        middleware=[Middleware(Lingering), *([pages] if origins else []), Middleware(Door, key=key)],
         exception_handlers={
             HTTPException: _http_error,
             ApiError: _api_error,

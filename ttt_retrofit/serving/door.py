@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+from collections.abc import Sequence
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ..errors import ConfigError
+from ..errors import ConfigError, clipped, quoted
 from .protocol import ApiError
 
 BODY_SECONDS = 30.0  # for a body to arrive
+LINGER = 5.0  # seconds in which the rest of a request that was refused is heard, and thrown away
 OPEN = ("/health",)  # without a key
 
 
@@ -33,8 +36,13 @@ def _without_port(host: str) -> str:
         return ""
 
 
-def check_exposure(host: str, key: str | None) -> None:
-    """Raise `ConfigError` where strangers could reach a server that asks for no key."""
+def check_exposure(host: str, key: str | None, origins: Sequence[str] = ()) -> None:
+    """Raise `ConfigError` where strangers, or any web page, could reach a server that asks for no key."""
+    if not key and "*" in origins:
+        raise ConfigError(
+            "--allow-origin '*' lets every web page that is open on this machine talk to every user's memory, and no "
+            "API key is set. Name the origins, such as http://localhost:3000, or give --api-key."
+        )
     if not key and not is_loopback(host):
         raise ConfigError(
             f"--host {host} can be reached from other machines, and no API key is set: whoever reaches it could talk "
@@ -63,6 +71,42 @@ class Secluded:
         await self.app(scope, receive, with_policy)
 
 
+class Lingering:
+    """Middleware that hears a client out: a reply that comes before the request has been sent is ended only after it.
+
+    Where the connection was closed at once, such a client would see its own sending fail, and never the reply.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or b"expect" in dict(scope["headers"]):  # such a client waits to be asked to go on
+            await self.app(scope, receive, send)
+            return
+        heard = False
+
+        async def hear() -> Message:
+            nonlocal heard
+            message = await receive()
+            heard = heard or message["type"] == "http.disconnect" or not message.get("more_body", False)
+            return message
+
+        async def answer(message: Message) -> None:
+            last = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if not last or heard:
+                await send(message)
+                return
+            await send({**message, "more_body": True})  # it is whole for whoever counts its bytes
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    while not heard:
+                        await hear()
+            await send({"type": "http.response.body", "body": b""})
+
+        await self.app(scope, hear, answer)
+
+
 class Door:
     """Middleware that asks for the key; without one, for a local host, so that no web page can pose as local.
 
@@ -85,12 +129,13 @@ class Door:
         if self.key is None:
             host = headers.get(b"host", b"").decode("latin-1")
             if not is_loopback(_without_port(host)):
-                return ApiError(403, f"The host {host!r} is not one of this server's. Ask for localhost.")
+                return ApiError(403, f"The host {quoted(host)} is not one of this server's. Ask for localhost.")
             return None
-        given = headers.get(b"authorization", b"")
+        scheme, _, given = headers.get(b"authorization", b"").strip().partition(b" ")
         # Compared in constant time, so that answering tells nothing of how much was right.
-        if not hmac.compare_digest(given, b"Bearer " + self.key):
-            said = "The API key is wrong." if given else "No API key was given: Authorization: Bearer KEY."
+        right = hmac.compare_digest(given.strip(), self.key)
+        if scheme.lower() != b"bearer" or not right:
+            said = "The API key is wrong." if scheme else "No API key was given: Authorization: Bearer KEY."
             return ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return None
 
@@ -105,8 +150,8 @@ async def body(request: Request, most: int) -> bytes:
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
-        raise ApiError(415, f"Content-Type is {kind or 'missing'}, expected application/json.")
-    too_large = ApiError(413, f"The body is larger than {most:,} bytes.", headers={"Connection": "close"})
+        raise ApiError(415, f"Content-Type is {clipped(kind, 100) or 'missing'}, expected application/json.")
+    too_large = ApiError(413, f"The body is larger than {most:,} bytes.")
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > most:
         raise too_large
@@ -118,7 +163,5 @@ async def body(request: Request, most: int) -> bytes:
                 if len(read) > most:
                     raise too_large
     except TimeoutError:
-        raise ApiError(
-            408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.", headers={"Connection": "close"}
-        ) from None
+        raise ApiError(408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
     return bytes(read)

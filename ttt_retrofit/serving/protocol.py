@@ -1,6 +1,6 @@
 """OpenAI's chat completions as they are spoken here: what a request may say, and the shapes of the replies.
 
-Whatever a request asks for is done or refused; no parameter is accepted and then ignored.
+Whatever a request asks for is done, or refused by name; what asks for nothing is taken, whatever it is called.
 """
 
 from __future__ import annotations
@@ -11,21 +11,31 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-Identity = Annotated[str, StringConstraints(min_length=1, max_length=512)]
-Stop = Annotated[str, StringConstraints(min_length=1)]
+from ..errors import clipped, quoted
 
-# Parameters of the protocol that can only be what they are anyway.
-FIXED: dict[str, list[Any]] = {
-    "n": [1],
-    "frequency_penalty": [0],
-    "presence_penalty": [0],
-    "logit_bias": [{}],
-    "logprobs": [False],
-    "modalities": [["text"]],
-    "response_format": [{"type": "text"}],
-    "store": [False],
-    "tools": [[]],
+# What asks for nothing, whatever it is given to, and so does what OpenAI documents as the default.
+NOTHING: list[Any] = [None, False, 0, "", [], {}, "none", "auto"]
+DEFAULTS: dict[str, Any] = {
+    "n": 1,
+    "frequency_penalty": 0,
+    "presence_penalty": 0,
+    "logprobs": False,
+    "modalities": ["text"],
+    "response_format": {"type": "text"},
+    "parallel_tool_calls": True,
+    "service_tier": "default",
+    "reasoning_effort": "medium",
+    "verbosity": "medium",
+    "include_obfuscation": True,
 }
+MUST_BE = ("n",)  # it asks for something even where it is 0
+
+
+def asks_for_nothing(name: str, value: Any) -> bool:
+    """Whether a parameter that is not known here may be left out."""
+    if name in DEFAULTS and value == DEFAULTS[name]:
+        return True
+    return value is None if name in MUST_BE else value in NOTHING
 
 
 class ApiError(Exception):
@@ -39,8 +49,9 @@ class ApiError(Exception):
         code: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code, self.headers = status, param, code, headers
+        super().__init__(clipped(message))
+        self.status, self.code, self.headers = status, code, headers
+        self.param = None if param is None else clipped(param, 200)
 
     def body(self) -> dict[str, Any]:
         kind = "server_error" if self.status >= 500 else "invalid_request_error"
@@ -50,6 +61,15 @@ class ApiError(Exception):
 class _Said(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nothing(cls, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        return {
+            name: value for name, value in said.items() if name in cls.model_fields or not asks_for_nothing(name, value)
+        }
+
 
 class TextPart(_Said):
     type: Literal["text"]
@@ -57,26 +77,34 @@ class TextPart(_Said):
 
 
 def _parts(said: Any) -> Any:
+    if said is None:
+        return []
     return [{"type": "text", "text": said}] if isinstance(said, str) else said
 
 
 def _listed(said: Any) -> Any:
-    return [said] if isinstance(said, str) else said
+    listed = [said] if isinstance(said, str) else said
+    return [stop for stop in listed if stop != ""] if isinstance(listed, list) else listed
 
 
+def _or_none(said: Any) -> Any:
+    return None if said == "" else said
+
+
+def _or_all(said: Any) -> Any:
+    """-1 is how some clients say that there is no limit."""
+    return None if said == -1 else said
+
+
+Identity = Annotated[Annotated[str, StringConstraints(max_length=512)] | None, BeforeValidator(_or_none)]
 Parts = Annotated[list[TextPart], BeforeValidator(_parts)]
-Stops = Annotated[list[Stop], Field(max_length=4), BeforeValidator(_listed)]
+Stops = Annotated[Annotated[list[str], Field(max_length=4)] | None, BeforeValidator(_listed)]
+Most = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_or_all)]
 
 
 class Message(_Said):
     role: Literal["system", "developer", "user", "assistant"]
-    content: Parts
-    # A client that sends an answer back as it got it sends these, empty.
-    refusal: None = None
-    annotations: None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: None = None
+    content: Parts = []
 
     @property
     def text(self) -> str:
@@ -84,7 +112,7 @@ class Message(_Said):
 
 
 class StreamOptions(_Said):
-    include_usage: bool = False
+    include_usage: bool | None = False
 
 
 class ChatRequest(_Said):
@@ -92,26 +120,16 @@ class ChatRequest(_Said):
 
     model: str
     messages: list[Message] = Field(min_length=1)
-    user: Identity | None = None
-    safety_identifier: Identity | None = None
+    user: Identity = None
+    safety_identifier: Identity = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    max_tokens: int | None = Field(None, ge=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    stop: Stops | None = None
+    max_tokens: Most = None
+    max_completion_tokens: Most = None
+    stop: Stops = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _without_fixed(cls, said: Any) -> Any:
-        if not isinstance(said, dict):
-            return said
-        for name, allowed in FIXED.items():
-            if said.get(name) is not None and said[name] not in allowed:
-                raise ApiError(400, f"{name}={said[name]!r} is not supported; it can only be {allowed[0]!r}.", name)
-        return {name: value for name, value in said.items() if name not in FIXED}
 
     @classmethod
     def read(cls, body: bytes) -> ChatRequest:
@@ -135,8 +153,10 @@ class ChatRequest(_Said):
         for one, other in (("max_tokens", "max_completion_tokens"), ("user", "safety_identifier")):
             first, second = getattr(request, one), getattr(request, other)
             if first is not None and second is not None and first != second:
-                raise ApiError(400, f"{one}={first!r} and {other}={second!r} contradict each other; give one.", one)
-        if request.stream_options is not None and not request.stream:
+                raise ApiError(
+                    400, f"{one}={quoted(first)} and {other}={quoted(second)} contradict each other; give one.", one
+                )
+        if request.include_usage and not request.stream:
             raise ApiError(400, "stream_options is only for stream=true.", "stream_options")
         return request
 
@@ -151,7 +171,7 @@ class ChatRequest(_Said):
 
     @property
     def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def conversation(self) -> list[dict[str, str]]:
         """The messages as chat templates know them: `developer` is what `system` was called before."""
@@ -162,9 +182,11 @@ class ChatRequest(_Said):
 def _explained(error: ValidationError) -> ApiError:
     """The first thing that is wrong."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(clipped(str(part), 100) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return ApiError(400, f"{place} is not supported.", place)
+        name = first["loc"][-1]
+        instead = f"it can only be {DEFAULTS[name]!r}" if name in DEFAULTS else "leave it out"
+        return ApiError(400, f"{place}={quoted(first['input'])} is not supported; {instead}.", place)
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['msg']}.")
     return ApiError(400, f"{place or 'The body'}: {first['msg']}.", place or None)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
+GREEDY_BELOW = 1e-5  # of a temperature: nothing but the largest is ever drawn, and logits over it would overflow
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -48,7 +50,7 @@ class Sampling:
         The noise comes from the request's own generator, so that neither its neighbours in the batch nor a
         consolidation that samples meanwhile can change what it draws.
         """
-        if self.temperature == 0:
+        if self.temperature < GREEDY_BELOW:
             return logits
         scaled = logits.float() / self.temperature
         if self.top_k:
