@@ -73,6 +73,15 @@ def test_generating_over_the_switch_keeps_the_state(family):
     assert torch.equal(model(written[:, :-1]).logits.argmax(-1)[0, SWITCH - 5 :], written[0, SWITCH - 4 :])
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("family", CASES)
+def test_without_a_window_generating_ends_where_the_switch_is(family, beams):
+    model = wrap(made(family), TTTConfig(**TTT | {"sliding_window": None}))
+    ids = tokens(2, SWITCH - 4)
+    written = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None, num_beams=beams)
+    assert written.shape[1] == SWITCH + 1  # the last one is written, and never read
+
+
 @pytest.mark.parametrize("family", CASES)
 def test_unwrapped_frequencies_follow_the_call_again(family, tmp_path):
     ids = tokens(1, 2 * SWITCH)

@@ -1,6 +1,6 @@
 """`GenerateMixin`: transformers' `generate` for a model that learns.
 
-It goes on from a `TTTCache`, ends rows that have no learned position left, and closes the doors that cannot be right
+It goes on from a `TTTCache`, ends rows that have no position left, and closes the doors that cannot be right
 for such a model. Sampling, beams and streaming are transformers' own.
 B rows, T tokens of a call, L tokens so far.
 """
@@ -85,12 +85,15 @@ class GenerateMixin(_Base):
     _is_stateful = True  # transformers then refuses assisted decoding, which would have to take updates back
 
     ttt: TTTConfig
-    learned_positions: int | None
 
     def new_cache(self) -> TTTCache:
         raise NotImplementedError
 
     def own_cache(self, cache: Any) -> TTTCache:
+        raise NotImplementedError
+
+    @property
+    def longest(self) -> int | None:
         raise NotImplementedError
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
@@ -118,8 +121,8 @@ class GenerateMixin(_Base):
     def _get_stopping_criteria(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
         family: Any = super()
         criteria: StoppingCriteriaList = family._get_stopping_criteria(generation_config, *args, **kwargs)
-        if self.learned_positions is not None:
-            criteria.append(_NoPositionLeft(self.learned_positions, generation_config))
+        if self.longest is not None:
+            criteria.append(_NoPositionLeft(self.longest, generation_config))
         rows = ROWS.get()
         return criteria if rows is None or generation_config.num_beams > 1 else rows.watch(criteria)
 
@@ -156,8 +159,8 @@ class GenerateMixin(_Base):
             inputs |= rows.ended_columns(input_ids.shape[1], inputs["input_ids"].shape[1], inputs.get("attention_mask"))
         if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
             inputs["learn_from"] = "none"
-        if self.learned_positions is not None and not is_first_iteration:
-            _silence(inputs, self.learned_positions)
+        if self.longest is not None and not is_first_iteration:
+            _silence(inputs, self.longest)
         return inputs
 
     def _prepare_cache_for_generation(

@@ -177,6 +177,13 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         text = self.config.get_text_config(decoder=True)
         return None if self.learned_positions else self._reach or getattr(text, "max_position_embeddings", None)
 
+    @property
+    def longest(self) -> int | None:
+        """The tokens that a conversation may hold, None for any number."""
+        if self.learned_positions is not None:
+            return self.learned_positions
+        return self._reach if self._reach is not None and self._reach <= self.ttt.reach else None
+
     def adapted(self, place: Site) -> bool:
         """Whether PEFT's LoRA stands around the projection at a place."""
         module = self.get_submodule(place.path)
@@ -419,18 +426,19 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     def _check_length(self, cache: TTTCache, counts: list[int]) -> None:
         """counts: new tokens, by row."""
         tokens = max(read + new for read, new in zip(cache.counts or [0] * len(counts), counts))
-        if self.learned_positions is not None and tokens > self.learned_positions:
+        if self.longest is None or tokens <= self.longest:
+            return
+        if self.learned_positions is not None:
             raise InputError(
-                f"{tokens} tokens are more than the {self.learned_positions} positions {self._base_class.__name__} has "
-                "learned; it cannot read further. Use a model with rotary positions for longer contexts."
+                f"{tokens} tokens are more than the {self.longest} positions {self._base_class.__name__} has learned; "
+                "it cannot read further. Use a model with rotary positions for longer contexts."
             )
-        if self._reach is not None and tokens > self._reach <= self.ttt.reach:
-            raise InputError(
-                f"{tokens} tokens are more than the {self._reach} that {self._base_class.__name__} reads with one "
-                "set of rotary frequencies. Beyond, it would change them for what it has read already. Read under a "
-                f"window, with sliding_window + chunk_size + sink_tokens below {self._reach}: found "
-                f"{self.ttt.sliding_window}, {self.ttt.chunk_size} and {self.ttt.sink_tokens}."
-            )
+        raise InputError(
+            f"{tokens} tokens are more than the {self.longest} that {self._base_class.__name__} reads with one set of "
+            "rotary frequencies. Beyond, it would change them for what it has read already. Read under a window, with "
+            f"sliding_window + chunk_size + sink_tokens below {self.longest}: found {self.ttt.sliding_window}, "
+            f"{self.ttt.chunk_size} and {self.ttt.sink_tokens}."
+        )
 
     # ------------------------------------------------------------------ activation checkpointing
 

@@ -71,7 +71,7 @@ class TTTTrainingConfig(TrainingArguments):
         # Every process cuts the same stream and takes its share; the rows of a batch may differ in length.
         self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
 
-    def check_fits(self, ttt: TTTConfig, positions: int | None) -> None:
+    def check_fits(self, ttt: TTTConfig, longest: int | None) -> None:
         """Raises `ConfigError` where these settings contradict how the model reads, or how far it can."""
         if ttt.inner_rule != "gradient":
             raise ConfigError(
@@ -85,9 +85,10 @@ class TTTTrainingConfig(TrainingArguments):
                 "least two of them, for the first chunk's loss comes before any update. Take a longer sequence, or "
                 "configure_ttt(chunk_size=...)."
             )
-        if positions is not None and self.sequence_length > positions:
+        if longest is not None and self.sequence_length > longest:
             raise ConfigError(
-                f"sequence_length={self.sequence_length}, but the model has learned {positions} positions."
+                f"sequence_length={self.sequence_length}, but the model can read at {longest} positions: it has "
+                "learned no more, or its rotary frequencies would change there, which a window below that prevents."
             )
 
     def _check_types(self) -> None:

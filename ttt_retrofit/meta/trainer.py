@@ -77,7 +77,7 @@ class TTTTrainer(Trainer):
             # What is trained is trained in full, whatever it was saved in; `bf16=True` computes in less.
             model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config, dtype=torch.float32)
         self.ttt_model = _converted(model)
-        args.check_fits(self.ttt_model.ttt, self.ttt_model.learned_positions)
+        args.check_fits(self.ttt_model.ttt, self.ttt_model.longest)
         if args.gradients in ("exact", "truncated") and vars(self.ttt_model).get("is_loaded_in_8bit"):
             raise ConfigError(
                 f"gradients={args.gradients!r}: an 8-bit base rounds what passes through it, so its gradient has no "

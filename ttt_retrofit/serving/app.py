@@ -66,8 +66,8 @@ class Exchange:
         except InputError as error:
             raise ApiError(400, str(error), "messages") from error
         most = min(asked.most or service.limits.max_new_tokens, service.limits.max_new_tokens)
-        if model.learned_positions is not None:  # the last token is written, and never read
-            most = min(most, model.learned_positions + 1 - len(self.prompt))
+        if model.longest is not None:  # the last token is written, and never read
+            most = min(most, model.longest + 1 - len(self.prompt))
         self._work = Work(
             ids=self.prompt,
             memory=memory,
@@ -91,7 +91,7 @@ class Exchange:
                 f"{limits.max_prompt:,} tokens, and {limits.max_text:,} bytes"
             )
         ids = self.service.answering.prompt(messages if memory is None else memory.with_notes(messages))
-        learned = self.service.answering.model.learned_positions
+        learned = self.service.answering.model.longest
         if learned is not None and len(ids) > learned:
             raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {learned:,} positions")
         if len(ids) > limits.max_prompt:
