@@ -218,7 +218,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     assert isinstance(converted, TTTMixin)
     try:
         _own_config(model)
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.device("cpu"):
             converted.attach_ttt(config)
     except Exception:
         model.__class__ = base

@@ -264,9 +264,10 @@ def detach(model: PreTrainedModel) -> None:
 
 def initialise(model: PreTrainedModel, seed: int = 0) -> None:
     """Fresh starts and measured norms for every site, the same for the same base and configuration."""
-    generator = torch.Generator().manual_seed(seed)
-    for site in ttt_sites(model):
-        site.initialise(_measured_norm(model, site.site, generator), generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with torch.device("cpu"):  # whatever the default is: what is drawn goes to where the model is
+        for site in ttt_sites(model):
+            site.initialise(_measured_norm(model, site.site, generator), generator)
 
 
 def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:

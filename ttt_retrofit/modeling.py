@@ -206,6 +206,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
         cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache.columns)
+        position_ids = calls.text_positions(position_ids, mask)
         calls.check_rest(position_ids, learn_from, ids)
         loss_kwargs = {name: kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         tokens = reading.align(ids, mask, position_ids)
