@@ -109,7 +109,7 @@ def test_what_the_model_refuses_its_backbone_refuses():
 def test_a_layer_called_alone_is_refused():
     model = wrap(tiny("llama"), EAGER)
     plain = model.base_model._base_class.forward  # the family's own, past everything that is ours
-    with pytest.raises(UnsupportedModelError, match=r"without the model around it.*unwrap\(\)"):
+    with pytest.raises(UnsupportedModelError, match=r"without a converted model around them.*unwrap\(\)"):
         plain(model.base_model, IDS)
 
 

@@ -155,3 +155,14 @@ def test_an_auto_class_that_loads_this_very_base_loads_it_converted(tmp_path):
     for auto in ("AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForMultimodalLM"):
         again = getattr(transformers, auto).from_pretrained(tmp_path)
         assert type(again) is type(model) and torch.equal(logits(again, ids), logits(model, ids))
+
+
+def test_peft_finds_the_converted_class_by_the_name_it_wrote_down(tmp_path):
+    peft = pytest.importorskip("peft")
+    wrap(tiny("qwen2"), ttt()).save_pretrained(tmp_path / "converted")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "converted")
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    again = peft.AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["ttt_retrofit.auto"])
+    assert type(again.get_base_model()) is type(model)
+    assert torch.equal(logits(again, tokens(1, 30)), logits(adapted, tokens(1, 30)))
