@@ -37,7 +37,8 @@ def backbones(model) -> list[nn.Module]:
     return list({id(m): m for m in (model.base_model, model.get_decoder()) if m is not model}.values())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# ModernBERT's head is of two parts, and the hook below would see what the first of them gives.
+@pytest.mark.parametrize("family", [family for family in FAMILIES if family != "modernbert-decoder"])
 def test_the_backbone_gives_what_the_head_is_given(family):
     model = wrap(tiny(family), EAGER)
     with torch.no_grad():
@@ -109,7 +110,7 @@ def test_what_the_model_refuses_its_backbone_refuses():
 def test_a_layer_called_alone_is_refused():
     model = wrap(tiny("llama"), EAGER)
     plain = model.base_model._base_class.forward  # the family's own, past everything that is ours
-    with pytest.raises(UnsupportedModelError, match=r"without the model around it.*unwrap\(\)"):
+    with pytest.raises(UnsupportedModelError, match=r"without a converted model around them.*unwrap\(\)"):
         plain(model.base_model, IDS)
 
 

@@ -93,7 +93,7 @@ def test_what_cannot_be_converted_is_refused_and_left_as_it_was(family):
     assert snapshot(model) == before
 
 
-@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen3_moe"])
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "qwen3_moe", "jetmoe"])
 def test_prime_sits_beside_a_mixture_of_experts(family):
     model, ids = tiny(family), tokens(1, 2 * CHUNK)
     with torch.no_grad():

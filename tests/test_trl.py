@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+import transformers
 from datasets import Dataset
 from peft import LoraConfig
 from test_saving import word_tokenizer
@@ -12,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit import TTTConfig, UnsupportedModelError, wrap
 
 TTT = TTTConfig(layers="all", chunk_size=8, sliding_window=16, sink_tokens=2, inner_lr=0.1, inner_optimizer="sgd")
 LENGTHS = (37, 21, 30, 40)
@@ -78,21 +79,42 @@ def test_fused_log_probabilities_are_those_of_the_logits(family):
     torch.testing.assert_close(found[scored], expected[scored], atol=1e-4, rtol=0)
 
 
-def test_grpo_trains(tmp_path):
-    model = wrap(tiny("qwen2"), TTT)
-    before = model.model.layers[0].mlp.down_proj.weight.clone()
-
+def grpo(model, folder, **changes) -> GRPOTrainer:
     def many_different(completion_ids, **kwargs):
         return [float(len(set(ids))) for ids in completion_ids]
 
     arguments = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 12, "max_steps": 1}
-    run = GRPOTrainer(
+    arguments |= {**COMMON, "learning_rate": 1e-2, "gradient_checkpointing": False}
+    return GRPOTrainer(
         model=model,
-        args=GRPOConfig(tmp_path, **{**arguments, **COMMON, "learning_rate": 1e-2, "gradient_checkpointing": False}),
+        args=GRPOConfig(folder, **{**arguments, **changes}),
         train_dataset=Dataset.from_dict({"prompt": ["w5 w6 w7 w8 w9", "w11 w12 w13"]}),
         reward_funcs=many_different,
         processing_class=word_tokenizer(),
     )
+
+
+def test_grpo_trains(tmp_path):
+    model = wrap(tiny("qwen2"), TTT)
+    before = model.model.layers[0].mlp.down_proj.weight.clone()
+    run = grpo(model, tmp_path)
     run.train()
     assert run.state.global_step == 1
     assert not torch.equal(before, model.model.layers[0].mlp.down_proj.weight)
+
+
+def test_a_reference_model_is_converted_where_the_policy_was_loaded_from_a_converted_checkpoint(tmp_path):
+    wrap(tiny("qwen2"), TTT).save_pretrained(tmp_path / "converted")
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "converted")
+    run = grpo(model, tmp_path, beta=0.1)
+    assert run.ref_model is not model and type(run.ref_model) is type(model)
+    with torch.no_grad():
+        assert torch.equal(run.ref_model.base_model(tokens(1, 30))[0], model.base_model(tokens(1, 30))[0])
+    run.train()
+
+
+def test_a_plain_reference_of_a_converted_policy_is_refused(tmp_path):
+    tiny("qwen2").save_pretrained(tmp_path / "base")
+    model = wrap(transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base"), TTT)
+    with pytest.raises(UnsupportedModelError, match=r"without a converted model around them.*load the policy from"):
+        grpo(model, tmp_path, beta=0.1).train()

@@ -80,6 +80,11 @@ SUPPORTED: dict[str, dict[str, Any]] = {
     "glm": HEAD,
     "granitemoeshared": {"num_local_experts": 4, "shared_intermediate_size": 24},
     "helium": HEAD,
+    "internlm3": HEAD,
+    "iquestcoder": HEAD,
+    "afmoe": {**MIXED, **EXPERTS, "num_dense_layers": 2, "num_shared_experts": 1},
+    "doge": {},
+    "modernbert-decoder": {"global_attn_every_n_layers": 2, "local_attention": 2 * WINDOW},
     "hunyuan_v1_dense": HEAD,
     "llama4_text": {
         **HEAD,
@@ -87,6 +92,16 @@ SUPPORTED: dict[str, dict[str, Any]] = {
         "num_local_experts": 4,
         "attention_chunk_size": 16,
         "moe_layers": [1, 3],
+    },
+    "longcat_flash": {
+        **LATENT,
+        "head_dim": 4,
+        "ffn_hidden_size": 48,
+        "expert_ffn_hidden_size": 16,
+        "num_hidden_layers": 2 * LAYERS,  # each layer counts twice
+        "n_routed_experts": 4,
+        "zero_expert_num": 2,
+        "moe_topk": 2,
     },
     "minicpm3": {**LATENT, "dim_model_base": 32},
     "nemotron": {},
@@ -103,6 +118,7 @@ UNGATED = {"gpt2", "gpt_neox", "arcee", "ctrl", "nemotron", "opt", "persimmon", 
 # What cannot be converted, and a word of the reason that is given.
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "mixtral": ({"num_local_experts": 4, "num_experts_per_tok": 2}, "model.layers.0.mlp.experts"),
+    "jetmoe": ({"num_local_experts": 4, "num_experts_per_tok": 2, "kv_channels": 8}, "mlp.input_linear.*prime"),
     "gpt_oss": ({**MIXED, "num_local_experts": 4, "num_experts_per_tok": 2}, "model.layers.0.mlp.experts"),
     "qwen3_next": ({**HEAD, **EXPERTS, "shared_expert_intermediate_size": 24}, "linear_attention"),
     "lfm2": ({"layer_types": ["conv", "full_attention"] * 2}, "conv"),

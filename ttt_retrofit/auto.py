@@ -48,6 +48,7 @@ class TTTConfigMixin(_ConfigBase):
     _base_class: type[PreTrainedConfig]
     base_model_name_or_path: str | None = None  # the base that was converted
     ttt: dict[str, Any] | None = None  # None when read from a base, as PEFT does to compare
+    auto_map = hub.AUTO_MAP  # TRL looks in it for an auto class, where it does not know the architecture
 
     def to_diff_dict(self) -> dict[str, Any]:
         """What `save_pretrained` writes. `to_dict`, which PEFT reads, stays the family's."""
@@ -134,9 +135,9 @@ def _refusal(auto: type, derived: Any) -> type:
 
 
 def __getattr__(name: str) -> Any:
-    """Derived classes by name, so that pickle finds them in a fresh process (PEP 562)."""
+    """Derived classes by name, so that pickle finds them in a fresh process, and PEFT by `__name__` (PEP 562)."""
     base, _, config = name.removeprefix(PREFIX).partition(JOINT)
-    found = getattr(transformers, base, None) if name.startswith(PREFIX) else None
+    found = getattr(transformers, base, None)
     if isinstance(found, type) and issubclass(found, PreTrainedModel):
         return derived_model(found, getattr(transformers, config) if config else None)
     if isinstance(found, type) and issubclass(found, PreTrainedConfig):
@@ -218,7 +219,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     assert isinstance(converted, TTTMixin)
     try:
         _own_config(model)
-        with torch.inference_mode(False):
+        with torch.inference_mode(False), torch.device("cpu"):
             converted.attach_ttt(config)
     except Exception:
         model.__class__ = base

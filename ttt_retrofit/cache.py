@@ -89,7 +89,7 @@ class TTTCache(RankedCache):
     def loss_by_chunk(self) -> Tensor:
         by_row = self.losses
         longest = max((len(losses) for losses in by_row), default=0)
-        return torch.tensor([losses + [math.nan] * (longest - len(losses)) for losses in by_row])
+        return torch.tensor([losses + [math.nan] * (longest - len(losses)) for losses in by_row], device="cpu")
 
     def log_losses(self, by_row: dict[int, float]) -> None:
         for row, loss in by_row.items():
@@ -107,7 +107,7 @@ class TTTCache(RankedCache):
 
     @property
     def tokens_seen(self) -> Tensor:
-        return torch.zeros(0, dtype=torch.long) if self.ranks_seen is None else self.ranks_seen
+        return torch.zeros(0, dtype=torch.long, device="cpu") if self.ranks_seen is None else self.ranks_seen
 
     def keep_text(self) -> TTTCache:
         """Keep the ids of all tokens from now on (8 bytes each), so that `consolidate` can take this cache.

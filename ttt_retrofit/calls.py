@@ -58,6 +58,11 @@ def checked_mask(mask: Tensor | None, ids: Tensor, cache: TTTCache) -> Tensor | 
     """(B, past + T) or (B, T), nonzero for real tokens; what it says of the past agrees with what was read."""
     if mask is None:
         return None
+    if not isinstance(mask, Tensor):
+        raise InputError(
+            f"attention_mask is a {type(mask).__name__}; expected a tensor of shape {tuple(ids.shape)}, nonzero for "
+            "real tokens. Masks for each type of layer are made of it, with the window."
+        )
     past = cache.columns
     if mask.ndim != 2 or mask.shape[0] != ids.shape[0] or mask.shape[1] not in (ids.shape[1], past + ids.shape[1]):
         raise InputError(
@@ -154,6 +159,23 @@ def checked_cache(cache: Any, ttt: TTTConfig) -> TTTCache:
             "Read the context again with this model."
         )
     return cache
+
+
+def text_positions(positions: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """One position for each token, (B, T), of Qwen-VL's several, (axes, B, T): in text they are all the same."""
+    if positions is None or positions.ndim != 3:
+        return positions
+    differ = positions != positions[:1]
+    if mask is not None:
+        if mask.shape != positions.shape[1:]:
+            return positions  # refused for its shape
+        differ = differ & mask.bool()
+    if bool(differ.any()):
+        raise InputError(
+            f"position_ids has shape {tuple(positions.shape)}, and its {positions.shape[0]} rows differ, as they do "
+            f"for images. Only text can be read: pass positions of shape {tuple(positions.shape[1:])}."
+        )
+    return positions[0]
 
 
 def check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) -> None:

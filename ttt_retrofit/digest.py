@@ -41,4 +41,4 @@ def _powers(count: int) -> Tensor:
     for _ in range(count):
         powers.append(value - 2**64 if value >= 2**63 else value)
         value = value * BASE % 2**64
-    return torch.tensor(powers, dtype=torch.long)
+    return torch.tensor(powers, dtype=torch.long, device="cpu")

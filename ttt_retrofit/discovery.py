@@ -71,8 +71,8 @@ def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
     """
     prefix, layers = decoder_layers(model)
     hidden_size = model.config.get_text_config(decoder=True).hidden_size
-    chosen = select_layers(config.layers, len(layers))
     explicit = isinstance(config.layers, tuple)
+    chosen = _without_cross_attention(model, select_layers(config.layers, len(layers)), explicit)
     found = {index: find_mlps(layers[index], f"{prefix}.{index}", index, hidden_size) for index in chosen}
     if config.fast_weights == "prime":
         return [
@@ -95,6 +95,21 @@ def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
     sites = [site for site in projections if any(_matches(site, target) for target in config.target_modules)]
     _check_rank(config, sites)
     return sites
+
+
+def _without_cross_attention(model: PreTrainedModel, chosen: list[int], explicit: bool) -> list[int]:
+    """Llama 3.2's layers that look at images are passed over in text, so that nothing could be learned in them."""
+    crossing = set(getattr(model.config.get_text_config(decoder=True), "cross_attention_layers", None) or ())
+    kept = [index for index in chosen if index not in crossing]
+    if len(kept) == len(chosen):
+        return chosen
+    skipped = sorted(crossing & set(chosen))
+    if explicit or not kept:
+        raise UnsupportedModelError(
+            f"Layers {skipped} of {type(model).__name__} attend to images and are passed over in text. Select others."
+        )
+    logger.warning("Layers %s attend to images, are passed over in text, and get no fast weights.", skipped)
+    return kept
 
 
 def _no_dense_mlp(model: PreTrainedModel, prefix: str, layers: nn.ModuleList, without: list[int]) -> str:

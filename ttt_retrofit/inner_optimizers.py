@@ -99,7 +99,7 @@ def adam_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, 
 
 
 def muon_(weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, done: Tensor) -> None:
-    direction, new = muon(gradient, state, torch.full((1,), step))
+    direction, new = muon(gradient, state, torch.full((1,), step, device=weight.device))
     torch._foreach_copy_([state["m"], weight, done], [new["m"], weight - lr * direction, torch.ones_like(done)])
 
 

@@ -198,7 +198,7 @@ def projection_norm(projection: nn.Module, site: Site, generator: torch.Generato
     dtype = parameter.dtype if parameter.is_floating_point() else torch.float32
     # An offloaded projection brings its weight, and the probes, to where it computes.
     device = "cpu" if parameter.is_meta else parameter.device
-    probes = torch.randn(PROBES, site.in_features, generator=generator).to(device, dtype)
+    probes = torch.randn(PROBES, site.in_features, generator=generator, device="cpu").to(device, dtype)
     bias = projection(torch.zeros_like(probes[:1]))
     response = (projection(probes) - bias).float()
     if site.fused:
@@ -264,9 +264,10 @@ def detach(model: PreTrainedModel) -> None:
 
 def initialise(model: PreTrainedModel, seed: int = 0) -> None:
     """Fresh starts and measured norms for every site, the same for the same base and configuration."""
-    generator = torch.Generator().manual_seed(seed)
-    for site in ttt_sites(model):
-        site.initialise(_measured_norm(model, site.site, generator), generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with torch.device("cpu"):  # whatever the default is: what is drawn goes to where the model is
+        for site in ttt_sites(model):
+            site.initialise(_measured_norm(model, site.site, generator), generator)
 
 
 def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:
@@ -286,5 +287,5 @@ def _measured_norm(model: PreTrainedModel, site: Site, generator: torch.Generato
     """That of the projection, of a block's way out, or, for a block of experts, of a fresh matrix beside it."""
     place = site.inside if site.role == "block" else site
     if place is None:
-        return torch.tensor(site.out_features**0.5)
+        return torch.tensor(site.out_features**0.5, device="cpu")
     return projection_norm(model.get_submodule(place.path), place, generator)

@@ -320,7 +320,7 @@ def taking_part(decoder: Decoder, logits: Tensor) -> Tensor:
 def displacements(decoder: Decoder, fast: FastState) -> Tensor:
     """(S,) how far the fast weights of each site have moved from their start, ‖ΔW‖ / ‖W‖; the mean over rows."""
     if not fast.sites:
-        return torch.zeros(len(decoder.sites))
+        return torch.zeros(len(decoder.sites), device="cpu")
     moved = []
     for site in decoder.sites:
         constants = site.constants(decoder.ttt)

@@ -230,11 +230,12 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         """
         # check
         ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
-        positions = packed.positions_of(position_ids, kwargs, ids)
-        calls.check_rest(positions, learn_from, ids)
         for_loss = {str(name): kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
         mask = calls.checked_mask(attention_mask, ids, cache)
+        new = None if mask is None else mask[:, -ids.shape[1] :]
+        positions = calls.text_positions(packed.positions_of(position_ids, kwargs, ids), new)
+        calls.check_rest(positions, learn_from, ids)
         spans = None if mask is not None else packed.documents(positions, len(ids), use_cache is False)
         if spans is not None:
             assert positions is not None
@@ -243,8 +244,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             output = packed.read_apart(self.ttt_forward, ids, positions, spans, memories, logits_to_keep, **kwargs)
             return self._returned(output, labels, None, for_loss, return_dict)
         late = calls.late(cache, mask, ids.shape[1])
-        mask = None if mask is None else mask[:, -ids.shape[1] :]
-        real = mask if ended is None else ~ended if mask is None else mask & ~ended
+        real = new if ended is None else ~ended if new is None else new & ~ended
         # align
         tokens = reading.align(ids, real, positions, cache.ahead)
         calls.check_real(max(tokens.counts))
@@ -259,7 +259,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         # read
         settings = {"learn": learn, "outer": self._outer(), "voices": voices, **kwargs}
         if late is not None:
-            reading.read_late(self, cache, late, calls.late_positions(positions, late, mask), **settings)
+            reading.read_late(self, cache, late, calls.late_positions(positions, late, new), **settings)
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
         keep = logits_to_keep if isinstance(logits_to_keep, int) and together else 0
         call = reading.Call(real, ids.shape[1], cache.columns, calls.held_after(cache, ids, ended))
@@ -272,7 +272,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         if torch.is_grad_enabled():
             made = backbone.LAST if backbone.LAST in output else "logits"
             output[made] = learning.taking_part(self, output[made])
-        return self._returned(output, labels, mask, for_loss, return_dict)
+        return self._returned(output, labels, new, for_loss, return_dict)
 
     def _returned(
         self,

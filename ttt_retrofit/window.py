@@ -62,8 +62,10 @@ def _attended() -> Attended:
     current = _ATTENDED.get()
     if current is None:
         raise UnsupportedModelError(
-            "A part of a converted model was called without the model around it: it would see no window and learn "
-            "nothing. Call the model, or its base_model for hidden states; unwrap() gives back the plain model."
+            "Layers of a converted model, or of a plain one that was loaded with its attn_implementation, were called "
+            "without a converted model around them: they would see no window and learn nothing. Call the model, or its "
+            "base_model for hidden states. A reference that TRL loads by the policy's path is converted where that is: "
+            "save the converted model, and load the policy from there. unwrap() gives back the plain model."
         )
     return current()
 

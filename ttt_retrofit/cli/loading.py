@@ -249,7 +249,7 @@ def read_context(path: Path) -> str | list[dict[str, Any]]:
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, most: int | None = None) -> torch.Tensor:
     """(1, T) ids of a text that begins, at most `most` of them."""
-    return torch.tensor([text_ids(tokenizer, text)])[:, :most]
+    return torch.tensor([text_ids(tokenizer, text)], device="cpu")[:, :most]
 
 
 def check_new(target: Path) -> None:

@@ -43,7 +43,7 @@ def info(out: Output, name: str, choices: Choices) -> None:
     config = load_config(name, choices)
     converted = is_converted(config)
     ttt = choices.of_converted(name, config.ttt) if converted else choices.config()
-    width = torch.empty(0, dtype=config.dtype or torch.float32).element_size()
+    width = torch.empty(0, dtype=config.dtype or torch.float32, device="cpu").element_size()
     if type(config) not in AutoModelForCausalLM._model_mapping:
         raise UnsupportedModelError(f"{name}: {config.model_type} has no causal language model in transformers.")
     with torch.device("meta"):  # in 16 bits, the one width that every kernel takes without data

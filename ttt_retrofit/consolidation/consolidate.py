@@ -387,7 +387,9 @@ class Consolidation:
         seconds = dict(self.control.seconds)
         report = Report(False, reason, None, None, 0, None, None, 0.0, 0.0, tokens=tokens, seconds=seconds)
         places = find_places(self.model, self.config.memory)
-        nothing = Background(torch.zeros(1), torch.zeros(1, 0), torch.zeros(0))
+        nothing = Background(
+            torch.zeros(1, device="cpu"), torch.zeros(1, 0, device="cpu"), torch.zeros(0, device="cpu")
+        )
         earlier = self.earlier or Memory(self.base, self.model.name_or_path, self.config.memory, places.layer, nothing)
         return dataclasses.replace(earlier, report=report)
 

@@ -82,10 +82,12 @@ def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.
     leaves: Leaves = {}
     for place in places.projections:
         if config.kind == "full":
-            by_name = {"full": torch.zeros(place.out_features, place.in_features)}
+            by_name = {"full": torch.zeros(place.out_features, place.in_features, device="cpu")}
         else:
-            a = torch.randn(config.rank, place.in_features, generator=generator) / math.sqrt(place.in_features)
-            by_name = {"a": a, "b": torch.zeros(place.out_features, config.rank)}
+            a = torch.randn(config.rank, place.in_features, generator=generator, device="cpu") / math.sqrt(
+                place.in_features
+            )
+            by_name = {"a": a, "b": torch.zeros(place.out_features, config.rank, device="cpu")}
         leaves[place.path] = {name: tensor.to(device).requires_grad_() for name, tensor in by_name.items()}
     return leaves
 
@@ -220,7 +222,7 @@ def train(
     began = control.elapsed
     for step, chosen in zip(range(total), batches(facts, own, generator)):
         for name, (some, _) in extra.items():
-            picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator).tolist()
+            picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator, device="cpu").tolist()
             chosen += [some[i] for i in picks]
         end = min(total, 2 * state.known) if state.known else total
         if step >= end:
@@ -238,7 +240,7 @@ def train(
         gradients = (
             torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad else [None] * len(tensors)
         )
-        norm = torch.sqrt(sum((g.square().sum() for g in gradients if g is not None), torch.zeros(())))
+        norm = torch.sqrt(sum((g.square().sum() for g in gradients if g is not None), torch.zeros((), device="cpu")))
         if not bool(torch.isfinite(loss)) or not bool(torch.isfinite(norm)):
             raise FloatingPointError(f"loss {loss.item()} and gradient norm {norm.item()} at step {step}")
         for tensor, gradient in zip(tensors, gradients):
@@ -264,11 +266,11 @@ def batches(texts: Sequence[Sequence[Prepared]], size: int, generator: torch.Gen
     """
     for epoch in itertools.count():
         lessons = [turns[(epoch + number) % len(turns)] for number, turns in enumerate(texts)]
-        order = torch.randperm(len(lessons), generator=generator).tolist()
+        order = torch.randperm(len(lessons), generator=generator, device="cpu").tolist()
         stretches = _cut(lessons, order, ALIKE * size)
         by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(lessons[i].ids))]
         cut = _cut(lessons, by_length, size)
-        for index in torch.randperm(len(cut), generator=generator).tolist():
+        for index in torch.randperm(len(cut), generator=generator, device="cpu").tolist():
             yield [lessons[i] for i in cut[index]]
 
 

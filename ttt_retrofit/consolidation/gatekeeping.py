@@ -70,7 +70,7 @@ def find_gate(
     if telling < heard:
         keys, heard = keys[nearest <= telling], telling
     if keys.shape[0] > MOST_KEYS:
-        keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS).long()]
+        keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS, device="cpu").long()]
     return GateKeys(keys, heard + MARGIN, heard + MARGIN + RAMP)
 
 

@@ -177,8 +177,8 @@ def lesson(question: Question, phrasing: Phrasing) -> Lesson:
 
 def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:
     """A lesson whose every token is sure."""
-    indices = torch.tensor(ids, dtype=torch.int32)[:, None]
-    return Lesson(kind, tuple(prompt), tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16))
+    indices = torch.tensor(ids, dtype=torch.int32, device="cpu")[:, None]
+    return Lesson(kind, tuple(prompt), tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16, device="cpu"))
 
 
 def hold_out(questions: Sequence[Question], share: float = 0.08) -> list[Question]:

@@ -151,7 +151,9 @@ class Work:
 
 def _as_tensors(answers: Sequence[Answer]) -> dict[str, Tensor]:
     """One after the other."""
-    tensors = {"ids": torch.tensor([token for answer in answers for token in answer.ids], dtype=torch.int32)}
+    tensors = {
+        "ids": torch.tensor([token for answer in answers for token in answer.ids], dtype=torch.int32, device="cpu")
+    }
     if answers:
         tensors["indices"] = torch.cat([answer.indices for answer in answers])
         tensors["logprobs"] = torch.cat([answer.logprobs for answer in answers])

@@ -65,7 +65,7 @@ class _Gumbel(LogitsProcessor):
         self.generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        uniform = torch.rand(scores.shape, generator=self.generator).clamp_min(1e-20)
+        uniform = torch.rand(scores.shape, generator=self.generator, device="cpu").clamp_min(1e-20)
         return scores.float() / self.temperature - (-uniform.log()).log().to(scores.device)
 
 

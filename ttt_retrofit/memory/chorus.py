@@ -52,8 +52,8 @@ def _gates(rows: list[Memory | None], device: torch.device) -> Gates:
     count = max(len(memory.entries) for memory in present)
     most = max(entry.gate.keys.shape[0] for memory in present for entry in memory.entries)
     width = present[0].background.centre.shape[0]
-    keys = torch.zeros(len(rows), count, most, width)
-    closed, opened = (torch.full((len(rows), count), value) for value in SHUT)
+    keys = torch.zeros(len(rows), count, most, width, device="cpu")
+    closed, opened = (torch.full((len(rows), count), value, device="cpu") for value in SHUT)
     for row, memory in enumerate(rows):
         for index, entry in enumerate(() if memory is None else memory.entries):
             assert memory is not None

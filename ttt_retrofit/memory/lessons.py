@@ -37,7 +37,7 @@ def pack(lessons: Sequence[Lesson]) -> tuple[dict[str, Tensor], list[list[Any]]]
         return {}, []
     ids = [token for lesson in lessons for token in (*lesson.prompt, *lesson.answer)]
     tensors = {
-        "lesson_ids": torch.tensor(ids, dtype=torch.int32),
+        "lesson_ids": torch.tensor(ids, dtype=torch.int32, device="cpu"),
         "lesson_indices": torch.cat([lesson.indices.flatten() for lesson in lessons]),
         "lesson_logprobs": torch.cat([lesson.logprobs.flatten() for lesson in lessons]),
     }

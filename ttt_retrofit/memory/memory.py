@@ -256,13 +256,17 @@ class Memory:
                 f"of {type(model).__name__}. It was made for another model."
             )
         width = model.config.get_text_config(decoder=True).hidden_size
-        entry = Entry(Path(directory).name, (), weights, GateKeys(torch.zeros(1, width), 0.0, 1.0), (), time.time())
+        entry = Entry(
+            Path(directory).name, (), weights, GateKeys(torch.zeros(1, width, device="cpu"), 0.0, 1.0), (), time.time()
+        )
         config = MemoryConfig(
             rank=max(by_name["a"].shape[0] for by_name in weights.values()),
             target_modules=tuple(sorted({name.rpartition(".")[2] for name in weights})),
             gated=False,
         )
-        background = Background(torch.zeros(width), torch.zeros(width, 0), torch.zeros(0))
+        background = Background(
+            torch.zeros(width, device="cpu"), torch.zeros(width, 0, device="cpu"), torch.zeros(0, device="cpu")
+        )
         layer = f"{prefix}.{min(numbers)}"
         memory = cls(fingerprint(model), model.name_or_path or "", config, layer, background, (entry,))
         memory.check_fits(model)

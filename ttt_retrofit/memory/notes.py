@@ -34,9 +34,9 @@ def pack(notes: Sequence[Note]) -> dict[str, Tensor]:
     texts = [note.text.encode() for note in notes]
     return {
         "notes|text": torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8),
-        "notes|bytes": torch.tensor([len(text) for text in texts], dtype=torch.int32),
-        "notes|worth": torch.tensor([note.worth for note in notes], dtype=torch.float64),
-        "notes|tokens": torch.tensor([note.tokens for note in notes], dtype=torch.int32),
+        "notes|bytes": torch.tensor([len(text) for text in texts], dtype=torch.int32, device="cpu"),
+        "notes|worth": torch.tensor([note.worth for note in notes], dtype=torch.float64, device="cpu"),
+        "notes|tokens": torch.tensor([note.tokens for note in notes], dtype=torch.int32, device="cpu"),
     }
 
 

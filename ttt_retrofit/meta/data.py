@@ -145,9 +145,9 @@ class Streamed(IterableDataset):
 def collate(rows: Sequence[Row]) -> dict[str, Tensor]:
     """Rows of unequal length as one batch (B, T), zeros and a mask behind those that end early."""
     longest = max(len(row["input_ids"]) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
+    ids = torch.zeros(len(rows), longest, dtype=torch.long, device="cpu")
     mask = torch.zeros_like(ids)
     for index, row in enumerate(rows):
         count = len(row["input_ids"])
-        ids[index, :count], mask[index, :count] = torch.tensor(row["input_ids"]), 1
+        ids[index, :count], mask[index, :count] = torch.tensor(row["input_ids"], device="cpu"), 1
     return {"input_ids": ids, "attention_mask": mask}

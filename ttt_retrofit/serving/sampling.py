@@ -59,7 +59,7 @@ class Sampling:
             probabilities, order = scaled.softmax(-1).sort(descending=True)
             before = probabilities.cumsum(-1) - probabilities
             scaled[order[before >= self.top_p]] = -torch.inf
-        uniform = torch.rand(scaled.shape, generator=self.generator).clamp_min(1e-20).to(scaled.device)
+        uniform = torch.rand(scaled.shape, generator=self.generator, device="cpu").clamp_min(1e-20).to(scaled.device)
         return scaled - (-uniform.log()).log()
 
 

@@ -173,11 +173,11 @@ def _write(
 ) -> None:
     """Go on with answers, from a cache that has read all of their tokens but the last `unread`."""
     longest = cache.columns + unread
-    ids = torch.zeros(len(works), longest, dtype=torch.long)
+    ids = torch.zeros(len(works), longest, dtype=torch.long, device="cpu")
     mask = torch.zeros_like(ids)
     for row, work in enumerate(works):  # the last tokens stand in one column
         so_far = [*work.ids, *work.tokens]
-        ids[row, longest - len(so_far) :] = torch.tensor(so_far)
+        ids[row, longest - len(so_far) :] = torch.tensor(so_far, device="cpu")
         mask[row, longest - len(so_far) :] = 1
     model.generate(
         input_ids=ids.to(model.device),
@@ -207,7 +207,7 @@ class _AtLeast(LogitsProcessor):
         if early:
             scores = scores.clone()
             ends = [token for token in self.last if token < scores.shape[-1]]
-            scores[torch.tensor(early)[:, None], torch.tensor(ends)] = -torch.inf
+            scores[torch.tensor(early, device="cpu")[:, None], torch.tensor(ends, device="cpu")] = -torch.inf
         return scores
 
 

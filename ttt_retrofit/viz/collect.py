@@ -54,7 +54,7 @@ def text_read(
         without=without.losses,
         updated=updated.losses,
         sites=[f"{site.site.layer} {site.site.role}" for site in model.sites],
-        moved=torch.stack(moved, 1) if moved else torch.zeros(len(model.sites), 0),
+        moved=torch.stack(moved, 1) if moved else torch.zeros(len(model.sites), 0, device="cpu"),
         chunk=config.chunk_size,
         window=config.sliding_window,
         state={SINKS: list(without.state_by_call), TTT: list(updated.state_by_call)},
