@@ -254,8 +254,8 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
         tokenizer : for text; found by the model's name when not given.
         add_special_tokens : of a text. When not given, what the tokenizer puts before a text, such as BOS, stands once
-            at the start of a conversation; a text that goes on from a cache gets none, and nothing, such as EOS, is ever
-            put behind one. True is the tokenizer's own way at every call, False none.
+            at the start of a conversation; a text that goes on from a cache gets none, and nothing, such as EOS, is
+            ever put behind one. True is the tokenizer's own way at every call, False none.
         past_key_values : a cache to go on from.
         memories : as in forward; what is learned while reading adds to them.
         progress : show a progress bar, or a function that is called with the number of tokens just read.
