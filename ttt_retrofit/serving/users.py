@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..memory.files import private_directory, read_list, remove, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
-from ..messages import Message
+from ..messages import STUDIED, Message
 
 SEEN = "seen.json"  # in a user's directory
 SEEN_AT_MOST = 10_000  # questions
@@ -54,7 +54,7 @@ def turns(messages: Sequence[Message]) -> list[Turn]:
     """The turns of a conversation. System prompts are no part of it; messages of one role in a row are one."""
     said: list[Message] = []
     for message in messages:
-        if message["role"] == "system":
+        if message["role"] not in STUDIED:
             continue
         if said and said[-1]["role"] == message["role"]:
             said[-1] = {**message, "content": f"{said[-1]['content']}\n\n{message['content']}"}
