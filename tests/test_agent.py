@@ -215,7 +215,7 @@ def test_what_has_no_words_is_not_noted_and_what_is_no_message_is_refused(model,
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "look"}}]}
     chat.note({"role": "user", "content": STORY}, call, {"role": "assistant", "content": "  "})
     assert chat.messages == [{"role": "user", "content": STORY}]
-    with pytest.raises(InputError, match="A chat message is"):
+    with pytest.raises(InputError, match="Chat message 0 is"):
         chat.note({"role": "user"})
     assert chat.messages == session(model, tmp_path).messages
 

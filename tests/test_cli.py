@@ -1,7 +1,6 @@
 """The command line: every verb on a tiny model, what it prints, what it leaves on disk, and how it fails."""
 
 import dataclasses
-import io
 import json
 import re
 import time
@@ -344,24 +343,6 @@ def test_what_is_no_model_for_us_is_one_line(config, said, story, tmp_path):
 def test_a_model_without_a_tokenizer_is_one_line(story, tmp_path):
     tiny("llama").save_pretrained(tmp_path)
     assert "has no tokenizer" in fails("read", tmp_path, story, *SMALL)
-
-
-@pytest.mark.parametrize("indent", [None, 2])
-def test_messages_on_stdin_are_messages_however_they_are_indented(indent, monkeypatch):
-    from ttt_retrofit.cli.loading import STDIN, read_context
-
-    messages = [{"role": "user", "content": STORY}]
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(messages, indent=indent).encode())))
-    assert read_context(STDIN) == messages
-
-
-def test_texts_must_be_utf8_and_not_empty(base, tmp_path):
-    (tmp_path / "latin").write_bytes("Bragança".encode("latin-1"))
-    (tmp_path / "empty").write_text(" \n")
-    (tmp_path / "said.json").write_text('{"role": "user"}')
-    assert "no UTF-8" in fails("read", base, tmp_path / "latin")
-    assert "is empty" in fails("read", base, tmp_path / "empty")
-    assert "no chat messages" in fails("consolidate", base, tmp_path / "said.json", "--memory", tmp_path / "x")
 
 
 def test_names_are_shown_as_they_are(base, story, tmp_path):

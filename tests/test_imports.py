@@ -17,6 +17,7 @@ ORDER = [
     "cli.reading",
     "cli.models",
     "cli.loading",
+    "cli.contexts",
     "cli.output",
     "viz.pages",
     "viz.figures",

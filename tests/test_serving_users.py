@@ -97,7 +97,34 @@ def test_a_conversation_that_is_sent_again_says_nothing_new(model, tmp_path):
     known.close()
     again = users(model, tmp_path)
     user, known = again.get("ines"), again
-    assert len(record("hello", "hi", "my name is Ines", "noted")) == 10
+    assert len(record("hello", "good day", "yes", "fine")) == 10
+    assert record("hello", "hi", "my name is Ines", "noted")[10:] == ["my name is Ines", "noted"]  # said anew
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["all of it is sent", "its end is sent"])
+def test_a_fact_that_is_changed_back_is_recorded(whole, model, tmp_path):
+    known = users(model, tmp_path)
+    user, sent = known.get("ines"), []
+    asked = ["the code is 7719", "the code is nine", "the code is 7719", "bye", "the code is nine", "bye"]
+    for number, text in enumerate(asked):
+        sent = [*(sent if whole else sent[-1:] * (number % 2)), *said(text)]
+        for _ in range(2):  # an answer that is written anew says nothing
+            known.record("ines", user, sent, "ok")
+        sent = [*sent, {"role": "assistant", "content": "ok"}]
+        found = [message["content"] for message in user.session.messages]
+        assert found == [text for question in asked[: number + 1] for text in (question, "ok")]
+    known.close()
+    again = users(model, tmp_path)
+    again.record("ines", again.get("ines"), sent[:-1], "ok")
+    assert again.get("ines").waiting == 2 * len(asked)
+
+
+def test_facts_that_were_changed_back_elsewhere_are_recorded_in_their_order(model, tmp_path):
+    known = users(model, tmp_path)
+    user = known.get("ines")
+    known.record("ines", user, said("a b", "ok", "c d"), "ok")
+    known.record("ines", user, said("a b", "ok", "c d", "ok", "a b", "ok", "c d", "ok", "bye"), "ok")
+    assert [m["content"] for m in user.session.messages if m["role"] == "user"] == ["a b", "c d", "a b", "c d", "bye"]
 
 
 def test_turns_are_questions_with_what_was_answered_before():

@@ -26,7 +26,7 @@ from .memory.files import private_directory, read_list, remove, remove_unfinishe
 from .memory.memory import Memory
 from .memory.report import Report
 from .memory.store import MemoryStore
-from .messages import Message, prompt_ids, read_messages
+from .messages import Message, prompt_ids, studied
 
 TURNS, STORE, WORK = "turns.json", "memory", "work"  # in a user's directory
 
@@ -116,14 +116,14 @@ class ChatSession:
     def note(self, *said: Message) -> None:
         """Take turns that were answered elsewhere, to become memory like those of `send`.
 
-        Messages without words, such as calls of tools, are left out.
+        What the user and the assistant said is kept; system prompts, and what tools are asked and give back, are not.
 
         Raises
         ------
         InputError
             For what is no message, or when another session has changed the store.
         """
-        new = read_messages(said)
+        new = studied(said)
         self._check_alone()
         self.messages = [*self.messages, *new]
         self._write()

@@ -18,32 +18,64 @@ from transformers import PreTrainedTokenizerBase
 from .errors import InputError, quoted
 
 Message = dict[str, str]
+STUDIED = ("user", "assistant")  # roles
+UNSTUDIED = ("system", "developer", "tool", "function")
+TEXTS = ("text", "input_text", "output_text")  # types of parts
+SILENT = ("tool_use", "tool_result", "tool_call", "function_call", "thinking", "redacted_thinking", "reasoning")
+CALLS = {"tool_calls", "function_call"}
 GREETING = "Hello."  # what the user says before a model that speaks first
 
 
-def read_messages(messages: Sequence[Any]) -> list[Message]:
-    """Role and text of every message that has words; one that only calls a tool has none.
+def studied(messages: Sequence[Any]) -> list[Message]:
+    """What of a conversation becomes memory: what the user and the assistant said, in words.
+
+    What an application wrote is no part of it: system prompts, and what tools are, are asked and give back. Messages
+    without words, such as calls of tools, are left out.
 
     Raises
     ------
     InputError
-        For what is no message.
+        For what is no message; and for a message of the user or the assistant that holds what cannot be studied, such
+        as an image.
     """
     found: list[Message] = []
-    for message in messages:
-        fields = message if isinstance(message, dict) else {}
-        role, said = fields.get("role"), fields.get("content")
-        if isinstance(said, list):  # parts, as multimodal templates have them
-            said = " ".join(part.get("text", "") for part in said if isinstance(part, dict))
-        if said is None and fields.get("tool_calls"):
-            said = ""
-        if not isinstance(role, str) or not isinstance(said, str):
+    for number, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role in UNSTUDIED:
+            continue
+        if role not in STUDIED:
             raise InputError(
-                f"A chat message is {quoted(message)}; expected {{'role': ..., 'content': ...}} with a text."
+                f"Chat message {number} is {quoted(message)}; expected {{'role': ..., 'content': ...}} with one of the roles "
+                f"{[*STUDIED]}, which are studied, or {[*UNSTUDIED]}, which are not."
             )
+        said = _words(message, number)
         if said.strip():
             found.append({"role": role, "content": said})
     return found
+
+
+def _words(message: dict[str, Any], number: int) -> str:
+    """The text of a message, whose content may come in parts."""
+    said = message.get("content")
+    if isinstance(said, str):
+        return said
+    if said is None and message.keys() & CALLS:
+        return ""
+    if not isinstance(said, list):
+        raise InputError(f"Chat message {number} is {message!r}; expected {{'role': ..., 'content': ...}} with a text.")
+    texts = []
+    for part in said:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        text = part.get("text") if isinstance(part, dict) else part
+        if kind in SILENT:
+            continue
+        if kind not in TEXTS or not isinstance(text, str | None):
+            raise InputError(
+                f"Chat message {number} holds a part of type {kind!r}, expected text: nothing else can be studied. "
+                "Take it out, or write what it shows in its place."
+            )
+        texts.append(text or "")
+    return " ".join(texts)
 
 
 def prompt_ids(

@@ -21,7 +21,7 @@ STOPPED = "Stopped. Nothing was left half done."
 Model = Annotated[
     str, typer.Argument(help="Directory or Hub id, of a base or of a converted model.", show_default=False)
 ]
-Files = Annotated[list[Path], typer.Argument(help="UTF-8 texts; - is stdin.", show_default=False)]
+Files = Annotated[list[Path], typer.Argument(help="Texts, in UTF-8; - is stdin.", show_default=False)]
 Preset = Annotated[str | None, typer.Option(help="'default' or 'fast', for a base.")]
 Window = Annotated[int | None, typer.Option(help="Tokens that attention sees.", min=1)]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of TTTConfig.")]

@@ -203,7 +203,7 @@ def serve(
 @app.command()
 def consolidate(
     model: Model,
-    file: Annotated[Path, typer.Argument(help="A text, or chat messages in a .json file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(help="A text, or messages as JSON or JSONL; - is stdin.", show_default=False)],
     memory: Annotated[Path, typer.Option(help="Directory of the user whose memory this adds to.")],
     seconds: Annotated[float | None, typer.Option(help="After which training stops.", min=1)] = None,
     questions: Questions = None,

@@ -1,11 +1,9 @@
-"""What verbs are given: models by name or directory, settings as NAME=VALUE, texts in files or on stdin."""
+"""What verbs are given: models by name or directory, and settings as NAME=VALUE."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,8 +21,6 @@ from ..auto import AutoModelForCausalLM, TTTConfigMixin
 from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import ConfigError, InputError, TTTError, UnsupportedModelError
 from ..texts import text_ids
-
-STDIN = Path("-")
 
 
 @dataclass(frozen=True)
@@ -204,47 +200,6 @@ def _check_code(name: str, saved: dict[str, Any], choices: Choices) -> None:
             f"{name} comes with code of its own, which is not run unless you say so. Read that code; if you trust it, "
             "give --trust-remote-code."
         ) from None
-
-
-def read_text(path: Path) -> str:
-    """A UTF-8 file, or stdin for "-".
-
-    Raises
-    ------
-    InputError
-        When it is not UTF-8, or empty.
-    """
-    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text ({error.reason} at byte {error.start}). Convert it first.") from None
-    if not text.strip():
-        raise InputError(f"{path} is empty: expected a text.")
-    return text
-
-
-def read_context(path: Path) -> str | list[dict[str, Any]]:
-    """A text; or, of a file named .json and of stdin that begins as a list of objects does, a list of chat messages.
-
-    Raises
-    ------
-    InputError
-        When a .json file holds anything but a list of {"role": ..., "content": ...}.
-    """
-    text = read_text(path)
-    if path.suffix != ".json" and not (path == STDIN and re.match(r"\s*\[\s*\{", text)):
-        return text
-    expected = 'expected a list of {"role": ..., "content": ...}.'
-    try:
-        messages = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path} is no JSON ({error}); {expected}") from None
-    if not isinstance(messages, list) or not all(
-        isinstance(message, dict) and {"role", "content"} <= set(message) for message in messages
-    ):
-        raise InputError(f"{path} holds JSON, but no chat messages; {expected}")
-    return messages
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str, most: int | None = None) -> torch.Tensor:

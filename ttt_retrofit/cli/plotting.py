@@ -10,7 +10,8 @@ from ..errors import MissingExtraError
 from ..measure import FULL, SINKS, TTT
 from ..viz import collect, text
 from ..viz.data import HOW_TO_READ
-from .loading import Choices, load_model, load_tokenizer, read_context, read_text, token_ids
+from .contexts import read_context, read_text
+from .loading import Choices, load_model, load_tokenizer, token_ids
 from .output import Output
 from .remembering import chosen_memory
 

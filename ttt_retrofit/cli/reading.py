@@ -14,7 +14,8 @@ from ..cache import TTTCache
 from ..errors import InputError
 from ..measure import FULL, SINKS, SYSTEMS, TTT, Reading
 from ..texts import text_ids
-from .loading import Choices, check_file, load_model, load_tokenizer, read_text, token_ids
+from .contexts import read_text
+from .loading import Choices, check_file, load_model, load_tokenizer, token_ids
 from .output import Output, facts, megabytes, table
 
 

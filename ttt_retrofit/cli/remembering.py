@@ -18,7 +18,8 @@ from ..memory.memory import Memory
 from ..memory.store import VERSIONS, MemoryStore
 from ..memory.stored import HEADER
 from ..serving.users import erase_stored
-from .loading import Choices, check_new, load_model, load_tokenizer, read_context, read_text, settings
+from .contexts import read_context, read_text
+from .loading import Choices, check_new, load_model, load_tokenizer, settings
 from .output import Output, table
 
 PLACES = "memory."  # before a field of MemoryConfig in a recipe

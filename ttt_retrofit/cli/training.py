@@ -12,7 +12,8 @@ from transformers import PrinterCallback, ProgressCallback, TrainerCallback, Tra
 from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigError, MissingExtraError
-from .loading import Choices, load_model, load_tokenizer, read_text, settings, written_whole
+from .contexts import read_text
+from .loading import Choices, load_model, load_tokenizer, settings, written_whole
 from .output import Advance, Output, facts
 
 

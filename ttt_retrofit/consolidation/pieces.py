@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..cache import TTTCache
 from ..errors import InputError
-from ..messages import Message, read_messages
+from ..messages import Message, studied
 from .words import content, names, sentences, without_announcement, without_opener, words
 
 NEIGHBOURS = 2  # sentences shown before a statement when questions about it are written
@@ -113,9 +113,9 @@ def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_to
 
 
 def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
-    turns = read_messages(messages)
+    turns = studied(messages)
     if not turns:
-        raise InputError("The context is empty: no message says anything.")
+        raise InputError("The context is empty: no message of the user or the assistant says anything.")
     pieces: list[tuple[Message, ...]] = []
     statements: list[Statement] = []
     known: set[str] = set()

@@ -1,7 +1,8 @@
 """One user's memory and the words that are not in it yet; all users of a server, in one directory.
 
 A client sends its whole conversation with every request. What counts as said is each question once, known by what was
-answered just before it: so a conversation that is sent again, or only its end, says nothing new.
+answered just before it: so a conversation that is sent again, or only its end, says nothing new. It counts only until
+something newer is said: who then asks it again says it again, such as a fact that is changed back.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from ..errors import InputError
 from ..memory.files import private_directory, read_list, remove, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
-from ..messages import Message
+from ..messages import STUDIED, Message
 
 SEEN = "seen.json"  # in a user's directory
 SEEN_AT_MOST = 10_000  # questions
@@ -54,7 +56,7 @@ def turns(messages: Sequence[Message]) -> list[Turn]:
     """The turns of a conversation. System prompts are no part of it; messages of one role in a row are one."""
     said: list[Message] = []
     for message in messages:
-        if message["role"] == "system":
+        if message["role"] not in STUDIED:
             continue
         if said and said[-1]["role"] == message["role"]:
             said[-1] = {**message, "content": f"{said[-1]['content']}\n\n{message['content']}"}
@@ -81,12 +83,9 @@ class User:
     def __init__(self, session: ChatSession) -> None:
         self.session, self.erased = session, False
         self._lock = threading.RLock()
-        self._seen = dict.fromkeys(
-            read_list(
-                session.directory / SEEN,
-                "questions",
-                "Move it away; what clients send again is then learned again.",
-            )
+        # The digests of every question that was recorded, in that order: as it was, and as the first of its request.
+        self._seen: list[str] = read_list(
+            session.directory / SEEN, "questions", "Move it away; what clients send again is then learned again."
         )
         self._heard, self._visits = time.monotonic(), 0
 
@@ -119,14 +118,27 @@ class User:
         with self._lock:
             if self.erased:
                 return
-            new = [turn for turn in said if turn.digest() not in self._seen]
+            new = self._new(said)
             if not new:
                 return
             self.session.note(*(message for turn in new for message in turn.messages()))
             for turn in new:
-                self._seen |= {turn.digest(): None, turn.digest_as_first(): None}
-            self._seen = dict.fromkeys([*self._seen][-2 * SEEN_AT_MOST :])
-            write_list(self.session.directory / SEEN, "questions", [*self._seen])
+                self._seen += dict.fromkeys([turn.digest(), turn.digest_as_first()])
+            self._seen = self._seen[-2 * SEEN_AT_MOST :]
+            write_list(self.session.directory / SEEN, "questions", self._seen)
+
+    def _new(self, said: Sequence[Turn]) -> list[Turn]:
+        """The turns that were not recorded: those that stand in the conversation more often than in the record, and the
+        one that was just answered, where it is not what was recorded last.
+        """
+        recorded, sent = Counter(self._seen), Counter[str]()
+        new: list[Turn] = []
+        for turn in said:
+            sent[turn.digest()] += 1
+            again = turn is said[-1] and self._seen[-1:] != [turn.digest_as_first()]
+            if again or sent[turn.digest()] > recorded[turn.digest()]:
+                new.append(turn)
+        return new
 
     # ------------------------------------------------------------------ what the keeper does
 
