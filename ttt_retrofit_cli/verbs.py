@@ -140,6 +140,9 @@ def serve(
     max_concurrent: Annotated[int, typer.Option(help="Requests waiting or being answered.", min=1)] = 16,
     max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1)] = 1 << 20,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 1024,
+    keep_versions: Annotated[
+        int, typer.Option(help="Of each user's memory, the one that speaks among them.", min=1)
+    ] = 3,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
@@ -154,7 +157,7 @@ def serve(
         choices = choices_of(window, settings)
         serving.serve(
             output, model, store, host, port, api_key, idle, batch, max_concurrent, max_body, max_new_tokens,
-            questions, recipe or [], choices, device,
+            keep_versions, questions, recipe or [], choices, device,
         )  # fmt: skip
 
 

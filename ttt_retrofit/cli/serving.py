@@ -30,6 +30,7 @@ def serve(
     most_at_once: int,
     max_body: int,
     most: int,
+    keep_versions: int,
     questions: Path | None,
     said: list[str],
     choices: Choices,
@@ -70,7 +71,7 @@ def serve(
         local = Path(name).expanduser()
         served = local.resolve().name if local.exists() else name
         answering = Answering(model, tokenizer, batch, most_at_once)
-        users = Users(Path(where), opened)
+        users = Users(Path(where), opened, keep_versions)
         service = Service(served, answering, users, Keeper(users, idle), Limits(max_body, most))
         bound = f"[{host}]" if family == socket.AF_INET6 else host
         url = f"http://{bound}:{listening.getsockname()[1]}/v1"

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
@@ -21,7 +22,9 @@ from transformers.utils import logging
 
 from ..errors import InputError, TTTError
 from .answering import Answering, Ended, Full, Work
+from .browsers import SameOrigin
 from .door import Door, body, refused
+from .identity import check_identity
 from .keeper import Keeper
 from .protocol import ApiError, ChatRequest, Reply
 from .sampling import Sampling
@@ -197,6 +200,11 @@ class Service:
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
+    async def users_stored(self, request: Request) -> Response:
+        found = await run_in_threadpool(self.users.stored)
+        data = [{"id": identity, "object": "memory", "directory": name} for identity, name in found]
+        return JSONResponse({"object": "list", "data": data})
+
     async def remembered(self, request: Request) -> Response:
         identity = self._known(request)
         user = await run_in_threadpool(self.users.get, identity)
@@ -208,7 +216,16 @@ class Service:
         return JSONResponse({"id": identity, "object": "memory.deleted", "deleted": True})
 
     def _known(self, request: Request) -> str:
-        identity = request.path_params["user"]
+        """The id in the address, of a user of whom something is stored."""
+        if request.url.query:
+            raise ApiError(
+                400, f"A memory's address takes no query, found ?{request.url.query}. In a user id, write %3F for '?'.",
+                "user",
+            )  # fmt: skip
+        try:
+            identity = check_identity(request.path_params["user"])
+        except InputError as error:
+            raise ApiError(400, str(error), "user") from error
         if not self.users.known(identity):
             raise ApiError(404, f"Nothing is stored of a user {identity!r}.", "user")
         return identity
@@ -234,6 +251,21 @@ async def _failed(request: Request, error: Exception) -> Response:
     return refused(ApiError(500, "The server failed; its log says why."))
 
 
+class Anything(Convertor[str]):
+    """The rest of an address, lines and all: Starlette's own `path` leaves a line break at the end away."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", Anything())
+
+
 def application(service: Service, key: str | None) -> Starlette:
     """The server as an ASGI application."""
     return Starlette(
@@ -242,10 +274,12 @@ def application(service: Service, key: str | None) -> Starlette:
             Route("/v1/models", service.models),
             Route("/v1/models/{name:path}", service.model),
             Route("/v1/chat/completions", service.complete, methods=["POST"]),
-            Route("/v1/memories/{user:path}", service.remembered),
-            Route("/v1/memories/{user:path}", service.erase, methods=["DELETE"]),
+            Route("/v1/memories", service.users_stored),
+            Route("/v1/memories/{user:anything}", service.remembered),
+            Route("/v1/memories/{user:anything}", service.erase, methods=["DELETE"]),
         ],
-        middleware=[Middleware(Door, key=key)],
+        # Whoever has the key is no stranger's page; and a proxy may ask for another host than the browser did.
+        middleware=[Middleware(Door, key=key), *([] if key else [Middleware(SameOrigin)])],
         exception_handlers={
             HTTPException: _http_error,
             ApiError: _api_error,

@@ -9,9 +9,20 @@ import time
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
-Identity = Annotated[str, StringConstraints(min_length=1, max_length=512)]
+from .identity import check_identity
+
+Identity = Annotated[str, AfterValidator(check_identity)]
 Stop = Annotated[str, StringConstraints(min_length=1)]
 
 # Parameters of the protocol that can only be what they are anyway.
@@ -167,6 +178,8 @@ def _explained(error: ValidationError) -> ApiError:
         return ApiError(400, f"{place} is not supported.", place)
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['msg']}.")
+    if first["type"] == "value_error":  # of this library, in words of its own
+        return ApiError(400, f"{place}: {first['ctx']['error']}", place)
     return ApiError(400, f"{place or 'The body'}: {first['msg']}.", place or None)
 
 
