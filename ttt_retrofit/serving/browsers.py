@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,32 +16,36 @@ class SameOrigin:
     """Middleware that refuses what another origin's page asks for, another port of this machine's among them.
 
     A browser says where a request comes from, and no page can change it; other programs say nothing, and are served.
+
+    Parameters
+    ----------
+    allowed : other origins that may ask, such as http://localhost:3000; "*" is any.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, app: ASGIApp, allowed: Collection[str] = ()) -> None:
+        self.app, self.allowed = app, allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             headers = Headers(scope=scope)
-            origin = _foreign(scope, headers)
-            if origin is not None:
-                said = f"{origin} asked for {headers.get('host')}. A page may only ask the server that it came from."
+            foreign = self._foreign(scope, headers)
+            if foreign is not None:
+                said = f"{foreign} asked for {headers.get('host')}. A page may only ask the server that it came from."
                 await refused(ApiError(403, said))(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-
-def _foreign(scope: Scope, headers: Headers) -> str | None:
-    """The origin of a request, where it is another than the host that is asked."""
-    origin, host = headers.get("origin"), headers.get("host")
-    if origin is not None:
-        return None if origin in (f"http://{host}", f"https://{host}") else f"The origin {origin!r}"
-    # Without an origin come images and scripts of a page, and whoever follows a link, which changes nothing.
-    navigates = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
-    if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigates:
-        return "A page of another origin"
-    return None
+    def _foreign(self, scope: Scope, headers: Headers) -> str | None:
+        """Who asks, where it is a page of another origin than the host that is asked."""
+        origin, host = headers.get("origin"), headers.get("host")
+        if origin is not None:
+            allowed = (f"http://{host}", f"https://{host}", *self.allowed)
+            return None if origin in allowed or "*" in allowed else f"The origin {origin[:100]!r}"
+        # Without an origin come images and scripts of a page, and whoever follows a link, which changes nothing.
+        navigates = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
+        if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigates:
+            return "A page of another origin"
+        return None
 
 
 class JsonOnly:
