@@ -15,13 +15,17 @@ from test_agent import CONFIG
 from words import OTHER_STORY, STORY
 
 from ttt_retrofit.agent import ChatSession
+from ttt_retrofit.cache import TTTCache
 from ttt_retrofit.memory import Memory
 from ttt_retrofit.memory.ready import AT_MOST, Ready
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import directories
 from ttt_retrofit.serving import users as serving
+from ttt_retrofit.serving.answering import Work
+from ttt_retrofit.serving.app import Exchange
 from ttt_retrofit.serving.directories import folder
 from ttt_retrofit.serving.users import User, Users
+from ttt_retrofit.voices import Voices
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +66,25 @@ def test_users_who_wait_for_their_memory_wait_on_disk(model, tmp_path, small):
         waited.append(user.session.directory.name)
     assert sorted(waited) == sorted(folder(f"user {number}") for number in range(40))
     known.close()
+
+
+def test_a_request_that_was_answered_leaves_nothing_but_its_user(model, tmp_path, small):
+    """No state of fast weights, no keys, nothing that was prepared of a memory whose user was let go."""
+    for number in range(12):
+        MemoryStore(tmp_path / folder(f"user {number}") / "memory").save(remembered(model, number))
+    kinds = (TTTCache, Exchange, Work, Voices, User, Memory)
+    before = [len(alive(kind)) for kind in kinds]
+    with served(tmp_path, model) as (url, _):
+        chat = client(url).chat.completions
+        for number in range(12):
+            assert ask(chat, user=f"user {number}", max_tokens=2).choices
+            assert list(ask(chat, user=f"user {number}", max_tokens=2, stream=True))
+
+        def found():
+            return [len(alive(kind)) - then for kind, then in zip(kinds, before)]
+
+        until(lambda: found()[:3] == [0, 0, 0], 20)
+        assert all(now <= most for now, most in zip(found()[3:], (AT_MOST, 8, 8)))
 
 
 def test_memories_are_bounded_in_bytes_too(model, tmp_path, monkeypatch):

@@ -242,7 +242,8 @@ class Users:
         """The id and the directory's name of every user. An id is None in a directory that an earlier version made,
         until its user is seen again.
         """
-        found = [(read_identity(path), path.name) for path in folders(self.directory)]
+        read = [(read_identity(path), path) for path in folders(self.directory)]
+        found = [(identity, path.name) for identity, path in read if path.is_dir()]  # not erased meanwhile
         return sorted(found, key=lambda user: (user[0] is None, user))
 
     def get(self, identity: str) -> User:
