@@ -69,13 +69,51 @@ def test_what_is_remembered_is_shown_and_can_be_taken_back(tmp_path):
     assert page.shown == [] and page.entries() == [] and "remembered: 0" in page.summary()
 
 
-def test_a_web_page_that_poses_as_local_is_shown_nothing(tmp_path):
+@pytest.fixture
+def shown(tmp_path):
     with launch(talk(tmp_path, 1e9), "a talk", None) as url:
-        found = httpx.get(f"{url}config")
-        # Nor does an answer make the browser fetch an image from somewhere else.
-        assert found.status_code == 200 and "default-src 'self'" in found.headers["content-security-policy"]
-        posing = httpx.get(f"{url}config", headers={"Host": "evil.example", "Origin": "http://evil.example"})
-        assert posing.status_code == 403 and "evil.example" in posing.text
+        yield url
+
+
+def test_a_web_page_that_poses_as_local_is_shown_nothing(shown):
+    found = httpx.get(f"{shown}config")
+    # Nor does an answer make the browser fetch an image from somewhere else.
+    assert found.status_code == 200 and "default-src 'self'" in found.headers["content-security-policy"]
+    posing = httpx.get(f"{shown}config", headers={"Host": "evil.example", "Origin": "http://evil.example"})
+    assert posing.status_code == 403 and "evil.example" in posing.text
+
+
+def test_no_page_shows_it_in_a_frame(shown):
+    for path in ("", "config", "nothing"):
+        headers = httpx.get(f"{shown}{path}").headers
+        assert "frame-ancestors 'none'" in headers["content-security-policy"] and headers["x-frame-options"] == "DENY"
+
+
+def test_pages_of_other_origins_read_and_change_nothing(shown):
+    """Another port of this machine is another origin; so is a frame without one."""
+    asking, join = {"Access-Control-Request-Method": "POST"}, f"{shown}gradio_api/queue/join"
+    for origin in ("http://localhost:9", "http://127.0.0.1:9", "https://evil.example", "null", f"{shown}x"):
+        headers = {"Origin": origin}
+        for reply in (
+            httpx.get(f"{shown}config", headers=headers),
+            httpx.post(join, json={}, headers=headers),
+            httpx.options(join, headers=headers | asking),
+        ):
+            assert reply.status_code == 403 and not any(name.startswith("access-control") for name in reply.headers)
+    image = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors"}
+    link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert httpx.get(f"{shown}config", headers=image).status_code == 403
+    assert httpx.get(shown, headers=link).status_code == 200
+    own = httpx.get(f"{shown}config", headers={"Origin": shown.rstrip("/")})
+    assert own.status_code == 200 and "access-control-allow-credentials" not in own.headers
+
+
+def test_nothing_is_uploaded(shown):
+    for path in ("upload", "process_recording", "queue/join"):
+        reply = httpx.post(f"{shown}gradio_api/{path}", files={"files": b"x" * 10})
+        assert reply.status_code == 415 and "expected application/json" in reply.text
+    large = httpx.post(f"{shown}gradio_api/queue/join", json={"data": ["x" * (1 << 20)]})
+    assert large.status_code == 413
 
 
 @pytest.mark.skipif(BROWSER is None, reason=f"no Chromium: install one of {NAMES}, or name it in CHROMIUM")
@@ -102,8 +140,14 @@ def test_a_conversation_in_a_browser_becomes_memory_and_is_forgotten(tmp_path):
         expect(page.locator("#memory")).to_contain_text("Contexts remembered: 0")
         page.locator("#rollback").click()
         expect(page.locator("#memory")).to_contain_text("Contexts remembered: 1")
+        page.locator("#erase").click()  # erases nothing yet
+        page.locator("#keep").click()
+        expect(page.locator("#really")).to_be_hidden()
+        expect(page.locator(".message.bot")).to_have_count(2)
         page.locator("#erase").click()
+        page.locator("#really").click()
         expect(page.locator("#memory")).to_contain_text("Contexts remembered: 0")
+        expect(page.locator("#really")).to_be_hidden()
         expect(page.locator(".message.bot")).to_have_count(0)
         browser.close()
     assert broken == []

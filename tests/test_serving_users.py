@@ -14,7 +14,8 @@ from words import OTHER_STORY, STORY, tokenizer
 
 from ttt_retrofit import InputError
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.serving.users import erase_stored, folder, turns
+from ttt_retrofit.serving.directories import erase_stored, folder
+from ttt_retrofit.serving.users import turns
 
 
 @pytest.fixture(scope="module")

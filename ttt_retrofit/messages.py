@@ -45,8 +45,8 @@ def studied(messages: Sequence[Any]) -> list[Message]:
             continue
         if role not in STUDIED:
             raise InputError(
-                f"Chat message {number} is {quoted(message)}; expected {{'role': ..., 'content': ...}} with one of the roles "
-                f"{[*STUDIED]}, which are studied, or {[*UNSTUDIED]}, which are not."
+                f"Chat message {number} is {quoted(message)}; expected {{'role': ..., 'content': ...}} with one of the "
+                f"roles {[*STUDIED]}, which are studied, or {[*UNSTUDIED]}, which are not."
             )
         said = _words(message, number)
         if said.strip():
@@ -62,7 +62,9 @@ def _words(message: dict[str, Any], number: int) -> str:
     if said is None and message.keys() & CALLS:
         return ""
     if not isinstance(said, list):
-        raise InputError(f"Chat message {number} is {message!r}; expected {{'role': ..., 'content': ...}} with a text.")
+        raise InputError(
+            f"Chat message {number} is {quoted(message)}; expected {{'role': ..., 'content': ...}} with a text."
+        )
     texts = []
     for part in said:
         kind = part.get("type", "text") if isinstance(part, dict) else "text"

@@ -30,12 +30,12 @@ from .errors import CheckpointError, ConfigError, InputError
 from .fingerprint import fingerprint
 from .memory.chorus import voices
 from .memory.memory import Memory
+from .memory.ready import Ready
 from .voices import Voices
 
 logger = logging.get_logger(__name__)
 
 LOADED = "loaded"  # the memory that speaks when `consolidate` is called
-PREPARED_AT_MOST = 4  # combinations of memories kept ready to speak
 
 if TYPE_CHECKING:
     _Base = PreTrainedModel
@@ -47,11 +47,11 @@ class MemoryMixin(_Base):
     """Memories of a converted model. Those it was given stay with it as versions, the last one speaking."""
 
     _versions: list[Memory]
-    _prepared: list[tuple[tuple[Memory | None, ...], tuple[torch.device, torch.dtype], Voices | None]]
+    _prepared: Ready
 
     def attach_memory(self) -> None:
         """Begin without a memory."""
-        self._versions, self._prepared = [], []
+        self._versions, self._prepared = [], Ready()
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         raise NotImplementedError
@@ -78,7 +78,7 @@ class MemoryMixin(_Base):
 
     def reset_memory(self) -> None:
         """Forget every loaded memory: the model as it was before the first. Memories saved elsewhere stay there."""
-        self._versions, self._prepared = [], []
+        self._versions, self._prepared = [], Ready()
 
     def rollback_memory(self) -> Memory | None:
         """Back to the version before; returns what speaks now.
@@ -155,21 +155,21 @@ class MemoryMixin(_Base):
         if all(memory is chosen[0] for memory in chosen):
             chosen = chosen[:1]
         where = self.device, self.dtype
-        for known, place, ready in self._prepared:
-            if place == where and len(known) == len(chosen) and all(a is b for a, b in zip(known, chosen)):
-                return ready
+        known = self._prepared.find(chosen, where)
+        if known is not None:
+            return known.voices
         for memory in {id(m): m for m in chosen if m is not None}.values():
             self.check_memory(memory)
         ready = voices(chosen, *where)
         if ready is not None:
             hooks.bind(self, ready.layer, ready.terms)
-        self._prepared = [*self._prepared[1 - PREPARED_AT_MOST :], (chosen, where, ready)]
+        self._prepared.keep(chosen, where, ready)
         return ready
 
     def bind_memory(self) -> None:
         """Hook memories on anew, after the sites of the fast weights."""
         hooks.unbind(self)
-        self._prepared = []
+        self._prepared = Ready()
 
     def check_memory(self, memory: Memory) -> None:
         """Raise unless `memory` is one of this base, with a place for each of its weights."""

@@ -76,7 +76,9 @@ def memory_combine(
 @memories.command("erase")
 def memory_erase(
     store: Annotated[Path, typer.Argument(help="What was given to `serve --store`.", show_default=False)],
-    user: Annotated[str, typer.Argument(help="As the requests named them.", show_default=False)],
+    user: Annotated[
+        str, typer.Argument(help="As the requests named them; after -- if it begins with a dash.", show_default=False)
+    ],
     as_json: Json = False,
 ) -> None:
     """Delete all that a server, which must not be running, has stored of a user."""

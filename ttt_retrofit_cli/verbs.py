@@ -177,6 +177,9 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Of a web page that may ask from a browser; repeat for more.")
     ] = None,
+    keep_versions: Annotated[
+        int, typer.Option(help="Of each user's memory, the one that speaks among them.", min=1)
+    ] = 3,
     questions: Questions = None,
     recipe: Recipe = None,
     window: Window = None,
@@ -195,8 +198,8 @@ def serve(
             "max_body": max_body, "max_prompt": max_prompt, "max_new_tokens": max_new_tokens,
         }  # fmt: skip
         serving.serve(
-            output, model, store, host, port, api_key, idle, batch, limits, allow_origin or [], questions,
-            recipe or [], choices, device, split_special_tokens,
+            output, model, store, host, port, api_key, idle, batch, limits, allow_origin or [], keep_versions,
+            questions, recipe or [], choices, device, split_special_tokens,
         )  # fmt: skip
 
 

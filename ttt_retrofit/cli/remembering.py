@@ -17,7 +17,7 @@ from ..memory.config import MemoryConfig
 from ..memory.memory import Memory
 from ..memory.store import VERSIONS, MemoryStore
 from ..memory.stored import HEADER
-from ..serving.users import erase_stored
+from ..serving.directories import erase_stored
 from .contexts import read_context, read_text
 from .loading import Choices, check_new, load_model, load_tokenizer, settings
 from .output import Output, table

@@ -30,6 +30,7 @@ def serve(
     batch: int,
     limits: dict[str, int],
     origins: Sequence[str],
+    keep_versions: int,
     questions: Path | None,
     said: list[str],
     choices: Choices,
@@ -76,7 +77,7 @@ def serve(
         local = Path(name).expanduser()
         served = local.resolve().name if local.exists() else name
         answering = Answering(model, tokenizer, batch, split)
-        users = Users(Path(where), opened)
+        users = Users(Path(where), opened, keep_versions)
         service = Service(served, answering, users, Keeper(users, idle), Limits(**limits))
         bound = f"[{host}]" if family == socket.AF_INET6 else host
         url = f"http://{bound}:{listening.getsockname()[1]}/v1"

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class Memory:
     report: Report | None = None
     created: float = field(default_factory=time.time)
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all tensors, on disk and in use."""
         return sum(entry.nbytes for entry in self.entries) + sum(

@@ -130,7 +130,8 @@ class MemoryStore:
             return memory
 
     def prune(self, keep: int) -> list[int]:
-        """Delete all but the newest `keep` versions and the current one; returns what was deleted.
+        """Delete all but the newest `keep` versions, the current one and the `keep - 1` it was built on last, to which
+        `rollback` goes; returns what was deleted. What a kill has left half deleted goes, too.
 
         Raises
         ------
@@ -140,9 +141,14 @@ class MemoryStore:
         if keep < 1:
             raise InputError(f"prune({keep}): expected to keep at least 1 version. erase() deletes them all.")
         with self.writing():
-            gone = [version for version in self.versions()[:-keep] if version != self.current()]
+            whole = self.versions()
+            kept = {*whole[-keep:], *self._history()[-keep:]}
+            gone = [version for version in whole if version not in kept]
             for version in gone:
-                shutil.rmtree(self._path(version))
+                (self._path(version) / HEADER).unlink()  # first: whatever is killed half way, it is no version anymore
+            for path in (self.directory / VERSIONS).glob("*"):
+                if path.name.isdigit() and int(path.name) not in kept:
+                    shutil.rmtree(path)
             return gone
 
     def erase(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -22,7 +23,9 @@ from transformers.utils import logging
 from ..errors import InputError, TTTError, clipped, quoted
 from ..memory.memory import Memory
 from .answering import Answering
+from .browsers import SameOrigin
 from .door import Door, Lingering, body, refused
+from .identity import check_identity
 from .keeper import Keeper
 from .places import Full, Limits, Place, Places
 from .protocol import ApiError, ChatRequest, Reply
@@ -236,6 +239,11 @@ class Service:
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
+    async def users_stored(self, request: Request) -> Response:
+        found = await run_in_threadpool(self.users.stored)
+        data = [{"id": identity, "object": "memory", "directory": name} for identity, name in found]
+        return JSONResponse({"object": "list", "data": data})
+
     async def remembered(self, request: Request) -> Response:
         identity = self._known(request)
         user = await run_in_threadpool(self.users.get, identity)
@@ -247,7 +255,16 @@ class Service:
         return JSONResponse({"id": identity, "object": "memory.deleted", "deleted": True})
 
     def _known(self, request: Request) -> str:
-        identity = request.path_params["user"]
+        """The id in the address, of a user of whom something is stored."""
+        if request.url.query:
+            raise ApiError(
+                400, f"A memory's address takes no query, found ?{request.url.query}. In a user id, write %3F for '?'.",
+                "user",
+            )  # fmt: skip
+        try:
+            identity = check_identity(request.path_params["user"])
+        except InputError as error:
+            raise ApiError(400, str(error), "user") from error
         if not self.users.known(identity):
             raise ApiError(404, f"Nothing is stored of a user {identity!r}.", "user")
         return identity
@@ -273,6 +290,21 @@ async def _failed(request: Request, error: Exception) -> Response:
     return refused(ApiError(500, "The server failed; its log says why."))
 
 
+class Anything(Convertor[str]):
+    """The rest of an address, lines and all: Starlette's own `path` leaves a line break at the end away."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("anything", Anything())
+
+
 def application(service: Service, key: str | None, origins: Sequence[str] = ()) -> Starlette:
     """The server as an ASGI application. origins: of web pages that may ask it from a browser."""
     # Before the door: a browser asks whether it may ask, and brings no key for that.
@@ -285,10 +317,17 @@ def application(service: Service, key: str | None, origins: Sequence[str] = ()) 
             Route("/v1/models", service.models),
             Route("/v1/models/{name:path}", service.model),
             Route("/v1/chat/completions", service.complete, methods=["POST"]),
-            Route("/v1/memories/{user:path}", service.remembered),
-            Route("/v1/memories/{user:path}", service.erase, methods=["DELETE"]),
+            Route("/v1/memories", service.users_stored),
+            Route("/v1/memories/{user:anything}", service.remembered),
+            Route("/v1/memories/{user:anything}", service.erase, methods=["DELETE"]),
         ],
-        middleware=[Middleware(Lingering), *([pages] if origins else []), Middleware(Door, key=key)],
+        # Whoever has the key is no stranger's page; and a proxy may ask for another host than the browser did.
+        middleware=[
+            Middleware(Lingering),
+            *([pages] if origins else []),
+            Middleware(Door, key=key),
+            *([] if key else [Middleware(SameOrigin, allowed=origins)]),
+        ],
         exception_handlers={
             HTTPException: _http_error,
             ApiError: _api_error,

@@ -55,9 +55,11 @@ def refused(error: ApiError) -> Response:
 
 
 class Secluded:
-    """Middleware that lets a page load nothing from other machines, whatever a model writes into it."""
+    """Middleware that lets a page load nothing from other machines, whatever a model writes into it, and lets no other
+    page show it in a frame, where a click meant for that page would press a button of this one.
+    """
 
-    POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'"
+    POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'none'"
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -65,7 +67,11 @@ class Secluded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def with_policy(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", self.POLICY)]
+                message["headers"] = [
+                    *message["headers"],
+                    (b"content-security-policy", self.POLICY),
+                    (b"x-frame-options", b"DENY"),
+                ]
             await send(message)
 
         await self.app(scope, receive, with_policy)

@@ -5,6 +5,7 @@ It knows of gradio only how to lay things out; what is remembered is the session
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
+import uvicorn
+from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from transformers import TextIteratorStreamer
 from transformers.utils import logging
 
@@ -23,10 +27,14 @@ from ..consolidation.writer import Phrasing
 from ..errors import InputError, TTTError
 from ..memory.memory import Memory
 from ..messages import Message
+from .browsers import JsonOnly, SameOrigin
 from .door import Door, Secluded
 
 logger = logging.get_logger(__name__)
 
+HOST = "127.0.0.1"
+MAX_BODY = 1 << 20  # bytes of what the page sends: a message, or which button
+GRACE = 1.0  # seconds that requests have to end when the page is closed
 LOOK = 1.0  # seconds between two looks at the session
 LESSONS = ("question", "answer it was taught")
 ENTRIES = ("entry", "made", "lessons", "kB")
@@ -166,6 +174,9 @@ def page(talk: Talk, title: str) -> gr.Blocks:
             with gr.Row():
                 back, forget = gr.Button("Roll back", elem_id="rollback"), gr.Button("Forget", elem_id="forget")
                 erase = gr.Button("Erase everything", variant="stop", elem_id="erase")
+            with gr.Row(visible=False) as sure:
+                really = gr.Button("Erase words and memory for good", variant="stop", elem_id="really")
+                keep = gr.Button("Keep them", elem_id="keep")
             lessons = gr.Dataframe(talk.lessons, headers=list(LESSONS), interactive=False, wrap=True)
         remembered = [summary, entries, chosen, lessons]
         known: gr.State = gr.State(None)
@@ -198,23 +209,37 @@ def page(talk: Talk, title: str) -> gr.Blocks:
         said.submit(send, said, [chat, said])
         back.click(lambda: changed(lambda: talk.change(session.rollback)), None, [chat, *remembered])
         forget.click(lambda names: changed(lambda: talk.forget(names)), chosen, [chat, *remembered])
-        erase.click(lambda: changed(talk.erase), None, [chat, *remembered])
+        erase.click(lambda: gr.Row(visible=True), None, sure)
+        keep.click(lambda: gr.Row(visible=False), None, sure)
+        really.click(lambda: (gr.Row(visible=False), *changed(talk.erase)), None, [sure, chat, *remembered])
         gr.Timer(LOOK).tick(look, known, [progress, known, *remembered], show_progress="hidden")
     return blocks
+
+
+def application(talk: Talk, title: str) -> FastAPI:
+    """The page behind its doors: shown under no other host's name, in no frame, and asked by no other page."""
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    doors = [
+        Middleware(Door, key=None), Middleware(SameOrigin), Middleware(Secluded), Middleware(JsonOnly, most=MAX_BODY),
+        Middleware(CORSMiddleware),  # which allows no origin; without it gradio allows every port of this machine
+    ]  # fmt: skip
+    app = FastAPI(middleware=doors, docs_url=None, redoc_url=None, openapi_url=None)
+    return gr.mount_gradio_app(
+        app, page(talk, title).queue(), "/", server_name=HOST, theme=theme, footer_links=[], run_history=False,
+        ssr_mode=False, enable_monitoring=False, show_error=False,
+    )  # fmt: skip
 
 
 @contextmanager
 def launch(talk: Talk, title: str, port: int | None) -> Iterator[str]:
     """Show the page at a local address; it asks nothing of any other machine, and answers no other host's name."""
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    blocks = page(talk, title)
-    _, url, _ = blocks.queue().launch(
-        server_name="127.0.0.1", server_port=port, share=False, quiet=True, prevent_thread_lock=True, theme=theme,
-        footer_links=[], ssr_mode=False, enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(Door, key=None), Middleware(Secluded)]},
-    )  # fmt: skip
-    try:
-        yield url
-    finally:
-        blocks.close(verbose=False)
-        talk.session.close()
+    with socket.create_server((HOST, port or 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(application(talk, title), log_level="warning"))
+        thread = threading.Thread(target=lambda: server.run([listening]), name="ttt-page-server", daemon=True)
+        thread.start()
+        try:
+            yield f"http://{HOST}:{listening.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join(GRACE)  # a browser that still looks at it keeps a stream open
+            talk.session.close()

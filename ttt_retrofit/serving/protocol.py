@@ -9,9 +9,18 @@ import time
 import uuid
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from ..errors import clipped, quoted
+from .identity import check_identity
 
 # What asks for nothing, whatever it is given to, and so does what OpenAI documents as the default.
 NOTHING: list[Any] = [None, False, 0, "", [], {}, "none", "auto"]
@@ -96,7 +105,7 @@ def _or_all(said: Any) -> Any:
     return None if said == -1 else said
 
 
-Identity = Annotated[Annotated[str, StringConstraints(max_length=512)] | None, BeforeValidator(_or_none)]
+Identity = Annotated[Annotated[str, AfterValidator(check_identity)] | None, BeforeValidator(_or_none)]
 Parts = Annotated[list[TextPart], BeforeValidator(_parts)]
 Stops = Annotated[Annotated[list[str], Field(max_length=4)] | None, BeforeValidator(_listed)]
 Most = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_or_all)]
@@ -189,6 +198,8 @@ def _explained(error: ValidationError) -> ApiError:
         return ApiError(400, f"{place}={quoted(first['input'])} is not supported; {instead}.", place)
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['msg']}.")
+    if first["type"] == "value_error":  # of this library, in words of its own
+        return ApiError(400, f"{place}: {first['ctx']['error']}", place)
     return ApiError(400, f"{place or 'The body'}: {first['msg']}.", place or None)
 
 

@@ -9,28 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from filelock import FileLock, Timeout
-
 from ..agent import TURNS, ChatSession
-from ..errors import InputError
-from ..memory.files import private_directory, read_list, remove, write_list
+from ..memory.files import private_directory, read_list, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..messages import STUDIED, Message
+from .directories import delete, folder, folders, held, read_identity, tidy, write_identity
 
 SEEN = "seen.json"  # in a user's directory
 SEEN_AT_MOST = 10_000  # questions
-RECENT = 64  # users that stay loaded though nobody asks
+RECENT = 64  # users that stay loaded though nobody asks, at most
+RESIDENT = 1 << 30  # bytes of their memories, at most; one user stays however large
+KEEP_VERSIONS = 3  # of a user's memory
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,18 @@ def turns(messages: Sequence[Message]) -> list[Turn]:
 class User:
     """What is known of one user. Safe to use from several threads.
 
+    Parameters
+    ----------
+    keep_versions : versions of the memory that stay on disk when another is accepted, the one that speaks among them.
+
     Attributes
     ----------
     erased : everything was deleted; whoever still holds this object writes nothing anymore.
     """
 
-    def __init__(self, session: ChatSession) -> None:
-        self.session, self.erased = session, False
+    def __init__(self, session: ChatSession, keep_versions: int = KEEP_VERSIONS) -> None:
+        self.session, self.keep_versions, self.erased = session, keep_versions, False
+        self._identity = read_identity(session.directory)
         self._lock = threading.RLock()
         # The digests of every question that was recorded, in that order: as it was, and as the first of its request.
         self._seen: list[str] = read_list(
@@ -97,6 +102,15 @@ class User:
     def waiting(self) -> int:
         """Messages that are not in the memory yet."""
         return len(self.session.messages)
+
+    def seen_as(self, identity: str) -> None:
+        """Keep the id beside what is kept of the user, so that they can be listed."""
+        if identity == self._identity:  # asked without the lock, which whoever is erased holds for a while
+            return
+        with self._lock:
+            if not self.erased:
+                write_identity(self.session.directory, identity)
+                self._identity = identity
 
     def silent(self) -> float:
         """Seconds since anything was asked or answered."""
@@ -148,9 +162,12 @@ class User:
             return not self.erased and self.session.begin()
 
     def settle(self) -> Report | None:
-        """Take over what has ended; raises what it failed with."""
+        """Take over what has ended; raises what it failed with. Of older versions, only the latest few stay."""
         with self._lock:
-            return self.session.settle()
+            report = self.session.settle()
+            if report is not None and report.accepted:
+                self.session.store.prune(self.keep_versions)
+            return report
 
     def working(self) -> bool:
         with self._lock:
@@ -162,11 +179,13 @@ class User:
             self.session.close()
 
     def erase(self) -> None:
-        """Delete everything, words and memory, and the directory."""
+        """Delete everything, words and memory, and the directory; a request being answered has its memory till then."""
         with self._lock:
-            self.erased = True
             self.session.abandon()
-            remove(self.session.directory)
+            delete(self.session.directory)
+            self.erased = True  # not before: what could not be deleted goes on
+            self.session.memory, self.session.messages, self.session.last_report = None, [], None
+            self._identity, self._seen = None, []
 
     def status(self) -> dict[str, Any]:
         """What is remembered, in JSON values."""
@@ -187,18 +206,14 @@ class User:
         }  # fmt: skip
 
 
-def folder(identity: str) -> str:
-    """The name of a user's directory: nothing that a user sends becomes part of a path."""
-    return hashlib.sha256(identity.encode()).hexdigest()[:32]
-
-
 class Users:
-    """All users of a server.
+    """All users of a server. Of those that nobody asks about, only the latest few are in memory; the rest are on disk.
 
     Parameters
     ----------
-    directory : of the store; one server at a time.
+    directory : of the store; one server at a time. What kills have left half written in it is deleted.
     opened : makes the session of a user's directory.
+    keep_versions : versions of each user's memory that stay on disk.
 
     Raises
     ------
@@ -206,63 +221,98 @@ class Users:
         When another server uses the directory.
     """
 
-    def __init__(self, directory: Path, opened: Callable[[Path], ChatSession]) -> None:
-        self.directory, self._opened = private_directory(directory), opened
+    def __init__(
+        self, directory: Path, opened: Callable[[Path], ChatSession], keep_versions: int = KEEP_VERSIONS
+    ) -> None:
+        self.directory, self._opened, self.keep_versions = private_directory(directory), opened, keep_versions
         self._held = held(directory)
+        tidy(directory)
         self._lock = threading.RLock()
-        # Whoever asks at the same time gets the same object; who is silent and has nothing to learn is let go.
+        # Whoever asks at the same time gets the same object.
         self._loaded: WeakValueDictionary[str, User] = WeakValueDictionary()
         self._recent: dict[str, User] = {}
-        self._unlearned: dict[str, User | None] = {}
-        for path in sorted(directory.glob(f"*/{TURNS}")):  # what was said before the server was started
-            self._unlearned[path.parent.name] = None
+        # Who has something to learn, by name, and when they were last heard: they wait on disk.
+        self._unlearned: dict[str, float] = {}
+        for path in folders(directory):
+            if (path / TURNS).exists():  # said before the server was started
+                self._unlearned[path.name] = -inf
 
     def close(self) -> None:
         self._held.release()
 
     def known(self, identity: str) -> bool:
-        """Whether anything is stored of a user."""
+        """Whether anything is stored of a user.
+
+        Raises
+        ------
+        InputError
+            For what is no user id.
+        """
         return (self.directory / folder(identity)).is_dir()
+
+    def stored(self) -> list[tuple[str | None, str]]:
+        """The id and the directory's name of every user. An id is None in a directory that an earlier version made,
+        until its user is seen again.
+        """
+        read = [(read_identity(path), path) for path in folders(self.directory)]
+        found = [(identity, path.name) for identity, path in read if path.is_dir()]  # not erased meanwhile
+        return sorted(found, key=lambda user: (user[0] is None, user))
 
     def get(self, identity: str) -> User:
         """The one object for a user, new or not.
 
         Raises
         ------
+        InputError
+            For what is no user id.
         CheckpointError
             When the user's files are damaged, or made for another base.
         """
         with self._lock:
-            return self._user(folder(identity))
+            user = self._user(folder(identity))
+            user.seen_as(identity)
+            return user
 
     def _user(self, name: str) -> User:
         user = self._loaded.get(name)
         if user is None:
-            user = self._loaded[name] = User(self._opened(self.directory / name))
+            user = self._loaded[name] = User(self._opened(self.directory / name), self.keep_versions)
         self._recent.pop(name, None)
         self._recent[name] = user
-        for longest_ago in [*self._recent][:-RECENT]:
-            del self._recent[longest_ago]
+        while len(self._recent) > RECENT or (len(self._recent) > 1 and self._resident() > RESIDENT):
+            del self._recent[next(iter(self._recent))]
         return user
+
+    def _resident(self) -> int:
+        """Bytes of the memories of those who stay loaded."""
+        memories = (user.memory for user in self._recent.values())
+        return sum(memory.nbytes for memory in memories if memory is not None)
 
     def record(self, identity: str, user: User, conversation: Sequence[Message], answer: str) -> None:
         """Keep what is new in a conversation, and have it consolidated when the user has been silent."""
         user.record(conversation, answer)
         with self._lock:
             if user.waiting and not user.erased:
-                self._unlearned[folder(identity)] = user
+                self._unlearned[folder(identity)] = time.monotonic()
 
     def next_silent(self, seconds: float) -> User | None:
         """A user with something to learn who has been silent that long; asked for once, until more is said."""
         with self._lock:
-            for name, user in self._unlearned.items():
-                if user is None or user.silent() >= seconds:
+            for name, heard in self._unlearned.items():
+                loaded = self._loaded.get(name)
+                if (time.monotonic() - heard if loaded is None else loaded.silent()) >= seconds:
                     del self._unlearned[name]
-                    return user or self._user(name)
+                    return self._user(name)
         return None
 
     def erase(self, identity: str) -> None:
-        """Delete all that is stored of a user, damaged or not."""
+        """Delete all that is stored of a user, damaged or not.
+
+        Raises
+        ------
+        InputError
+            For what is no user id.
+        """
         name = folder(identity)
         working = self._loaded.get(name)
         if working is not None:
@@ -274,43 +324,4 @@ class Users:
             if user is not None:
                 user.erase()
             else:
-                remove(self.directory / name)
-
-
-def held(directory: Path) -> FileLock:
-    """Hold a server's store against a second one.
-
-    Raises
-    ------
-    InputError
-        When another process holds it.
-    """
-    # Released by another thread than the one that acquired it.
-    lock = FileLock(private_directory(directory) / "serving.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise InputError(
-            f"A server is using {directory}. Stop it, or ask it: DELETE /v1/memories/USER erases a user."
-        ) from error
-    return lock
-
-
-def erase_stored(directory: Path, identity: str) -> bool:
-    """Delete all that a server has stored of a user, while no server runs; whether there was anything.
-
-    Raises
-    ------
-    InputError
-        When a server is using the directory.
-    """
-    if not directory.is_dir():
-        raise InputError(f"There is no directory {directory}. Expected what was given to `serve --store`.")
-    lock, path = held(directory), directory / folder(identity)
-    try:
-        if not path.is_dir():
-            return False
-        shutil.rmtree(path)
-        return True
-    finally:
-        lock.release()
+                delete(self.directory / name)
