@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import select
 import socket
 import time
 import urllib.error
@@ -50,6 +51,18 @@ def test_half_a_request_keeps_nobody_out(running, sent):
         begun = time.monotonic()
         assert ask(client(running.url).chat.completions).choices
         assert time.monotonic() - begun < 5
+
+
+def test_of_too_many_that_ask_nothing_the_oldest_go(running, monkeypatch):
+    monkeypatch.setattr(connections, "SILENT", 20)
+    with ExitStack() as opened:
+        half = [opened.enter_context(connected(running, HALF_A_HEADER)) for _ in range(60)]
+
+        def gone():
+            return [one for one in half if select.select([one], [], [], 0)[0]]
+
+        until(lambda: len(gone()) >= 40, 10)
+        assert gone() == half[: len(gone())] and len(gone()) <= 42
 
 
 def test_who_sends_no_headers_is_let_go(running, monkeypatch):

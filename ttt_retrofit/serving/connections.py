@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import uvicorn
 from starlette.concurrency import run_in_threadpool
@@ -19,8 +20,20 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 PATIENCE = 10.0  # seconds for the headers of a request, from the connection or the last reply on
 STUCK = 60.0  # seconds in which a client takes nothing of its reply
 HEADERS = 16 << 10  # bytes
-CONNECTIONS = 128  # for one more, the one that has been silent longest goes
+SILENT = 128  # connections on which nothing has been asked, at most; for one more, the oldest goes
+AT_ONCE = 16  # connections accepted before those that must go have gone
+QUEUE = 128  # connections that the system keeps until they are accepted
 LISTEN = 2  # seconds in which what still comes from a client that was refused is thrown away
+
+
+def room() -> int:
+    """How many connections may be silent: a process can open only so many files, and connections are files."""
+    if sys.platform == "win32":
+        return SILENT
+    import resource
+
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return SILENT if files == resource.RLIM_INFINITY else min(SILENT, files // 4)
 
 
 class Connection(H11Protocol):
@@ -33,7 +46,7 @@ class Connection(H11Protocol):
         self._since = time.monotonic()
         self._expect(PATIENCE)
         silent = [other for other in self.connections if isinstance(other, Connection) and other._unasked]
-        if len(self.connections) > CONNECTIONS and silent:
+        if len(silent) > room():
             min(silent, key=lambda other: other._since)._go()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -79,7 +92,7 @@ class Connection(H11Protocol):
     @property
     def _unasked(self) -> bool:
         """Whether it is still being asked, if at all: its headers or its body have not arrived."""
-        return not self._busy or self.cycle.more_body
+        return not self.transport.is_closing() and (not self._busy or self.cycle.more_body)
 
     def _expect(self, seconds: float | None) -> None:
         """Close it after that time, if nothing happens; None for no time."""
@@ -111,11 +124,18 @@ class Server(uvicorn.Server):
             server_header=False,
             h11_max_incomplete_event_size=HEADERS,
             timeout_keep_alive=int(PATIENCE),
+            backlog=AT_ONCE,
         )
         super().__init__(settings)
         self._end, self._grace = end, grace
 
-    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listening in sockets or []:
+            # asyncio has one number for both; with a large one it accepts until no file can be opened any more.
+            listening.listen(QUEUE)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         ending = asyncio.create_task(self._end_later())
         await super().shutdown(sockets)
         ending.cancel()
