@@ -85,7 +85,6 @@ ORDER = [
     "memory.lessons",
     "memory.notes",
     "memory.projections",
-    "memory.files",
     "memory.config",
     "hub",
     "calls",
@@ -108,6 +107,7 @@ ORDER = [
     "fingerprint",
     "config",
     "messages",
+    "files",
     "errors",
 ]
 PACKAGES = {name.split(".")[0] for name in ORDER if "." in name}

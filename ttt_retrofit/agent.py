@@ -22,11 +22,11 @@ from .consolidation.config import ConsolidationConfig
 from .consolidation.control import Progress
 from .consolidation.job import ConsolidationJob
 from .errors import Cancelled, InputError
-from .memory.files import private_directory, read_list, remove, remove_unfinished, write_list
+from .files import private_directory, read_list, remove, remove_unfinished, write_list
 from .memory.memory import Memory
 from .memory.report import Report
 from .memory.store import MemoryStore
-from .messages import Message, prompt_ids, read_messages
+from .messages import Message, is_message, prompt_ids, read_messages
 
 TURNS, STORE, WORK = "turns.json", "memory", "work"  # in a user's directory
 
@@ -77,7 +77,7 @@ class ChatSession:
         if self.memory is not None:
             model.check_memory(self.memory)
         self.messages: list[Message] = read_list(
-            self.directory / TURNS, "messages", "Move it away to go on without its turns."
+            self.directory / TURNS, "messages", is_message, "Move it away to go on without its turns."
         )
         self.last_report: Report | None = None
         self._rejected = 0  # messages that were in a consolidation which was rejected, or failed

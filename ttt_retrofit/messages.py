@@ -18,6 +18,15 @@ Message = dict[str, str]
 GREETING = "Hello."  # what the user says before a model that speaks first
 
 
+def is_message(found: Any) -> bool:
+    """Whether it is a `Message`, as `read_messages` makes them."""
+    return (
+        isinstance(found, dict)
+        and set(found) == {"role", "content"}
+        and all(isinstance(value, str) for value in found.values())
+    )
+
+
 def read_messages(messages: Sequence[Any]) -> list[Message]:
     """Role and text of every message that has words; one that only calls a tool has none.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..errors import InputError
-from ..memory.files import private_directory, write_atomically
+from ..files import private_directory, write_atomically
 from .distill import Leaves, State
 from .study import Question
 from .writer import Answer

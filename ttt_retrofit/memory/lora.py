@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ..errors import CheckpointError, ConfigError
-from .files import write_atomically
+from ..files import write_atomically
 
 Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel
 
 from ..discovery import decoder_layers
 from ..errors import CheckpointError, ConfigError
+from ..files import write_atomically
 from ..fingerprint import fingerprint
 from ..gates import Background
 from ..hub import hub_id
@@ -31,7 +32,6 @@ from ..messages import Message
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
-from .files import write_atomically
 from .lora import read_adapter, write_adapter
 from .notes import Note, as_turn
 from .projections import projection_at, submodule

@@ -16,7 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import CheckpointError, ConfigError, InputError
-from .files import private_directory, remove, remove_unfinished, write_atomically
+from ..files import private_directory, remove, remove_unfinished, write_atomically
 from .memory import Memory
 from .stored import HEADER
 

@@ -17,10 +17,10 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import private_directory, write_atomically
 from ..gates import Background
 from .config import MemoryConfig
 from .entry import Entry
-from .files import private_directory, write_atomically
 from .report import Report
 
 FORMAT = 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import threading
 import time
@@ -21,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from ..agent import TURNS, ChatSession
 from ..errors import InputError
-from ..memory.files import private_directory, read_list, remove, write_list
+from ..files import private_directory, read_list, remove, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..messages import Message
@@ -48,6 +49,11 @@ class Turn:
 
     def messages(self) -> tuple[Message, Message]:
         return {"role": "user", "content": self.asked}, {"role": "assistant", "content": self.answered}
+
+
+def _is_digest(item: Any) -> bool:
+    """Of a turn, as `Turn.digest` writes it."""
+    return isinstance(item, str) and re.fullmatch(r"[0-9a-f]{32}", item) is not None
 
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
@@ -85,6 +91,7 @@ class User:
             read_list(
                 session.directory / SEEN,
                 "questions",
+                _is_digest,
                 "Move it away; what clients send again is then learned again.",
             )
         )
