@@ -92,6 +92,7 @@ ORDER = [
     "sinks",
     "learning",
     "cache",
+    "cache_file",
     "kv",
     "layer",
     "state",
@@ -107,6 +108,7 @@ ORDER = [
     "fingerprint",
     "config",
     "messages",
+    "sealed",
     "files",
     "errors",
 ]
