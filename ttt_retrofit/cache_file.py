@@ -112,7 +112,7 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
 
 def _header_faults(header: dict[str, Any]) -> Iterator[str]:
     lists: dict[str, Callable[[Any], bool]] = {
-        "losses": lambda row: isinstance(row, list) and all(map(is_number, row)),
+        "losses": lambda row: isinstance(row, list) and all(is_number(loss) and not loss < 0 for loss in row),
         "counts": _is_count,
         "anchors": _is_count,
         "pending_lengths": _is_count,
@@ -237,7 +237,7 @@ def _rank_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: E
 
 
 def _text_faults(text: list[list[int]] | None, counts: list[int], expected: Expected) -> Iterator[str]:
-    if text and [len(row) for row in text] != counts:
+    if text is not None and (text or any(counts)) and [len(row) for row in text] != counts:
         yield "its text is not as long as what was read"
     if text and any(token >= expected.vocabulary for row in text for token in row):
         yield "its text holds ids that are not in the vocabulary"
