@@ -79,6 +79,7 @@ ORDER = [
     "memory.memory",
     "memory.stored",
     "memory.card",
+    "memory.checks",
     "memory.entry",
     "memory.report",
     "memory.lora",
