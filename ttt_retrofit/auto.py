@@ -20,6 +20,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from . import hub, layer
 from .config import TTTConfig
 from .errors import CheckpointError, ConfigError, UnsupportedModelError
+from .files import check_regular_inside
 from .modeling import TTTMixin, derived_forward
 
 # What says where and how to load rather than what; transformers consumes these while it reads a config.
@@ -259,6 +260,7 @@ class AutoModelForCausalLM:
         CheckpointError
             When the checkpoint is damaged or incomplete.
         """
+        check_regular_inside(Path(path))
         load = transformers.AutoModelForCausalLM.from_pretrained
         if kwargs.get("gguf_file"):
             return wrap(load(path, *args, **kwargs), ttt_config)
@@ -317,7 +319,10 @@ def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[Any, 
         )
     kept = {name: rest.pop(name) for name in FOR_THE_MODEL if name in rest}
     location = {name: rest.pop(name) for name in LOCATION if name in rest}
-    config, rest = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **location, **rest)
+    try:
+        config, rest = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **location, **rest)
+    except RecursionError as error:
+        raise CheckpointError(f"The config.json of {path} is nested too deeply to be read.") from error
     return config, location | kept | rest
 
 

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from ..auto import AutoModelForCausalLM, TTTConfigMixin
 from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import ConfigError, InputError, TTTError, UnsupportedModelError
+from ..files import read_regular
 
 STDIN = Path("-")
 
@@ -192,7 +193,8 @@ def read_text(path: Path) -> str:
     InputError
         When it is not UTF-8, or empty.
     """
-    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+    piped = path == STDIN or path.parent == Path("/dev/fd")  # the shell's <(...)
+    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes() if piped else read_regular(path)
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
@@ -216,7 +218,7 @@ def read_context(path: Path) -> str | list[dict[str, Any]]:
     expected = 'expected a list of {"role": ..., "content": ...}.'
     try:
         messages = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{path} is no JSON ({error}); {expected}") from None
     if not isinstance(messages, list) or not all(
         isinstance(message, dict) and {"role", "content"} <= set(message) for message in messages

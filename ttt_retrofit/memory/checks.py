@@ -42,10 +42,15 @@ def check_header(header: Mapping[str, Any]) -> None:
         _check(isinstance(header["report"], dict), "its report is none")
 
 
-def check_parts(parts: Mapping[str, Any], tensors: Mapping[str, Tensor], names: set[str]) -> None:
-    """Raise `ValueError` unless objects and tensors are such as memories are made of. `names`: of all its tensors."""
-    _check(set(tensors) == names, f"it lacks or adds the tensors {sorted(set(tensors) ^ names)[:3]}")
+def check_parts(parts: Mapping[str, Any], found: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Raise `ValueError` unless the parts are such as memories are made of.
+
+    found, tensors: those in the file, and those that would be written for the parts.
+    """
+    _check(set(found) == set(tensors), f"it lacks or adds the tensors {sorted(set(found) ^ set(tensors))[:3]}")
     for name, tensor in tensors.items():
+        same = tensor.dtype == found[name].dtype and tensor.shape == found[name].shape
+        _check(same, f"{name} is {found[name].dtype} of shape {tuple(found[name].shape)}")
         if tensor.is_floating_point() and not name.endswith("lesson_logprobs"):
             _check(bool(torch.isfinite(tensor).all()), f"{name} holds numbers that are not finite")
     background = parts["background"]
@@ -67,7 +72,7 @@ def _check_entry(entry: Entry, width: int) -> None:
     _check(keys.is_floating_point() and keys.ndim == 2 and keys.shape[0] > 0 and keys.shape[1] == width,
            f"the keys of {entry.name!r} are of shape {tuple(keys.shape)}")  # fmt: skip
     for path, weights in entry.weights.items():
-        plain = all(tensor.is_floating_point() and tensor.ndim == 2 for tensor in weights.values())
+        plain = all(tensor.is_floating_point() and tensor.ndim == 2 and tensor.numel() for tensor in weights.values())
         whole = set(weights) == {"full"}
         factors = set(weights) == {"a", "b"} and plain and weights["a"].shape[0] == weights["b"].shape[1] > 0
         _check(plain and (whole or factors), f"the weights of {entry.name!r} for {path} are no matrices that fit")

@@ -124,7 +124,7 @@ def _parts(directory: Path, data: bytes) -> dict[str, Any]:
             "report": None if report is None else Report.from_dict(report),
             "created": header["created"],
         }
-        check_parts(parts, tensors, set(_named(parts)))
+        check_parts(parts, tensors, _named(parts))
         return parts
     except CheckpointError:
         raise
