@@ -293,7 +293,7 @@ def test_bad_input_is_refused(model, tmp_path):
     with pytest.raises(InputError, match="no chat template"):
         ChatSession(model, tokenizer(chat=False), tmp_path)
     (tmp_path / "turns.json").write_text('{"format": 99, "messages": []}')
-    with pytest.raises(CheckpointError, match="format 99, expected 1"):
+    with pytest.raises(CheckpointError, match="format 99, expected 2"):
         session(model, tmp_path)
     for damage in (b"{", b'{"format": 1, "messages": ["\xff"]}'):
         (tmp_path / "turns.json").write_bytes(damage)

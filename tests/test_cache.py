@@ -7,10 +7,11 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from tiny import tiny, tokens
 
 from ttt_retrofit import CheckpointError, InputError, TTTCache, TTTConfig, UnsupportedModelError, wrap
+from ttt_retrofit.sealed import read_sealed, write_sealed
 
 CHUNK = 6
 CONFIG = TTTConfig(
@@ -93,11 +94,9 @@ def saved(tmp_path, model=None):
 
 
 def rewrite_header(path, **changes):
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["ttt_cache"])
-    save_file(load_file(path), path, metadata={"ttt_cache": json.dumps(header | changes)})
+    """Edit a file and seal it again."""
+    tensors, texts = read_sealed(path)
+    write_sealed(path, tensors, {"ttt_cache": json.dumps(json.loads(texts["ttt_cache"]) | changes)})
 
 
 def test_another_base_is_refused(tmp_path):
@@ -145,13 +144,9 @@ def test_a_missing_file_is_refused(tmp_path):
 
 def test_a_file_that_lacks_a_tensor_is_refused(tmp_path):
     path = saved(tmp_path)
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        header = file.metadata()
-    tensors = load_file(path)
+    tensors, texts = read_sealed(path)
     del tensors["keys|1"], tensors["pending|ids"]
-    save_file(tensors, path, metadata=header)
+    write_sealed(path, tensors, texts)
     with pytest.raises(CheckpointError, match=r"lacks.*keys\|1"):
         TTTCache.load(path, converted())
 
@@ -159,8 +154,8 @@ def test_a_file_that_lacks_a_tensor_is_refused(tmp_path):
 def test_saving_is_atomic(tmp_path, monkeypatch):
     path = saved(tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr("ttt_retrofit.cache.save_file", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("os.fsync", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match=r"No space left.*talk\.safetensors"):
         saved(tmp_path)
     assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == [path.name]
 

@@ -2,7 +2,8 @@
 
 Recent turns stay in the prompt. Older ones are consolidated in idle time; only when the memory was accepted do their
 words and their keys and values go. Everything survives a restart from the session's store, which one session at a
-time may use: one that finds it changed by another says so and writes nothing.
+time may use: one that finds it changed by another says so and writes nothing. What is asked and what is written is one
+step under a lock, and what a session knows changes only after the disk has.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerBase
 
 from .cache import TTTCache
@@ -22,13 +25,14 @@ from .consolidation.config import ConsolidationConfig
 from .consolidation.control import Progress
 from .consolidation.job import ConsolidationJob
 from .errors import Cancelled, InputError
-from .memory.files import private_directory, read_list, remove, remove_unfinished, write_list
+from .files import list_bytes, private_directory, read_list, read_regular, remove, remove_unfinished, staged, write_list
 from .memory.memory import Memory
 from .memory.report import Report
 from .memory.store import MemoryStore
-from .messages import Message, prompt_ids, studied
+from .messages import Message, is_message, prompt_ids, studied
 
-TURNS, STORE, WORK = "turns.json", "memory", "work"  # in a user's directory
+TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's directory
+PATIENCE = 30.0  # seconds to wait for another session's write
 
 
 class ChatSession:
@@ -76,17 +80,20 @@ class ChatSession:
         self.split_special_tokens = split_special_tokens
         self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / STORE)
-        self.memory = self.store.load()
+        self._lock = FileLock(self.directory / LOCK, mode=0o600)
+        with self._held():
+            remove_unfinished(self.directory)
+            self.memory = self.store.load()
+            self.messages: list[Message] = read_list(
+                self.directory / TURNS, "messages", is_message, "Move it away to go on without its turns."
+            )
+            self._known = self._on_disk()
         if self.memory is not None:
             model.check_memory(self.memory)
-        self.messages: list[Message] = read_list(
-            self.directory / TURNS, "messages", "Move it away to go on without its turns."
-        )
         self.last_report: Report | None = None
         self._rejected = 0  # messages that were in a consolidation which was rejected, or failed
         self._job: ConsolidationJob | None = None
         self._studied = 0  # messages in the running job
-        self._known = self._on_disk()
         self._cache: TTTCache | None = None
         self._read: list[int] = []  # the tokens in the cache
 
@@ -102,15 +109,15 @@ class ChatSession:
         """
         if not text.strip():
             raise InputError("send() was given an empty message.")
-        self._check_alone()
+        with self._alone():  # before the answer, which could not be kept
+            pass
         if self._job is not None:
             self._job.pause()
             if self._job.succeeded():
                 self.settle()
         said: list[Message] = [*self.messages, {"role": "user", "content": text}]
         answer = self._answer(said, generate_kwargs)
-        self.messages = [*said, {"role": "assistant", "content": answer}]
-        self._write()
+        self._add({"role": "user", "content": text}, {"role": "assistant", "content": answer})
         return answer
 
     def note(self, *said: Message) -> None:
@@ -123,10 +130,7 @@ class ChatSession:
         InputError
             For what is no message, or when another session has changed the store.
         """
-        new = studied(said)
-        self._check_alone()
-        self.messages = [*self.messages, *new]
-        self._write()
+        self._add(*studied(said))
 
     def _answer(self, said: list[Message], generate_kwargs: dict[str, Any]) -> str:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
@@ -192,7 +196,8 @@ class ChatSession:
         older = len(self.messages) - 2 * self.keep_turns
         if older <= self._rejected or older <= 0:
             return False
-        self._check_alone()  # before the minutes whose outcome could not be kept
+        with self._alone():  # before the minutes whose outcome could not be kept
+            pass
         self._studied = older
         try:
             self._job = self.model.consolidate(
@@ -237,17 +242,13 @@ class ChatSession:
         report = memory.report
         assert report is not None
         if report.accepted:
-            self._check_alone()
-            self._save(memory)  # before the words go
-            self.messages, self._rejected = self.messages[self._studied :], 0
+            self._take_over(memory)
             self._drop_keys()
         else:
             self._rejected = self._studied
         self._job, self.last_report = None, report
         # What earlier jobs left was about a shorter conversation, and is of no use to a later one.
         shutil.rmtree(self.directory / WORK, ignore_errors=True)
-        if report.accepted:
-            self._write()
         return report
 
     def _drop_keys(self) -> None:
@@ -278,9 +279,9 @@ class ChatSession:
 
     def rollback(self) -> None:
         """Back to the memory before the last consolidation. One that is running stands on it, and is abandoned."""
-        self._check_alone()
-        self.memory = self.store.rollback()
-        self._known = self._on_disk()
+        with self._alone():
+            self.memory = self.store.rollback()
+            self._known = self._on_disk()
         self.abandon()
         self._drop_keys()
 
@@ -289,39 +290,73 @@ class ChatSession:
         if self.memory is None:
             raise InputError(f"forget({name!r}): nothing is remembered yet.")
         left = self.memory.forget(name, *others)
-        self._check_alone()
+        with self._alone():
+            self.store.save(left)
+            self.memory, self._known = left, self._on_disk()
         self.abandon()
-        self._save(left)
         self._drop_keys()
 
     def erase(self) -> None:
         """Forget everything, words and memories, here and in the store, whatever another session wrote there."""
         self.abandon()
-        self.store.erase()
-        remove_unfinished(self.directory)
-        self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
+        with self._held():
+            self.store.erase()
+            (self.directory / TURNS).unlink(missing_ok=True)  # for which there is room on a full disk, too
+            remove_unfinished(self.directory)
+            self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
+            self._known = self._on_disk()
         self._drop_keys()
-        self._write()
 
     # ------------------------------------------------------------------ disk
 
-    def _write(self) -> None:
-        write_list(self.directory / TURNS, "messages", self.messages)
-        self._known = self._on_disk()
+    def _add(self, *said: Message) -> None:
+        """Keep what was said."""
+        with self._alone():
+            messages = [*self.messages, *said]
+            write_list(self.directory / TURNS, "messages", messages)
+            self.messages, self._known = messages, self._on_disk()
 
-    def _save(self, memory: Memory) -> None:
-        self.store.save(memory)
-        self.memory = memory
-        self._known = self._on_disk()
+    def _take_over(self, memory: Memory) -> None:
+        """Keep a memory in place of the words that were studied for it; both are written, or none."""
+        left = self.messages[self._studied :]
+        with self._alone():
+            with staged(self.directory / TURNS, [list_bytes("messages", left)]):
+                self.store.save(memory)  # before the words go
+            self.memory, self.messages, self._rejected = memory, left, 0
+            self._known = self._on_disk()
 
-    def _on_disk(self) -> tuple[bytes, int | None]:
+    def _on_disk(self) -> tuple[bytes, bytes]:
         """What another session would have changed."""
         turns = self.directory / TURNS
-        return turns.read_bytes() if turns.exists() else b"", self.store.current()
+        return read_regular(turns) if turns.exists() else b"", self.store.state()
 
-    def _check_alone(self) -> None:
-        if self._on_disk() != self._known:
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep other sessions from reading and writing."""
+        try:
+            self._lock.acquire(timeout=PATIENCE)
+        except Timeout as error:
             raise InputError(
-                f"{self.directory} was changed by another session since this one read it, and of what both say only "
-                "one would be kept. Open a new ChatSession on it, and one at a time."
-            )
+                f"Another session has been writing to {self.directory} for {PATIENCE:.0f} seconds. Close it first."
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the store, which nobody else has changed.
+
+        Raises
+        ------
+        InputError
+            When another session has.
+        """
+        with self._held():
+            if self._on_disk() != self._known:
+                raise InputError(
+                    f"{self.directory} was changed by another session since this one read it, and of what both say "
+                    "only one would be kept. Open a new ChatSession on it, and one at a time."
+                )
+            yield

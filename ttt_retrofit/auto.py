@@ -22,6 +22,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from . import hub, layer
 from .config import TTTConfig
 from .errors import CheckpointError, ConfigError, UnsupportedModelError
+from .files import check_regular_inside
 from .modeling import TTTMixin, derived_forward
 
 # What says where and how to load rather than what; transformers consumes these while it reads a config.
@@ -304,6 +305,7 @@ class AutoModelForCausalLM:
         CheckpointError
             When the checkpoint is damaged or incomplete.
         """
+        check_regular_inside(Path(path))
         load = transformers.AutoModelForCausalLM.from_pretrained
         kwargs = {"trust_remote_code": False, **kwargs}
         if kwargs.get("gguf_file"):
@@ -363,7 +365,10 @@ def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[Any, 
         )
     kept = {name: rest.pop(name) for name in FOR_THE_MODEL if name in rest}
     location = {name: rest.pop(name) for name in LOCATION if name in rest}
-    config, rest = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **location, **rest)
+    try:
+        config, rest = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **location, **rest)
+    except RecursionError as error:
+        raise CheckpointError(f"The config.json of {path} is nested too deeply to be read.") from error
     return config, location | kept | rest
 
 

@@ -8,7 +8,6 @@ B batch rows, C chunk.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 from dataclasses import replace
@@ -16,32 +15,46 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from . import cache_file
+from .cache_file import PENDING_TENSORS, Expected
 from .config import TTTConfig
 from .digest import carried_on
 from .errors import CheckpointError, InputError, UnsupportedModelError
+from .fast_weights import FastWeights
 from .gates import Topic
+from .inner_optimizers import state_names
 from .kv import RankedCache, ViewLayer, layout
+from .layer import TTTSite
 from .state import FastState, Held, Log, Pending, Sinks
 
-CACHE_FORMAT = 2
-PENDING_TENSORS = ("ids", "positions", "learned")
+# (H, D) of the keys and of the values of every layer, by base; asking a model takes a forward.
+_KEPT: dict[str, list[tuple[tuple[int, int], tuple[int, int]] | None]] = {}
 
 
 class Owner(Protocol):
     """What loading a cache needs of the model it belongs to."""
 
+    config: Any
     device: torch.device
     name_or_path: str
+    learned_positions: int | None
+    kind: FastWeights
 
     @property
     def compute_dtype(self) -> torch.dtype: ...
 
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def sites(self) -> list[TTTSite]: ...
+
     def new_cache(self) -> TTTCache: ...
+
+    def __call__(self, **kwargs: Any) -> Any: ...
 
 
 class TTTCache(RankedCache):
@@ -305,7 +318,6 @@ class TTTCache(RankedCache):
             if topic is not None:
                 tensors |= {f"{name}|{part}": tensor.clone() for part, tensor in topic.tensors().items()}
         header = {
-            "format": CACHE_FORMAT,
             "base": self.base,
             "ttt": self.ttt.to_dict(),
             "columns": self.columns,
@@ -317,18 +329,8 @@ class TTTCache(RankedCache):
             "pending_lengths": self.pending.lengths if self.pending else None,
             "text": self.text,
             "ahead": self.ahead,
-            "tensors": sorted(tensors),
         }
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        try:
-            contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-            save_file(contiguous, temporary, metadata={"ttt_cache": json.dumps(header)})
-            temporary.chmod(0o600)  # it tells what was read
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        cache_file.write(Path(path), header, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: Owner) -> TTTCache:
@@ -337,28 +339,21 @@ class TTTCache(RankedCache):
         Raises
         ------
         CheckpointError
-            When the file is missing, damaged, or was made with another base or configuration.
+            When the file is missing, damaged, or was made with another base or configuration; when anything in it is
+            not what a cache of this model may hold.
         """
-        try:
-            with torch.inference_mode(False), safe_open(path, framework="pt", device=str(model.device)) as file:
-                header = json.loads((file.metadata() or {}).get("ttt_cache", "{}"))
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} cannot be read as a TTTCache: {error}. Save it again.") from error
-        if header.get("format") != CACHE_FORMAT:
-            raise CheckpointError(f"{path} is no TTTCache of format {CACHE_FORMAT}: it says {header.get('format')!r}.")
+        path = Path(path)
+        header, tensors = cache_file.read(path, model.device)
         cache = model.new_cache()
-        if header["base"] != cache.base:
+        if header.get("base") != cache.base:
             raise CheckpointError(f"{path} belongs to another base model than {model.name_or_path!r}. Load that one.")
-        differing = TTTConfig.from_dict(header["ttt"]).state_differences(cache.ttt)
+        differing = cache_file.configuration(path, header).state_differences(cache.ttt)
         if differing:
             raise CheckpointError(
                 f"{path} was saved with another configuration: {', '.join(differing)}. "
                 "Convert the model as it was converted then."
             )
-        missing = sorted(set(header["tensors"]) - set(tensors))
-        if missing:
-            raise CheckpointError(f"{path} lacks the tensors {missing}: it was altered. Save it again.")
+        cache_file.check(path, header, tensors, _expected(model, cache))
         with torch.inference_mode(False):
             cache._restore(header, tensors, model.compute_dtype)
         return cache
@@ -460,3 +455,39 @@ def marks_of(real: Tensor, numbers: Tensor) -> Tensor:
 def _topic(tensors: dict[str, Tensor], name: str) -> Topic | None:
     parts = {key.removeprefix(f"{name}|"): value for key, value in tensors.items() if key.startswith(f"{name}|")}
     return Topic(**parts) if parts else None
+
+
+def _expected(model: Owner, fresh: TTTCache) -> Expected:
+    """What a cache of this model may hold. `fresh`: an empty one."""
+    fast: dict[str, tuple[int, int]] = {}
+    for site in model.sites:
+        for name, shape in model.kind.shapes(site.site).items():
+            slots = (f"|{slot}" for slot in state_names(fresh.ttt.inner_optimizer))
+            fast |= {f"{site.site.name}|{name}{slot}": shape for slot in ("", *slots)}
+    return Expected(
+        ttt=fresh.ttt,
+        vocabulary=model.vocabulary_size,
+        positions=model.learned_positions or cache_file.LARGEST_POSITION,
+        width=model.config.get_text_config(decoder=True).hidden_size,
+        tracks=fresh.tracks,
+        track_of=fresh.track_of,
+        kept=_kept(model, fresh.base),
+        fast=fast,
+    )
+
+
+def _kept(model: Owner, base: str) -> list[tuple[tuple[int, int], tuple[int, int]] | None]:
+    """(H, D) of the keys and of the values of every layer, None of one that keeps none.
+
+    Configurations say it in a different way for every family, and sometimes for every layer; a token that is read
+    says what is so.
+    """
+    if base not in _KEPT:
+        token = torch.zeros(1, 1, dtype=torch.long, device=model.device)
+        with torch.no_grad():
+            read = model(input_ids=token, past_key_values=model.new_cache(), learn_from="none").past_key_values
+        pasts = [layer.past() if layer.is_initialized else None for layer in read.layers]
+        _KEPT[base] = [
+            past and ((past[0].shape[1], past[0].shape[3]), (past[1].shape[1], past[1].shape[3])) for past in pasts
+        ]
+    return _KEPT[base]

@@ -35,6 +35,7 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
 RELATIVE_LR: dict[OptimizerName, float] = {"adam": 2.6e-3, "muon": 2.6e-2, "sgd": 55.0}
 PRIME_ADAM = 1e-2  # an added MLP begins with nothing to lose
 
+MOST = 2**24  # of anything that memory is set aside for: a larger number is a slip or a damaged file
 DECIDE_PARAMETERS = ("fast_weights", "rank", "layers", "target_modules")  # which ones a converted model has
 # Fields on which the shape and meaning of what a conversation carries depend.
 SHAPES_STATE = (
@@ -204,12 +205,19 @@ class TTTConfig(JSONFields):
             value = getattr(self, name)
             if not is_integer(value) or value < least:
                 raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
+            if value > MOST:
+                raise ConfigError(f"{name}={value}: expected at most {MOST}: memory is set aside for all of it.")
         window = self.sliding_window
         if window is None:
             return
         if not is_integer(window) or window < 1:
             raise ConfigError(
                 f"sliding_window={window!r}: expected a positive integer, or None for the base's attention."
+            )
+        if window > MOST:
+            raise ConfigError(
+                f"sliding_window={window}: expected at most {MOST}: room for its keys and values is made at once. "
+                "None keeps the base's attention."
             )
         if window <= self.sink_tokens:
             raise ConfigError(

@@ -23,6 +23,7 @@ from transformers.utils.quantization_config import QuantizationMethod
 from . import layer
 from .config import TTTConfig
 from .errors import CheckpointError, UnsupportedModelError
+from .files import check_regular_inside
 
 MODEL_TYPE = "ttt_retrofit"
 SHIM = "modeling_ttt_retrofit"
@@ -73,13 +74,14 @@ class CheckpointMixin(_Base):
         CheckpointError
             When a file in the directory is missing or damaged, or its tensors are not those of this model.
         """
+        check_regular_inside(Path(path))
         # Mismatches are asked for rather than raised by transformers, whose error does not say which they are.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         token = _CONVERTING.set(convert)
         try:
             with torch.inference_mode(False):  # tensors made in inference mode could never carry a gradient
                 loaded: Any = super().from_pretrained(path, *args, **kwargs)
-        except (SafetensorError, json.JSONDecodeError) as error:
+        except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
             raise CheckpointError(
                 f"A file of {path} is cut short or damaged: {error}. Download or save it again."
             ) from error

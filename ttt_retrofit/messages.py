@@ -26,6 +26,15 @@ CALLS = {"tool_calls", "function_call"}
 GREETING = "Hello."  # what the user says before a model that speaks first
 
 
+def is_message(found: Any) -> bool:
+    """Whether it is a `Message`, as `read_messages` makes them."""
+    return (
+        isinstance(found, dict)
+        and set(found) == {"role", "content"}
+        and all(isinstance(value, str) for value in found.values())
+    )
+
+
 def studied(messages: Sequence[Any]) -> list[Message]:
     """What of a conversation becomes memory: what the user and the assistant said, in words.
 

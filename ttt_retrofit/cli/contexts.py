@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..files import read_regular
 
 STDIN = Path("-")
 # UTF-32 first: its mark begins as that of UTF-16 does.
@@ -45,7 +46,8 @@ def read_text(path: Path) -> str:
     InputError
         When it is in another encoding, or empty.
     """
-    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
+    piped = path == STDIN or path.parent == Path("/dev/fd")  # the shell's <(...)
+    data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes() if piped else read_regular(path)
     encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)

@@ -108,7 +108,9 @@ class Consolidation:
         InputError
             When another process works on the same.
         """
-        work = Work.open(work_dir, self.key())
+        models = [self.model] if self.writer is None else [self.model, self.writer[0]]
+        vocabulary = max(model.config.get_text_config(decoder=True).vocab_size for model in models)
+        work = Work.open(work_dir, self.key(), vocabulary)
         finished = False
         try:
             memory = self._run(work)

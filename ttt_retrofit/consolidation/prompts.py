@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..files import read_regular
 
 FIELDS = {
     "kind": {"gap", "hidden"},
@@ -69,9 +70,9 @@ class Prompts:
         """
         name = str(path) if path is not None else "prompts.toml"
         try:
-            source = resources.files(__package__).joinpath(name) if path is None else Path(path)
-            values = tomllib.loads(source.read_text(encoding="utf-8"))
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            own = resources.files(__package__).joinpath(name)
+            values = tomllib.loads((own.read_bytes() if path is None else read_regular(Path(path))).decode())
+        except (OSError, ValueError, RecursionError) as error:  # of TOML and of UTF-8, or what is no file
             raise ConfigError(f"The prompts in {name} cannot be read: {error}") from error
         expected = {field.name for field in dataclasses.fields(cls)}
         missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)

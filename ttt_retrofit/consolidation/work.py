@@ -7,6 +7,7 @@ consolidation ends, accepted or not.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -17,14 +18,13 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from transformers.utils import logging
 
-from ..errors import InputError
-from ..memory.files import private_directory, write_atomically
+from ..config import is_integer
+from ..errors import CheckpointError, InputError
+from ..files import parsed, private_directory, remove_unfinished
+from ..sealed import read_sealed, write_sealed
 from .distill import Leaves, State
 from .study import Question
 from .writer import Answer
@@ -49,16 +49,17 @@ class Work:
     """The directory of one consolidation, held by one process at a time."""
 
     directory: Path
+    vocabulary: int  # of whoever writes answers
     last_saved: float = 0.0
     full: bool = False  # a write failed; the work itself goes on
 
     @classmethod
-    def open(cls, parent: Path, key: str) -> Work:
+    def open(cls, parent: Path, key: str, vocabulary: int) -> Work:
         """Raises `InputError` when another process works on the same consolidation."""
         directory = parent / key
         private_directory(directory)
-        work = cls(directory)
-        work.lock = FileLock(directory / "lock")
+        work = cls(directory, vocabulary)
+        work.lock = FileLock(directory / "lock", mode=0o600)
         try:
             work.lock.acquire(timeout=0)
         except Timeout as error:
@@ -66,6 +67,7 @@ class Work:
                 f"Another process is consolidating this very context with this model ({directory}). Wait for it, or "
                 "give this one another work_dir."
             ) from error
+        remove_unfinished(directory)
         return work
 
     def __post_init__(self) -> None:
@@ -79,26 +81,26 @@ class Work:
 
     def _write(self, name: str, tensors: dict[str, Tensor], header: Any) -> None:
         try:
-            named = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-            blob = tensors_to_bytes(named, metadata={"header": json.dumps(header)})
-            write_atomically(self.directory / name, blob)
+            write_sealed(self.directory / name, tensors, {"header": json.dumps(header)})
         except OSError as error:
             if not self.full:
                 logger.warning("Work in progress cannot be saved to %s: %s. Going on without.", self.directory, error)
             self.full = True
 
     def _read(self, name: str) -> tuple[dict[str, Tensor], Any] | None:
+        """None where there is no file; where it is damaged, that part of the work is done again."""
         path = self.directory / name
+        if not path.exists():
+            return None
         try:
-            blob = path.read_bytes()
-            size = int.from_bytes(blob[:8], "little")
-            header = json.loads(json.loads(blob[8 : 8 + size])["__metadata__"]["header"])
-            return tensors_from_bytes(blob), header
-        except FileNotFoundError:
+            tensors, texts = read_sealed(path)
+            return tensors, parsed(texts["header"])
+        except (CheckpointError, ValueError, KeyError) as error:
+            self._again(name, error)
             return None
-        except (SafetensorError, ValueError, KeyError) as error:
-            logger.warning("%s cannot be read (%s); that part of the work is done again.", path, error)
-            return None
+
+    def _again(self, name: str, error: Exception) -> None:
+        logger.warning("%s cannot be read (%s); that part of the work is done again.", self.directory / name, error)
 
     def save_study(self, questions: Sequence[Question], outdated: Collection[int]) -> None:
         asked = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in questions]
@@ -108,8 +110,13 @@ class Work:
         stored = self._read(STUDY)
         if stored is None:
             return None
-        tensors, (asked, outdated) = stored
-        answers = _as_answers(tensors, [count for _, _, count, _, _ in asked])
+        tensors, header = stored
+        try:
+            asked, outdated = _checked_study(header)
+            answers = _as_answers(tensors, [count for _, _, count, _, _ in asked], self.vocabulary)
+        except CheckpointError as error:
+            self._again(STUDY, error)
+            return None
         questions = [
             Question(text, frozenset(value), answer, statement, held_out)
             for (text, value, _, statement, held_out), answer in zip(asked, answers)
@@ -121,7 +128,15 @@ class Work:
 
     def load_answers(self, name: str) -> list[Answer] | None:
         stored = self._read(WRITTEN.format(name))
-        return None if stored is None else _as_answers(*stored)
+        if stored is None:
+            return None
+        tensors, lengths = stored
+        try:
+            _check(isinstance(lengths, list) and all(map(_is_count, lengths)), "its header holds no lengths")
+            return _as_answers(tensors, lengths, self.vocabulary)
+        except CheckpointError as error:
+            self._again(WRITTEN.format(name), error)
+            return None
 
     def save_training(self, state: State) -> None:
         if time.monotonic() - self.last_saved < SAVE_EVERY:
@@ -140,11 +155,16 @@ class Work:
         if stored is None:
             return
         tensors, header = stored
+        try:
+            _check_training(tensors, header, state)
+        except CheckpointError as error:
+            self._again(TRAINING, error)
+            return
         known = {}
         for index, (path, name, leaf) in enumerate(_listed(state.leaves)):
             leaf.data.copy_(tensors[f"{path}|{name}"])
             if f"{index}|{MOMENTS[0]}" in tensors:
-                known[index] = {m: tensors[f"{index}|{m}"] for m in MOMENTS}
+                known[index] = {m: tensors[f"{index}|{m}"].clone() for m in MOMENTS}
         state.optimizer.load_state_dict(state.optimizer.state_dict() | {"state": known})
         state.step, state.known = header["step"], header["known"]
 
@@ -160,12 +180,75 @@ def _as_tensors(answers: Sequence[Answer]) -> dict[str, Tensor]:
     return tensors
 
 
-def _as_answers(tensors: dict[str, Tensor], lengths: Sequence[int]) -> list[Answer]:
-    """Of `_as_tensors`, by the tokens of each."""
+def _as_answers(tensors: dict[str, Tensor], lengths: Sequence[int], vocabulary: int) -> list[Answer]:
+    """Of `_as_tensors`, by the tokens of each.
+
+    Raises
+    ------
+    CheckpointError
+        When the tensors are not such.
+    """
+    expected = {"ids", "indices", "logprobs"} if lengths else {"ids"}
+    _check(set(tensors) == expected, f"it holds {sorted(tensors)}, expected {sorted(expected)}")
+    whole = sum(lengths)
+    _check(tensors["ids"].shape == (whole,) and tensors["ids"].dtype == torch.int32, "its ids are of another shape")
     if not lengths:
         return []
-    ids, indices, logprobs = (tensors[name].split(list(lengths)) for name in ("ids", "indices", "logprobs"))
-    return [Answer(tuple(one.tolist()), *sure) for one, *sure in zip(ids, indices, logprobs)]
+    ids, indices, logprobs = (tensors[name] for name in ("ids", "indices", "logprobs"))
+    _check(indices.ndim == 2 and indices.shape == logprobs.shape and len(indices) == whole, "its answers have no shape")
+    _check(indices.dtype == torch.int32 and logprobs.dtype == torch.float16, "its answers are of another kind")
+    for found in (ids, indices):
+        _check(bool(((found >= 0) & (found < vocabulary)).all()), "it holds ids that are not in the vocabulary")
+    _check(bool((logprobs < math.inf).all()), "it holds probabilities that are none")
+    parts = (tensor.split(list(lengths)) for tensor in (ids, indices, logprobs))
+    return [Answer(tuple(one.tolist()), *sure) for one, *sure in zip(*parts)]
+
+
+def _checked_study(header: Any) -> tuple[list[Any], list[int]]:
+    """What `save_study` put beside the tensors; raises `CheckpointError` for anything else."""
+    _check(isinstance(header, list) and len(header) == 2, "its header is none of a study")
+    asked, outdated = header
+    _check(isinstance(outdated, list) and all(map(_is_count, outdated)), "what is outdated is no list of numbers")
+    _check(isinstance(asked, list) and all(map(_is_asked, asked)), "its questions are none")
+    return asked, outdated
+
+
+def _is_asked(found: Any) -> bool:
+    if not isinstance(found, list) or len(found) != 5:
+        return False
+    text, value, count, statement, held_out = found
+    words = isinstance(value, list) and all(isinstance(word, str) for word in value)
+    return isinstance(text, str) and words and _is_count(count) and is_integer(statement) and isinstance(held_out, bool)
+
+
+def _check_training(tensors: dict[str, Tensor], header: Any, state: State) -> None:
+    """Raise `CheckpointError` unless this is a training of these leaves."""
+    _check(isinstance(header, dict) and set(header) == {"step", "known"}, "its header is none of a training")
+    _check(all(map(_is_count, header.values())) and header["known"] <= header["step"], "its steps are no numbers")
+    expected = set()
+    for index, (path, name, leaf) in enumerate(_listed(state.leaves)):
+        shapes = {f"{path}|{name}": leaf.shape}
+        if f"{index}|{MOMENTS[0]}" in tensors:
+            shapes |= {f"{index}|{moment}": leaf.shape for moment in MOMENTS[1:]}
+            shapes[f"{index}|{MOMENTS[0]}"] = torch.Size()
+        expected |= set(shapes)
+        for key, shape in shapes.items():
+            found = tensors.get(key)
+            _check(found is not None and found.shape == shape and found.dtype == leaf.dtype,
+                   f"{key} is missing or of another shape")  # fmt: skip
+            _check(found is not None and bool(torch.isfinite(found).all()), f"{key} holds numbers that are not finite")
+    _check(set(tensors) == expected, "it holds tensors of something else")
+    _check(not any(bool((tensors[key] < 0).any()) for key in expected if key.endswith(f"|{MOMENTS[2]}")),
+           "it holds negative mean squares")  # fmt: skip
+
+
+def _is_count(value: object) -> bool:
+    return is_integer(value) and 0 <= value < 2**31  # type: ignore[operator]
+
+
+def _check(right: bool, wrong: str) -> None:
+    if not right:
+        raise CheckpointError(wrong)
 
 
 def _listed(leaves: Leaves) -> list[tuple[str, str, Tensor]]:

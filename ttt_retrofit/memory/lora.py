@@ -18,8 +18,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..config import is_number
 from ..errors import CheckpointError, ConfigError
-from .files import write_atomically
+from ..files import check_regular, parsed, private_directory, read_regular, write_atomically
 
 Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -71,8 +72,7 @@ def write_adapter(
         "inference_mode": True,
         "target_modules": sorted(paths),
     }
-    target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
+    target = private_directory(Path(directory))
     write_atomically(target / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_atomically(target / CONFIG, json.dumps(config, indent=1).encode())
     return kept
@@ -88,10 +88,14 @@ def read_adapter(directory: str | os.PathLike) -> Weights:
     """
     path = Path(directory)
     try:
-        config = json.loads((path / CONFIG).read_text())
+        config = parsed(read_regular(path / CONFIG))
+        check_regular(path / WEIGHTS)
         tensors = load_file(path / WEIGHTS)
+    except CheckpointError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{directory} holds no PEFT adapter that can be read: {error}") from error
+    _check_settings(directory, config)
     _check_plain(directory, config)
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
@@ -107,6 +111,11 @@ def read_adapter(directory: str | os.PathLike) -> Weights:
                 "lora_A and lora_B. Save it again."
             )
         rank = factors["a"].shape[0]
+        if not rank or factors["b"].shape[1] != rank or not all(bool(f.isfinite().all()) for f in factors.values()):
+            raise CheckpointError(
+                f"{directory} holds factors of {name} of shapes {[tuple(f.shape) for f in factors.values()]}, expected "
+                "(R, in) and (out, R) of finite numbers. Save it again."
+            )
         alpha = _matching(config.get("alpha_pattern") or {}, name, config["lora_alpha"])
         scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         weights[name] = {"a": factors["a"], "b": factors["b"] * scale}
@@ -144,6 +153,18 @@ def _factors(weights: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def _matching(pattern: dict[str, Any], name: str, default: float) -> float:
     return next((value for key, value in pattern.items() if name == key or name.endswith("." + key)), default)
+
+
+def _check_settings(directory: str | os.PathLike, config: Any) -> None:
+    """Raise `CheckpointError` where the settings that are read here are of other types."""
+    patterns = config.get("alpha_pattern") if isinstance(config, dict) else None
+    if (
+        not isinstance(config, dict)
+        or not is_number(config.get("lora_alpha"))
+        or not isinstance(patterns, dict | None)
+        or not all(map(is_number, (patterns or {}).values()))
+    ):
+        raise CheckpointError(f"{directory} holds no settings of a PEFT adapter that can be read. Save it again.")
 
 
 def _check_plain(directory: str | os.PathLike, config: dict[str, Any]) -> None:

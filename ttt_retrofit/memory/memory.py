@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from ..discovery import decoder_layers
 from ..errors import CheckpointError, ConfigError
+from ..files import write_atomically
 from ..fingerprint import fingerprint
 from ..gates import Background
 from ..hub import hub_id
@@ -32,12 +33,11 @@ from ..messages import Message
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
-from .files import write_atomically
 from .lora import read_adapter, write_adapter
 from .notes import Note, as_turn
 from .projections import projection_at, submodule
 from .report import Report
-from .stored import background_tensors, read, write
+from .stored import LOCK, background_tensors, read, write
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,16 @@ class Memory:
                 f"This memory listens at {self.layer}, which {type(model).__name__} does not have. It was made for "
                 f"another model ({self.base_name!r}): load that one."
             )
-        width = model.config.get_text_config(decoder=True).hidden_size
+        text = model.config.get_text_config(decoder=True)
+        width = text.hidden_size
         for entry in self.entries:
+            ids = [token for lesson in entry.lessons for token in (*lesson.prompt, *lesson.answer)]
+            ids += [int(lesson.indices.max()) for lesson in entry.lessons if lesson.indices.numel()]
+            if max(ids, default=0) >= text.vocab_size:
+                raise CheckpointError(
+                    f"Entry {entry.name!r} was taught with token {max(ids)}, and {type(model).__name__} has "
+                    f"{text.vocab_size}. It was made for another model: load that one."
+                )
             widths = (entry.gate.keys.shape[-1], self.background.centre.shape[-1], self.background.directions.shape[0])
             if set(widths) != {width}:
                 raise CheckpointError(
@@ -301,7 +309,7 @@ class Memory:
             write_atomically(public.save(directory) / "README.md", card.encode())
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=directory, delete_patterns="memory-*.safetensors",
-                commit_message="Upload memory",
+                commit_message="Upload memory", ignore_patterns=[LOCK],
             )  # fmt: skip
         return str(commit.commit_url)
 

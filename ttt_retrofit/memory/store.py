@@ -6,17 +6,22 @@ way, it names a whole one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
+from ..config import is_integer
 from ..errors import CheckpointError, ConfigError, InputError
-from .files import private_directory, remove, remove_unfinished, write_atomically
+from ..files import parsed, private_directory, read_regular, remove, remove_unfinished, write_atomically
+from ..sealed import DIGEST
 from .memory import Memory
 from .stored import HEADER
 
@@ -34,7 +39,7 @@ class MemoryStore:
 
     def __init__(self, directory: str | os.PathLike) -> None:
         self.directory = private_directory(Path(directory))
-        self._lock = FileLock(self.directory / "lock")
+        self._lock = FileLock(self.directory / "lock", mode=0o600)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -59,28 +64,45 @@ class MemoryStore:
     def versions(self) -> list[int]:
         """The numbers of all versions that are whole, oldest first."""
         found = (self.directory / VERSIONS).glob(f"*/{HEADER}")
-        return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
+        return sorted(int(path.parent.name) for path in found if re.fullmatch(r"[0-9]{6,18}", path.parent.name))
 
     def current(self) -> int | None:
         """The number of the version that speaks, or None before the first."""
         history = self._history()
         return history[-1] if history else None
 
+    def state(self) -> bytes:
+        """Changes with every change of what `load` gives."""
+        number = self.current()
+        if number is None:
+            return b""
+        header = self._path(number) / HEADER
+        return (self.directory / CURRENT).read_bytes() + (header.read_bytes() if header.exists() else b"")
+
     def _history(self) -> list[int]:
         """The versions that the current one was built on, oldest first, and itself; not those that were gone back from,
         nor those that were pruned.
         """
+        path = self.directory / CURRENT
         try:
-            found = json.loads((self.directory / CURRENT).read_text())
-            number, whole = int(found["version"]), self.versions()
-            before = found.get("before", [version for version in whole if version < number])
-            return [*(version for version in before if version in whole), number]
+            found = parsed(read_regular(path))
         except FileNotFoundError:
             return []
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(
-                f'{self.directory / CURRENT} is damaged. Write {{"version": N}} into it, N one of {self.versions()}.'
-            ) from error
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}. {self._otherwise()}") from error
+        whole = self.versions()
+        if not isinstance(found, dict) or not set(found) <= {"version", "before", DIGEST}:
+            raise CheckpointError(f"{path} is damaged: it names no version. {self._otherwise()}")
+        number: Any = found.get("version")
+        before = found.get("before", [version for version in whole if is_integer(number) and version < number])
+        if not isinstance(before, list) or not all(map(_is_version, [*before, number])):
+            raise CheckpointError(f"{path} is damaged: it names no version. {self._otherwise()}")
+        if DIGEST in found and found != _pointer([*before, number]):
+            raise CheckpointError(f"{path} was altered: its checksum is not the one recorded. {self._otherwise()}")
+        return [*(version for version in before if version in whole), number]
+
+    def _otherwise(self) -> str:
+        return f'Write {{"version": N}} into it, N one of {self.versions()}.'
 
     def load(self, version: int | None = None) -> Memory | None:
         """A version, by default the current one; None in an empty store.
@@ -90,10 +112,17 @@ class MemoryStore:
         CheckpointError
             When its files are missing or altered. Earlier versions can still be loaded by their numbers.
         """
-        number = self.current() if version is None else version
-        if number is None:
-            return None
-        return Memory.load(self._path(number))
+        if version is not None:
+            return Memory.load(self._path(version))
+        number = self.current()
+        while number is not None:
+            try:
+                return Memory.load(self._path(number))
+            except CheckpointError:
+                before, number = number, self.current()
+                if number == before:
+                    raise  # else it was pruned while it was read
+        return None
 
     def save(self, memory: Memory) -> int:
         """Write a new version and make it the current one; returns its number. Nothing is overwritten."""
@@ -162,5 +191,15 @@ class MemoryStore:
         return self.directory / VERSIONS / f"{version:06d}"
 
     def _point_to(self, history: list[int]) -> None:
-        *before, version = history
-        write_atomically(self.directory / CURRENT, json.dumps({"version": version, "before": before}).encode())
+        write_atomically(self.directory / CURRENT, json.dumps(_pointer(history)).encode())
+
+
+def _pointer(history: list[int]) -> dict[str, Any]:
+    """What `current.json` holds."""
+    *before, version = history
+    named: dict[str, Any] = {"version": version, "before": before}
+    return named | {DIGEST: hashlib.sha256(json.dumps(named).encode()).hexdigest()}
+
+
+def _is_version(value: object) -> bool:
+    return is_integer(value) and 1 <= value < 10**18  # type: ignore[operator]

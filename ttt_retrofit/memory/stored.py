@@ -1,14 +1,20 @@
-"""A memory on disk: `memory.json` and its tensors, checksummed, written atomically, never pickled."""
+"""A memory on disk: `memory.json` and its tensors, checksummed, written atomically, never pickled.
+
+Several may save to one directory: each holds it while it writes. Readers hold nothing; one whose tensors are gone or
+others looks whether the header was replaced meanwhile, and then begins again.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
@@ -17,10 +23,11 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import parsed, private_directory, read_regular, remove_unfinished, write_atomically
 from ..gates import Background
+from .checks import check_header, check_parts
 from .config import MemoryConfig
 from .entry import Entry
-from .files import private_directory, write_atomically
 from .report import Report
 
 FORMAT = 1
@@ -28,18 +35,15 @@ BACKGROUND = ("centre", "directions", "shrink")
 HEADER = "memory.json"
 HEADER_DIGEST = "header_sha256"  # memories that were saved without it still load
 # What is raised where JSON, settings or tensors are not as `write` wrote them.
-UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, SafetensorError, IsADirectoryError)
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError)
+LOCK = "lock"  # of whoever writes to the directory
+TENSORS = re.compile(r"memory-[0-9a-f]{16}\.safetensors")
 
 
 def write(path: Path, parts: Mapping[str, Any]) -> Path:
     """Write what a memory is made of, its fields by name. The JSON is replaced last: a kill leaves what was there."""
     path = private_directory(path)
-    tensors = {f"background|{name}": tensor for name, tensor in background_tensors(parts["background"]).items()}
-    entries = []
-    for index, entry in enumerate(parts["entries"]):
-        tensors |= {f"{index}|{name}": tensor for name, tensor in entry.tensors().items()}
-        entries.append(entry.header())
-    blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _named(parts).items()})
     digest = hashlib.sha256(blob).hexdigest()
     name = f"memory-{digest[:16]}.safetensors"
     report = parts["report"]
@@ -53,14 +57,16 @@ def write(path: Path, parts: Mapping[str, Any]) -> Path:
         "report": None if report is None else report.to_dict(),
         "tensors": name,
         "sha256": digest,
-        "entries": entries,
+        "entries": [entry.header() for entry in parts["entries"]],
     }
     header[HEADER_DIGEST] = _header_digest(header)
-    write_atomically(path / name, blob)
-    write_atomically(path / HEADER, json.dumps(header, indent=1).encode())
-    for old in path.glob("memory-*.safetensors"):
-        if old.name != name:
-            old.unlink(missing_ok=True)
+    with FileLock(path / LOCK, mode=0o600):
+        remove_unfinished(path)
+        write_atomically(path / name, blob)
+        write_atomically(path / HEADER, json.dumps(header, indent=1).encode())
+        for old in path.glob("memory-*.safetensors"):
+            if old.name != name:
+                old.unlink(missing_ok=True)
     return path
 
 
@@ -75,19 +81,40 @@ def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
     directory = Path(path)
     if not (directory / HEADER).exists() and not directory.exists():
         directory = _from_hub(str(path), hub_kwargs)
+    while True:
+        data = _header(directory)
+        try:
+            return _parts(directory, data)
+        except CheckpointError:
+            if _header(directory) == data:
+                raise  # else it was replaced while it was read
+
+
+def _header(directory: Path) -> bytes:
     try:
-        header = json.loads((directory / HEADER).read_text())
+        return read_regular(directory / HEADER)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _incomplete(directory, HEADER) from error
+
+
+def _parts(directory: Path, data: bytes) -> dict[str, Any]:
+    """What a memory is made of, by the bytes of its header."""
+    try:
+        header = parsed(data)
         if header["format"] != FORMAT:
-            raise CheckpointError(f"{path} is a memory of format {header['format']}, expected {FORMAT}.")
+            raise CheckpointError(f"{directory} is a memory of format {header['format']}, expected {FORMAT}.")
         recorded = header.pop(HEADER_DIGEST, None)
         if recorded is not None:
-            _check_digest(path, HEADER, _header_digest(header), recorded)
-        blob = (directory / Path(header["tensors"]).name).read_bytes()
-        _check_digest(path, header["tensors"], hashlib.sha256(blob).hexdigest(), header["sha256"])
+            _check_digest(directory, HEADER, _header_digest(header), recorded)
+        check_header(header)
+        if not TENSORS.fullmatch(header["tensors"]):
+            raise ValueError(f"it names {header['tensors'][:80]!r} as its tensors")
+        blob = read_regular(directory / header["tensors"])
+        _check_digest(directory, header["tensors"], hashlib.sha256(blob).hexdigest(), header["sha256"])
         tensors = tensors_from_bytes(blob)
         entries = tuple(Entry.read(stored, _numbered(tensors, index)) for index, stored in enumerate(header["entries"]))
         report = header["report"]
-        return {
+        parts = {
             "base": header["base"],
             "base_name": header["base_name"],
             "config": MemoryConfig.from_dict(header["config"]),
@@ -97,15 +124,28 @@ def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
             "report": None if report is None else Report.from_dict(report),
             "created": header["created"],
         }
+        check_parts(parts, tensors, _named(parts))
+        return parts
     except CheckpointError:
         raise
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(
-            f"{path} holds no complete memory: {Path(error.filename).name} is missing. Expected a directory "
-            "written by Memory.save()."
-        ) from error
+    except FileNotFoundError as error:
+        raise _incomplete(directory, Path(error.filename).name) from error
     except UNREADABLE as error:
-        raise CheckpointError(f"{path} cannot be read as a memory: {error!r}. Take another copy.") from error
+        raise CheckpointError(f"{directory} cannot be read as a memory: {error!r}. Take another copy.") from error
+
+
+def _incomplete(directory: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{directory} holds no complete memory: {name} is missing. Expected a directory written by Memory.save()."
+    )
+
+
+def _named(parts: Mapping[str, Any]) -> dict[str, Tensor]:
+    """All tensors of a memory, by their names in its file."""
+    tensors = {f"background|{name}": tensor for name, tensor in background_tensors(parts["background"]).items()}
+    for index, entry in enumerate(parts["entries"]):
+        tensors |= {f"{index}|{name}": tensor for name, tensor in entry.tensors().items()}
+    return tensors
 
 
 def background_tensors(background: Background) -> dict[str, Tensor]:

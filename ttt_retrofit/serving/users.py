@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -20,7 +21,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..agent import TURNS, ChatSession
-from ..memory.files import private_directory, read_list, write_list
+from ..files import private_directory, read_list, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..messages import STUDIED, Message
@@ -50,6 +51,11 @@ class Turn:
 
     def messages(self) -> tuple[Message, Message]:
         return {"role": "user", "content": self.asked}, {"role": "assistant", "content": self.answered}
+
+
+def _is_digest(item: Any) -> bool:
+    """Of a turn, as `Turn.digest` writes it."""
+    return isinstance(item, str) and re.fullmatch(r"[0-9a-f]{32}", item) is not None
 
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
@@ -90,7 +96,10 @@ class User:
         self._lock = threading.RLock()
         # The digests of every question that was recorded, in that order: as it was, and as the first of its request.
         self._seen: list[str] = read_list(
-            session.directory / SEEN, "questions", "Move it away; what clients send again is then learned again."
+            session.directory / SEEN,
+            "questions",
+            _is_digest,
+            "Move it away; what clients send again is then learned again.",
         )
         self._heard, self._visits = time.monotonic(), 0
 
