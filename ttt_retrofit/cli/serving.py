@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..agent import ChatSession
 from ..errors import MissingExtraError
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
 from .remembering import read_questions, recipe
+from .temporary import passing_directory
 
 NEEDED = ("starlette", "uvicorn", "pydantic")
 GRACE = 5  # seconds that answers have to end when the server is stopped
@@ -60,7 +61,7 @@ def serve(
     # Bound before the model is loaded: that the port is taken is said at once.
     with (
         socket.create_server((host, port), family=family) as listening,
-        nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-serve-") as where,
+        nullcontext(directory) if directory else passing_directory() as where,
     ):
         with out.aside.status(f"loading {name}"):
             model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
@@ -82,4 +83,7 @@ def serve(
             application(service, key), log_level="warning", lifespan="on", server_header=False,
             timeout_graceful_shutdown=GRACE,
         )  # fmt: skip
-        uvicorn.Server(settings).run(sockets=[listening])
+        server = uvicorn.Server(settings)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn knows of interrupts and terminations only
+            signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))
+        server.run(sockets=[listening])
