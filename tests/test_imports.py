@@ -18,6 +18,7 @@ ORDER = [
     "cli.models",
     "cli.loading",
     "cli.contexts",
+    "cli.temporary",
     "cli.output",
     "viz.pages",
     "viz.figures",

@@ -75,13 +75,18 @@ def memory_combine(
 
 @memories.command("erase")
 def memory_erase(
-    store: Annotated[Path, typer.Argument(help="What was given to `serve --store`.", show_default=False)],
-    user: Annotated[
-        str, typer.Argument(help="As the requests named them; after -- if it begins with a dash.", show_default=False)
+    store: Annotated[
+        Path, typer.Argument(help="What was given to `serve --store`, or to `chat --memory`.", show_default=False)
     ],
+    user: Annotated[
+        str | None,
+        typer.Argument(
+            help="Of a server, as the requests named them; after -- if it begins with a dash.", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Delete all that a server, which must not be running, has stored of a user."""
+    """Delete all that a chat or a server, which must not be running, has stored of a user."""
     with saying(as_json) as output:
         from ttt_retrofit.cli import remembering
 

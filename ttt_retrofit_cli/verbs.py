@@ -142,7 +142,8 @@ def chat(
     as_json: Json = False,
 ) -> None:
     """Talk; older turns become memory while you are away from the keyboard."""
-    with saying(as_json, "Stopped. What was said is kept, except an answer that was not finished.") as output:
+    kept = "Nothing of what was said is kept." if memory is None else "What was said is kept, but no unfinished answer."
+    with saying(as_json, f"Stopped. {kept}") as output:
         from ttt_retrofit.cli import chatting
 
         choices = choices_of(window, settings, trust)
@@ -189,7 +190,8 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve OpenAI's protocol; every user has a memory, made while they are silent."""
-    with saying(as_json, "Stopped. What was said is kept if a --store was given.") as output:
+    kept = "Nothing of what was said is kept." if store is None else "What was said is kept, but no unfinished answer."
+    with saying(as_json, f"Stopped. {kept}") as output:
         from ttt_retrofit.cli import serving
 
         choices = choices_of(window, settings, trust)

@@ -12,7 +12,6 @@ import time
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import TextStreamer
@@ -24,6 +23,7 @@ from ..memory.report import Report
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
 from .remembering import read_questions, recipe
+from .temporary import passing_directory
 
 logger = logging.get_logger(__name__)
 
@@ -67,6 +67,8 @@ class Chat:
                     self._command(*line.strip().partition(" ")[::2])
                 elif line.strip():
                     self._say(line)
+            except BrokenPipeError:  # nobody reads on
+                raise
             except (TTTError, OSError) as error:
                 self.out.remark(f"error: {error}")
             self._prompt()
@@ -173,7 +175,7 @@ def chat(
     """
     if paged and find_spec("gradio") is None:
         raise MissingExtraError("--page", "gradio", "chat")
-    with nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-chat-") as where:
+    with nullcontext(directory) if directory else passing_directory() as where:
         config, asked = recipe(said), read_questions(questions)
         with out.aside.status(f"loading {name}"):
             model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -45,7 +47,8 @@ class Output:
     def result(self, document: dict[str, Any], *seen: RenderableType) -> None:
         """The result, once: `document` where JSON is asked for, else what is to be seen."""
         if self.as_json:
-            print(json.dumps(_plain(document), ensure_ascii=False, allow_nan=False), flush=True)
+            escaped = codecs.lookup(sys.stdout.encoding).name != "utf-8"
+            print(json.dumps(_plain(document), ensure_ascii=escaped, allow_nan=False), flush=True)
             return
         for part in seen:
             self.console.print(part, markup=False, soft_wrap=isinstance(part, str))

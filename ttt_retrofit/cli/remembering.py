@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..agent import STORE, WORK
+from ..agent import STORE, TURNS, WORK
 from ..consolidation.config import ConsolidationConfig
 from ..errors import CheckpointError, ConfigError, InputError
 from ..memory.config import MemoryConfig
+from ..memory.files import remove, remove_unfinished
 from ..memory.memory import Memory
 from ..memory.store import VERSIONS, MemoryStore
 from ..memory.stored import HEADER
@@ -124,14 +125,33 @@ def rollback(out: Output, directory: Path) -> None:
     )
 
 
-def erase(out: Output, directory: Path, identity: str) -> None:
-    """Delete all that a server has stored of a user.
+def erase(out: Output, directory: Path, identity: str | None) -> None:
+    """Delete all that a server has stored of a user; or, where nobody is named, what is in a user's own directory.
 
     Raises
     ------
     InputError
-        When nothing is stored, or a server is running.
+        When nothing is stored, or a server is running, or the directory is of the other kind.
     """
+    one_user = (directory / TURNS).is_file() or (directory / STORE).is_dir()
+    if identity is None:
+        if not one_user:
+            raise InputError(
+                f"{directory} holds neither words nor memory of one user. Expected what was given to `chat --memory` "
+                "or `consolidate --memory`; of a server's store, name the user as well: memory erase STORE USER."
+            )
+        store = MemoryStore(directory / STORE)
+        store.erase()
+        with store.writing():
+            (directory / TURNS).unlink(missing_ok=True)
+            remove(directory / WORK)
+            remove_unfinished(directory)
+        out.result({"store": str(directory), "user": None}, f"Erased: words and memory in {directory}.")
+        return
+    if one_user:
+        raise InputError(
+            f"{directory} is the directory of one user, not a server's store. To erase it: memory erase {directory}"
+        )
     if not erase_stored(directory, identity):
         raise InputError(f"Nothing is stored of a user {identity!r} in {directory}.")
     out.result({"store": str(directory), "user": identity}, f"Erased: words and memory of {identity}.")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..agent import ChatSession
 from ..errors import MissingExtraError
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
 from .remembering import read_questions, recipe
+from .temporary import passing_directory
 
 NEEDED = ("starlette", "uvicorn", "pydantic")
 GRACE = 5  # seconds that answers have to end when the server is stopped
@@ -66,7 +67,7 @@ def serve(
     # Bound before the model is loaded: that the port is taken is said at once.
     with (
         socket.create_server((host, port), family=family) as listening,
-        nullcontext(directory) if directory else TemporaryDirectory(prefix="ttt-serve-") as where,
+        nullcontext(directory) if directory else passing_directory() as where,
     ):
         with out.aside.status(f"loading {name}"):
             model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
@@ -84,4 +85,7 @@ def serve(
         kept = f"Memories are kept in {directory}." if directory else "Nothing is kept; --store DIR keeps memories."
         document = {"url": url, "model": served, "store": None if directory is None else str(directory)}
         out.result(document, f"Serving {served} at {url}. {kept} Ctrl-C stops.")
-        Server(application(service, key, origins), answering.stop, GRACE).run(sockets=[listening])
+        server = Server(application(service, key, origins), answering.stop, GRACE)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn knows of interrupts and terminations only
+            signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))
+        server.run(sockets=[listening])

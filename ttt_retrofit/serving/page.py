@@ -197,7 +197,7 @@ def page(talk: Talk, title: str) -> gr.Blocks:
             try:
                 what()
             except (TTTError, OSError) as error:
-                raise gr.Error(str(error)) from error
+                raise gr.Error(str(error), print_exception=False) from error
             return talk.shown, *seen()
 
         def send(text: str) -> Iterator[tuple[list[Message], str]]:
