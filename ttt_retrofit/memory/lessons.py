@@ -46,7 +46,7 @@ def pack(lessons: Sequence[Lesson]) -> tuple[dict[str, Tensor], list[list[Any]]]
 
 
 def unpack(tensors: dict[str, Tensor], header: Sequence[Sequence[Any]]) -> tuple[Lesson, ...]:
-    """The inverse of `pack`."""
+    """The inverse of `pack`. Raises `ValueError` where the header counts other tokens than there are."""
     lessons, at, logit = [], 0, 0
     ids = tensors["lesson_ids"].tolist() if header else []
     for kind, prompt, answer, kept, held_out in header:
@@ -56,4 +56,6 @@ def unpack(tensors: dict[str, Tensor], header: Sequence[Sequence[Any]]) -> tuple
         middle, end = at + prompt, at + prompt + answer
         lessons.append(Lesson(kind, tuple(ids[at:middle]), tuple(ids[middle:end]), indices, logprobs, held_out))
         at, logit = end, logit + answer * kept
+    if at != len(ids):
+        raise ValueError(f"its lessons have {at} tokens, {len(ids)} are there")
     return tuple(lessons)

@@ -41,11 +41,14 @@ def pack(notes: Sequence[Note]) -> dict[str, Tensor]:
 
 
 def unpack(tensors: dict[str, Tensor]) -> tuple[Note, ...]:
-    """What `pack` packed."""
+    """What `pack` packed. Raises `ValueError` where the sizes are not those of the texts."""
     if "notes|text" not in tensors:
         return ()
     whole, texts = bytes(tensors["notes|text"].tolist()), []
-    for size in tensors["notes|bytes"].tolist():
+    sizes = tensors["notes|bytes"].tolist()
+    if min(sizes, default=0) < 0 or sum(sizes) != len(whole):
+        raise ValueError(f"its notes are of {sum(sizes)} bytes, {len(whole)} are there")
+    for size in sizes:
         texts.append(whole[:size].decode())
         whole = whole[size:]
     rest = zip(texts, tensors["notes|worth"].tolist(), tensors["notes|tokens"].tolist())
