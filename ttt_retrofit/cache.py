@@ -22,6 +22,7 @@ from transformers import PreTrainedConfig
 
 from .config import TTTConfig
 from .errors import CheckpointError, InputError, UnsupportedModelError
+from .fingerprint import same_base
 from .gates import Topic
 from .kv import RankedCache, ViewLayer, layout
 from .state import FastState, Pending, Sinks
@@ -281,7 +282,7 @@ class TTTCache(RankedCache):
         if header.get("format") != CACHE_FORMAT:
             raise CheckpointError(f"{path} is no TTTCache of format {CACHE_FORMAT}: it says {header.get('format')!r}.")
         cache = model.new_cache()
-        if header["base"] != cache.base:
+        if not same_base(header["base"], cache.base):
             raise CheckpointError(f"{path} belongs to another base model than {model.name_or_path!r}. Load that one.")
         differing = TTTConfig.from_dict(header["ttt"]).state_differences(cache.ttt)
         if differing:

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from ..discovery import decoder_layers
 from ..errors import CheckpointError, ConfigError
-from ..fingerprint import fingerprint
+from ..fingerprint import fingerprint, same_base
 from ..gates import Background
 from ..hub import hub_id
 from ..messages import Message
@@ -185,7 +185,7 @@ class Memory:
         if not all(memory.entries for memory in memories):
             raise ConfigError("One of these memories is empty: nothing was accepted into it yet. Leave it out.")
         for memory in memories[1:]:
-            if memory.base != first.base:
+            if not same_base(memory.base, first.base):
                 raise ConfigError(
                     f"Memories of different bases cannot be combined: {first.base_name!r} and {memory.base_name!r}."
                 )
