@@ -23,10 +23,10 @@ from . import calls, hub, in_place, layer, reading
 from . import voices as hooks
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
-from .discovery import Site, find_sites, learned_positions, without_lora
+from .discovery import Site, find_sites, learned_positions
 from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, same_base
 from .generating import GenerateMixin
 from .memory import Memory
 from .remembering import MemoryMixin
@@ -77,10 +77,16 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self.bind_ttt()
 
     def bind_ttt(self) -> None:
-        """(Re)connect the sites to the modules that now stand at their paths."""
+        """(Re)connect the sites to the modules that now stand at their paths; adapters around them included."""
         layer.bind(self)
         self._places = [site.site for site in layer.ttt_sites(self)]
         self.bind_memory()
+
+    def _check_bound(self) -> None:
+        """Follow where modules were replaced since: dequantized, adapted by PEFT, assigned."""
+        if not layer.is_bound(self, self.sites):
+            layer.check_differentiable(self)
+            self.bind_ttt()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
         """Change how the model reads from now on: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
@@ -155,11 +161,6 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     def trained_length(self) -> int | None:
         text = self.config.get_text_config(decoder=True)
         return None if self.learned_positions else getattr(text, "max_position_embeddings", None)
-
-    def adapted(self, place: Site) -> bool:
-        """Whether PEFT's LoRA stands around the projection at a place."""
-        module = self.get_submodule(place.path)
-        return without_lora(module) is not module
 
     def embeddings_of(self, ids: Tensor) -> Tensor:
         """What the family's forward makes of token ids first."""
@@ -304,6 +305,8 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def new_cache(self) -> TTTCache:
         """An empty cache for this model."""
+        layer.check_differentiable(self)
+        self._check_bound()
         cache = TTTCache(self.config, self.ttt, fingerprint(self))
         cache.owner = self._identity
         return cache
@@ -311,8 +314,9 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     def own_cache(self, cache: Any) -> TTTCache:
         """A cache that this model can go on from: its own, or one of another with the same weights."""
         checked = calls.checked_cache(cache, self.ttt)
+        self._check_bound()
         if checked.owner != self._identity:
-            if checked.base != fingerprint(self):
+            if not same_base(checked.base, fingerprint(self)):
                 raise InputError("The cache was made by a model with other weights. Read the context with this one.")
             checked.owner = self._identity
         return checked

@@ -27,7 +27,7 @@ from .consolidation.pieces import understand
 from .consolidation.prompts import Prompts
 from .consolidation.work import default_directory
 from .errors import CheckpointError, ConfigError, InputError
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, same_base
 from .memory.chorus import voices
 from .memory.memory import Memory
 from .voices import Voices
@@ -157,9 +157,15 @@ class MemoryMixin(_Base):
         where = self.device, self.dtype
         for known, place, ready in self._prepared:
             if place == where and len(known) == len(chosen) and all(a is b for a, b in zip(known, chosen)):
-                return ready
+                if ready is None or hooks.is_bound(self, ready):
+                    return ready
+                self.bind_memory()  # a module was replaced since
         for memory in {id(m): m for m in chosen if m is not None}.values():
-            self.check_memory(memory)
+            # One that was loaded stays this model's own, also when the model is trained or dequantized afterwards.
+            if any(memory is own for own in self._versions):
+                memory.check_fits(self)
+            else:
+                self.check_memory(memory)
         ready = voices(chosen, *where)
         if ready is not None:
             hooks.bind(self, ready.layer, ready.terms)
@@ -176,7 +182,7 @@ class MemoryMixin(_Base):
         if not isinstance(memory, Memory):
             raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
         here = fingerprint(self)
-        if memory.base != here:
+        if not same_base(memory.base, here):
             raise CheckpointError(
                 f"This memory was made for {memory.base_name!r} (fingerprint {memory.base[:12]}), not for "
                 f"{self.name_or_path!r} ({here[:12]}). Load that base, or consolidate the context again with this one."
