@@ -187,6 +187,7 @@ class MemoryMixin(_Base):
                 f"This memory was made for {memory.base_name!r} (fingerprint {memory.base[:12]}), not for "
                 f"{self.name_or_path!r} ({here[:12]}). Load that base, or consolidate the context again with this one."
             )
+        memory.check_finite()
         memory.check_fits(self)
 
     # ------------------------------------------------------------------ consolidating

@@ -42,12 +42,17 @@ class Term:
         if self.owner.numel():
             low = batch_linear(x, self.a.to(x.dtype))
             if gates is not None:
-                low = low * gates[..., self.owner].to(x.dtype)
+                low = _as_loud(low, gates[..., self.owner])
             onto = add_batch_linear(onto, low, self.b.to(x.dtype))
         for memory, matrix in self.full:
             change = batch_linear(x, matrix.to(x.dtype))
-            onto = onto + (change if gates is None else change * gates[..., memory, None].to(x.dtype))
+            onto = onto + (change if gates is None else _as_loud(change, gates[..., memory, None]))
         return onto
+
+
+def _as_loud(said: Tensor, gates: Tensor) -> Tensor:
+    """`said` times how far gates are open. Where they are shut it is zero, not a product: zero times NaN is NaN."""
+    return torch.where(gates > 0, said * gates.to(said.dtype), 0)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,25 @@ class Memory:
             "only_there": [name for name in there if name not in here],
             "changed": [name for name in here if name in there and here[name] != there[name]],
         }
+
+    @cached_property
+    def not_finite(self) -> str | None:
+        """Names what holds NaN or infinity of all that is added to a forward; None where nothing does."""
+        named = {f"the background's {name}": part for name, part in background_tensors(self.background).items()}
+        for entry in self.entries:
+            parts = entry.named_weights() | {"keys": entry.gate.keys}
+            named |= {f"{name} of entry {entry.name!r}": part for name, part in parts.items()}
+            bounds = torch.tensor([entry.gate.closed, entry.gate.opened])
+            named[f"the gate of entry {entry.name!r}"] = bounds
+        return next((name for name, part in named.items() if not bool(part.isfinite().all())), None)
+
+    def check_finite(self) -> None:
+        """Raise `CheckpointError` where it holds a value that is no number, which would make answers none."""
+        if self.not_finite is not None:
+            raise CheckpointError(
+                f"{self.not_finite} holds values that are not finite: the memory is damaged. Take an earlier version, "
+                "or consolidate the context again."
+            )
 
     def check_fits(self, model: PreTrainedModel) -> None:
         """Raise unless `model` has the places this memory names, of the shapes of its weights. Reads no tensor.
@@ -310,7 +330,7 @@ class Memory:
         OSError
             When the disk is full or may not be written; what was there before still loads.
         """
-        return write(Path(directory), vars(self))
+        return write(Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
@@ -319,9 +339,11 @@ class Memory:
         Raises
         ------
         CheckpointError
-            When it is missing, incomplete, altered, or of another format.
+            When it is missing, incomplete, altered, of another format, or holds values that are not finite.
         """
-        return cls(**read(path, hub_kwargs))
+        memory = cls(**read(path, hub_kwargs))
+        memory.check_finite()
+        return memory
 
 
 def free_name(name: str, taken: Collection[str]) -> str:
