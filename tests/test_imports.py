@@ -76,6 +76,7 @@ ORDER = [
     "consolidation.config",
     "memory.store",
     "memory.chorus",
+    "memory.trust",
     "memory.memory",
     "memory.stored",
     "memory.card",
@@ -108,6 +109,7 @@ ORDER = [
     "fingerprint",
     "config",
     "messages",
+    "shown",
     "errors",
 ]
 PACKAGES = {name.split(".")[0] for name in ORDER if "." in name}

@@ -91,7 +91,7 @@ def test_a_memory_that_is_not_finite_is_refused(damage, bad, tmp_path):
         lambda: model.load_memory(tmp_path),
         lambda: model(IDS, memories=[good, None, damaged]),
     ):
-        with pytest.raises(CheckpointError, match="not finite.*damaged"):
+        with pytest.raises(CheckpointError, match=r"not finite.*damaged"):
             attempt()
     assert model.memory is good
 

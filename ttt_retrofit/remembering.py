@@ -30,6 +30,7 @@ from .errors import CheckpointError, ConfigError, InputError
 from .fingerprint import fingerprint, same_base
 from .memory.chorus import voices
 from .memory.memory import Memory
+from .memory.trust import check_bounds
 from .voices import Voices
 
 logger = logging.get_logger(__name__)
@@ -63,16 +64,25 @@ class MemoryMixin(_Base):
         """The memory that speaks in every call that is not given `memories`."""
         return self._versions[-1] if self._versions else None
 
-    def load_memory(self, memory: Memory | str | os.PathLike) -> Memory:
+    def load_memory(self, memory: Memory | str | os.PathLike, *, safe: bool = True) -> Memory:
         """Let a memory speak from now on: an object, a directory, or a repository on the Hub. Nothing is reloaded.
+
+        Parameters
+        ----------
+        safe : of a directory or repository, take only one that keeps within what `consolidate` makes: weights of MLPs,
+            of bounded size, behind a gate. False takes any, of somebody you trust. An object is taken as it is.
 
         Raises
         ------
         CheckpointError
-            When it is damaged, or was made for another base. The memory before it stays.
+            When it is damaged, was made for another base, or is not `safe`. The memory before it stays.
         """
         loaded = memory if isinstance(memory, Memory) else Memory.load(memory)
         self.check_memory(loaded)
+        if not isinstance(memory, Memory):
+            if safe:
+                check_bounds(loaded, self)
+            logger.info("%s: %s", memory, loaded)
         self._versions = [*self._versions, loaded]
         return loaded
 

@@ -57,7 +57,9 @@ def saying(as_json: bool, stopped: str = STOPPED) -> Iterator[Output]:
         typer.echo(f"{after_the_key}{stopped}", err=True)
         raise typer.Exit(130) from None
     except _expected() as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        from ttt_retrofit.shown import shown
+
+        typer.echo(f"error: {shown(' '.join(str(error).split()))}", err=True)
         raise typer.Exit(1) from None
 
 

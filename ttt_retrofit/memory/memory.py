@@ -69,6 +69,20 @@ class Memory:
             t.nbytes for t in background_tensors(self.background).values()
         )
 
+    def __str__(self) -> str:
+        """What it may do, by its weights; and its report, which is what the file says of itself."""
+        paths = sorted({path for entry in self.entries for path in entry.weights})
+        gated = "speaks where its gates open" if self.config.gated else "speaks always"
+        lines = [
+            f"Memory for {self.base_name!r}: {len(self.entries)} entries, {self.nbytes / 1e6:.1f} MB, listens at "
+            f"{self.layer!r}; {gated}",
+            f"writes to       {len(paths)} projections: {', '.join(map(repr, paths[:3]))}{', …' * (len(paths) > 3)}",
+            f"entries         {', '.join(map(repr, self.names()))}",
+        ]
+        if self.report is not None:
+            lines.append(f"its report, as the file says:\n{self.report}")
+        return "\n".join(lines)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
         return self  # nothing of it ever changes
 
