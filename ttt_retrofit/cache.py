@@ -7,6 +7,7 @@ B batch rows, C chunk.
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -74,6 +75,13 @@ class TTTCache(RankedCache):
         self.text: list[list[int]] | None = None  # the tokens of each row, where they are kept (`keep_text`)
         self.fast = FastState()
         self.losses: list[list[float]] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TTTCache:
+        """A copy made in inference mode can be gone on from, too: tensors made in it could never be changed again."""
+        made = memo[id(self)] = type(self).__new__(type(self))
+        with torch.inference_mode(False):
+            vars(made).update(copy.deepcopy(vars(self), memo))
+        return made
 
     @property
     def loss_by_chunk(self) -> Tensor:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .config import RELATIVE_LR, TTTConfig
-from .discovery import Site, features, is_projection, module_at, without_adapters
+from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
 from .errors import UnsupportedModelError
 from .fast_weights import Delta, FastWeights, Weights
 from .inner_loop import SiteConstants
@@ -174,6 +175,7 @@ class TTTSite(nn.Module):
         weight = dense.weight
         return weight.detach() if weight.dtype in (torch.float32, torch.float64) and not weight.is_meta else None
 
+    @torch.compiler.disable
     def withhold_input(self, module: nn.Module, args: tuple) -> tuple | None:
         """Forward pre-hook: where a folded matrix stands ready, the base's own product has nothing to compute."""
         terms = _TERMS.get()
@@ -182,6 +184,7 @@ class TTTSite(nn.Module):
         terms.withheld[self.site.name] = args[0]
         return (args[0][..., :0, :], *args[1:])
 
+    @torch.compiler.disable
     def add_term(self, module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         """Forward hook of the projection (or block): its output plus the fast term of each row."""
         terms = _TERMS.get()
@@ -278,15 +281,31 @@ def is_bound(model: nn.Module, sites: list[TTTSite]) -> bool:
     return all(site.is_on(module_at(model, site.site.path)) for site in sites)
 
 
-def check_differentiable(model: nn.Module) -> None:
-    """Raise where a module is one through which torch passes no gradient, silently."""
+def check_modules(model: PreTrainedModel) -> None:
+    """Raise where a module would silently pass no gradient, or pass hooks by."""
     for path, module in model.named_modules():
+        if path and (module._compiled_call_impl is not None or isinstance(module, OptimizedModule)):
+            _check_compiled(model, path)
         if type(module).__module__.startswith(INTEGER_MODULES):
             raise UnsupportedModelError(
                 f"{path} is a {type(module).__module__}.{type(module).__name__}, through which no gradient passes: "
                 "fast weights would learn nothing, or wrongly. Quantize with bitsandbytes or torchao instead, by "
                 "quantization_config= when the model is loaded."
             )
+
+
+def _check_compiled(model: PreTrainedModel, path: str) -> None:
+    """Raise where what is compiled by itself has decoder layers in it, or is in one.
+
+    torch compiles layers that are alike once, and does not look whether the next one has the same hooks.
+    """
+    layers, _ = decoder_layers(model)
+    if f"{path}.".startswith(f"{layers}.") or f"{layers}.".startswith(f"{path}."):
+        raise UnsupportedModelError(
+            f"{path} is compiled by itself. Compiled layers pass by the hooks through which fast weights and memories "
+            "are added. Leave them as they are, or compile the whole model, torch.compile(model), which then runs as "
+            "if it were not."
+        )
 
 
 def _standing_at(model: nn.Module, place: Site) -> nn.Module:

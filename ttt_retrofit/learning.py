@@ -8,6 +8,7 @@ B batch rows, R rows of a state, C chunk, V vocabulary, O out features, I in fea
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,6 +63,10 @@ class Decoder(Protocol):
 
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward."""
+        ...
+
+    def only(self, rows: list[int]) -> AbstractContextManager[None]:
+        """Within it, forwards are of these rows of the batch alone."""
         ...
 
 

@@ -9,7 +9,9 @@ B batch rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -35,6 +37,7 @@ from .window import restore_attention, set_windowed_attention, windowed_name
 logger = logging.get_logger(__name__)
 
 ATTACHED = ("ttt", "kind", "_places", "_identity", "_rematerialise", "learned_positions", "_versions", "_prepared")
+ADAPTER_NAMES = "adapter_names"  # of each row, as PEFT hands them to its layers, by hooks
 ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 
 
@@ -83,9 +86,11 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self.bind_memory()
 
     def _check_bound(self) -> None:
-        """Follow where modules were replaced since: dequantized, adapted by PEFT, assigned."""
+        """Follow where modules were replaced since (dequantized, adapted by PEFT, assigned), or offloaded."""
+        if any(site.log_lr.is_meta for site in self.sites):
+            hub.settle(self, fresh=False)
         if not layer.is_bound(self, self.sites):
-            layer.check_differentiable(self)
+            layer.check_modules(self)
             self.bind_ttt()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
@@ -150,6 +155,13 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         return [layer.active_site(self, place) for place in self._places]
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes; transformers' is "meta" for one that accelerate has offloaded whole."""
+        device = super().device
+        hook = vars(self.get_input_embeddings()).get("_hf_hook") if device.type == "meta" else None
+        return device if hook is None or hook.execution_device is None else torch.device(hook.execution_device)
+
+    @property
     def vocabulary_size(self) -> int:
         return self.config.get_text_config(decoder=True).vocab_size
 
@@ -169,6 +181,20 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward, of one segment."""
         return self._base_class.forward(self, **kwargs)
+
+    @contextmanager
+    def only(self, rows: list[int]) -> Iterator[None]:
+        """Within it, forwards are of these rows of the batch: PEFT's `adapter_names` are told of theirs alone."""
+        hooks = [hook for module in self.modules() for hook in module._forward_pre_hooks.values()]
+        named = [hook.keywords for hook in hooks if isinstance(hook, partial) and ADAPTER_NAMES in hook.keywords]
+        before = [keywords[ADAPTER_NAMES] for keywords in named]
+        try:
+            for keywords, names in zip(named, before):
+                keywords[ADAPTER_NAMES] = [names[row] for row in rows]
+            yield
+        finally:
+            for keywords, names in zip(named, before):
+                keywords[ADAPTER_NAMES] = names
 
     # ------------------------------------------------------------------ reading
 
@@ -305,7 +331,7 @@ class TTTMixin(hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def new_cache(self) -> TTTCache:
         """An empty cache for this model."""
-        layer.check_differentiable(self)
+        layer.check_modules(self)
         self._check_bound()
         cache = TTTCache(self.config, self.ttt, fingerprint(self))
         cache.owner = self._identity
@@ -401,6 +427,9 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
     """A forward with the family's signature, which Trainer and `generate` inspect, plus what is ours."""
     signature = inspect.signature(base.forward)
 
+    # Hooks, chunks and caches are Python that changes from call to call: traced, each call would be traced anew. Layers
+    # that are compiled by themselves are run so, within.
+    @torch.compiler.disable
     def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
         own = {name: kwargs.pop(name, None) for name in ADDED}
         bound = signature.bind(self, *args, **kwargs).arguments
@@ -412,6 +441,6 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
     added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ADDED]
     last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
     head = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    forward.__signature__ = signature.replace(parameters=[*head, *added, *last])  # type: ignore[attr-defined]
+    forward.__signature__ = signature.replace(parameters=[*head, *added, *last])
     forward.__doc__ = base.forward.__doc__
     return forward

@@ -126,6 +126,7 @@ class Listener:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         heard = _HEARING.get()
         if heard is not None and heard.voices.layer == self.path:
@@ -138,11 +139,13 @@ class Speaker:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @torch.compiler.disable
     def keep_input(self, module: nn.Module, args: tuple) -> None:
         heard = _HEARING.get()
         if heard is not None and heard.open is not None and self.path in heard.voices.terms:
             heard.inputs[self.path] = args[0]
 
+    @torch.compiler.disable
     def speak(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         heard = _HEARING.get()
         x = None if heard is None else heard.inputs.pop(self.path, None)
