@@ -86,6 +86,7 @@ ORDER = [
     "memory.store",
     "memory.ready",
     "memory.chorus",
+    "memory.trust",
     "memory.memory",
     "memory.stored",
     "memory.card",
@@ -128,6 +129,7 @@ ORDER = [
     "texts",
     "sealed",
     "files",
+    "shown",
     "errors",
 ]
 PACKAGES = {name.split(".")[0] for name in ORDER if "." in name}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from converted import converted, logits
 from huggingface_hub import RepoUrl
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, get_peft_model
 from remembered import memory
 from tiny import tiny, tokens
 
@@ -202,15 +202,27 @@ def test_entries_of_different_ranks_and_places_are_one_adapter(tmp_path):
         both.to_lora(tmp_path / "none", rank=0)
 
 
-def test_an_adapter_is_read_as_a_memory(tmp_path):
-    model, ids = converted(), tokens(2, 12)
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_an_adapter_is_read_as_a_memory(tmp_path, family):
+    model, ids = converted(family), tokens(2, 12)
     made = memory(model, 1, gated=False)
     model.load_memory(made)
     expected = logits(model, ids)
-    made.to_lora(tmp_path)
+    made.to_lora(tmp_path, transposed=family == "gpt2")
     model.reset_memory()
     model.load_memory(Memory.from_lora(tmp_path, model))
     assert torch.allclose(logits(model, ids), expected, atol=1e-5)
+
+
+def test_an_adapter_that_peft_trained_on_transposed_matrices_says_the_same_as_a_memory(tmp_path):
+    torch.manual_seed(0)
+    config = LoraConfig(target_modules=["c_fc", "c_proj"], fan_in_fan_out=True, init_lora_weights=False)
+    adapted, ids = get_peft_model(tiny("gpt2"), config).eval(), tokens(2, 12)
+    adapted.save_pretrained(tmp_path)
+    model = converted("gpt2", learn_from="none")
+    model.load_memory(Memory.from_lora(tmp_path, model))
+    with torch.no_grad():
+        assert torch.allclose(adapted(ids).logits, logits(model, ids), atol=1e-4)
 
 
 def test_an_adapter_of_another_kind_is_refused(tmp_path):

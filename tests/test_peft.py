@@ -240,4 +240,4 @@ def test_a_copy_for_the_adapter_does_not_copy_projections():
     model = adapted("delta", modules_to_save=["ttt"])
     linears = {id(module) for module in model.modules() if isinstance(module, torch.nn.Linear)}
     sites = model.base_model.model.sites
-    assert sites and all(id(site._dense.linear) in linears for site in sites)
+    assert sites and all(id(site._hooked.module) in linears for site in sites)

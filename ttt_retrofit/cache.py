@@ -24,6 +24,7 @@ from .config import TTTConfig
 from .digest import carried_on
 from .errors import CheckpointError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights
+from .fingerprint import same_base
 from .gates import Topic
 from .inner_optimizers import state_names
 from .kv import RankedCache, ViewLayer, layout
@@ -97,6 +98,13 @@ class TTTCache(RankedCache):
     def losses(self) -> list[list[float]]:
         """The inner loss of every finished chunk, by row."""
         return self._losses.rows()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TTTCache:
+        """A copy made in inference mode can be gone on from, too: tensors made in it could never be changed again."""
+        made = memo[id(self)] = type(self).__new__(type(self))
+        with torch.inference_mode(False):
+            vars(made).update(copy.deepcopy(vars(self), memo))
+        return made
 
     @property
     def loss_by_chunk(self) -> Tensor:
@@ -345,7 +353,7 @@ class TTTCache(RankedCache):
         path = Path(path)
         header, tensors = cache_file.read(path, model.device)
         cache = model.new_cache()
-        if header.get("base") != cache.base:
+        if not same_base(str(header.get("base")), cache.base):
             raise CheckpointError(f"{path} belongs to another base model than {model.name_or_path!r}. Load that one.")
         differing = cache_file.configuration(path, header).state_differences(cache.ttt)
         if differing:

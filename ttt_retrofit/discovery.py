@@ -252,10 +252,34 @@ def is_projection(module: nn.Module) -> bool:
     return isinstance(module, (nn.Linear, Conv1D))
 
 
+def module_at(model: nn.Module, path: str) -> nn.Module:
+    """The module of that dotted name.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When it is there no more.
+    """
+    try:
+        return model.get_submodule(path)
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"{path} is there no more: what held it was exchanged after wrap(), and fast weights went with it. Call "
+            "unwrap() before modules are exchanged, and wrap() afterwards."
+        ) from error
+
+
 def without_lora(module: nn.Module) -> Any:
     """The projection itself, where PEFT's LoRA is around it."""
     inside = module._modules.get("base_layer")
     return module if inside is None else inside
+
+
+def without_adapters(module: nn.Module) -> Any:
+    """The projection itself, however many of PEFT's adapters, of any kind, are around it."""
+    while (inside := without_lora(module)) is not module:
+        module = inside
+    return module
 
 
 def features(module: nn.Module) -> tuple[int, int]:

@@ -157,7 +157,8 @@ def follow(hidden: Tensor, before: Topic | None, real: Tensor, gates: Gates) -> 
     before = (before or Topic.fresh(hidden)).among(gates.keys.shape[1])
     means, seen, sums = running_mean(hidden, before, real)
     cosine = scores(gates.background.whitened(means), gates.keys)
-    cosine = torch.where((seen >= SETTLED)[..., None], cosine, -1)
+    # What is about nothing yet, or has no number, resembles nothing.
+    cosine = torch.where((seen >= SETTLED)[..., None] & cosine.isfinite(), cosine, -1)
     near, carried = _faded(cosine.clamp_min(0), before.near, seen, real, LASTING)
     return openings(cosine, near, gates), Topic(sums, carried, before.seen + real)
 
@@ -168,6 +169,7 @@ def openings(cosine: Tensor, near: Tensor, gates: Gates) -> Tensor:
     """
     closed, opened = gates.closed[:, None], gates.opened[:, None]
     opening = ((cosine - closed) / (opened - closed)).clamp(0, 1)
+    opening = torch.where(closed > 1, 0, opening)  # no memory at all: whatever the cosine is, NaN included
     alone = (closed < -1) | (closed > 1)  # a memory without a gate, or none at all
     behind = near.masked_fill(alone, 0).amax(-1, keepdim=True) - near
     return torch.where(alone, opening, opening * (2 - behind / RIVALRY).clamp(0, 1))

@@ -95,7 +95,7 @@ class CheckpointMixin(_Base):
             _CONVERTING.reset(token)
         model, info = loaded
         _check_loaded(path, info, convert, ignore_mismatched_sizes)
-        _settle(model, fresh=convert)
+        settle(model, fresh=convert)
         model.bind_ttt()
         if convert:
             layer.initialise(model)
@@ -189,7 +189,7 @@ def _check_loaded(path: str | os.PathLike, info: dict[str, Any], convert: bool, 
         )
 
 
-def _settle(model: PreTrainedModel, fresh: bool) -> None:
+def settle(model: PreTrainedModel, fresh: bool) -> None:
     """Keep the sites of offloaded layers in memory; `fresh` ones are not on disk yet.
 
     accelerate brings a module's tensors back for the time of its forward, and a site has none.

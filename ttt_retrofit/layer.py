@@ -17,11 +17,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .config import RELATIVE_LR, TTTConfig
-from .discovery import Site
+from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
+from .errors import UnsupportedModelError
 from .fast_weights import Delta, FastWeights, Weights
 from .inner_loop import SiteConstants
 from .inner_optimizers import absolute_lr
@@ -33,6 +35,10 @@ PROBES = 256
 LARGE_STEP = 8  # times the rate that was found to suit: at twice that rate reading still gains, fourteen ruin it
 TTT = "ttt"
 FOLDED = "folded"
+INTEGER_MODULES = (
+    "torch.ao.nn.quantized",
+    "torch.ao.nn.intrinsic.quantized",
+)  # torch's own quantization, of weights to integers
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,7 @@ class FastTerms:
     record: bool = False  # build a graph from the first site on; the layers below stay without one
     withheld: dict[str, Tensor] = field(default_factory=dict)  # inputs kept from projections that are folded
     seen: dict[str, Tensor] | None = None  # if given, each projection's input is put here, (B, T, I), without a graph
+    added: set[str] = field(default_factory=set)  # sites that the forward has come by
 
 
 _TERMS: ContextVar[FastTerms | None] = ContextVar("ttt_fast_terms", default=None)
@@ -54,23 +61,35 @@ _TERMS: ContextVar[FastTerms | None] = ContextVar("ttt_fast_terms", default=None
 
 @contextmanager
 def applying(terms: FastTerms) -> Iterator[None]:
-    """Forwards inside add these fast weights."""
+    """The forward inside adds these fast weights.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When it came by none of the hooks of a site: its fast weights would have been left out.
+    """
     token = _TERMS.set(terms)
     try:
         yield
     finally:
         _TERMS.reset(token)
+    missed = sorted(terms.weights.keys() - terms.added)
+    if missed:
+        raise UnsupportedModelError(
+            f"The forward never called {len(missed)} of the {len(terms.weights)} modules that fast weights are added "
+            f"to, such as that of {missed[0]}. Something computes with their weights around them, or skips their "
+            "layers. Undo that (a patched forward, layerdrop), or unwrap() first."
+        )
 
 
 class _Link:
-    """A projection that a site refers to without owning it: no submodule, and copied only with the whole model."""
+    """A module that a site refers to without owning it: no submodule, and copied only with the whole model."""
 
     def __init__(self, module: nn.Module) -> None:
-        assert isinstance(module, nn.Linear)
-        self.linear = module
+        self.module = module
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Link:
-        return _Link(memo.get(id(self.linear), self.linear))
+        return _Link(memo.get(id(self.module), self.module))
 
 
 class TTTSite(nn.Module):
@@ -83,7 +102,7 @@ class TTTSite(nn.Module):
         super().__init__()
         self.site = site
         self.kind = kind
-        self._dense: _Link | None = None
+        self._hooked: _Link | None = None
         self.log_lr = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
         self.register_buffer("base_norm", torch.ones((), dtype=torch.float32, device=device))
         for name in kind.learned_start:
@@ -129,10 +148,20 @@ class TTTSite(nn.Module):
 
     def connect(self, module: nn.Module) -> None:
         """Hook onto the projection (or block) whose output receives the fast term."""
-        plain = type(module) is nn.Linear and isinstance(self.kind, Delta) and not self.site.fused
-        self._dense = _Link(module) if plain else None
+        self._hooked = _Link(module)
         module.register_forward_pre_hook(self.withhold_input)
         module.register_forward_hook(self.add_term)
+
+    def is_on(self, module: nn.Module) -> bool:
+        """Whether the hooks were set on this very module."""
+        return self._hooked is not None and self._hooked.module is module
+
+    @property
+    def _dense(self) -> nn.Linear | None:
+        """The projection, where it is a plain matrix that this site adds another to."""
+        module = None if self._hooked is None else self._hooked.module
+        matrix = type(module) is nn.Linear and isinstance(self.kind, Delta) and not self.site.fused
+        return module if matrix and isinstance(module, nn.Linear) else None
 
     def foldable(self, rows: int) -> Tensor | None:
         """The base's matrix (O, I), where the fast matrix of a single row may be added to it outright.
@@ -140,11 +169,13 @@ class TTTSite(nn.Module):
         One product then does the work of two, in the backward pass as well. Only from float32 on: in bfloat16 the sum
         would round most of an update away.
         """
-        if rows != 1 or self._dense is None:
+        dense = self._dense
+        if rows != 1 or dense is None:
             return None
-        weight = self._dense.linear.weight
+        weight = dense.weight
         return weight.detach() if weight.dtype in (torch.float32, torch.float64) and not weight.is_meta else None
 
+    @torch.compiler.disable
     def withhold_input(self, module: nn.Module, args: tuple) -> tuple | None:
         """Forward pre-hook: where a folded matrix stands ready, the base's own product has nothing to compute."""
         terms = _TERMS.get()
@@ -153,6 +184,7 @@ class TTTSite(nn.Module):
         terms.withheld[self.site.name] = args[0]
         return (args[0][..., :0, :], *args[1:])
 
+    @torch.compiler.disable
     def add_term(self, module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         """Forward hook of the projection (or block): its output plus the fast term of each row."""
         terms = _TERMS.get()
@@ -161,14 +193,16 @@ class TTTSite(nn.Module):
         weights = terms.weights.get(self.site.name)
         if weights is None:
             return None
+        terms.added.add(self.site.name)
         if terms.record:
             torch.set_grad_enabled(True)
         given = terms.withheld.pop(self.site.name) if FOLDED in weights else args[0]
         if terms.seen is not None:
             terms.seen[self.site.name] = given.detach().reshape(terms.rows, -1, self.site.in_features)
         if FOLDED in weights:
-            assert self._dense is not None
-            return F.linear(given, weights[FOLDED], self._dense.linear.bias)
+            dense = self._dense
+            assert dense is not None
+            return F.linear(given, weights[FOLDED], dense.bias)
         hidden = output[0] if isinstance(output, tuple) else output
         site, first = self.site, self.site.offset
         x = given.reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
@@ -225,17 +259,70 @@ def ttt_sites(model: nn.Module) -> list[TTTSite]:
 
 def active_site(model: nn.Module, place: Site) -> TTTSite:
     """The site at a place. PEFT's `modules_to_save` keeps a trained copy beside it, and answers with the active one."""
-    site = getattr(model.get_submodule(place.container).get_submodule(TTT), place.key)
+    site = getattr(module_at(model, f"{place.container}.{TTT}"), place.key)
     assert isinstance(site, TTTSite)
     return site
 
 
 def bind(model: PreTrainedModel) -> None:
     """Hook every site onto the module that stands at its path now; quantizers replace projections while loading."""
+    standing = [(site, _standing_at(model, site.site)) for site in ttt_sites(model)]  # raises before anything changes
     unbind(model)
     _keep_gradients(model)
-    for site in ttt_sites(model):
-        site.connect(model.get_submodule(site.site.path))
+    for site, module in standing:
+        site.connect(module)
+
+
+def is_bound(model: nn.Module, sites: list[TTTSite]) -> bool:
+    """Whether every site is hooked onto the module that stands at its path now.
+
+    `model.dequantize()`, PEFT and assignments replace modules, and the hooks go with those that were there.
+    """
+    return all(site.is_on(module_at(model, site.site.path)) for site in sites)
+
+
+def check_modules(model: PreTrainedModel) -> None:
+    """Raise where a module would silently pass no gradient, or pass hooks by."""
+    for path, module in model.named_modules():
+        if path and (module._compiled_call_impl is not None or isinstance(module, OptimizedModule)):
+            _check_compiled(model, path)
+        if type(module).__module__.startswith(INTEGER_MODULES):
+            raise UnsupportedModelError(
+                f"{path} is a {type(module).__module__}.{type(module).__name__}, through which no gradient passes: "
+                "fast weights would learn nothing, or wrongly. Quantize with bitsandbytes or torchao instead, by "
+                "quantization_config= when the model is loaded."
+            )
+
+
+def _check_compiled(model: PreTrainedModel, path: str) -> None:
+    """Raise where what is compiled by itself has decoder layers in it, or is in one.
+
+    torch compiles layers that are alike once, and does not look whether the next one has the same hooks.
+    """
+    layers, _ = decoder_layers(model)
+    if f"{path}.".startswith(f"{layers}.") or f"{layers}.".startswith(f"{path}."):
+        raise UnsupportedModelError(
+            f"{path} is compiled by itself. Compiled layers pass by the hooks through which fast weights and memories "
+            "are added. Leave them as they are, or compile the whole model, torch.compile(model), which then runs as "
+            "if it were not."
+        )
+
+
+def _standing_at(model: nn.Module, place: Site) -> nn.Module:
+    """The module at the path of a place, which must still be what was converted, or a PEFT adapter around it."""
+    module = module_at(model, place.path)
+    inside = without_adapters(module)
+    if place.role == "block":
+        return module
+    width = place.out_features if not place.fused else 2 * place.out_features
+    if not is_projection(inside) or features(inside) != (place.in_features, width):
+        raise UnsupportedModelError(
+            f"At {place.path} stands a {type(inside).__module__}.{type(inside).__name__} now, where a projection from "
+            f"{place.in_features} to {width} features was converted. Put one of that size there (a torch.nn.Linear, "
+            "one of bitsandbytes, with or without a PEFT adapter), or unwrap() before modules are exchanged and "
+            "wrap() afterwards."
+        )
+    return module
 
 
 def _keep_gradients(model: nn.Module) -> None:

@@ -8,6 +8,7 @@ B batch rows, R rows of a state, C chunk, V vocabulary, O out features, I in fea
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from transformers.utils import logging
 
 from . import in_place
 from .config import TTTConfig
-from .discovery import Site
+from .errors import UnsupportedModelError
 from .fast_weights import FastWeights, Weights
 from .inner_loop import (
     SiteState,
@@ -57,16 +58,16 @@ class Decoder(Protocol):
         """Tokens that were ever apart in training; None where positions are not relative, or nobody knows."""
         ...
 
-    def adapted(self, place: Site) -> bool:
-        """Whether an adapter stands around the projection at a place."""
-        ...
-
     def embeddings_of(self, ids: Tensor) -> Tensor:
         """The input embeddings of tokens, (B, T) -> (B, T, D)."""
         ...
 
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward."""
+        ...
+
+    def only(self, rows: list[int]) -> AbstractContextManager[None]:
+        """Within it, forwards are of these rows of the batch alone."""
         ...
 
 
@@ -156,11 +157,8 @@ def starting_weights(decoder: Decoder) -> dict[str, Weights]:
 
 
 def _kept_bases(decoder: Decoder, rows: int) -> dict[str, Tensor]:
-    """The base's matrices that fast ones are folded into for many tokens, by site.
-
-    Where an adapter stands around one, there is none: PEFT merges it into the weight without a trace in its version.
-    """
-    bases = {site.site.name: site.foldable(rows) for site in decoder.sites if not decoder.adapted(site.site)}
+    """The base's matrices that fast ones are folded into for many tokens, by site."""
+    bases = {site.site.name: site.foldable(rows) for site in decoder.sites}
     return {name: base for name, base in bases.items() if base is not None}
 
 
@@ -212,6 +210,11 @@ def _gradients(
     fast: FastState, leaves: dict[str, Weights], loss: Tensor, outer: Outer
 ) -> tuple[dict[str, Weights], tuple[Tensor | None, ...]]:
     """Of the loss, with respect to the fast weights, by site, and to the tensors that `outer` asks for."""
+    if not loss.requires_grad:
+        raise UnsupportedModelError(
+            "No gradient of the loss reaches the fast weights: something after them passes none on, such as a head of "
+            "integers, or a hook that detaches. Undo that, or read with learn_from='none'."
+        )
     flat = [leaf for by_name in leaves.values() for leaf in by_name.values()]
     taken = torch.autograd.grad(
         loss,

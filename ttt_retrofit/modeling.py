@@ -9,7 +9,8 @@ B batch rows, T tokens, V vocabulary.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -26,10 +27,10 @@ from .alike import AlikeMixin
 from .backbone import ADDED
 from .cache import TTTCache
 from .config import DECIDE_PARAMETERS, LearnFrom, TTTConfig
-from .discovery import Site, find_sites, learned_positions, without_lora
+from .discovery import Site, find_sites, learned_positions
 from .errors import CheckpointError, ConfigError, InputError, UnsupportedModelError
 from .fast_weights import FastWeights, fast_weights
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, same_base
 from .generating import GenerateMixin
 from .inference import outside_inference_mode
 from .memory import Memory
@@ -51,6 +52,7 @@ ATTACHED = (
     "_prepared",
 )
 HIDDEN = ("ended",)  # what only `generate` hands to forward
+ADAPTER_NAMES = "adapter_names"  # of each row, as PEFT hands them to its layers, by hooks
 
 
 class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
@@ -94,12 +96,20 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         self.bind_ttt()
 
     def bind_ttt(self) -> None:
-        """(Re)connect the sites to the modules that now stand at their paths."""
+        """(Re)connect the sites to the modules that now stand at their paths; adapters around them included."""
         layer.bind(self)
         self._places = [site.site for site in layer.ttt_sites(self)]
         if self.device.type != "meta":  # else the family has still to fill in its frequencies
             self._reach = rotary.freeze(self)
         self.bind_memory()
+
+    def _check_bound(self) -> None:
+        """Follow where modules were replaced since (dequantized, adapted by PEFT, assigned), or offloaded."""
+        if any(site.log_lr.is_meta for site in self.sites):
+            hub.settle(self, fresh=False)
+        if not layer.is_bound(self, self.sites):
+            layer.check_modules(self)
+            self.bind_ttt()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
         """Change how the model reads from now on: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
@@ -165,6 +175,13 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
         return [layer.active_site(self, place) for place in self._places]
 
     @property
+    def device(self) -> torch.device:
+        """Where it computes; transformers' is "meta" for one that accelerate has offloaded whole."""
+        device = super().device
+        hook = vars(self.get_input_embeddings()).get("_hf_hook") if device.type == "meta" else None
+        return device if hook is None or hook.execution_device is None else torch.device(hook.execution_device)
+
+    @property
     def vocabulary_size(self) -> int:
         return self.config.get_text_config(decoder=True).vocab_size
 
@@ -184,11 +201,6 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
             return self.learned_positions
         return self._reach if self._reach is not None and self._reach <= self.ttt.reach else None
 
-    def adapted(self, place: Site) -> bool:
-        """Whether PEFT's LoRA stands around the projection at a place."""
-        module = self.get_submodule(place.path)
-        return without_lora(module) is not module
-
     def embeddings_of(self, ids: Tensor) -> Tensor:
         """What the family's forward makes of token ids first."""
         return self.get_input_embeddings()(ids)
@@ -196,6 +208,20 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     def base_forward(self, **kwargs: Any) -> Any:
         """The family's own forward, of one segment."""
         return backbone.forward_of_segment(self, kwargs)
+
+    @contextmanager
+    def only(self, rows: list[int]) -> Iterator[None]:
+        """Within it, forwards are of these rows of the batch: PEFT's `adapter_names` are told of theirs alone."""
+        hooks = [hook for module in self.modules() for hook in module._forward_pre_hooks.values()]
+        named = [hook.keywords for hook in hooks if isinstance(hook, partial) and ADAPTER_NAMES in hook.keywords]
+        before = [keywords[ADAPTER_NAMES] for keywords in named]
+        try:
+            for keywords, names in zip(named, before):
+                keywords[ADAPTER_NAMES] = [names[row] for row in rows]
+            yield
+        finally:
+            for keywords, names in zip(named, before):
+                keywords[ADAPTER_NAMES] = names
 
     # ------------------------------------------------------------------ reading
 
@@ -367,6 +393,8 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
 
     def new_cache(self) -> TTTCache:
         """An empty cache for this model."""
+        layer.check_modules(self)
+        self._check_bound()
         cache = TTTCache(self.config, self.ttt, fingerprint(self))
         cache.owner = self._identity
         return cache
@@ -374,8 +402,9 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, MemoryMixin, GenerateMixin):
     def own_cache(self, cache: Any) -> TTTCache:
         """A cache that this model can go on from: its own, or one of another with the same weights."""
         checked = calls.checked_cache(cache, self.ttt)
+        self._check_bound()
         if checked.owner != self._identity:
-            if checked.base != fingerprint(self):
+            if not same_base(checked.base, fingerprint(self)):
                 raise InputError("The cache was made by a model with other weights. Read the context with this one.")
             checked.owner = self._identity
         return checked
@@ -480,6 +509,9 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
     """A forward with the family's signature, which Trainer and `generate` inspect, plus what is ours."""
     signature = inspect.signature(base.forward)
 
+    # Hooks, chunks and caches are Python that changes from call to call: traced, each call would be traced anew. Layers
+    # that are compiled by themselves are run so, within.
+    @torch.compiler.disable
     def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
         own = {name: kwargs.pop(name, None) for name in (*ADDED, *HIDDEN)}
         bound = signature.bind(self, *args, **kwargs).arguments
@@ -491,6 +523,6 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
     added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ADDED]
     last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
     head = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    forward.__signature__ = signature.replace(parameters=[*head, *added, *last])  # type: ignore[attr-defined]
+    forward.__signature__ = signature.replace(parameters=[*head, *added, *last])
     forward.__doc__ = base.forward.__doc__
     return forward

@@ -204,7 +204,8 @@ def _read_segment(
     moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, taken, learn)
     if moving:
         shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
-        with torch.set_grad_enabled(outer.everywhere), applying(FastTerms(starting_weights(decoder), len(moving))):
+        at_start = FastTerms(starting_weights(decoder), len(moving))
+        with torch.set_grad_enabled(outer.everywhere), applying(at_start), decoder.only(moving):
             sinks.move(cache, moving, shift, decoder.base_forward)
     sinks.remember(cache, ids, taken)
     cache.remember(ids, taken)
@@ -358,7 +359,8 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer
         heard = None
         if voices is not None and pending.topic is not None:
             heard = Hearing(voices.select(index), pending.topic.select(index), [ids.shape[1]] * len(rows))
-        output = _forward(decoder, view, terms, inputs, outer, heard)
+        with decoder.only(rows):
+            output = _forward(decoder, view, terms, inputs, outer, heard)
         with torch.enable_grad():
             losses = losses_of(output.logits, ids, outer)
             new, by_row = learn_from(decoder, fast, terms, ids, losses, targets, [True] * len(rows), outer)

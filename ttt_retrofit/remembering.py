@@ -27,10 +27,11 @@ from .consolidation.pieces import understand
 from .consolidation.prompts import Prompts
 from .consolidation.work import default_directory
 from .errors import CheckpointError, ConfigError, InputError
-from .fingerprint import fingerprint
+from .fingerprint import fingerprint, same_base
 from .memory.chorus import voices
 from .memory.memory import Memory
 from .memory.ready import Ready
+from .memory.trust import check_bounds
 from .voices import Voices
 
 logger = logging.get_logger(__name__)
@@ -63,16 +64,25 @@ class MemoryMixin(_Base):
         """The memory that speaks in every call that is not given `memories`."""
         return self._versions[-1] if self._versions else None
 
-    def load_memory(self, memory: Memory | str | os.PathLike) -> Memory:
+    def load_memory(self, memory: Memory | str | os.PathLike, *, safe: bool = True) -> Memory:
         """Let a memory speak from now on: an object, a directory, or a repository on the Hub. Nothing is reloaded.
+
+        Parameters
+        ----------
+        safe : of a directory or repository, take only one that keeps within what `consolidate` makes: weights of MLPs,
+            of bounded size, behind a gate. False takes any, of somebody you trust. An object is taken as it is.
 
         Raises
         ------
         CheckpointError
-            When it is damaged, or was made for another base. The memory before it stays.
+            When it is damaged, was made for another base, or is not `safe`. The memory before it stays.
         """
         loaded = memory if isinstance(memory, Memory) else Memory.load(memory)
         self.check_memory(loaded)
+        if not isinstance(memory, Memory):
+            if safe:
+                check_bounds(loaded, self)
+            logger.info("%s: %s", memory, loaded)
         self._versions = [*self._versions, loaded]
         return loaded
 
@@ -157,9 +167,15 @@ class MemoryMixin(_Base):
         where = self.device, self.dtype
         known = self._prepared.find(chosen, where)
         if known is not None:
-            return known.voices
+            if known.voices is None or hooks.is_bound(self, known.voices):
+                return known.voices
+            self.bind_memory()  # a module was replaced since
         for memory in {id(m): m for m in chosen if m is not None}.values():
-            self.check_memory(memory)
+            # One that was loaded stays this model's own, also when the model is trained or dequantized afterwards.
+            if any(memory is own for own in self._versions):
+                memory.check_fits(self)
+            else:
+                self.check_memory(memory)
         ready = voices(chosen, *where)
         if ready is not None:
             hooks.bind(self, ready.layer, ready.terms)
@@ -176,11 +192,12 @@ class MemoryMixin(_Base):
         if not isinstance(memory, Memory):
             raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
         here = fingerprint(self)
-        if memory.base != here:
+        if not same_base(memory.base, here):
             raise CheckpointError(
                 f"This memory was made for {memory.base_name!r} (fingerprint {memory.base[:12]}), not for "
                 f"{self.name_or_path!r} ({here[:12]}). Load that base, or consolidate the context again with this one."
             )
+        memory.check_finite()
         memory.check_fits(self)
 
     # ------------------------------------------------------------------ consolidating

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .discovery import module_at
+from .errors import UnsupportedModelError
 from .fast_weights import add_batch_linear, batch_linear
 from .gates import Gates, Topic, follow
 
@@ -40,12 +42,17 @@ class Term:
         if self.owner.numel():
             low = batch_linear(x, self.a.to(x.dtype))
             if gates is not None:
-                low = low * gates[..., self.owner].to(x.dtype)
+                low = _as_loud(low, gates[..., self.owner])
             onto = add_batch_linear(onto, low, self.b.to(x.dtype))
         for memory, matrix in self.full:
             change = batch_linear(x, matrix.to(x.dtype))
-            onto = onto + (change if gates is None else change * gates[..., memory, None].to(x.dtype))
+            onto = onto + (change if gates is None else _as_loud(change, gates[..., memory, None]))
         return onto
+
+
+def _as_loud(said: Tensor, gates: Tensor) -> Tensor:
+    """`said` times how far gates are open. Where they are shut it is zero, not a product: zero times NaN is NaN."""
+    return torch.where(gates > 0, said * gates.to(said.dtype), 0)
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,19 @@ class Hearing:
     after: Topic | None = None
     open: Tensor | None = None  # (B, T, M), None while nothing speaks
     inputs: dict[str, Tensor] = field(default_factory=dict)  # of projections, which a folded site withholds
+    spoken: set[str] = field(default_factory=set)  # projections that have been spoken at
+
+    def check_heard(self) -> None:
+        """Raise unless the forward came by every place."""
+        missed = [] if self.after is not None else [self.voices.layer]
+        if self.open is not None:
+            missed += sorted(self.voices.terms.keys() - self.spoken)
+        if missed:
+            raise UnsupportedModelError(
+                f"The forward never called {missed[0]}, where memories are heard, nor {len(missed) - 1} more places. "
+                "Something computes with their weights around them, or skips their layers. Undo that (a patched "
+                "forward, layerdrop), or reset_memory()."
+            )
 
     def listen(self, hidden: Tensor) -> None:
         with torch.no_grad():
@@ -84,12 +104,20 @@ _HEARING: ContextVar[Hearing | None] = ContextVar("ttt_hearing", default=None)
 
 @contextmanager
 def hearing(heard: Hearing | None) -> Iterator[None]:
-    """Forwards inside add what these memories say; None is silence."""
+    """The forward inside adds what these memories say; None is silence.
+
+    Raises
+    ------
+    UnsupportedModelError
+        When it came by none of the hooks of a place: what memories say there would have been left out.
+    """
     token = _HEARING.set(heard)
     try:
         yield
     finally:
         _HEARING.reset(token)
+    if heard is not None:
+        heard.check_heard()
 
 
 class Listener:
@@ -98,6 +126,7 @@ class Listener:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @torch.compiler.disable
     def __call__(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         heard = _HEARING.get()
         if heard is not None and heard.voices.layer == self.path:
@@ -110,17 +139,20 @@ class Speaker:
     def __init__(self, path: str) -> None:
         self.path = path
 
+    @torch.compiler.disable
     def keep_input(self, module: nn.Module, args: tuple) -> None:
         heard = _HEARING.get()
         if heard is not None and heard.open is not None and self.path in heard.voices.terms:
             heard.inputs[self.path] = args[0]
 
+    @torch.compiler.disable
     def speak(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
         heard = _HEARING.get()
         x = None if heard is None else heard.inputs.pop(self.path, None)
         if x is None:
             return None
         assert heard is not None
+        heard.spoken.add(self.path)
         rows = len(heard.real)
         term = heard.voices.terms[self.path]
         onto = output.reshape(rows, -1, output.shape[-1])
@@ -137,6 +169,22 @@ def bind(model: nn.Module, layer: str, paths: Iterable[str]) -> None:
         # Before a folded site withholds the input, and after it has put its own term in.
         module.register_forward_pre_hook(speaker.keep_input, prepend=True)
         module.register_forward_hook(speaker.speak)
+
+
+def is_bound(model: nn.Module, voices: Voices) -> bool:
+    """Whether the modules that now stand at the places of these voices are hooked onto.
+
+    `model.dequantize()`, PEFT and assignments replace modules, and the hooks go with those that were there.
+    """
+    pre = module_at(model, voices.layer)._forward_pre_hooks.values()
+    if not any(isinstance(hook, Listener) and hook.path == voices.layer for hook in pre):
+        return False
+    return all(_speaks(module_at(model, path), path) for path in voices.terms)
+
+
+def _speaks(module: nn.Module, path: str) -> bool:
+    speakers = (getattr(hook, "__self__", None) for hook in module._forward_hooks.values())
+    return any(isinstance(speaker, Speaker) and speaker.path == path for speaker in speakers)
 
 
 def bound(model: nn.Module) -> tuple[set[str], set[str]]:

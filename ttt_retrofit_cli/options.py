@@ -72,7 +72,9 @@ def saying(as_json: bool, stopped: str = STOPPED) -> Iterator[Output]:
     except BrokenPipeError:  # nobody reads on, as after `| head`: typer leaves quietly
         raise
     except _expected() as error:
-        typer.echo(f"error: {' '.join(str(error).split()) or type(error).__name__}", err=True)
+        from ttt_retrofit.shown import shown
+
+        typer.echo(f"error: {shown(' '.join(str(error).split()) or type(error).__name__)}", err=True)
         raise typer.Exit(1) from None
 
 

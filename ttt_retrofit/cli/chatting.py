@@ -20,6 +20,7 @@ from transformers.utils import logging
 from ..agent import ChatSession
 from ..errors import InputError, MissingExtraError, TTTError
 from ..memory.report import Report
+from ..shown import shown
 from .loading import Choices, load_model, load_tokenizer
 from .output import Output
 from .remembering import read_questions, recipe
@@ -45,7 +46,7 @@ class Streamer(TextStreamer):
         self.out = out
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
-        self.out.console.print(text, end="\n" if stream_end else "", markup=False, soft_wrap=True)
+        self.out.console.print(shown(text), end="\n" if stream_end else "", markup=False, soft_wrap=True)
 
 
 class Chat:

@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..consolidation.control import Progress as Stage
+from ..shown import shown, shown_in_json, shown_in_line
 
 Advance = Callable[[int], None]
 COLUMNS = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
@@ -48,14 +49,15 @@ class Output:
         """The result, once: `document` where JSON is asked for, else what is to be seen."""
         if self.as_json:
             escaped = codecs.lookup(sys.stdout.encoding).name != "utf-8"
-            print(json.dumps(_plain(document), ensure_ascii=escaped, allow_nan=False), flush=True)
+            print(shown_in_json(json.dumps(_plain(document), ensure_ascii=escaped, allow_nan=False)), flush=True)
             return
         for part in seen:
-            self.console.print(part, markup=False, soft_wrap=isinstance(part, str))
+            seen_as = shown(part) if isinstance(part, str) else part
+            self.console.print(seen_as, markup=False, soft_wrap=isinstance(part, str))
 
     def remark(self, text: str) -> None:
         """A line for the person who waits, never part of the result."""
-        self.aside.print(text, markup=False, soft_wrap=True)
+        self.aside.print(shown(text), markup=False, soft_wrap=True)
 
     def _progress(self, *columns: ProgressColumn) -> Progress:
         """Bars that go when they are done, and are not drawn into a file."""
@@ -65,7 +67,7 @@ class Output:
     def bars(self, names: list[str], total: int) -> Iterator[dict[str, Advance]]:
         """A bar for each name, which goes when all is done; its clock starts with the first advance."""
         with self._progress(*COLUMNS, TimeRemainingColumn()) as progress:
-            yield {name: bar(progress, name, total) for name in names}
+            yield {name: bar(progress, shown_in_line(name), total) for name in names}
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[Stage], None]]:
@@ -90,11 +92,18 @@ def bar(progress: Progress, name: str, total: int) -> Advance:
     return advance
 
 
+class ShownTable(Table):
+    """A table whose cells are text that somebody else may have written: neither markup nor controls are obeyed."""
+
+    def add_row(self, *cells: RenderableType | None, **kwargs: Any) -> None:
+        super().add_row(*(Text(shown_in_line(cell)) if isinstance(cell, str) else cell for cell in cells), **kwargs)
+
+
 def table(title: str, columns: list[str], caption: str = "") -> Table:
     """A table whose first column holds names, the others figures."""
-    made = Table(
-        title=Text(title),
-        caption=Text(caption) if caption else None,
+    made = ShownTable(
+        title=Text(shown(title)),
+        caption=Text(shown(caption)) if caption else None,
         title_justify="left",
         caption_justify="left",
         box=SIMPLE_HEAD,
@@ -111,7 +120,7 @@ def facts(named: dict[str, str]) -> Table:
     """Names and what there is to say of them."""
     made = Table.grid(padding=(0, 2))
     for name, value in named.items():
-        made.add_row(name, Text(value))
+        made.add_row(Text(shown(name)), Text(shown(value)))
     return made
 
 

@@ -110,7 +110,14 @@ def show(out: Output, where: Path, version: int | None) -> None:
         tokens = sum(source.tokens for source in entry.sources)
         figures = (len(entry.sources), tokens, len(entry.lessons), round(entry.nbytes / 1e3))
         shown.add_row(entry.name, _when(entry.created), *(f"{figure:,}" for figure in figures))
-    out.result(_document(memory), shown, str(memory.report or "No report: entries were combined or dropped."))
+    out.result(_document(memory), shown, _said(memory))
+
+
+def _said(memory: Memory) -> str:
+    """The report, which is what the file says of itself."""
+    if memory.report is None:
+        return "No report: entries were combined or dropped."
+    return f"As the file says:\n{memory.report}"
 
 
 def rollback(out: Output, directory: Path) -> None:

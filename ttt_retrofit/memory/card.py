@@ -16,7 +16,7 @@ def memory_card(repo_id: str, base_name: str, local: bool, contexts: int, nbytes
         tags=["ttt", "test-time-training", "ttt-retrofit", "memory"],
     )
     base = f"path/to/{base_name or 'base'}" if local else base_name
-    report = "" if verified is None else f"\n## Verification\n\n```\n{verified}\n```\n"
+    report = "" if verified is None else f"\n## Verification\n\nAs the file says of itself:\n\n```\n{verified}\n```\n"
     return f"""---
 {data.to_yaml()}
 ---

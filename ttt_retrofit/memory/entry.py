@@ -94,7 +94,7 @@ class Entry:
             name=header["name"],
             sources=tuple(Source(**source) for source in header["sources"]),
             weights=weights,
-            gate=GateKeys(tensors["keys"], header["closed"], header["opened"]),
+            gate=GateKeys(tensors["keys"], float(header["closed"]), float(header["opened"])),
             lessons=unpack(tensors, header["lessons"]),
             created=header["created"],
             notes=notepad.unpack(tensors),

@@ -170,8 +170,8 @@ def _check_settings(directory: str | os.PathLike, config: Any) -> None:
 def _check_plain(directory: str | os.PathLike, config: dict[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{directory} is a PEFT adapter of type {config.get('peft_type')!r}, expected 'LORA'.")
-    beyond = [name for name in ("use_dora", "fan_in_fan_out", "target_parameters", "trainable_token_indices")
-              if config.get(name)]  # fmt: skip
+    # `fan_in_fan_out` says how the base lays out its matrix, for merging; the factors are laid out alike.
+    beyond = [name for name in ("use_dora", "target_parameters", "trainable_token_indices") if config.get(name)]
     if beyond or config.get("bias", "none") != "none" or config.get("modules_to_save"):
         raise CheckpointError(
             f"{directory} uses {beyond or 'bias or modules_to_save'}, which a memory has no place for."

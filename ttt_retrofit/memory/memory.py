@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from ..discovery import decoder_layers
 from ..errors import CheckpointError, ConfigError
 from ..files import write_atomically
-from ..fingerprint import fingerprint
+from ..fingerprint import fingerprint, same_base
 from ..gates import Background
 from ..hub import hub_id
 from ..messages import Message
@@ -68,6 +68,20 @@ class Memory:
         return sum(entry.nbytes for entry in self.entries) + sum(
             t.nbytes for t in background_tensors(self.background).values()
         )
+
+    def __str__(self) -> str:
+        """What it may do, by its weights; and its report, which is what the file says of itself."""
+        paths = sorted({path for entry in self.entries for path in entry.weights})
+        gated = "speaks where its gates open" if self.config.gated else "speaks always"
+        lines = [
+            f"Memory for {self.base_name!r}: {len(self.entries)} entries, {self.nbytes / 1e6:.1f} MB, listens at "
+            f"{self.layer!r}; {gated}",
+            f"writes to       {len(paths)} projections: {', '.join(map(repr, paths[:3]))}{', …' * (len(paths) > 3)}",
+            f"entries         {', '.join(map(repr, self.names()))}",
+        ]
+        if self.report is not None:
+            lines.append(f"its report, as the file says:\n{self.report}")
+        return "\n".join(lines)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Memory:
         return self  # nothing of it ever changes
@@ -128,6 +142,25 @@ class Memory:
             "only_there": [name for name in there if name not in here],
             "changed": [name for name in here if name in there and here[name] != there[name]],
         }
+
+    @cached_property
+    def not_finite(self) -> str | None:
+        """Names what holds NaN or infinity of all that is added to a forward; None where nothing does."""
+        named = {f"the background's {name}": part for name, part in background_tensors(self.background).items()}
+        for entry in self.entries:
+            parts = entry.named_weights() | {"keys": entry.gate.keys}
+            named |= {f"{name} of entry {entry.name!r}": part for name, part in parts.items()}
+            bounds = torch.tensor([entry.gate.closed, entry.gate.opened])
+            named[f"the gate of entry {entry.name!r}"] = bounds
+        return next((name for name, part in named.items() if not bool(part.isfinite().all())), None)
+
+    def check_finite(self) -> None:
+        """Raise `CheckpointError` where it holds a value that is no number, which would make answers none."""
+        if self.not_finite is not None:
+            raise CheckpointError(
+                f"{self.not_finite} holds values that are not finite: the memory is damaged. Take an earlier version, "
+                "or consolidate the context again."
+            )
 
     def check_fits(self, model: PreTrainedModel) -> None:
         """Raise unless `model` has the places this memory names, of the shapes of its weights. Reads no tensor.
@@ -194,7 +227,7 @@ class Memory:
         if not all(memory.entries for memory in memories):
             raise ConfigError("One of these memories is empty: nothing was accepted into it yet. Leave it out.")
         for memory in memories[1:]:
-            if memory.base != first.base:
+            if not same_base(memory.base, first.base):
                 raise ConfigError(
                     f"Memories of different bases cannot be combined: {first.base_name!r} and {memory.base_name!r}."
                 )
@@ -323,7 +356,7 @@ class Memory:
         OSError
             When the disk is full or may not be written; what was there before still loads.
         """
-        return write(Path(directory), vars(self))
+        return write(Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @classmethod
     def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
@@ -332,9 +365,11 @@ class Memory:
         Raises
         ------
         CheckpointError
-            When it is missing, incomplete, altered, or of another format.
+            When it is missing, incomplete, altered, of another format, or holds values that are not finite.
         """
-        return cls(**read(path, hub_kwargs))
+        memory = cls(**read(path, hub_kwargs))
+        memory.check_finite()
+        return memory
 
 
 def free_name(name: str, taken: Collection[str]) -> str:

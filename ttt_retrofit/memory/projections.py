@@ -19,7 +19,7 @@ from ..discovery import (
     is_projection,
     is_routed_expert,
     select_layers,
-    without_lora,
+    without_adapters,
 )
 from ..errors import ConfigError
 from .config import MemoryConfig
@@ -62,9 +62,9 @@ def submodule(model: nn.Module, path: str) -> nn.Module | None:
 
 
 def projection_at(model: nn.Module, path: str) -> Projection | None:
-    """The projection of that dotted name, also one with PEFT's LoRA around it; None where there is none."""
+    """The projection of that dotted name, also one with PEFT's adapters around it; None where there is none."""
     found = submodule(model, path)
-    module = None if found is None else without_lora(found)
+    module = None if found is None else without_adapters(found)
     return Projection(path, *features(module)) if module is not None and is_projection(module) else None
 
 

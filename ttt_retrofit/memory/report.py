@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..shown import shown_in_line
+
 
 @dataclass(frozen=True)
 class Report:
@@ -41,7 +43,7 @@ class Report:
             return "-" if value is None else f"{value:.0%}"
 
         lines = [
-            f"{'accepted' if self.accepted else 'rejected'}: {self.reason}",
+            f"{'accepted' if self.accepted else 'rejected'}: {shown_in_line(self.reason)}",
             f"recall         {share(self.recall_before)} -> {share(self.recall)} of full context, "
             f"{self.questions} questions",
             f"false memories {share(self.false_memories)} (base {share(self.false_memories_before)})",
