@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 
 from ..agent import TURNS, ChatSession
 from ..errors import InputError
-from ..files import private_directory, read_list, remove, write_list
+from ..files import private_directory, read_list, remove, remove_unfinished, write_list
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..messages import Message
@@ -204,6 +204,7 @@ class Users:
     def __init__(self, directory: Path, opened: Callable[[Path], ChatSession]) -> None:
         self.directory, self._opened = private_directory(directory), opened
         self._held = held(directory)
+        remove_unfinished(directory)
         self._lock = threading.RLock()
         # Whoever asks at the same time gets the same object; who is silent and has nothing to learn is let go.
         self._loaded: WeakValueDictionary[str, User] = WeakValueDictionary()
