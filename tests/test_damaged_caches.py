@@ -186,3 +186,10 @@ def test_saving_writes_through_no_link(model, path, tmp_path):
     (tmp_path / f".talk.safetensors.{os.getpid()}.tmp").symlink_to(other)
     TTTCache.load(path, model).save(path)
     assert other.read_text() == "mine"
+
+
+def test_what_a_killed_save_left_goes_with_the_next(model, path):
+    (path.parent / ".talk.safetensors.ab12.tmp").write_bytes(b"words")
+    (path.parent / ".other.safetensors.ab12.tmp").write_bytes(b"of another file")
+    TTTCache.load(path, model).save(path)
+    assert sorted(found.name for found in path.parent.iterdir()) == [".other.safetensors.ab12.tmp", path.name]

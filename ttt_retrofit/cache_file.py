@@ -6,6 +6,7 @@ B batch rows, C chunk, S sinks, D model width, H key-value heads, N kept tokens,
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .config import TTTConfig, is_integer, is_number
 from .errors import CheckpointError, ConfigError
-from .files import parsed, private_directory
+from .files import parsed, private_directory, remove_left_over
 from .kv import Track
 from .sealed import read_sealed, write_sealed
 
@@ -45,6 +46,8 @@ class Expected:
 def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raises `OSError`, with the path in it, where the disk is full; what was there before stays."""
     private_directory(path.parent)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a save of this very file that was killed
+        remove_left_over(left)
     header = {"format": CACHE_FORMAT, **header, "tensors": sorted(tensors)}
     write_sealed(path, tensors, {TEXT: json.dumps(header)})
 
