@@ -6,6 +6,7 @@ B batch rows, C chunk, S sinks, D model width, H key-value heads, N kept tokens,
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ import torch
 from torch import Tensor
 
 from .config import TTTConfig, is_integer, is_number
+from .digest import of_text
 from .errors import CheckpointError, ConfigError
-from .files import parsed, private_directory
+from .files import parsed, private_directory, remove_left_over
 from .kv import Track
 from .sealed import read_sealed, write_sealed
 
@@ -26,6 +28,8 @@ TEXT = "ttt_cache"  # the header's name in the file
 PENDING_TENSORS = ("ids", "positions", "learned")
 TOPIC_TENSORS = ("sums", "near", "seen")
 HELD_TENSORS = ("held_ids", "held_unread")
+# What a later text or mask is compared with, where it is known; earlier versions wrote neither, nor `ahead`.
+COMPARED = ("marks", "digest")
 LARGEST_POSITION = 2**40
 
 
@@ -46,6 +50,8 @@ class Expected:
 def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raises `OSError`, with the path in it, where the disk is full; what was there before stays."""
     private_directory(path.parent)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a save of this very file that was killed
+        remove_left_over(left)
     header = {"format": CACHE_FORMAT, **header, "tensors": sorted(tensors)}
     write_sealed(path, tensors, {TEXT: json.dumps(header)})
 
@@ -92,7 +98,7 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
     if rows is None:
         if tensors or header["counts"] or header["losses"] or header["pending_lengths"] or header["anchors"]:
             yield "it holds a state and no `ranks_seen`"
-        yield from _text_faults(header["text"], [], expected)
+        yield from _text_faults(header["text"], [], None, expected)
         return
     yield from _row_faults(header, tensors["ranks_seen"], rows)
     shapes = _shapes(header, tensors, rows, expected)
@@ -108,7 +114,7 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
             yield f"{name} holds numbers that are not finite"
     yield from _range_faults(header, tensors, expected)
     yield from _rank_faults(header, tensors, expected)
-    yield from _text_faults(header["text"], header["counts"], expected)
+    yield from _text_faults(header["text"], header["counts"], tensors.get("digest"), expected)
 
 
 def _header_faults(header: dict[str, Any]) -> Iterator[str]:
@@ -116,13 +122,14 @@ def _header_faults(header: dict[str, Any]) -> Iterator[str]:
         "losses": lambda row: isinstance(row, list) and all(is_number(loss) and not loss < 0 for loss in row),
         "counts": _is_count,
         "ahead": _is_count,
+        "compared": lambda name: name in COMPARED,
         "anchors": _is_count,
         "pending_lengths": _is_count,
         "tensors": lambda name: isinstance(name, str),
         "text": lambda row: isinstance(row, list) and all(map(_is_count, row)),
     }
     named = {"format", "base", "ttt", "columns", "uniform", "padded", *lists}
-    if set(header) not in (named, named - {"ahead"}):  # which earlier versions did not write
+    if set(header) not in (named, named - {"ahead", "compared"}):
         yield f"its header lacks or adds {sorted(set(header) ^ named)}"
     if not _is_count(header["columns"]):
         yield f"columns={str(header['columns'])[:80]!r}, expected a number of tokens"
@@ -130,8 +137,10 @@ def _header_faults(header: dict[str, Any]) -> Iterator[str]:
         if not isinstance(header[name], bool):
             yield f"{name}={str(header[name])[:80]!r}, expected true or false"
     for name, valid in lists.items():
-        values = header.get(name)
-        if values is None and name in ("ahead", "anchors", "pending_lengths", "text"):
+        if name not in header:
+            continue
+        values = header[name]
+        if values is None and name in ("anchors", "pending_lengths", "text"):
             continue
         if not isinstance(values, list) or not all(map(valid, values)):
             yield f"its {name!r} are {str(values)[:80]}, which cannot be"
@@ -142,7 +151,7 @@ def _row_faults(header: dict[str, Any], seen: Tensor, rows: int) -> Iterator[str
         yield f"ranks_seen is {seen.dtype} of shape {tuple(seen.shape)}, expected one int64 for each row"
     for name in ("counts", "losses", "anchors", "pending_lengths", "ahead"):
         values = header.get(name)
-        if values is None and name in ("pending_lengths", "ahead"):
+        if (values is None and name == "pending_lengths") or name not in header:
             continue
         if values is None or len(values) != rows:
             yield f"its {name!r} are for {0 if values is None else len(values)} rows, its tensors for {rows}"
@@ -173,8 +182,9 @@ def _shapes(header: dict[str, Any], tensors: dict[str, Tensor], rows: int, expec
             if sizes is not None:
                 for name, (heads, dim) in zip(("keys", "values"), sizes):
                     shapes[f"{name}|{index}"] = ((rows, heads, lengths[track], dim), _is_float)
-    shapes |= {name: ((rows, *rest), _is_long) for name, rest in (("marks", (2,)), ("digest", ())) if name in tensors}
-    if "held_ids" in tensors:
+    compared = header.get("compared", ())
+    shapes |= {name: ((rows, *rest), _is_long) for name, rest in zip(COMPARED, ((2,), ())) if name in compared}
+    if "held_ids" in tensors and "ahead" in header:
         columns = tensors["held_ids"].shape[-1] if tensors["held_ids"].ndim else 0
         shapes |= {name: ((rows, columns), kind) for name, kind in zip(HELD_TENSORS, (_is_long, _is_bool))}
     if header["pending_lengths"] is not None:
@@ -213,9 +223,12 @@ def _range_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: 
     if "held_ids" in tensors and tensors["held_ids"].shape[1] > header["columns"]:
         yield f"{tensors['held_ids'].shape[1]} tokens are held of {header['columns']} columns"
     if "marks" in tensors:
-        read = counts - torch.tensor(header.get("ahead") or [0] * len(counts), device=counts.device)
-        if not torch.equal(tensors["marks"][:, 0], read) or bool((tensors["marks"][:, 1] < 0).any()):
+        real, numbers = tensors["marks"].unbind(1)
+        least, most = real * (real - 1) // 2, real * (2 * header["columns"] - real - 1) // 2
+        if not torch.equal(real + torch.tensor(header["ahead"], device=real.device), counts):
             yield "its columns and its counts of tokens contradict each other"
+        if bool(((numbers < least) | (numbers > most)).any()):
+            yield "marks holds numbers out of range"
     if expected.ttt.inner_optimizer == "adam":
         for name, tensor in tensors.items():
             if name.startswith("fast|") and name.endswith("|v") and tensor.numel() and bool(tensor.min() < 0):
@@ -249,11 +262,17 @@ def _rank_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: E
             yield f"ranks|{index} lacks tokens that are still attended to"
 
 
-def _text_faults(text: list[list[int]] | None, counts: list[int], expected: Expected) -> Iterator[str]:
+def _text_faults(
+    text: list[list[int]] | None, counts: list[int], digests: Tensor | None, expected: Expected
+) -> Iterator[str]:
     if text is not None and (text or any(counts)) and [len(row) for row in text] != counts:
         yield "its text is not as long as what was read"
     if text and any(token >= expected.vocabulary for row in text for token in row):
         yield "its text holds ids that are not in the vocabulary"
+    for row, digest in zip(text or (), () if digests is None else digests.tolist()):
+        ids = torch.tensor([row], dtype=torch.long, device="cpu")
+        if of_text(ids, torch.ones_like(ids, dtype=torch.bool)).item() != digest:
+            yield "its text is not what was read"
 
 
 def _is_count(value: object) -> bool:

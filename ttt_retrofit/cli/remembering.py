@@ -13,8 +13,8 @@ from typing import Any
 from ..agent import STORE, TURNS, WORK
 from ..consolidation.config import ConsolidationConfig
 from ..errors import CheckpointError, ConfigError, InputError
+from ..files import remove, remove_unfinished
 from ..memory.config import MemoryConfig
-from ..memory.files import remove, remove_unfinished
 from ..memory.memory import Memory
 from ..memory.store import VERSIONS, MemoryStore
 from ..memory.stored import HEADER
