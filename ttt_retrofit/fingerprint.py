@@ -20,7 +20,6 @@ from typing import NamedTuple
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 import torch
-from accelerate.hooks import AlignDevicesHook
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -99,9 +98,11 @@ def _version(tensor: Tensor) -> int:
 def _stored(weight: _Weight) -> Tensor:
     """Its values, where accelerate has put them; without values where nothing has any."""
     hook = vars(weight.module).get("_hf_hook")
-    if not weight.tensor.is_meta or not isinstance(hook, AlignDevicesHook) or hook.weights_map is None:
+    # accelerate is optional, so its hook is known by what it holds.
+    kept = None if hook is None else vars(hook).get("weights_map")
+    if not weight.tensor.is_meta or kept is None:
         return weight.tensor
-    found: Tensor = hook.weights_map[weight.name]
+    found: Tensor = kept[weight.name]
     return found
 
 
