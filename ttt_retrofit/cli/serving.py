@@ -82,4 +82,5 @@ def serve(
         kept = f"Memories are kept in {directory}." if directory else "Nothing is kept; --store DIR keeps memories."
         document = {"url": url, "model": served, "store": None if directory is None else str(directory)}
         out.result(document, f"Serving {served} at {url}. {kept} Ctrl-C stops.")
-        Server(application(service, key, origins), answering.stop, GRACE).run(sockets=[listening])
+        server = Server(application(service, key, origins), answering.close, answering.stop, GRACE)
+        server.run(sockets=[listening])
