@@ -63,7 +63,7 @@ def served(
         NAME, Answering(model, tokenizer(), batch), known, Keeper(known, idle), replace(limits, max_concurrent=most)
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(application(service, key, origins), service.answering.stop, grace=1)
+        server = Server(application(service, key, origins), service.answering.close, service.answering.stop, grace=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -148,6 +148,22 @@ def test_a_server_that_is_stopped_while_it_reads_ends_soon_and_in_words(model, t
     assert not [record for record in caplog.records if record.exc_info]
 
 
+def test_a_server_that_closes_reads_no_further_and_writes_to_the_end(tmp_path):
+    endless = quick()
+    endless.generation_config.eos_token_id = [10_000]
+    with served(tmp_path, endless, limits=WIDE) as (url, service):
+        expected = ask(client(url).chat.completions, max_tokens=100).choices[0].message.content
+        stream = ask(client(url).chat.completions, max_tokens=100, stream=True)
+        text = "".join(next(stream).choices[0].delta.content or "" for _ in range(3))
+        with reading(url, long(40_000)) as unread:
+            until(lambda: len(at_work(service)) == 2)
+            service.answering.close()
+            assert "being stopped" in unread.read().decode()
+        with pytest.raises(openai.InternalServerError, match="being stopped"):
+            ask(client(url).chat.completions)
+        assert text + "".join(piece.choices[0].delta.content or "" for piece in stream) == expected
+
+
 # ---------------------------------------------------------------------- limits
 
 

@@ -85,7 +85,7 @@ def serve(
         kept = f"Memories are kept in {directory}." if directory else "Nothing is kept; --store DIR keeps memories."
         document = {"url": url, "model": served, "store": None if directory is None else str(directory)}
         out.result(document, f"Serving {served} at {url}. {kept} Ctrl-C stops.")
-        server = Server(application(service, key, origins), answering.stop, GRACE)
+        server = Server(application(service, key, origins), answering.close, answering.stop, GRACE)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn knows of interrupts and terminations only
             signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))
         server.run(sockets=[listening])

@@ -59,11 +59,17 @@ class Answering:
         self._writers: list[Writers] = []
         self._now = 0.0  # time that whoever had the last turn had had before it
         self._changed = threading.Condition()
-        self._stopped = False
+        self._closing = self._stopped = False
         self._thread = threading.Thread(target=self._run, name="ttt-answer", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
+
+    def close(self) -> None:
+        """Take no more, and read no prompt any further; what is being written goes on until `stop`."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
 
     def stop(self) -> None:
         """End after the chunk that is being read, or the token that is being written; what is not finished is
@@ -85,9 +91,9 @@ class Answering:
         return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens)
 
     def submit(self, work: Work) -> None:
-        """Have it answered as soon as may be; after `stop` it is cancelled at once."""
+        """Have it answered as soon as may be; after `close` it is cancelled at once."""
         with self._changed:
-            if self._stopped:
+            if self._closing or self._stopped:
                 work.end("cancelled")
                 return
             self._waiting.append(work)
@@ -113,9 +119,9 @@ class Answering:
         return [*self._readers, *self._writers]
 
     def _drop_cancelled(self) -> None:
-        parties = self._parties
-        for work in (*self._waiting, *(work for party in parties for work in party.works)):
-            if work.cancelled.is_set() and not work.ended:
+        unwritten = [*self._waiting, *(reader.work for reader in self._readers)]
+        for work in (*unwritten, *(work for writers in self._writers for work in writers.works)):
+            if not work.ended and (work.cancelled.is_set() or (self._closing and work in unwritten)):
                 work.end("cancelled")
         self._waiting = deque(work for work in self._waiting if not work.ended)
         self._drop_ended()

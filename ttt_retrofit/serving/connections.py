@@ -110,11 +110,12 @@ class Server(uvicorn.Server):
 
     Parameters
     ----------
-    end : called once, in a thread; after it every open reply ends by itself.
+    close : called at once, and returns at once; no reply is begun after it.
+    end : called when the time is over, in a thread; after it every open reply ends by itself.
     grace : seconds that open replies have.
     """
 
-    def __init__(self, app: ASGIApp, end: Callable[[], object], grace: float) -> None:
+    def __init__(self, app: ASGIApp, close: Callable[[], object], end: Callable[[], object], grace: float) -> None:
         settings = uvicorn.Config(
             app,
             http=Connection,
@@ -127,7 +128,7 @@ class Server(uvicorn.Server):
             backlog=AT_ONCE,
         )
         super().__init__(settings)
-        self._end, self._grace = end, grace
+        self._close, self._end, self._grace = close, end, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -136,6 +137,7 @@ class Server(uvicorn.Server):
             listening.listen(QUEUE)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._close()
         ending = asyncio.create_task(self._end_later())
         await super().shutdown(sockets)
         ending.cancel()

@@ -194,8 +194,10 @@ def _explained(error: ValidationError) -> ApiError:
     place = ".".join(clipped(str(part), 100) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = first["loc"][-1]
-        instead = f"it can only be {DEFAULTS[name]!r}" if name in DEFAULTS else "leave it out"
-        return ApiError(400, f"{place}={quoted(first['input'])} is not supported; {instead}.", place)
+        asked = f"{place}={quoted(first['input'])}"
+        if name in DEFAULTS:
+            return ApiError(400, f"{asked} is not supported; it can only be {DEFAULTS[name]!r}.", place)
+        return ApiError(400, f"{asked} is not supported; leave it out.", place)
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['msg']}.")
     if first["type"] == "value_error":  # of this library, in words of its own
