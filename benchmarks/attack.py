@@ -1,4 +1,4 @@
-"""Attacks everything that the library stores and serves, and counts how it ends: python -m benchmarks.attack --minutes 30
+"""Attacks everything that the library stores and serves, and counts how it ends: python -m benchmarks.attack
 
 Every kind of file is damaged, resealed with bad values and replaced by pipes and links; writers of it are killed, find
 the disk full or write at once; a server is asked by many users at once and sent what is no request. *Right*: the same

@@ -15,7 +15,7 @@ from test_meta_trainer import converted, trainer
 from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
-from ttt_retrofit import CheckpointError
+from ttt_retrofit import CheckpointError, InputError
 from ttt_retrofit.meta import checkpoints
 
 EVERY, STEPS = 2, 6
@@ -111,6 +111,24 @@ def flip(file: Path) -> None:
 FILES = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "config.json")
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def nested(file: Path) -> None:
+    file.write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "file, damage", [("optimizer.pt", pipe), ("trainer_state.json", nested), (checkpoints.SEAL, nested)]
+)
+def test_what_nobody_can_read_is_skipped(tmp_path, whole, file, damage):
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    damage(folder / "checkpoint-6" / file)
+    assert checkpoints.newest_whole(folder) == folder / "checkpoint-4"
+
+
 @pytest.fixture
 def warnings(caplog):
     transformers_logging.enable_propagation()
@@ -159,7 +177,26 @@ def test_an_interrupt_while_writing_leaves_nothing_behind(tmp_path, monkeypatch)
     monkeypatch.setattr(run, "_save_rng_state", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run.train()
-    assert not any(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.LOCK]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("PytorchStreamWriter failed writing")])
+def test_a_full_disk_is_said_and_costs_no_checkpoint_that_was_there(tmp_path, whole, monkeypatch, error):
+    def full(*args):
+        raise error
+
+    folder = shutil.copytree(whole[0], tmp_path / "run")
+    shutil.rmtree(folder / "checkpoint-6")
+    run = run_in(folder)
+    monkeypatch.setattr(run, "_save_rng_state", full)
+    with pytest.raises(CheckpointError, match=r"checkpoint-6 could not be written: .*Make room"):
+        run.train(resume_from_checkpoint=True)
+    assert [*checkpoints.numbered(folder)] == [4] and not (folder / checkpoints.UNFINISHED).exists()
+
+
+def test_a_second_training_in_the_same_directory_is_refused(tmp_path):
+    with checkpoints.held(tmp_path), pytest.raises(InputError, match="Another training writes into"):
+        run_in(tmp_path).train()
 
 
 def test_the_best_checkpoint_is_kept_and_named_where_it_stands(tmp_path):
@@ -199,7 +236,7 @@ def test_the_verb_goes_on_after_a_kill_while_it_writes_a_checkpoint(base, story,
 
     assert in_child(killed) == signal.SIGKILL
     left = tmp_path / "tuned-checkpoints"
-    assert sorted(path.name for path in left.iterdir()) == [checkpoints.UNFINISHED, "checkpoint-2"]
+    assert sorted(path.name for path in left.iterdir()) == [checkpoints.LOCK, checkpoints.UNFINISHED, "checkpoint-2"]
     (left / "checkpoint-4").mkdir()
     (left / "checkpoint-4" / "model.safetensors").write_bytes(b"cut")
     result = run(*arguments, "--json")

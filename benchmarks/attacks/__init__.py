@@ -1,4 +1,7 @@
-"""What is done to the files and processes of the library, a kind of attack in each file; models are those of the tests."""
+"""What is done to the files and processes of the library, a kind of attack in each file.
+
+The models are those of the tests.
+"""
 
 import sys
 from pathlib import Path

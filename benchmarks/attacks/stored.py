@@ -43,17 +43,28 @@ class Stored:
     slow: bool = False
 
 
-def digest(*tensors: torch.Tensor) -> str:
-    raw = [tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes() for tensor in tensors]
-    return hashlib.sha256(b"".join(raw)).hexdigest()
+def digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Of all their bytes; safetensors hands them on in any order."""
+    found = hashlib.sha256()
+    for _, tensor in sorted(tensors.items()):
+        found.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def tensors_of(memory: Memory) -> dict[str, torch.Tensor]:
+    return {f"{number} {name}": t for number, entry in enumerate(memory.entries) for name, t in entry.tensors().items()}
+
+
+def spoken(model: Any) -> list[float]:
+    """The logits after a text."""
+    return logits(model, tokens(2, 40))[:, -1].flatten().tolist()
 
 
 def kinds() -> list[Stored]:
     """All of them; the models they share are made once."""
     model, reader = speaker(), converted()
-    return [
-        _checkpoint(), _training(), _memory(model), _cache(reader), _store(model), _turns(model), _seen(model), _work(model)
-    ]  # fmt: skip
+    models = [_checkpoint(), _training(), _memory(model), _cache(reader)]
+    return [*models, _store(model), _turns(model), _seen(model), _work(model)]
 
 
 # ---------------------------------------------------------------------- models, memories, caches
@@ -62,7 +73,7 @@ def kinds() -> list[Stored]:
 def _checkpoint() -> Stored:
     def use(place: Path) -> Any:
         model = transformers.AutoModelForCausalLM.from_pretrained(place).eval()
-        return [model.ttt.to_dict(), digest(logits(model, tokens(2, 40)))]
+        return [model.ttt.to_dict(), digest(model.state_dict()), spoken(model)]
 
     return Stored(
         "converted checkpoint",
@@ -77,23 +88,25 @@ def _training() -> Stored:
     """A training that was stopped after four of its six steps. Going on must end where it would have ended."""
 
     def trained(place: Path, steps: int) -> Any:
-        run = trainer(
-            place, converted("llama", "lora"), max_steps=steps, save_strategy="steps", save_steps=2, gradients="first_order"
-        )  # fmt: skip
+        settings = {"max_steps": steps, "save_strategy": "steps", "save_steps": 2, "gradients": "first_order"}
+        run = trainer(place, converted("llama", "lora"), **settings)
         run.train(resume_from_checkpoint=any(place.glob("checkpoint-*")))
-        return [run.state.global_step, digest(*(parameter for parameter in run.outer.all))]
+        return [run.state.global_step, digest(run.model.state_dict())]
+
+    def make(place: Path) -> None:
+        trained(place, 4)
+
+    def change(place: Path) -> None:
+        trained(place, 6)
 
     files = ("checkpoint-*/*.json", "checkpoint-*/*.safetensors", "checkpoint-*/*.pt", "checkpoint-*/*.pth")
-    return Stored(
-        "training", lambda p: nothing(trained(p, 4)), lambda p: nothing(trained(p, 6)), lambda p: trained(p, 6), files, True
-    )  # fmt: skip
+    return Stored("training", make, change, lambda place: trained(place, 6), files, slow=True)
 
 
 def _memory(model: Any) -> Stored:
     def use(place: Path) -> Any:
         found = model.load_memory(Memory.load(place))
-        weights = digest(*(tensor for entry in found.entries for tensor in entry.tensors().values()))
-        return [found.names(), weights, digest(logits(model, tokens(2, 40)))]
+        return [found.names(), digest(tensors_of(found)), spoken(model)]
 
     return Stored(
         "memory", lambda place: _saved(memory(model, 1, 2), place), lambda place: _saved(memory(model, 3), place), use,
@@ -112,9 +125,11 @@ def _cache(model: Any) -> Stored:
 
     def use(place: Path) -> Any:
         cache = TTTCache.load(place / "talk.safetensors", model)
+        pasts = {f"{n} {m}": part for n, layer in enumerate(cache.layers) for m, part in enumerate(layer.past())}
+        kept = digest(pasts | cache.fast.tensors())
         with torch.no_grad():
             after = model(tokens(2, 30, seed=9), past_key_values=cache)
-        return [cache.text, cache.losses, digest(after.logits)]
+        return [cache.text, cache.losses, kept, after.logits[:, -1].flatten().tolist()]
 
     return Stored("TTTCache file", lambda p: write(p, 0), lambda p: write(p, 1), use, ("*.safetensors",))
 
@@ -130,9 +145,10 @@ def _store(model: Any) -> Stored:
     def use(place: Path) -> Any:
         store = MemoryStore(place)
         found = model.load_memory(store.load())
-        said = [store.versions(), found.names(), digest(logits(model, tokens(2, 40)))]
-        before = store.rollback()
-        return [said, None if before is None else before.names()]
+        said, before = [found.names(), spoken(model)], []
+        while (one := store.rollback()) is not None:
+            before.append(one.names())
+        return [said, before]
 
     def change(place: Path) -> None:
         MemoryStore(place).save(memory(model, 1, 2, 3))
@@ -184,8 +200,7 @@ def _work(model: Any) -> Stored:
     def ended(place: Path) -> Any:
         model.reset_memory()
         found = consolidate(model, directory=place, budget={"steps": 6})
-        weights = [tensor for entry in found.entries for tensor in entry.tensors().values()]
-        return [found.names(), digest(*weights)]
+        return [found.names(), digest(tensors_of(found))]
 
     def make(place: Path) -> None:
         work.SAVE_EVERY = 0.0
@@ -206,7 +221,3 @@ def _work(model: Any) -> Stored:
         ended(place)
 
     return Stored("work in progress", make, change, ended, ("*/*.safetensors",), slow=True)
-
-
-def nothing(_: Any) -> None:
-    """For what is done for what it leaves on the disk."""

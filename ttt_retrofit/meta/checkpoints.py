@@ -12,19 +12,38 @@ import os
 import re
 import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, InputError
 
 logger = logging.get_logger(__name__)
 
 UNFINISHED = ".unfinished"  # a directory beside the checkpoints: what is being written or deleted
+LOCK = ".lock"  # beside the checkpoints
 SEAL = "sha256.json"  # in a checkpoint: the digest of each of its other files
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold the directory of a run against a second one. Raises `InputError` where another process holds it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise InputError(f"Another training writes into {folder}. Wait for it, or take another output_dir.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def numbered(folder: Path) -> dict[int, Path]:
@@ -94,6 +113,9 @@ def remove_unfinished(folder: Path) -> None:
 
 def fault(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
+    odd = [file.name for file in path.rglob("*") if not file.is_file() and (file.is_symlink() or not file.is_dir())]
+    if odd:
+        return f"{odd[0]} is no regular file"  # reading a pipe might never end
     try:
         state = json.loads((path / TRAINER_STATE_NAME).read_text())
         if not isinstance(state, dict) or not isinstance(state.get("global_step"), int):
@@ -103,7 +125,16 @@ def fault(path: Path) -> str | None:
         return _fault_by_form(path)
     except FileNotFoundError as error:
         return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, AttributeError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        SafetensorError,
+        zipfile.BadZipFile,
+        AttributeError,
+        KeyError,
+        TypeError,
+        RecursionError,
+    ) as error:
         return f"a file is cut short or damaged ({error})"
 
 

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from transformers import Trainer, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, TrainOutput
 
 from ..errors import CheckpointError
 from . import checkpoints
+
+UNWRITTEN = (OSError, SafetensorError, RuntimeError)  # what a full disk raises, by who writes; torch has the last
 
 
 class ResumableTrainer(Trainer):
@@ -33,8 +37,14 @@ class ResumableTrainer(Trainer):
         ------
         CheckpointError
             When the checkpoint that is named, or every one there is, is not whole.
+        InputError
+            When another training writes into the same directory.
         """
         folder = Path(self._get_output_dir(trial))
+        with checkpoints.held(folder) if self.accelerator.is_main_process else nullcontext():
+            return self._train(folder, resume_from_checkpoint, trial, *args, **kwargs)
+
+    def _train(self, folder: Path, resume_from_checkpoint: Any, trial: Any, *args: Any, **kwargs: Any) -> Any:
         if self.accelerator.is_local_main_process:
             checkpoints.remove_unfinished(folder)
         if resume_from_checkpoint is True and checkpoints.numbered(folder):
@@ -76,6 +86,11 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             self._name_best(folder, unfinished)
             written = self._put_in_place(folder, unfinished)
+        except UNWRITTEN as error:
+            raise CheckpointError(
+                f"{folder / unfinished.name} could not be written: {error}. Make room, and resume from the checkpoint "
+                "before it with resume_from_checkpoint=True."
+            ) from error
         finally:
             self._writing = None
             if self.accelerator.is_local_main_process:
