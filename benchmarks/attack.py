@@ -33,7 +33,7 @@ def count(rows: Rows, kind: str, how: str, verdict: Verdict) -> None:
     row = rows.setdefault((kind, how), Counter())
     row[verdict.word] += 1
     if verdict.word == "wrong":
-        row[f"wrong: {verdict.why}"] += 1
+        row[f"wrong: {verdict.why}".encode("ascii", "replace").decode()] += 1
 
 
 def attacked(minutes: float, seed: int, only: Sequence[str] = (), show: Any = print) -> Rows:

@@ -1,6 +1,7 @@
 """What can happen to one file. It knows nothing of what the file is for.
 
-Each damage is given the file and a source of random numbers. `Nothing` is raised where a damage would change nothing.
+Each damage is given the file and a source of random numbers, and says in words what it did. `Nothing` is raised where
+it would change nothing.
 """
 
 from __future__ import annotations
@@ -12,29 +13,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Damage = Callable[[Path, random.Random], None]
+Damage = Callable[[Path, random.Random], str]
 
 
 class Nothing(Exception):
     """The damage does not fit this file."""
 
 
-def flipped_bit(file: Path, draw: random.Random) -> None:
+def flipped_bit(file: Path, draw: random.Random) -> str:
     data = bytearray(file.read_bytes())
     if not data:
         raise Nothing
-    data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+    place = draw.randrange(len(data))
+    data[place] ^= 1 << draw.randrange(8)
     file.write_bytes(data)
+    return f"in byte {place} of {len(data)}"
 
 
-def truncated(file: Path, draw: random.Random) -> None:
+def truncated(file: Path, draw: random.Random) -> str:
     data = file.read_bytes()
     if not data:
         raise Nothing
-    file.write_bytes(data[: draw.choice([0, 1, len(data) // 2, len(data) - 1, draw.randrange(len(data))])])
+    kept = draw.choice([0, 1, len(data) // 2, len(data) - 1, draw.randrange(len(data))])
+    file.write_bytes(data[:kept])
+    return f"{kept} of {len(data)} bytes"
 
 
-def other_bytes(file: Path, draw: random.Random) -> None:
+def other_bytes(file: Path, draw: random.Random) -> str:
     data = file.read_bytes()
     start = draw.randrange(len(data) + 1)
     end = min(len(data), start + draw.choice([1, 8, 4096]))
@@ -42,9 +47,10 @@ def other_bytes(file: Path, draw: random.Random) -> None:
     if data[start:end] == piece:
         raise Nothing
     file.write_bytes(data[:start] + piece + data[end:])
+    return f"{len(piece)} for bytes {start} to {end} of {len(data)}"
 
 
-def special_file(file: Path, draw: random.Random) -> None:
+def special_file(file: Path, draw: random.Random) -> str:
     """A pipe that nobody writes to, a device without an end, a directory, or a link that leads nowhere."""
     kind = draw.choice(["pipe", "device", "directory", "dangling link", "link to itself"])
     file.unlink()
@@ -55,9 +61,10 @@ def special_file(file: Path, draw: random.Random) -> None:
     else:
         targets = {"device": "/dev/zero", "dangling link": "nowhere", "link to itself": file.name}
         file.symlink_to(targets[kind])
+    return kind
 
 
-def odd_json(file: Path, draw: random.Random) -> None:
+def odd_json(file: Path, draw: random.Random) -> str:
     """JSON of another form than anybody wrote: nested deeply, of huge numbers, of another type."""
     if file.suffix != ".json":
         raise Nothing
@@ -69,7 +76,9 @@ def odd_json(file: Path, draw: random.Random) -> None:
         for value in (float("nan"), 10**400, "\ud800", [[[[]]]]):
             whole.append(json.dumps(content | {key: value}))
         whole.append(file.read_text().rstrip()[:-1] + f', "{key}": {json.dumps(content[key])}, "{key}": []}}')
-    file.write_text(draw.choice(whole))
+    chosen = draw.choice(whole)
+    file.write_text(chosen)
+    return chosen[:30]
 
 
 DAMAGES: dict[str, Damage] = {
@@ -92,14 +101,14 @@ BAD: dict[type, list[Any]] = {
 }
 
 
-def bad_value(content: Any, draw: random.Random) -> Any:
-    """JSON with one value, anywhere in it, of another type or outside its bounds."""
+def bad_value(content: Any, draw: random.Random) -> str:
+    """Put into JSON one value, anywhere in it, of another type or outside its bounds; which, in words."""
     places = [*_places(content)]
     if not places:
         raise Nothing
     holder, key = draw.choice(places)
-    holder[key] = draw.choice(BAD[type(holder[key])])
-    return content
+    before, holder[key] = holder[key], draw.choice(BAD[type(holder[key])])
+    return f"{key}: {holder[key]!r} for {str(before)[:30]!r}"
 
 
 def _places(content: Any) -> list[tuple[Any, Any]]:

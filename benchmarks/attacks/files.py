@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def copied(whole: Path) -> Iterator[Path]:
 
 def attack(stored: Stored, whole: Path, expected: Any, how: str, draw: random.Random) -> Verdict | None:
     """Damage one file of what is stored, and use it. None where the damage does not fit the file."""
+    if how == RESEALED and not stored.resealed:
+        return None
     with copied(whole) as place:
         file = draw.choice(sorted({path for pattern in stored.files for path in place.glob(pattern)}))
 
@@ -35,10 +38,8 @@ def attack(stored: Stored, whole: Path, expected: Any, how: str, draw: random.Ra
                 return stored.use(fresh)
 
         try:
-            if how == RESEALED:
-                resealed(file, use, draw)
-            else:
-                DAMAGES[how](file, draw)
+            said = resealed(file, use, draw) if how == RESEALED else DAMAGES[how](file, draw)
         except Nothing:
             return None
-        return judged(apart(lambda: stored.use(place)), [expected], [file.name, place.name])
+        verdict = judged(apart(lambda: stored.use(place)), [expected], [file.name, place.name])
+        return replace(verdict, why=f"{verdict.why} ({file.name}, {said})")

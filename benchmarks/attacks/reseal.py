@@ -64,47 +64,51 @@ def _digests(load: Callable[[], Any]) -> list[str]:
     return ended.what if ended.how == "returned" else []
 
 
-def resealed(file: Path, load: Callable[[], Any], draw: random.Random) -> None:
+def resealed(file: Path, load: Callable[[], Any], draw: random.Random) -> str:
     """Change one value of a file that holds JSON or tensors to one it cannot hold, and put its checksums right."""
     whole, before = file.read_bytes(), _digests(load)
     recorded = {index: digest for index, digest in enumerate(before) if digest.encode() in whole + _beside(file)}
-    changed = _other_json(whole, draw) if file.suffix == ".json" else _other_tensors(file, draw)
+    changed, said = _other_json(whole, draw) if file.suffix == ".json" else _other_tensors(file, draw)
     file.write_bytes(changed)
     for _ in range(ROUNDS):
         now = _digests(load)
         renewed = {index: now[index] for index in recorded if index < len(now) and now[index] != recorded[index]}
         if not renewed:
-            return
+            break
         for index, digest in renewed.items():
             for path in (path for path in file.parent.iterdir() if path.is_file()):
                 data = path.read_bytes()
                 if recorded[index].encode() in data:
                     path.write_bytes(data.replace(recorded[index].encode(), digest.encode()))
             recorded[index] = digest
+    return said
 
 
 def _beside(file: Path) -> bytes:
     return b"".join(path.read_bytes() for path in file.parent.glob("*.json") if path != file)
 
 
-def _other_json(data: bytes, draw: random.Random) -> bytes:
-    return json.dumps(bad_value(json.loads(data), draw)).encode()
+def _other_json(data: bytes, draw: random.Random) -> tuple[bytes, str]:
+    content = json.loads(data)
+    said = bad_value(content, draw)
+    return json.dumps(content).encode(), said
 
 
-def _other_tensors(file: Path, draw: random.Random) -> bytes:
+def _other_tensors(file: Path, draw: random.Random) -> tuple[bytes, str]:
     with safe_open(file, "pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 -- not a mapping
         texts = dict(opened.metadata() or {})
     headers = [name for name, text in texts.items() if text.startswith(("{", "["))]
     if headers and draw.random() < 0.5:
         name = draw.choice(headers)
-        texts[name] = json.dumps(bad_value(json.loads(texts[name]), draw))
+        changed, said = _other_json(texts[name].encode(), draw)
+        texts[name] = changed.decode()
     else:
-        _worsen(tensors, draw)
-    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, texts or None)
+        said = _worsen(tensors, draw)
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()}, texts or None), said
 
 
-def _worsen(tensors: dict[str, torch.Tensor], draw: random.Random) -> None:
+def _worsen(tensors: dict[str, torch.Tensor], draw: random.Random) -> str:
     """One tensor is gone, of another shape or dtype, or holds what is no number, or an id or rank there cannot be."""
     if not tensors:
         raise Nothing
@@ -124,3 +128,4 @@ def _worsen(tensors: dict[str, torch.Tensor], draw: random.Random) -> None:
         )
     else:
         raise Nothing
+    return f"{name}: {how}"
