@@ -9,15 +9,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import select
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from ttt_retrofit import TTTError
 
+ROOM = 4 << 30  # bytes of memory that a call may take: a device may have no end
 PATIENCE = 30.0  # seconds until something counts as hanging
 
 NEAR = 1e-4  # between logits of the same weights: kernels round by how tensors are aligned
@@ -74,6 +77,9 @@ def apart(do: Callable[[], Any], patience: float = PATIENCE) -> Ended:
 
 
 def _in_child(do: Callable[[], Any], writing: int) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + ROOM
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     silent = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(silent, stream)
