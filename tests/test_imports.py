@@ -43,6 +43,8 @@ ORDER = [
     "agent",
     "measure",
     "meta.trainer",
+    "meta.resuming",
+    "meta.checkpoints",
     "meta.positions",
     "meta.gradients",
     "meta.chunks",

@@ -11,6 +11,8 @@ from test_meta_trainer import MODES, trainer
 
 from ttt_retrofit import ConfigError
 
+SPREAD = ("first_order", "exact")  # over processes; that of rows over batches is test_unequal_rows
+
 
 def test_a_sharded_launch_is_refused(tmp_path, monkeypatch):
     """Where the launcher, not the settings, asks for it."""
@@ -21,21 +23,26 @@ def test_a_sharded_launch_is_refused(tmp_path, monkeypatch):
 
 LAUNCHED = """
 import datasets, sys, torch
+from pathlib import Path
 torch.set_num_threads(1)
 sys.path[:0] = [{tests!r}]
 from test_meta_trainer import converted, documents, trainer, logged
 from test_unequal_rows import one_step, unequal
 results = {{"unequal": {{mode: one_step({folder!r}, mode, {batch}, ddp_backend={backend!r}) for mode in {modes!r}}}}}
 for gradients in ("first_order", "exact"):
-    model = converted(fast_weights="delta")
-    run = trainer({folder!r}, model, documents(), max_steps=3, per_device_train_batch_size={batch}, optim="sgd",
-                  gradients=gradients, ddp_backend={backend!r}, eval_dataset=documents(5), per_device_eval_batch_size=2)
-    before = [p.detach().clone() for p in run.outer.all]
-    run.train()
-    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(run.outer.all, before)])
-    stream = datasets.Dataset.from_dict({{"input_ids": unequal()[:3]}}).to_iterable_dataset()
-    evaluated = [run.evaluate(), run.evaluate(unequal()), run.evaluate(unequal()[:1]), run.evaluate(stream)]
-    results[gradients] = {{"moved": moved, "loss": logged(run, "loss"), "eval": [e["eval_loss"] for e in evaluated]}}
+    for steps in (2, 3):  # killed after the second
+        model = converted(fast_weights="delta")
+        before = [p.detach().clone() for p in model.parameters()]
+        run = trainer({folder!r} + gradients, model, documents(), max_steps=steps, save_strategy="steps", save_steps=1,
+                      per_device_train_batch_size={batch}, optim="sgd", gradients=gradients, ddp_backend={backend!r},
+                      save_total_limit=1, eval_dataset=documents(5), per_device_eval_batch_size=2)
+        run.train(resume_from_checkpoint=steps == 3)
+    assert [path.name for path in Path({folder!r} + gradients).glob("[!.]*")] == ["checkpoint-3"]
+    moved = torch.cat([(p.detach() - b).flatten() for p, b in zip(model.parameters(), before)])
+    results[gradients] = {{"moved": moved, "loss": logged(run, "loss")}}
+stream = datasets.Dataset.from_dict({{"input_ids": unequal()[:3]}}).to_iterable_dataset()
+evaluated = [run.evaluate(), run.evaluate(unequal()), run.evaluate(unequal()[:1]), run.evaluate(stream)]
+results["eval"] = [metrics["eval_loss"] for metrics in evaluated]
 if run.args.process_index == 0:
     torch.save(results, {result!r})
 """
@@ -45,7 +52,7 @@ def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path
     results = []
     for processes, batch in ((1, 4), (2, 2)):
         script, result = tmp_path / f"{processes}.py", tmp_path / f"{processes}.pt"
-        values = {"folder": str(tmp_path / str(processes)), "batch": batch, "result": str(result), "modes": MODES}
+        values = {"folder": str(tmp_path / str(processes)), "batch": batch, "result": str(result), "modes": SPREAD}
         values |= {"tests": str(Path(__file__).parent), "backend": "gloo" if processes > 1 else None}
         script.write_text(LAUNCHED.format(**values))
         # With CPUs only, accelerate's own name for one process on each device needs this.
@@ -55,12 +62,12 @@ def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-3000:]
         results.append(torch.load(result))
+    assert results[1]["eval"] == pytest.approx(results[0]["eval"], abs=1e-4)
     for gradients, tolerance in (("first_order", 1e-4), ("exact", 1e-2)):
         one, two = (result[gradients] for result in results)
         assert two["loss"] == pytest.approx(one["loss"], abs=1e-4)
-        assert two["eval"] == pytest.approx(one["eval"], abs=1e-4)
         assert (two["moved"] - one["moved"]).norm() < tolerance * one["moved"].norm()
-    for mode in MODES:
+    for mode in SPREAD:
         (one, one_loss), (two, two_loss) = (result["unequal"][mode] for result in results)
         assert two_loss == pytest.approx(one_loss, abs=1e-4)
         assert (two - one).norm() < (1e-2 if mode in ("exact", "truncated") else 1e-4) * one.norm()

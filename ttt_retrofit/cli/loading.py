@@ -213,6 +213,12 @@ def check_new(target: Path) -> None:
         raise InputError(f"{target} exists already. Choose another name, or move it away first.")
 
 
+def check_free(target: Path) -> None:
+    """Raise `InputError` where no directory can be written; an empty one that is there is in nobody's way."""
+    if not target.is_dir() or any(target.iterdir()):
+        check_new(target)
+
+
 def check_file(target: Path) -> None:
     """Raise `InputError` where no file can be written; directories above it may still have to be made."""
     if target.is_dir():
@@ -231,8 +237,7 @@ def written_whole(target: Path) -> Iterator[Path]:
     InputError
         When `target` exists and holds something.
     """
-    if not target.is_dir() or any(target.iterdir()):
-        check_new(target)
+    check_free(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as directory:
         whole = Path(directory, target.name)

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
-from transformers.trainer_utils import get_last_checkpoint
 
 from ..errors import ConfigError, MissingExtraError
 from .contexts import read_text
-from .loading import Choices, load_model, load_tokenizer, settings, written_whole
+from .loading import Choices, check_free, load_model, load_tokenizer, settings
 from .output import Advance, Output, facts
 
 
@@ -49,56 +48,60 @@ def train(
     """
     if find_spec("accelerate") is None:
         raise MissingExtraError("train", "accelerate", "train")
+    from ..meta.checkpoints import UNFINISHED, newest_whole
     from ..meta.config import TTTTrainingConfig
     from ..meta.trainer import TTTTrainer
 
     documents, checks = [read_text(path) for path in data], [read_text(path) for path in held_out]
     checkpoints = target.with_name(f"{target.name}-checkpoints")
-    with written_whole(target) as directory:
-        with out.aside.status(f"loading {name}"):
-            model, tokenizer = load_model(name, choices, device, torch.float32), load_tokenizer(name, choices)
-        arguments = {
-            "max_steps": steps,
-            "sequence_length": length,
-            "gradients": gradients,
-            "per_device_train_batch_size": 1,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": steps // 10,
-            "save_steps": 25,
-            "save_total_limit": 2,
-            "report_to": "none",
-            "disable_tqdm": True,
-            "use_cpu": model.device.type == "cpu",
-        } | settings(said)
-        if "output_dir" in arguments:
-            raise ConfigError(f"output_dir={arguments['output_dir']!r}: checkpoints stand beside the target, {target}.")
-        unknown = sorted(set(arguments) - set(TTTTrainingConfig.__dataclass_fields__))
-        if unknown:
-            raise ConfigError(f"Unknown fields of TTTTrainingConfig {unknown}, such as learning_rate or save_steps.")
-        try:
-            args = TTTTrainingConfig(str(checkpoints), **arguments)
-        except ConfigError:
-            raise
-        except (TypeError, ValueError) as error:  # of transformers, for fields that are its own
-            raise ConfigError(f"--training {' '.join(said)}: transformers refuses it. {error}") from None
-        trainer = TTTTrainer(
-            model,
-            args,
-            documents,
-            eval_dataset=checks or None,
-            processing_class=tokenizer,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        begun = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
-        if begun is not None:
-            out.remark(f"Going on from {begun}.")
-        with out.bars(["steps"], arguments["max_steps"]) as bars:
-            trainer.add_callback(Follow(bars["steps"]))
-            before = trainer.evaluate() if checks and begun is None else None
-            outcome = trainer.train(resume_from_checkpoint=begun)
-            after = trainer.evaluate() if checks else None
-        trainer.save_model(str(directory))
+    check_free(target)
+    with out.aside.status(f"loading {name}"):
+        model, tokenizer = load_model(name, choices, device, torch.float32), load_tokenizer(name, choices)
+    arguments = {
+        "max_steps": steps,
+        "sequence_length": length,
+        "gradients": gradients,
+        "per_device_train_batch_size": 1,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": steps // 10,
+        "save_steps": 25,
+        "save_total_limit": 2,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": model.device.type == "cpu",
+    } | settings(said)
+    if "output_dir" in arguments:
+        raise ConfigError(f"output_dir={arguments['output_dir']!r}: checkpoints stand beside the target, {target}.")
+    unknown = sorted(set(arguments) - set(TTTTrainingConfig.__dataclass_fields__))
+    if unknown:
+        raise ConfigError(f"Unknown fields of TTTTrainingConfig {unknown}, such as learning_rate or save_steps.")
+    try:
+        args = TTTTrainingConfig(str(checkpoints), **arguments)
+    except ConfigError:
+        raise
+    except (TypeError, ValueError) as error:  # of transformers, for fields that are its own
+        raise ConfigError(f"--training {' '.join(said)}: transformers refuses it. {error}") from None
+    trainer = TTTTrainer(
+        model,
+        args,
+        documents,
+        eval_dataset=checks or None,
+        processing_class=tokenizer,
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    begun = newest_whole(checkpoints)
+    if begun is not None:
+        out.remark(f"Going on from {begun}.")
+    with out.bars(["steps"], arguments["max_steps"]) as bars:
+        trainer.add_callback(Follow(bars["steps"]))
+        before = trainer.evaluate() if checks and begun is None else None
+        outcome = trainer.train(resume_from_checkpoint=begun and str(begun))
+        after = trainer.evaluate() if checks else None
+    # Written beside the checkpoints, where the next run deletes what a kill has left of it.
+    whole = checkpoints / UNFINISHED / target.name
+    trainer.save_model(str(whole))
+    whole.replace(target)
     shutil.rmtree(checkpoints, ignore_errors=True)
     document = {"model": name, "saved": str(target), "steps": outcome.global_step, "loss": outcome.training_loss}
     document |= {"evaluation_before": before, "evaluation": after}

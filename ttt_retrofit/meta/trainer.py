@@ -1,8 +1,8 @@
 """`TTTTrainer`: transformers' Trainer, whose gradient is that of the outer loop.
 
 What it overrides: the data (`data.py` cuts documents), the gradient of a batch (`gradients.py`), the optimizer's
-groups, evaluation (`positions.py`), and what is logged. Checkpoints, resuming, schedules, callbacks and reports are
-Trainer's.
+groups, evaluation (`positions.py`), what is logged, and where a checkpoint is written (`resuming.py`). Schedules,
+callbacks and reports are Trainer's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Trainer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -32,11 +32,12 @@ from .data import Cut, Streamed, collate, sequences
 from .gradients import Outcome, outer_gradients
 from .parameters import OuterParameters, choose
 from .positions import by_position
+from .resuming import ResumableTrainer
 
 logger = logging.get_logger(__name__)
 
 
-class TTTTrainer(Trainer):
+class TTTTrainer(ResumableTrainer):
     """Meta-learns where a converted model's fast weights start and how they step.
 
     Parameters
