@@ -74,6 +74,7 @@ def test_a_push_holds_all_that_loading_needs(hub, model):
     model.push_to_hub("me/reader", private=True)
     assert hub.created == ["me/reader"]
     needed = {"config.json", "generation_config.json", "model.safetensors", "modeling_ttt_retrofit.py", "README.md"}
+    needed.add("ttt_weights.json")
     assert set(hub.files) == needed
     assert "from ttt_retrofit import TTTModelConfig" in hub.files["modeling_ttt_retrofit.py"]
     assert '"AutoConfig": "modeling_ttt_retrofit.TTTModelConfig"' in hub.files["config.json"]

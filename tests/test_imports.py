@@ -102,6 +102,7 @@ ORDER = [
     "memory.projections",
     "memory.config",
     "hub",
+    "weights_seal",
     "calls",
     "reading",
     "joining",

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from . import hub, layer
 from .config import TTTConfig
-from .errors import CheckpointError, ConfigError, UnsupportedModelError
+from .errors import CheckpointError, ConfigError, TTTError, UnsupportedModelError
 from .files import check_regular_inside
 from .modeling import TTTMixin, derived_forward
 
@@ -367,8 +368,12 @@ def _load_config(path: str | os.PathLike, kwargs: dict[str, Any]) -> tuple[Any, 
     location = {name: rest.pop(name) for name in LOCATION if name in rest}
     try:
         config, rest = AutoConfig.from_pretrained(config or path, return_unused_kwargs=True, **location, **rest)
-    except RecursionError as error:
-        raise CheckpointError(f"The config.json of {path} is nested too deeply to be read.") from error
+    except TTTError:
+        raise
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, StrictDataclassError) as error:
+        if not Path(path, "config.json").is_file():
+            raise
+        raise CheckpointError(f"The config.json of {path} describes no model that can be loaded: {error}") from error
     return config, location | kept | rest
 
 

@@ -10,6 +10,7 @@ import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,9 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
 
 def _header_faults(header: dict[str, Any]) -> Iterator[str]:
     lists: dict[str, Callable[[Any], bool]] = {
-        "losses": lambda row: isinstance(row, list) and all(is_number(loss) and not loss < 0 for loss in row),
+        "losses": lambda row: (
+            isinstance(row, list) and all(is_number(loss) and not loss < 0 and loss != inf for loss in row)
+        ),
         "counts": _is_count,
         "ahead": _is_count,
         "compared": lambda name: name in COMPARED,
@@ -273,6 +276,11 @@ def _text_faults(
         ids = torch.tensor([row], dtype=torch.long, device="cpu")
         if of_text(ids, torch.ones_like(ids, dtype=torch.bool)).item() != digest:
             yield "its text is not what was read"
+
+
+def _is_loss(value: object) -> bool:
+    """A mean of what is at least 0; NaN where a chunk's logits were none."""
+    return is_number(value) and not value < 0 and value != inf  # type: ignore[operator]
 
 
 def _is_count(value: object) -> bool:

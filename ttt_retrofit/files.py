@@ -134,8 +134,9 @@ def remove_left_over(path: Path) -> None:
 def check_regular(path: Path) -> None:
     """Raise `CheckpointError` for a pipe, a device or a directory: reading some of them would never end.
 
-    Raises `OSError` where there is nothing.
+    So it does for a link that leads nowhere. Raises `FileNotFoundError` where there is nothing.
     """
+    _check_link(path)
     _check_mode(path, path.stat().st_mode)
 
 
@@ -144,12 +145,13 @@ def check_regular_inside(directory: Path) -> None:
     if not directory.is_dir():
         return
     for path in directory.iterdir():
-        if path.exists() and not path.is_dir():
+        if not path.is_dir():
             check_regular(path)
 
 
 def read_regular(path: Path) -> bytes:
     """The bytes of a file; raises as `check_regular`."""
+    _check_link(path)
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # without waiting for whoever writes into a pipe
     try:
         _check_mode(path, os.fstat(descriptor).st_mode)
@@ -158,6 +160,17 @@ def read_regular(path: Path) -> bytes:
         raise
     with open(descriptor, "rb") as file:
         return file.read()
+
+
+def _check_link(path: Path) -> None:
+    """Raise `CheckpointError` for a link that leads nowhere: what it stood for is lost, not absent."""
+    if path.is_symlink():
+        try:
+            path.stat()
+        except OSError as error:
+            raise CheckpointError(
+                f"{path} is a link that leads nowhere ({error.strerror}). Restore what it led to."
+            ) from error
 
 
 def _check_mode(path: Path, mode: int) -> None:

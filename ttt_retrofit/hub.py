@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils.quantization_config import QuantizationMethod
 
-from . import layer
+from . import layer, weights_seal
 from .config import TTTConfig
 from .errors import CheckpointError, UnsupportedModelError
 from .files import check_regular_inside
@@ -75,6 +75,7 @@ class CheckpointMixin(_Base):
             When a file in the directory is missing or damaged, or its tensors are not those of this model.
         """
         check_regular_inside(Path(path))
+        weights_seal.check(path)
         # Mismatches are asked for rather than raised by transformers, whose error does not say which they are.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         token = _CONVERTING.set(convert)
@@ -134,6 +135,12 @@ class CheckpointMixin(_Base):
             # With adapters added through transformers, what was written is an adapter and no converted model.
             if is_main_process and not self._hf_peft_config_loaded:
                 self._write_beside(save_directory)
+                weights_seal.write(save_directory)
+        except (OSError, SafetensorError) as error:  # many of which do not say where
+            raise CheckpointError(
+                f"{save_directory} could not be written: {error}. Make room, or choose another directory: what is "
+                "there now is not whole."
+            ) from error
         finally:
             self._card_losses = before
 

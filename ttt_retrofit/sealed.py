@@ -106,6 +106,16 @@ def _digest(tensors: dict[str, Tensor], texts: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
+def digest_of_file(path: Path) -> str:
+    """Of all bytes of a file, in the same way: several times faster than sha256 alone."""
+    size = path.stat().st_size
+    digest = hashlib.sha256(size.to_bytes(8, "little"))
+    if size:
+        for sums in _sums(torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)):
+            digest.update(sums.numpy().data)
+    return digest.hexdigest()
+
+
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from consolidated import CONFIG, consolidate
 from converted import converted, logits, speaker
 from remembered import memory
@@ -17,7 +16,7 @@ from test_meta_trainer import trainer
 from tiny import tokens
 from words import QUESTIONS, tokenizer
 
-from ttt_retrofit import Cancelled, ChatSession, Memory, TTTCache
+from ttt_retrofit import AutoModelForCausalLM, Cancelled, ChatSession, Memory, TTTCache
 from ttt_retrofit.consolidation import work
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.users import Users
@@ -73,7 +72,7 @@ def kinds() -> list[Stored]:
 
 def _checkpoint() -> Stored:
     def use(place: Path) -> Any:
-        model = transformers.AutoModelForCausalLM.from_pretrained(place).eval()
+        model = AutoModelForCausalLM.from_pretrained(place).eval()
         return [model.ttt.to_dict(), digest(model.state_dict()), spoken(model)]
 
     return Stored(
@@ -81,7 +80,7 @@ def _checkpoint() -> Stored:
         lambda place: converted("llama", "lora").save_pretrained(place),
         lambda place: converted("llama", "lora", inner_lr=0.02).save_pretrained(place),
         use,
-        ("config.json", "generation_config.json", "*.safetensors"),
+        ("*.safetensors", "ttt_weights.json"),  # a config.json is meant to be edited
     )
 
 

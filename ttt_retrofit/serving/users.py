@@ -101,6 +101,11 @@ class User:
             _is_digest,
             "Move it away; what clients send again is then learned again.",
         )
+        # A kill may have come after the words were kept and before it was noted that they were.
+        noted = set(self._seen)
+        for turn in turns(session.messages):
+            if turn.digest_as_first() not in noted:
+                self._seen += dict.fromkeys([turn.digest(), turn.digest_as_first()])
         self._heard, self._visits = time.monotonic(), 0
 
     @property
