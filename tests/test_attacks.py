@@ -20,8 +20,6 @@ from ttt_retrofit import CheckpointError
 KINDS = {stored.name: stored for stored in kinds()}
 CASES = 2
 BRIEFLY = ("cut short", "SIGKILL while writing")  # of what takes seconds
-# What may still end wrong; a row that no longer does is to be taken out.
-OPEN = {(kind, how) for kind in KINDS if kind != "training" for how in (*files.ATTACKS, processes.FULL)}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,8 +46,7 @@ def made(tmp_path_factory):
 def rows():
     for name, stored in KINDS.items():
         for how in BRIEFLY if stored.slow else (*files.ATTACKS, *processes.ATTACKS):
-            known = (name, how) in OPEN
-            yield pytest.param(name, how, marks=pytest.mark.xfail(reason="known to be open") if known else ())
+            yield name, how
 
 
 @pytest.mark.parametrize("name, how", rows())

@@ -302,7 +302,7 @@ def test_training_is_evaluated_without_the_gain_of_updates_where_nobody_asks_for
         (["read", "{base}", "nowhere.txt"], "nowhere.txt"),
         (["read", "{base}", "{story}", "--set", "chunk_size"], "expected NAME=VALUE"),
         (["read", "{base}", "{story}", "--set", "chunks=3"], "Unknown TTTConfig fields"),
-        (["read", "{base}", "{story}", "--from", "nowhere.state"], "cannot be read as a TTTCache"),
+        (["read", "{base}", "{story}", "--from", "nowhere.state"], "nowhere.state cannot be read"),
         (["read", "no/such/model/anywhere", "{story}", "--device", "gpu"], "--device gpu: torch has no such device"),
         (["train", "{base}", "{story}", "{tmp}/y", "--device", "cuda:99"], "Choose one of ['cpu'"),
         (["train", "{base}", "{story}", "{tmp}/y", "--training", "output_dir=z"], "checkpoints stand beside"),

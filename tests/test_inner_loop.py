@@ -9,6 +9,7 @@ from ttt_retrofit import TTTConfig, inner_optimizers, wrap
 from ttt_retrofit.inner_loop import chunk_loss, next_token_losses, next_token_losses_once
 from ttt_retrofit.layer import FastTerms, applying
 from ttt_retrofit.reading import Outer, align, read
+from ttt_retrofit.window import Attended, attending
 
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 10, "sink_tokens": 2, "rank": 3}
@@ -79,8 +80,11 @@ def test_the_step_is_the_gradient_of_the_chunk_loss(family, rows):
     with torch.no_grad():
         fast = model(ids).past_key_values.fast.sites
 
+    ranks = torch.arange(CHUNK).expand(rows, -1)
+
     def loss(weights):
-        with torch.no_grad(), applying(FastTerms(weights, rows)):
+        seen = attending(lambda: Attended(ranks, ranks, None, 0, False))
+        with torch.no_grad(), applying(FastTerms(weights, rows)), seen:
             return next_token_losses(model.base_forward(input_ids=ids).logits, ids).mean(1)
 
     for name, state in fast.items():

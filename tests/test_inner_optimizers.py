@@ -45,7 +45,9 @@ def test_in_place_equals_pure(name):
     for step, gradient in enumerate(gradients(4), start=1):
         direction, state = OPTIMIZERS[name](gradient, state, torch.full((ROWS,), step))
         weight = weight - lr * direction
-        IN_PLACE[name](weight_, gradient, state_, step, lr)
+        done = torch.zeros(())
+        IN_PLACE[name](weight_, gradient, state_, step, lr, done)
+        assert done != 0
     torch.testing.assert_close(weight_, weight)
     for slot in state:
         torch.testing.assert_close(state_[slot], state[slot])

@@ -68,7 +68,7 @@ def test_a_damaged_memory_reaches_no_other_row(damage, kind, bad, order):
     bind(model, ready.layer, ready.terms)
     whole = [[good, None, other][index] for index in order]
     expected = model(IDS, memories=whole, learn_from="none")
-    model._prepared = [(tuple(rows), (model.device, model.dtype), ready)]
+    model._prepared.keep(rows, (model.device, model.dtype), ready)
     out = model(IDS, memories=rows, learn_from="none")
     again = model(IDS, memories=rows, past_key_values=out.past_key_values, learn_from="none").logits
     assert out.past_key_values.topic.near.isfinite().all()
@@ -91,7 +91,7 @@ def test_a_memory_that_is_not_finite_is_refused(damage, bad, tmp_path):
         lambda: model.load_memory(tmp_path),
         lambda: model(IDS, memories=[good, None, damaged]),
     ):
-        with pytest.raises(CheckpointError, match=r"not finite.*damaged"):
+        with pytest.raises(CheckpointError, match=r"not finite|lacks numbers"):
             attempt()
     assert model.memory is good
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from transformers import PreTrainedModel
+from transformers.utils.output_capturing import _CAN_RECORD_REGISTRY
 
 
 class AlikeMixin:
@@ -22,3 +23,8 @@ class AlikeMixin:
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
         return cls._base_class._can_set_experts_implementation()
+
+
+def records_alike(derived: type[PreTrainedModel], base: type[PreTrainedModel]) -> None:
+    """Let hidden states and attentions be asked of a derived class: transformers looks up by name which it can give."""
+    _CAN_RECORD_REGISTRY.update({str(derived): base._can_record_outputs})

@@ -21,6 +21,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from . import hub, layer
+from .alike import records_alike
 from .config import TTTConfig
 from .errors import CheckpointError, ConfigError, TTTError, UnsupportedModelError
 from .files import check_regular_inside
@@ -103,6 +104,7 @@ def derived_model(base: type[PreTrainedModel], config: type[PreTrainedConfig] | 
         "_keep_in_fp32_modules_strict": {*(base._keep_in_fp32_modules_strict or ()), layer.TTT},
     }
     _DERIVED[base, config] = type(base.__name__, (TTTMixin, base), members)
+    records_alike(_DERIVED[base, config], base)
     _register(_DERIVED[base, config], config)
     return _DERIVED[base, config]
 

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .alike import AlikeMixin
+from .alike import AlikeMixin, records_alike
 from .discovery import decoder_layers
 from .errors import UnsupportedModelError
 
@@ -103,6 +103,7 @@ def derived_backbone(base: type[PreTrainedModel]) -> type:
     if base not in _DERIVED:
         members = {"__module__": __name__, "_base_class": base, "forward": _routed_forward(base)}
         _DERIVED[base] = type(base.__name__, (BackboneMixin, base), members)
+        records_alike(_DERIVED[base], base)
     return _DERIVED[base]
 
 

@@ -46,7 +46,7 @@ def read_text(path: Path) -> str:
     InputError
         When it is in another encoding, or empty.
     """
-    piped = path == STDIN or path.parent == Path("/dev/fd")  # the shell's <(...)
+    piped = path.is_fifo()  # as is the shell's <(...)
     data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes() if piped else read_regular(path)
     encoding = next((encoding for mark, encoding in MARKS if data.startswith(mark)), "utf-8")
     try:
