@@ -81,6 +81,7 @@ def _checkpoint() -> Stored:
         lambda place: converted("llama", "lora", inner_lr=0.02).save_pretrained(place),
         use,
         ("*.safetensors", "ttt_weights.json"),  # a config.json is meant to be edited
+        resealed=False,  # and weights may be any numbers
     )
 
 
