@@ -22,7 +22,7 @@ from .digest import of_text
 from .errors import CheckpointError, ConfigError
 from .files import parsed, private_directory, remove_left_over
 from .kv import Track
-from .sealed import read_sealed, write_sealed
+from .sealed import read_sealed, side_by_side, write_sealed
 
 CACHE_FORMAT = 2
 TEXT = "ttt_cache"  # the header's name in the file
@@ -110,8 +110,8 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
         found = tensors[name]
         if tuple(found.shape) != shape or not kind(found.dtype):
             yield f"{name} is {found.dtype} of shape {tuple(found.shape)}, expected shape {shape}"
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not _is_finite(tensor):
+    for name, finite in zip(tensors, side_by_side(_is_finite, tensors.values())):
+        if not finite:
             yield f"{name} holds numbers that are not finite"
     yield from _range_faults(header, tensors, expected)
     yield from _rank_faults(header, tensors, expected)
@@ -288,6 +288,8 @@ def _is_count(value: object) -> bool:
 
 
 def _is_finite(tensor: Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
     # A sum is one pass without a copy; it may overflow where no number does.
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 

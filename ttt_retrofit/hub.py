@@ -75,7 +75,6 @@ class CheckpointMixin(_Base):
             When a file in the directory is missing or damaged, or its tensors are not those of this model.
         """
         check_regular_inside(Path(path))
-        weights_seal.check(path)
         # Mismatches are asked for rather than raised by transformers, whose error does not say which they are.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         token = _CONVERTING.set(convert)
@@ -96,6 +95,7 @@ class CheckpointMixin(_Base):
             _CONVERTING.reset(token)
         model, info = loaded
         _check_loaded(path, info, convert, ignore_mismatched_sizes)
+        weights_seal.check(path)  # last: whatever else is wrong can be said more exactly
         settle(model, fresh=convert)
         model.bind_ttt()
         if convert:
