@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 
 import pytest
 import torch
@@ -166,3 +167,18 @@ def test_peft_finds_the_converted_class_by_the_name_it_wrote_down(tmp_path):
     again = peft.AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["ttt_retrofit.auto"])
     assert type(again.get_base_model()) is type(model)
     assert torch.equal(logits(again, tokens(1, 30)), logits(adapted, tokens(1, 30)))
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "mistral", "gpt2"])
+def test_hidden_states_and_attentions_are_recorded_as_for_the_base(family):
+    """Transformers looks up by a class's name what it can record."""
+    ids = tokens(2, 9)
+    wanted = {"output_hidden_states": True, "output_attentions": True}
+    expected = tiny(family, "eager")(ids, **wanted)
+    model = wrap(tiny(family, "eager"), TTTConfig(sliding_window=None, learn_from="none"))
+    copied = pickle.loads(pickle.dumps(model))  # before transformers hooks itself in, which no pickle can hold
+    for found in (model(ids, **wanted), copied(ids, **wanted)):
+        for name in ("hidden_states", "attentions"):
+            assert len(found[name]) == len(expected[name])
+            for ours, theirs in zip(found[name], expected[name]):
+                torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
