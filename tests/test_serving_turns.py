@@ -46,8 +46,11 @@ def test_whoever_comes_later_is_answered_as_alone_and_so_is_who_was_there(settin
 
         alone = [answer(messages) for messages in asked]
         batches = most_together(service)
-        with ThreadPoolExecutor(len(asked)) as pool:
-            assert list(pool.map(answer, asked)) == alone
+        for _ in range(10):  # how many are written together depends on who is quick
+            with ThreadPoolExecutor(len(asked)) as pool:
+                assert list(pool.map(answer, asked)) == alone
+            if max(batches) > 2:
+                break
         assert max(batches) > 2
 
 

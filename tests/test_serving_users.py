@@ -12,10 +12,10 @@ from served import HELLO, ask, client, most_together, quick, said, served, until
 from test_agent import CONFIG
 from words import OTHER_STORY, STORY, tokenizer
 
-from ttt_retrofit import InputError
+from ttt_retrofit import ChatSession, InputError
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.directories import erase_stored, folder
-from ttt_retrofit.serving.users import turns
+from ttt_retrofit.serving.users import SEEN, User, turns
 
 
 @pytest.fixture(scope="module")
@@ -199,3 +199,23 @@ def test_what_waited_when_the_server_stopped_becomes_memory_later(model, tmp_pat
     with served(tmp_path, model, idle=0.1):
         store = MemoryStore(tmp_path / folder("ines") / "memory")
         until(lambda: store.versions() == [1])
+
+
+def test_words_that_were_kept_before_a_kill_are_noted_when_the_user_is_next_seen(tmp_path, model):
+    """The words are written first, and that they were, afterwards; a question may stand there for the second time."""
+    asked = {"role": "user", "content": "where is Marek ?"}
+    first = [asked]
+    talk = [*first, {"role": "assistant", "content": "Antwerp"}, {"role": "user", "content": "who has the key ?"}]
+    again = [*talk, {"role": "assistant", "content": "Otto"}, asked]
+
+    def user():
+        return User(ChatSession(model, tokenizer(), tmp_path / "user", keep_turns=0))
+
+    user().record(talk, "Otto")
+    before = (tmp_path / "user" / SEEN).read_bytes()
+    user().record(again, "Leeds")
+    (tmp_path / "user" / SEEN).write_bytes(before)  # as a kill between the two writes leaves it
+    known = user()
+    said = [message["content"] for message in known.session.messages]
+    known.record(again, "Leeds")
+    assert [message["content"] for message in known.session.messages] == said

@@ -101,11 +101,8 @@ class User:
             _is_digest,
             "Move it away; what clients send again is then learned again.",
         )
-        # A kill may have come after the words were kept and before it was noted that they were.
-        noted = set(self._seen)
-        for turn in turns(session.messages):
-            if turn.digest_as_first() not in noted:
-                self._seen += dict.fromkeys([turn.digest(), turn.digest_as_first()])
+        for turn in self._unnoted():
+            self._note(turn)
         self._heard, self._visits = time.monotonic(), 0
 
     @property
@@ -151,9 +148,19 @@ class User:
                 return
             self.session.note(*(message for turn in new for message in turn.messages()))
             for turn in new:
-                self._seen += dict.fromkeys([turn.digest(), turn.digest_as_first()])
+                self._note(turn)
             self._seen = self._seen[-2 * SEEN_AT_MOST :]
             write_list(self.session.directory / SEEN, "questions", self._seen)
+
+    def _note(self, turn: Turn) -> None:
+        self._seen += dict.fromkeys([turn.digest(), turn.digest_as_first()])
+
+    def _unnoted(self) -> list[Turn]:
+        """The last turns whose words were kept before a kill, and of which it was not yet noted that they were."""
+        kept = turns(self.session.messages)
+        last = self._seen[-1] if self._seen else None
+        noted = next((n for n in range(len(kept), 0, -1) if kept[n - 1].digest_as_first() == last), 0)
+        return kept[noted:]
 
     def _new(self, said: Sequence[Turn]) -> list[Turn]:
         """The turns that were not recorded: those that stand in the conversation more often than in the record, and the
