@@ -115,7 +115,9 @@ def test_a_client_that_goes_while_its_prompt_is_read_is_read_for_no_longer(model
             with pytest.raises((httpx.ReadTimeout, StopIteration)):
                 body = {"model": NAME, "messages": long(40_000), "stream": stream}
                 with httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=1.5) as reply:
-                    next(reply.iter_lines())
+                    lines = reply.iter_lines()  # which closes the stream when it is let go
+                    next(lines)
+                    until(lambda: at_work(service), 5)
                     (work,) = at_work(service)
                     raise StopIteration
             until(lambda: not at_work(service), 5)

@@ -1,7 +1,8 @@
 """A memory on disk: `memory.json` and its tensors, checksummed, written atomically, never pickled.
 
 Several may save to one directory: each holds it while it writes. Readers hold nothing; one whose tensors are gone or
-others looks whether the header was replaced meanwhile, and then begins again.
+others begins again where the header was replaced meanwhile. It may have been replaced twice, by the same in the end, so
+the last word is what is read while nobody writes.
 """
 
 from __future__ import annotations
@@ -86,8 +87,13 @@ def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
             return _parts(directory, data)
         except CheckpointError:
-            if _header(directory) == data:
-                raise  # else it was replaced while it was read
+            if _header(directory) != data:
+                continue
+            if not (directory / LOCK).is_file():  # nobody has saved here who could be writing
+                raise
+            break
+    with FileLock(directory / LOCK, mode=0o600):
+        return _parts(directory, _header(directory))
 
 
 def _header(directory: Path) -> bytes:
