@@ -1,7 +1,7 @@
 """Tensors and text in one safetensors file, under a checksum of all of it.
 
 The checksum is the sha256 of the text, of the tensors' names, dtypes and shapes, and of the sums of the 64-bit words of
-every 512 bytes of each tensor. The sums find any change of a word at the speed of memory; sha256 of the tensors
+every 4,096 bytes of each tensor. The sums find any change of a word at the speed of memory; sha256 of the tensors
 themselves would take as long as writing them. It guards against damage. Against malice it cannot: whoever may write the
 file may seal it again, so that what is read is still to be checked.
 """
@@ -25,7 +25,7 @@ from .errors import CheckpointError
 from .files import check_regular, staged
 
 DIGEST = "sha256"
-BLOCK, WORD = 512, 8  # bytes that are summed at a time, and of a word
+BLOCK, WORD = 4096, 8  # bytes that are summed at a time, and of a word
 # The names that safetensors has for dtypes.
 NAMES = {
     torch.float64: "F64",
