@@ -86,10 +86,11 @@ def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
         data = _header(directory)
         try:
             return _parts(directory, data)
-        except CheckpointError:
+        except CheckpointError as error:
             if _header(directory) != data:
                 continue
-            if not (directory / LOCK).is_file():  # nobody has saved here who could be writing
+            # Whoever could be writing has saved here, and a name is never that of other tensors.
+            if not isinstance(error.__cause__, FileNotFoundError) or not (directory / LOCK).is_file():
                 raise
             break
     with FileLock(directory / LOCK, mode=0o600):
