@@ -71,10 +71,7 @@ def checked_mask(mask: Tensor | None, ids: Tensor, cache: TTTCache) -> Tensor | 
         )
     mask = mask.bool()
     if past and mask.shape[1] > ids.shape[1] and cache.marks is not None and cache.marks.shape[0] == ids.shape[0]:
-        before = mask[:, :past]
-        if cache.held is not None:
-            unread = cache.held.unread
-            before = torch.cat([before[:, : past - unread.shape[1]], before[:, -unread.shape[1] :] & ~unread], dim=1)
+        before = mask[:, :past] if cache.held is None else cache.held.without(mask[:, :past], past)
         differing = (marks_of(before, torch.arange(past, device=mask.device)) != cache.marks).any(1).nonzero()[:, 0]
         if len(differing):
             row = int(differing[0])
@@ -93,8 +90,7 @@ def check_begins(cache: TTTCache, ids: Tensor, mask: Tensor) -> None:
     past = cache.columns
     ids, real = ids.to(cache.digest.device), mask.to(cache.digest.device).bool()
     if cache.held is not None:
-        start = past - cache.held.unread.shape[1]
-        real = torch.cat([real[:, :start], real[:, start:past] & ~cache.held.unread, real[:, past:]], dim=1)
+        real = cache.held.without(real, past)
     ahead = torch.tensor(cache.ahead, device=ids.device)[:, None]
     read = real.clone()
     read[:, past:] &= real[:, past:].cumsum(1) <= ahead

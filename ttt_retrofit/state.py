@@ -66,6 +66,11 @@ class Held:
     ids: Tensor  # (B, S)
     unread: Tensor  # (B, S) bool
 
+    def without(self, real: Tensor, past: int) -> Tensor:
+        """A mask (B, W) of what is real, bool, less those of its first `past` columns that have not been read."""
+        start = past - self.unread.shape[1]
+        return torch.cat([real[:, :start], real[:, start:past] & ~self.unread, real[:, past:]], dim=1)
+
     def select(self, rows: Tensor) -> Held:
         return Held(self.ids.index_select(0, rows), self.unread.index_select(0, rows))
 
