@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from ttt_retrofit import TTTConfig
-from ttt_retrofit.discovery import decoder_layers, find_sites
+from ttt_retrofit.inner.discovery import decoder_layers, find_sites
 
 # Attention does two products of queries x keys x head size forward. Its backward pass does five: the scores again, and
 # one for each of the gradients of scores, queries, keys and values.

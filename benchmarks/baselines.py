@@ -13,13 +13,13 @@ from torch import Tensor
 from ttt_retrofit import Memory, MemoryConfig
 from ttt_retrofit.consolidation.distill import Leaves, fresh_leaves
 from ttt_retrofit.consolidation.plain import plain_copy
-from ttt_retrofit.fingerprint import fingerprint
-from ttt_retrofit.gates import Background
 from ttt_retrofit.memory import Entry
-from ttt_retrofit.memory.chorus import voices
+from ttt_retrofit.memory.batch import Hearing, bind, hearing
+from ttt_retrofit.memory.collate import voices
 from ttt_retrofit.memory.entry import GateKeys
+from ttt_retrofit.memory.gates import Background
 from ttt_retrofit.memory.projections import find_places
-from ttt_retrofit.voices import Hearing, bind, hearing
+from ttt_retrofit.util.fingerprint import fingerprint
 
 from .conversations import Message
 

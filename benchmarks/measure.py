@@ -1,4 +1,4 @@
-"""Comparing the four ways of reading (`ttt_retrofit.measure`) on one text, with progress shown on stderr."""
+"""Comparing the four ways of reading (`ttt_retrofit.evaluation`) on one text, with progress shown on stderr."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttt_retrofit import TTTConfig, wrap
-from ttt_retrofit.cli.output import COLUMNS, bar
-from ttt_retrofit.measure import (
+from ttt_retrofit.evaluation import (
     FULL,
     SINKS,
     STREAMING,
@@ -29,6 +28,7 @@ from ttt_retrofit.measure import (
     gap_closed,
     streaming,
 )
+from ttt_retrofit_cli.output import COLUMNS, bar
 
 __all__ = ["FULL", "SINKS", "STREAMING", "SYSTEMS", "TTT", "WINDOW", "Advance", "Reading", "configure"]
 __all__ += ["compare", "converted", "full_attention", "gap_closed", "progress_bars", "streaming"]

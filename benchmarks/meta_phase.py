@@ -12,7 +12,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
-from ttt_retrofit.meta.positions import chunk_losses
+from ttt_retrofit.outer.positions import chunk_losses
 
 from .cost import DEVICE
 from .measure import full_attention

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from ttt_retrofit.meta.parameters import choose
+from ttt_retrofit.outer.parameters import choose
 
 from .jobs import processes, share_cores
 from .meta_phase import measure, new_model, test_ids, without_window

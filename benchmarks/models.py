@@ -140,8 +140,8 @@ def _convert(gguf: Path, directory: Path, dtype: str) -> str:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, logging
 
-    from ttt_retrofit.fingerprint import fingerprint
-    from ttt_retrofit.hub import forget_gguf
+    from ttt_retrofit.model.hub import forget_gguf
+    from ttt_retrofit.util.fingerprint import fingerprint
 
     logging.disable_progress_bar()  # one line of progress is shown already
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)

@@ -24,13 +24,14 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttt_retrofit import TTTConfig, window, wrap
-from ttt_retrofit.attention import plain_attention
-from ttt_retrofit.inner_loop import next_token_losses
-from ttt_retrofit.meta.chunks import by_double_backward
-from ttt_retrofit.meta.gradients import outer_gradients, through_updates
-from ttt_retrofit.meta.parameters import choose
-from ttt_retrofit.reading import Outer, align, read
+from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit.inner.inner_loop import next_token_losses
+from ttt_retrofit.outer.chunks import by_double_backward
+from ttt_retrofit.outer.gradients import outer_gradients, through_updates
+from ttt_retrofit.outer.parameters import choose
+from ttt_retrofit.streaming import window
+from ttt_retrofit.streaming.attention import plain_attention
+from ttt_retrofit.streaming.reading import Outer, align, read
 
 from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
 from .models import model_directory

@@ -12,7 +12,7 @@ import typer
 from transformers import AutoTokenizer
 
 from ttt_retrofit import TTTConfig, wrap
-from ttt_retrofit.measure import SINKS, TTT, configure, streaming
+from ttt_retrofit.evaluation import SINKS, TTT, configure, streaming
 
 NOVEL = Path(__file__).parents[1] / "benchmarks/data/persuasion.txt"
 

@@ -11,7 +11,7 @@ import typer
 from transformers import AutoTokenizer, BitsAndBytesConfig
 
 from ttt_retrofit import TTTConfig, wrap
-from ttt_retrofit.measure import streaming
+from ttt_retrofit.evaluation import streaming
 
 NOVEL = Path(__file__).parents[1] / "benchmarks/data/persuasion.txt"
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from ttt_retrofit.fingerprint import fingerprint
-from ttt_retrofit.gates import Background
 from ttt_retrofit.memory import Entry, Memory, MemoryConfig
 from ttt_retrofit.memory.entry import GateKeys, Source
+from ttt_retrofit.memory.gates import Background
 from ttt_retrofit.memory.lessons import Lesson
 from ttt_retrofit.memory.projections import find_places
+from ttt_retrofit.util.fingerprint import fingerprint
 
 
 def entry(model: Any, config: MemoryConfig, seed: int, closed: float = -0.4, opened: float = 0.4) -> Entry:

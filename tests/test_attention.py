@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from ttt_retrofit import attention
-from ttt_retrofit.attention import plain_attention, tiled_attention
+from ttt_retrofit.streaming import attention
+from ttt_retrofit.streaming.attention import plain_attention, tiled_attention
 
 B, H, Q, K, D, SCALE = 2, 3, 5, 9, 4, 0.4
 

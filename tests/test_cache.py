@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from tiny import tiny, tokens
 
 from ttt_retrofit import CheckpointError, InputError, TTTCache, TTTConfig, UnsupportedModelError, wrap
-from ttt_retrofit.sealed import read_sealed, write_sealed
+from ttt_retrofit.util.sealed import read_sealed, write_sealed
 
 CHUNK = 6
 CONFIG = TTTConfig(

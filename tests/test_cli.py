@@ -40,7 +40,7 @@ def test_an_interrupted_conversion_leaves_nothing(base, tmp_path, monkeypatch):
         (directory / "config.json").write_text("{")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ttt_retrofit.modeling.TTTMixin.save_pretrained", half)
+    monkeypatch.setattr("ttt_retrofit.model.modeling.TTTMixin.save_pretrained", half)
     assert "Stopped." in run("convert", base, tmp_path / "converted", *SMALL, code=130).stderr
     assert list(tmp_path.iterdir()) == []
 
@@ -49,7 +49,7 @@ def test_interrupted_training_goes_on_from_its_checkpoint(base, story, tmp_path,
     target = tmp_path / "tuned"
     arguments = ["train", base, story, target, "--steps", "4", "--sequence-length", "32", *SMALL]
     arguments += ["--gradients", "first_order", "--training", "save_steps=2"]
-    from ttt_retrofit.cli import training
+    from ttt_retrofit_cli import training
 
     class Interrupted(training.Follow):
         def on_step_begin(self, args, state, control, **kwargs):
@@ -253,7 +253,7 @@ def test_a_chat_keeps_turns_and_obeys_commands(base, tmp_path):
 
 
 def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monkeypatch):
-    from ttt_retrofit.cli import chatting
+    from ttt_retrofit_cli import chatting
 
     monkeypatch.setattr(chatting, "PATIENCE", 0.0)
 
@@ -359,7 +359,7 @@ def test_bad_options_exit_with_2(base, story):
 
 
 def test_recipes_are_fields_of_the_configuration():
-    from ttt_retrofit.cli.remembering import recipe
+    from ttt_retrofit_cli.remembering import recipe
 
     made = recipe(QUICK)
     assert dataclasses.asdict(made)["epochs"] == 0.1 and made.min_recall == 0
@@ -369,13 +369,13 @@ def test_recipes_are_fields_of_the_configuration():
 
 @pytest.mark.parametrize("word", ["true", "True", "FALSE", "False"])
 def test_true_and_false_are_meant_in_any_case(word):
-    from ttt_retrofit.cli.remembering import recipe
+    from ttt_retrofit_cli.remembering import recipe
 
     made = recipe([f"keep_text={word}", f"distill={word}"])
     assert made.keep_text is made.distill is (word.lower() == "true")
 
 
 def test_none_is_a_value_as_python_spells_it_and_a_word_otherwise():
-    from ttt_retrofit.cli.loading import settings
+    from ttt_retrofit_cli.loading import settings
 
     assert settings(["sliding_window=None", "learn_from=none"]) == {"sliding_window": None, "learn_from": "none"}

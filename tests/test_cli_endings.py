@@ -12,7 +12,7 @@ from commands import document, fails
 from test_cli_process import COMMAND, SMALL
 from words import STORY
 
-from ttt_retrofit.cli import temporary
+from ttt_retrofit_cli import temporary
 
 ASKED = "where is Marek ?"
 

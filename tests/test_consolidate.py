@@ -14,8 +14,9 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, distill, elsewhere, study
+from ttt_retrofit.consolidation import asking, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
+from ttt_retrofit.consolidation import reference_set as elsewhere
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Phrasing
 

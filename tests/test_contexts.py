@@ -12,10 +12,10 @@ from test_agent import session
 from words import OTHER_STORY, STORY, tokenizer
 
 from ttt_retrofit import InputError
-from ttt_retrofit.cli.contexts import STDIN, read_context, read_text
 from ttt_retrofit.consolidation.pieces import understand
-from ttt_retrofit.messages import studied
 from ttt_retrofit.serving.users import turns
+from ttt_retrofit.util.messages import studied
+from ttt_retrofit_cli.contexts import STDIN, read_context, read_text
 
 CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "look", "arguments": '{"key": "violet"}'}}]}
 SECRETS = [

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tokens
 
 from ttt_retrofit import CheckpointError, TTTCache
-from ttt_retrofit.sealed import read_sealed, write_sealed
+from ttt_retrofit.util.sealed import read_sealed, write_sealed
 
 
 @pytest.fixture(scope="module")

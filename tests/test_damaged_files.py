@@ -18,11 +18,11 @@ from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import Question
 from ttt_retrofit.consolidation.work import STUDY, TRAINING, WRITTEN, Work
 from ttt_retrofit.consolidation.writer import Answer
-from ttt_retrofit.files import read_list, write_list
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.memory.stored import HEADER, HEADER_DIGEST
-from ttt_retrofit.messages import is_message
-from ttt_retrofit.sealed import read_sealed, write_sealed
+from ttt_retrofit.util.files import read_list, write_list
+from ttt_retrofit.util.messages import is_message
+from ttt_retrofit.util.sealed import read_sealed, write_sealed
 
 TURNS = [{"role": "user", "content": "Où est la clé ?"}, {"role": "assistant", "content": "\x1b here 😀"}]
 FLIPS = 60

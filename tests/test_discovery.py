@@ -6,7 +6,7 @@ from tiny import tiny, tokens
 from torch import nn
 
 from ttt_retrofit import ConfigError, TTTConfig, UnsupportedModelError, wrap
-from ttt_retrofit.discovery import find_sites
+from ttt_retrofit.inner.discovery import find_sites
 
 FOUND = {
     "llama": ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),

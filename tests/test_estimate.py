@@ -5,7 +5,7 @@ from tiny import tiny, tiny_config
 from transformers import GPT2Config, GPTNeoXConfig, Qwen3Config, Qwen3MoeConfig
 
 from ttt_retrofit import TTTConfig
-from ttt_retrofit.meta.estimate import estimate
+from ttt_retrofit.outer.estimate import estimate
 
 TTT = TTTConfig(chunk_size=8, sliding_window=16, sink_tokens=2, rank=4, layers=[2, 3])
 RUN = {"tokens": 10_000, "sequence_length": 64, "operations_per_second": 1e9}

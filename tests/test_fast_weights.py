@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 
 from ttt_retrofit import TTTConfig
-from ttt_retrofit.discovery import Site
-from ttt_retrofit.fast_weights import fast_weights, frobenius
-from ttt_retrofit.inner_loop import SiteConstants, Stepped, fresh_state, update, update_
+from ttt_retrofit.inner.discovery import Site
+from ttt_retrofit.inner.fast_weights import fast_weights, frobenius
+from ttt_retrofit.inner.inner_loop import SiteConstants, Stepped, fresh_state, update, update_
 
 KINDS = ["delta", "lora", "prime"]
 ROWS, INWARD, OUTWARD = 3, 7, 5

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from tiny import tiny, tokens
 
 from ttt_retrofit import CheckpointError, InputError, Memory
-from ttt_retrofit import fingerprint as module
-from ttt_retrofit.cache import TTTCache
-from ttt_retrofit.fingerprint import SAMPLED_VALUES, fingerprint, same_base
+from ttt_retrofit.streaming.cache import TTTCache
+from ttt_retrofit.util import fingerprint as module
+from ttt_retrofit.util.fingerprint import SAMPLED_VALUES, fingerprint, same_base
 
 IDS = tokens(1, 20)
 

@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
-from ttt_retrofit import gates
-from ttt_retrofit.consolidation import gatekeeping
+from ttt_retrofit.consolidation import gate_calibration as gatekeeping
+from ttt_retrofit.memory import gates
 
 
 def bank(*keys, closed=0.3):

@@ -11,7 +11,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from tiny import tiny
 
 from ttt_retrofit import wrap
-from ttt_retrofit.hub import hub_id
+from ttt_retrofit.util.hub_ids import hub_id
 
 BASE = "someone/tiny-llama"
 LOSSES = {"window + sinks": 3.25, "window + sinks + TTT": 3.125}

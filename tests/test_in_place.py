@@ -11,7 +11,7 @@ from test_contracts import CHUNK, LEARNING, LENGTH, RULES, assert_same, read
 from tiny import tiny, tokens
 
 from ttt_retrofit import ConfigError, InputError, TTTCache, TTTConfig, TTTTrainingConfig, UnsupportedModelError, wrap
-from ttt_retrofit.in_place import gradient
+from ttt_retrofit.inner.in_place import gradient
 
 RULE = {**LEARNING, **RULES["in_place"]}
 

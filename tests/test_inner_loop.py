@@ -5,11 +5,12 @@ import torch
 from test_contracts import RULES
 from tiny import tiny, tokens
 
-from ttt_retrofit import TTTConfig, inner_optimizers, wrap
-from ttt_retrofit.inner_loop import chunk_loss, next_token_losses, next_token_losses_once
-from ttt_retrofit.layer import FastTerms, applying
-from ttt_retrofit.reading import Outer, align, read
-from ttt_retrofit.window import Attended, attending
+from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit.inner import inner_optimizers
+from ttt_retrofit.inner.inner_loop import chunk_loss, next_token_losses, next_token_losses_once
+from ttt_retrofit.inner.layer import FastTerms, applying
+from ttt_retrofit.streaming.reading import Outer, align, read
+from ttt_retrofit.streaming.window import Attended, attending
 
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 10, "sink_tokens": 2, "rank": 3}
@@ -236,7 +237,7 @@ def test_a_diverging_chunk_is_dropped():
 
 
 def test_a_dropped_update_is_reported_once(monkeypatch):
-    from ttt_retrofit import learning
+    from ttt_retrofit.inner import learning
 
     heard = []
     learning.logger.warning_once.cache_clear()

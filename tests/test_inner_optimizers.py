@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ttt_retrofit.inner_optimizers import IN_PLACE, OPTIMIZERS, adam, muon, orthogonalise, state_names
+from ttt_retrofit.inner.inner_optimizers import IN_PLACE, OPTIMIZERS, adam, muon, orthogonalise, state_names
 
 NAMES = list(OPTIMIZERS)
 ROWS, SHAPE = 3, (5, 7)

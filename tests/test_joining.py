@@ -6,7 +6,7 @@ from converted import converted, speaker
 from remembered import memory as remembered
 from tiny import tokens
 
-from ttt_retrofit.joining import join, stay
+from ttt_retrofit.streaming.joining import join, stay
 
 PROMPTS = [5, 30, 17, 64]  # in a first chunk, in the middle of one, beyond the window, at a chunk's end
 

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from transformers.utils import logging as transformers_logging
 
 from ttt_retrofit import CheckpointError, InputError
-from ttt_retrofit.meta import checkpoints
+from ttt_retrofit.outer import checkpoints
 
 EVERY, STEPS = 2, 6
 

@@ -12,11 +12,11 @@ from rich.console import Console
 from tiny import tokens
 
 from ttt_retrofit import CheckpointError, Memory
-from ttt_retrofit.cli.output import Output, table
-from ttt_retrofit.gates import Background
 from ttt_retrofit.memory.card import memory_card
+from ttt_retrofit.memory.gates import Background
 from ttt_retrofit.memory.report import Report
-from ttt_retrofit.shown import shown
+from ttt_retrofit.util.shown import shown
+from ttt_retrofit_cli.output import Output, table
 
 IDS = tokens(1, 20)
 

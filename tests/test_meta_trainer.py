@@ -10,19 +10,11 @@ import transformers
 from test_pipeline import word_tokenizer
 from tiny import tiny, tokens
 
-from ttt_retrofit import (
-    AutoModelForCausalLM,
-    ConfigError,
-    InputError,
-    TTTConfig,
-    TTTTrainer,
-    TTTTrainingConfig,
-    wrap,
-)
-from ttt_retrofit.meta.chunks import by_differences, by_double_backward
-from ttt_retrofit.meta.gradients import through_updates
-from ttt_retrofit.meta.parameters import choose
-from ttt_retrofit.reading import align
+from ttt_retrofit import AutoModelForCausalLM, ConfigError, InputError, TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
+from ttt_retrofit.outer.chunks import by_differences, by_double_backward
+from ttt_retrofit.outer.gradients import through_updates
+from ttt_retrofit.outer.parameters import choose
+from ttt_retrofit.streaming.reading import align
 
 CHUNK = 8
 TTT = {"layers": "all", "rank": 4, "chunk_size": CHUNK, "sliding_window": 16, "sink_tokens": 2, "inner_lr": 1e-2}

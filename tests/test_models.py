@@ -181,7 +181,7 @@ def test_character_vectors_of_an_r_database_are_read_and_other_objects_passed_ov
 
 
 def test_losses_read_in_pieces_are_those_of_one_forward(monkeypatch):
-    monkeypatch.setattr("ttt_retrofit.measure.FULL_ATTENTION_CHUNK", 8)
+    monkeypatch.setattr("ttt_retrofit.evaluation.FULL_ATTENTION_CHUNK", 8)
     base = tiny("llama")
     ids = torch.randint(3, 97, (1, 37))
     whole = torch.nn.functional.cross_entropy(logits(base, ids)[0, :-1], ids[0, 1:], reduction="none")

@@ -17,8 +17,8 @@ from transformers.models.auto import modeling_auto
 from transformers.utils.generic import can_return_loss, find_labels
 
 from ttt_retrofit import AutoModelForCausalLM, TTTConfig, UnsupportedModelError, wrap
-from ttt_retrofit.auto import TTTConfigMixin
-from ttt_retrofit.backbone import ADDED
+from ttt_retrofit.model.auto import TTTConfigMixin
+from ttt_retrofit.model.backbone import ADDED
 
 FAMILIES = ["llama", "qwen2", "qwen3_moe", "gpt2", "gemma3", "gemma3n_text", "deepseek_v3"]
 STILL = TTTConfig(layers="all", chunk_size=64, sliding_window=None, inner_lr=0.0)
@@ -164,7 +164,7 @@ def test_peft_finds_the_converted_class_by_the_name_it_wrote_down(tmp_path):
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "converted")
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     adapted.save_pretrained(tmp_path / "adapter")
-    again = peft.AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["ttt_retrofit.auto"])
+    again = peft.AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["ttt_retrofit.model.auto"])
     assert type(again.get_base_model()) is type(model)
     assert torch.equal(logits(again, tokens(1, 30)), logits(adapted, tokens(1, 30)))
 

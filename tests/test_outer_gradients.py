@@ -7,15 +7,16 @@ import pytest
 import torch
 from tiny import tiny, tokens
 
-from ttt_retrofit import ConfigError, InputError, TTTConfig, inner_optimizers, wrap
-from ttt_retrofit.inner_loop import next_token_losses
-from ttt_retrofit.learning import fresh
-from ttt_retrofit.meta import chunks as meta_chunks
-from ttt_retrofit.meta import smoothing
-from ttt_retrofit.meta.chunks import by_differences, by_double_backward
-from ttt_retrofit.meta.gradients import _second_order, outer_gradients, through_updates
-from ttt_retrofit.meta.parameters import choose
-from ttt_retrofit.reading import Outer, align, read
+from ttt_retrofit import ConfigError, InputError, TTTConfig, wrap
+from ttt_retrofit.inner import inner_optimizers
+from ttt_retrofit.inner.inner_loop import next_token_losses
+from ttt_retrofit.inner.learning import fresh
+from ttt_retrofit.outer import chunks as meta_chunks
+from ttt_retrofit.outer import smoothing
+from ttt_retrofit.outer.chunks import by_differences, by_double_backward
+from ttt_retrofit.outer.gradients import _second_order, outer_gradients, through_updates
+from ttt_retrofit.outer.parameters import choose
+from ttt_retrofit.streaming.reading import Outer, align, read
 
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 8, "sink_tokens": 2, "rank": 3}

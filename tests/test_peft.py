@@ -69,7 +69,7 @@ def test_fast_weights_work_beneath_an_adapter(kind):
     torch.testing.assert_close(out.logits[:, :8], frozen[:, :8], rtol=0, atol=1e-5)
     # The hook sits inside the adapted projection; merging the adapter into it must not change what is learned.
     merged = model.merge_and_unload()
-    assert isinstance(merged, ttt_retrofit.modeling.TTTMixin)
+    assert isinstance(merged, ttt_retrofit.model.modeling.TTTMixin)
     torch.testing.assert_close(logits(merged, IDS), out.logits, rtol=0, atol=2e-3)
 
 

@@ -11,9 +11,9 @@ from remembered import memory
 from tiny import tokens
 
 from ttt_retrofit import CheckpointError
-from ttt_retrofit.gates import Background
-from ttt_retrofit.memory.chorus import voices
-from ttt_retrofit.voices import bind
+from ttt_retrofit.memory.batch import bind
+from ttt_retrofit.memory.collate import voices
+from ttt_retrofit.memory.gates import Background
 
 IDS = tokens(3, 30)
 BAD = pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

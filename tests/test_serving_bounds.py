@@ -14,9 +14,9 @@ from served import HELLO, ask, client, quick, said, served, until, users
 from test_agent import CONFIG
 from words import OTHER_STORY, STORY
 
-from ttt_retrofit.agent import ChatSession
-from ttt_retrofit.cache import TTTCache
+from ttt_retrofit.chat.session import ChatSession
 from ttt_retrofit.memory import Memory
+from ttt_retrofit.memory.batch import Voices
 from ttt_retrofit.memory.ready import AT_MOST, Ready
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import directories
@@ -25,7 +25,7 @@ from ttt_retrofit.serving.answering import Work
 from ttt_retrofit.serving.app import Exchange
 from ttt_retrofit.serving.directories import folder
 from ttt_retrofit.serving.users import User, Users
-from ttt_retrofit.voices import Voices
+from ttt_retrofit.streaming.cache import TTTCache
 
 
 @pytest.fixture(scope="module")

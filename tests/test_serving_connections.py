@@ -17,7 +17,7 @@ from served import HELLO, NAME, ask, client, quick, served, until
 from ttt_retrofit import ConfigError
 from ttt_retrofit.serving import connections
 from ttt_retrofit.serving.app import Limits
-from ttt_retrofit.serving.door import check_exposure
+from ttt_retrofit.serving.auth import check_exposure
 
 SMALL = Limits(max_body=100_000, max_new_tokens=64)
 

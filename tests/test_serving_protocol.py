@@ -14,9 +14,9 @@ from words import STORY, tokenizer
 
 from ttt_retrofit import ConfigError
 from ttt_retrofit.serving.app import Limits
-from ttt_retrofit.serving.door import check_exposure
+from ttt_retrofit.serving.auth import check_exposure
+from ttt_retrofit.serving.detokenizer import Spelling
 from ttt_retrofit.serving.sampling import Sampling
-from ttt_retrofit.serving.spelling import Spelling
 
 
 @pytest.fixture(scope="module")

@@ -56,8 +56,12 @@ def test_others_are_answered_while_a_memory_is_made(model, tmp_path):
             assert ask(chat, user="otto", max_tokens=24).choices[0].message.content == alone
 
 
-def test_users_in_parallel_are_answered_as_each_is_alone(model, tmp_path):
-    """Greedy answers of six users with memories of their own and one without, from threads and in batches."""
+def test_users_in_parallel_are_answered_as_each_is_alone(tmp_path):
+    """Greedy answers of six users with memories of their own and one without, from threads and in batches.
+
+    In float64: a model of random weights has near ties, which float32 decides by the shape of the batch.
+    """
+    model = quick().double()
     with served(tmp_path, model, most=64) as (url, service):
         chat, names = client(url).chat.completions, [f"user {number}" for number in range(6)]
         for number, name in enumerate(names):

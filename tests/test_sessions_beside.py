@@ -13,9 +13,9 @@ from remembered import memory
 from words import STORY, tokenizer
 
 from ttt_retrofit import ChatSession, InputError, Memory
-from ttt_retrofit.files import read_list, remove_unfinished, staged
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.messages import is_message
+from ttt_retrofit.util.files import read_list, remove_unfinished, staged
+from ttt_retrofit.util.messages import is_message
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -7,8 +7,8 @@ from tiny import tiny
 from words import tokenizer as of_words
 
 from ttt_retrofit import ChatSession, InputError, wrap
-from ttt_retrofit.messages import prompt_ids
 from ttt_retrofit.serving.answering import Answering
+from ttt_retrofit.util.messages import prompt_ids
 
 TALK = [
     {"role": "user", "content": "My code is 7719.\n\nKeep it, the <b>code</b>."},

@@ -8,21 +8,14 @@ from converted import converted
 from remembered import memory
 from tiny import tokens
 
-from ttt_retrofit.consolidation.distill import (
-    Prepared,
-    batches,
-    divergence,
-    mean_divergence,
-    short_and_long,
-    step_loss,
-)
+from ttt_retrofit.consolidation.distill import Prepared, batches, divergence, mean_divergence, short_and_long, step_loss
 from ttt_retrofit.consolidation.plain import plain_copy
 from ttt_retrofit.consolidation.student import Student
 from ttt_retrofit.consolidation.study import certain
 from ttt_retrofit.memory import MemoryConfig
-from ttt_retrofit.memory.chorus import voices
+from ttt_retrofit.memory.collate import voices
 from ttt_retrofit.memory.projections import find_places
-from ttt_retrofit.modeling import TTTMixin
+from ttt_retrofit.model.modeling import TTTMixin
 
 FAMILIES = ["llama", "gpt2", "gemma2", "gemma3_text", "phi3", "olmo2", "granite", "cohere2", "glm4", "gpt_neox"]
 

@@ -8,15 +8,7 @@ import torch
 from ttt_retrofit.consolidation.earlier import Studied
 from ttt_retrofit.consolidation.pieces import Statement
 from ttt_retrofit.consolidation.study import Question
-from ttt_retrofit.consolidation.supersede import (
-    Later,
-    changes,
-    is_stale,
-    latest,
-    lost,
-    of_same_speaker,
-    superseded,
-)
+from ttt_retrofit.consolidation.supersede import Later, changes, is_stale, latest, lost, of_same_speaker, superseded
 from ttt_retrofit.consolidation.writer import Answer
 
 NO_ANSWER = Answer((), torch.zeros(0, 1, dtype=torch.int32), torch.zeros(0, 1))

@@ -7,8 +7,8 @@ from converted import logits, ttt
 from tiny import SHAPE, tiny, tokens
 
 from ttt_retrofit import InputError, TTTConfig, UnsupportedModelError, wrap
-from ttt_retrofit.attention import twice_differentiable
-from ttt_retrofit.window import ttt_sdpa_attention
+from ttt_retrofit.streaming.attention import twice_differentiable
+from ttt_retrofit.streaming.window import ttt_sdpa_attention
 
 STILL = TTTConfig(layers="all", chunk_size=6, sliding_window=None, inner_lr=0.0)
 EYES = {"depth": 1, "num_heads": 2, "patch_size": 4, "hidden_size": 16, "out_hidden_size": 32, "intermediate_size": 16}

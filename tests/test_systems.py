@@ -21,7 +21,7 @@ from benchmarks.systems.snapkv import snapkv
 from benchmarks.systems.streaming_llm import streaming_llm
 from benchmarks.systems.tova import tova
 from ttt_retrofit import InputError, wrap
-from ttt_retrofit.kv import WindowedLayer
+from ttt_retrofit.streaming.kv import WindowedLayer
 
 FAMILIES = ["llama", "qwen2"]
 IDS = tokens(1, 100)[0]

@@ -8,9 +8,9 @@ from converted import ttt
 from tiny import tiny
 
 from ttt_retrofit import InputError, wrap
-from ttt_retrofit.cli.loading import token_ids
 from ttt_retrofit.consolidation.writer import Phrasing
-from ttt_retrofit.texts import text_ids
+from ttt_retrofit.util.texts import text_ids
+from ttt_retrofit_cli.loading import token_ids
 
 FIRST, SECOND = "the code is 7719, ", "and her name is Runa."
 AROUND = pytest.mark.parametrize(("begins", "ends"), [(True, False), (True, True), (False, True), (False, False)])

@@ -6,8 +6,8 @@ from test_meta_trainer import CHUNK, MODES, converted, logged, trainer
 from tiny import tokens
 
 from ttt_retrofit import ConfigError
-from ttt_retrofit.meta.gradients import outer_gradients
-from ttt_retrofit.meta.parameters import choose
+from ttt_retrofit.outer.gradients import outer_gradients
+from ttt_retrofit.outer.parameters import choose
 
 CHUNKS = (8, 2, 5, 3)  # by document
 DIFFERENCES = {"exact": 1e-2, "truncated": 1e-2}  # are as long as the steps of the rows that are read together

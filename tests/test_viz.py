@@ -14,8 +14,8 @@ from tiny import tiny, tokens
 from words import STORY, tokenizer
 
 from ttt_retrofit import InputError, UnsupportedModelError
-from ttt_retrofit.learning import displacements
-from ttt_retrofit.measure import FULL, SINKS, TTT, full_attention
+from ttt_retrofit.evaluation import FULL, SINKS, TTT, full_attention
+from ttt_retrofit.inner.learning import displacements
 from ttt_retrofit.viz import collect, figures, pages, text
 from ttt_retrofit.viz.data import HOW_TO_READ, TextRead, running_mean
 
@@ -207,7 +207,7 @@ def test_plot_shows_what_a_memory_changed(base, story, tmp_path):
 
 
 def test_plot_names_the_extra_when_matplotlib_is_missing(base, story, tmp_path, monkeypatch):
-    from ttt_retrofit.cli import plotting
+    from ttt_retrofit_cli import plotting
 
     monkeypatch.setattr(plotting, "find_spec", lambda name: None)
     assert "ttt-retrofit[viz]" in fails("plot", "reading", base, story, "--out", tmp_path / "x")

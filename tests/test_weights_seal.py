@@ -8,7 +8,7 @@ import transformers
 from converted import converted
 
 from ttt_retrofit import AutoModelForCausalLM, CheckpointError
-from ttt_retrofit.weights_seal import SEAL
+from ttt_retrofit.model.weights_seal import SEAL
 
 
 @pytest.fixture

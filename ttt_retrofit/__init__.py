@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .agent import ChatSession
-from .auto import AutoModelForCausalLM, TTTModelConfig, wrap
-from .cache import TTTCache
+from .chat.session import ChatSession
 from .config import TTTConfig
 from .consolidation.config import Budget, ConsolidationConfig
 from .errors import (
@@ -15,14 +13,18 @@ from .errors import (
     ConfigError,
     InputError,
     MissingExtraError,
+    TTTDeprecationWarning,
     TTTError,
     UnsupportedModelError,
 )
 from .memory import Memory, MemoryConfig
+from .model.auto import AutoModelForCausalLM, TTTModelConfig, wrap
+from .streaming.cache import TTTCache
+from .util.moved import MovedModules
 
 if TYPE_CHECKING:
-    from .meta.config import TTTTrainingConfig
-    from .meta.trainer import TTTTrainer
+    from .outer.config import TTTTrainingConfig
+    from .outer.trainer import TTTTrainer
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,7 @@ __all__ = [
     "MissingExtraError",
     "TTTCache",
     "TTTConfig",
+    "TTTDeprecationWarning",
     "TTTError",
     "TTTModelConfig",
     "TTTTrainer",
@@ -47,6 +50,21 @@ __all__ = [
     "UnsupportedModelError",
     "wrap",
 ]
+
+MovedModules(
+    __name__,
+    {
+        "agent": "chat.session",
+        "auto": "model.auto",
+        "cache": "streaming.cache",
+        "hub": "model.hub",
+        "measure": "evaluation",
+        "meta": "outer",
+        "modeling": "model.modeling",
+        "remembering": "model.remembering",
+    },
+    until="0.3",
+).install()
 
 _LAZY = {"TTTTrainer": "trainer", "TTTTrainingConfig": "config"}  # Trainer's imports are heavy, and need accelerate
 
@@ -58,5 +76,5 @@ def __getattr__(name: str) -> Any:
 
         if find_spec("accelerate") is None:
             raise MissingExtraError(name, "accelerate", "train")
-        return getattr(import_module(f".meta.{_LAZY[name]}", __name__), name)
+        return getattr(import_module(f".outer.{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

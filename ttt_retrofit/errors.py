@@ -50,3 +50,7 @@ class MissingExtraError(TTTError, ImportError):
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(f"{what} needs {package}. Install it with: pip install 'ttt-retrofit[{extra}]'.")
+
+
+class TTTDeprecationWarning(FutureWarning):
+    """A name, argument or file format that the next minor version removes. The message gives its replacement."""

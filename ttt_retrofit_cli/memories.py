@@ -20,7 +20,7 @@ Version = Annotated[int | None, typer.Option(help="Of a store; the one that spea
 def memory_list(directory: Store, as_json: Json = False) -> None:
     """Every version, and which one speaks."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import remembering
+        from . import remembering
 
         remembering.show_list(output, directory)
 
@@ -29,7 +29,7 @@ def memory_list(directory: Store, as_json: Json = False) -> None:
 def memory_show(memory: Saved, version: Version = None, as_json: Json = False) -> None:
     """Contexts, sizes and the report of one memory."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import remembering
+        from . import remembering
 
         remembering.show(output, memory, version)
 
@@ -38,7 +38,7 @@ def memory_show(memory: Saved, version: Version = None, as_json: Json = False) -
 def memory_rollback(directory: Store, as_json: Json = False) -> None:
     """Back to the version before."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import remembering
+        from . import remembering
 
         remembering.rollback(output, directory)
 
@@ -54,7 +54,7 @@ def memory_export(
 ) -> None:
     """Write a PEFT LoRA adapter that says what the memory says with its gates open."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import remembering
+        from . import remembering
 
         remembering.export(output, memory, out, version, rank, transposed)
 
@@ -68,7 +68,7 @@ def memory_combine(
 ) -> None:
     """Write one memory with the entries of several."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import remembering
+        from . import remembering
 
         remembering.combine(output, sources, out, weight)
 
@@ -88,6 +88,6 @@ def memory_erase(
 ) -> None:
     """Delete all that a chat or a server, which must not be running, has stored of a user."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import remembering
+        from . import remembering
 
         remembering.erase(output, store, user)

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ttt_retrofit.cli.loading import Choices
-    from ttt_retrofit.cli.output import Output
+    from .loading import Choices
+    from .output import Output
 
 STOPPED = "Stopped. Nothing was left half done."
 
@@ -60,7 +60,7 @@ def saying(as_json: bool, stopped: str = STOPPED) -> Iterator[Output]:
     try:
         with _signals():
             _prepare()
-            from ttt_retrofit.cli.output import Output
+            from .output import Output
 
             yield Output(as_json)
     except KeyboardInterrupt as interrupt:
@@ -72,7 +72,7 @@ def saying(as_json: bool, stopped: str = STOPPED) -> Iterator[Output]:
     except BrokenPipeError:  # nobody reads on, as after `| head`: typer leaves quietly
         raise
     except _expected() as error:
-        from ttt_retrofit.shown import shown
+        from ttt_retrofit.util.shown import shown
 
         typer.echo(f"error: {shown(' '.join(str(error).split()) or type(error).__name__)}", err=True)
         raise typer.Exit(1) from None
@@ -130,6 +130,6 @@ def _expected() -> tuple[type[Exception], ...]:
 def choices_of(
     window: int | None, settings: list[str] | None, trust: bool, preset: str | None = None, **defaults: int
 ) -> Choices:
-    from ttt_retrofit.cli.loading import Choices
+    from .loading import Choices
 
     return Choices(preset, window, tuple(settings or ()), defaults, trust)

@@ -28,7 +28,7 @@ def plot_reading(
 ) -> None:
     """Loss by position, which layers learned when, surprise over the text, and bytes of state."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import plotting
+        from . import plotting
 
         plotting.plot_reading(output, model, file, out, tokens, choices_of(window, settings, trust, preset), device)
 
@@ -48,6 +48,6 @@ def plot_memory(
 ) -> None:
     """What a memory changes in the hidden states, layer by layer, against the context itself."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import plotting
+        from . import plotting
 
         plotting.plot_memory(output, model, memory, context, question, out, choices_of(window, settings, trust), device)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .memories import memories
-from .options import (
+from .options import (  # fmt: skip
     Device,
     Files,
     Json,
@@ -22,7 +22,7 @@ from .options import (
     Window,
     choices_of,
     saying,
-)  # fmt: skip
+)
 from .plots import plots
 
 app = typer.Typer(
@@ -48,7 +48,7 @@ def convert(
 ) -> None:
     """Write a base as a checkpoint that learns while it reads."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import models
+        from . import models
 
         models.convert(output, base, out, choices_of(window, settings, trust, preset))
 
@@ -64,7 +64,7 @@ def info(
 ) -> None:
     """Family, layers, parameters that learn, bytes of state; loads no weights."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import models
+        from . import models
 
         models.info(output, model, choices_of(window, settings, trust, preset))
 
@@ -84,7 +84,7 @@ def read(
 ) -> None:
     """Read texts one after another, learning on the way."""
     with saying(as_json, "Stopped. No state was written.") as output:
-        from ttt_retrofit.cli import reading
+        from . import reading
 
         reading.read(output, model, files, save, begun, choices_of(window, settings, trust, preset), device)
 
@@ -103,7 +103,7 @@ def evaluate(
 ) -> None:
     """Loss by quarter of a text: full attention, window + sinks, and with updates."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import reading
+        from . import reading
 
         reading.evaluate(output, model, files, tokens, choices_of(window, settings, trust, preset), device)
 
@@ -120,7 +120,7 @@ def demo(
 ) -> None:
     """One text read in four ways, through a window of 512 tokens."""
     with saying(as_json) as output:
-        from ttt_retrofit.cli import reading
+        from . import reading
 
         reading.demo(output, model, file, tokens, choices_of(None, settings, trust, sliding_window=512), device)
 
@@ -144,7 +144,7 @@ def chat(
     """Talk; older turns become memory while you are away from the keyboard."""
     kept = "Nothing of what was said is kept." if memory is None else "What was said is kept, but no unfinished answer."
     with saying(as_json, f"Stopped. {kept}") as output:
-        from ttt_retrofit.cli import chatting
+        from . import chatting
 
         choices = choices_of(window, settings, trust)
         chatting.chat(
@@ -192,7 +192,7 @@ def serve(
     """Serve OpenAI's protocol; every user has a memory, made while they are silent."""
     kept = "Nothing of what was said is kept." if store is None else "What was said is kept, but no unfinished answer."
     with saying(as_json, f"Stopped. {kept}") as output:
-        from ttt_retrofit.cli import serving
+        from . import serving
 
         choices = choices_of(window, settings, trust)
         limits = {
@@ -221,7 +221,7 @@ def consolidate(
 ) -> None:
     """Make a context into memory, verify it, and keep it if it is recalled. Exits with 1 if it is not."""
     with saying(as_json, "Stopped. The memory is as it was; the same command goes on from here.") as output:
-        from ttt_retrofit.cli import remembering
+        from . import remembering
 
         choices = choices_of(window, settings, trust)
         accepted = remembering.consolidate(
@@ -252,7 +252,7 @@ def train(
 ) -> None:
     """Meta-learn where the fast weights start and how fast they learn."""
     with saying(as_json, "Stopped. The same command goes on from the last checkpoint.") as output:
-        from ttt_retrofit.cli import training as outer
+        from . import training as outer
 
         chosen = choices_of(window, settings, trust, preset)
         outer.train(

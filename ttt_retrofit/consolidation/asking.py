@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from ..texts import text_ids
+from ..util.texts import text_ids
 from .aliases import resolved
 from .config import ConsolidationConfig
 from .control import Control

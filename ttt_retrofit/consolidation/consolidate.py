@@ -21,15 +21,15 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigError
-from ..fingerprint import fingerprint
-from ..gates import Background
-from ..memory.chorus import voices as voices_of
+from ..memory.batch import Voices
+from ..memory.collate import voices as voices_of
 from ..memory.entry import Entry, GateKeys, Source
+from ..memory.gates import Background
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory, free_name
 from ..memory.projections import Places, find_places
 from ..memory.report import Report
-from ..voices import Voices
+from ..util.fingerprint import fingerprint
 from . import study, verify
 from .aliases import Pair, pairs
 from .asking import Asked, ask
@@ -38,8 +38,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
 from .earlier import Earlier
-from .elsewhere import Elsewhere, beginnings, look_elsewhere
-from .gatekeeping import highest
+from .gate_calibration import highest
 from .kept_writer import KeptWriter
 from .notepad import bounded, written
 from .overview import overview
@@ -47,6 +46,7 @@ from .pieces import Context
 from .plain import plain_copy, private_copy
 from .plan import Plan
 from .prompts import Prompts
+from .reference_set import Elsewhere, beginnings, look_elsewhere
 from .student import Student
 from .study import Question
 from .supersede import Answered, Revised, latest, revise

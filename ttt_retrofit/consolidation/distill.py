@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..gates import Background, Gates
-from ..memory.chorus import AJAR, joined
+from ..memory.batch import Term, Voices
+from ..memory.collate import AJAR, joined
 from ..memory.config import MemoryConfig
 from ..memory.entry import GateKeys
+from ..memory.gates import Background, Gates
 from ..memory.lessons import Lesson
 from ..memory.projections import Places
-from ..voices import Term, Voices
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student

@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..cache import TTTCache
 from ..errors import InputError
-from ..messages import Message, studied
+from ..streaming.cache import TTTCache
+from ..util.messages import Message, studied
 from .words import content, names, sentences, without_announcement, without_opener, words
 
 NEIGHBOURS = 2  # sentences shown before a statement when questions about it are written

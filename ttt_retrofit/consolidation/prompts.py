@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
-from ..files import read_regular
+from ..util.files import read_regular
 
 FIELDS = {
     "kind": {"gap", "hidden"},

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from ..discovery import decoder_layers
-from ..gates import Topic
+from ..inner.discovery import decoder_layers
+from ..memory.batch import Hearing, Voices, bind, hearing
+from ..memory.gates import Topic
 from ..memory.projections import Places
-from ..voices import Hearing, Voices, bind, hearing
 from .writer import shared_prefix
 
 

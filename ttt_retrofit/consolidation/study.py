@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..memory.lessons import Lesson, LessonKind
-from ..messages import Message
+from ..util.messages import Message
 from .aliases import Pair, renamed, shortened
 from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig

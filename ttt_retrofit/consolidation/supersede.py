@@ -20,7 +20,7 @@ from ..memory.memory import Memory
 from .asking import ALIKE, ME, Asked, mine, named
 from .distill import Prepared
 from .earlier import Studied
-from .gatekeeping import without
+from .gate_calibration import without
 from .pieces import Statement
 from .study import Question
 from .words import content_stems, resemblance, salient, stem, stems, words

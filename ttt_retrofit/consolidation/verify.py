@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..memory.batch import Voices
 from ..memory.report import Report
-from ..voices import Voices
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student

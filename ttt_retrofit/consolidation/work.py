@@ -23,8 +23,8 @@ from transformers.utils import logging
 
 from ..config import is_integer
 from ..errors import CheckpointError, InputError
-from ..files import parsed, private_directory, remove_unfinished
-from ..sealed import read_sealed, write_sealed
+from ..util.files import parsed, private_directory, remove_unfinished
+from ..util.sealed import read_sealed, write_sealed
 from .distill import Leaves, State
 from .study import Question
 from .writer import Answer

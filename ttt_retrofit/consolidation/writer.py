@@ -23,8 +23,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ..messages import Message, prompt_ids
-from ..texts import text_ids
+from ..util.messages import Message, prompt_ids
+from ..util.texts import text_ids
 
 # Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
 SHARED_PREFIX = 16

@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 from ..config import is_number
 from ..errors import CheckpointError, ConfigError
-from ..files import check_regular, parsed, private_directory, read_regular, write_atomically
+from ..util.files import check_regular, parsed, private_directory, read_regular, write_atomically
 
 Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

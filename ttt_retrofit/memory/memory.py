@@ -23,16 +23,16 @@ import torch
 from huggingface_hub import HfApi
 from transformers import PreTrainedModel
 
-from ..discovery import decoder_layers
 from ..errors import CheckpointError, ConfigError
-from ..files import write_atomically
-from ..fingerprint import fingerprint, same_base
-from ..gates import Background
-from ..hub import hub_id
-from ..messages import Message
+from ..inner.discovery import decoder_layers
+from ..util.files import write_atomically
+from ..util.fingerprint import fingerprint, same_base
+from ..util.hub_ids import hub_id
+from ..util.messages import Message
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
+from .gates import Background
 from .lora import read_adapter, write_adapter
 from .notes import Note, as_turn
 from .projections import projection_at, submodule

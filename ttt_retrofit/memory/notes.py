@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..messages import Message
+from ..util.messages import Message
 
 # A turn of its own rather than the system's: templates differ in what they do with a second system prompt.
 OPENING, REPLY = "Notes of what I told you earlier; later ones hold:", "Thank you for telling me."

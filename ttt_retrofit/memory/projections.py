@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ..config import ROLES
-from ..discovery import (
+from ..errors import ConfigError
+from ..inner.discovery import (
     decoder_layers,
     features,
     find_mlps,
@@ -21,7 +22,6 @@ from ..discovery import (
     select_layers,
     without_adapters,
 )
-from ..errors import ConfigError
 from .config import MemoryConfig
 
 ATTENTION = "attention"

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..voices import Voices
+from .batch import Voices
 from .memory import Memory
 
 AT_MOST = 4  # combinations

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..shown import shown_in_line
+from ..util.shown import shown_in_line
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from filelock import FileLock, Timeout
 
 from ..config import is_integer
 from ..errors import CheckpointError, ConfigError, InputError
-from ..files import parsed, private_directory, read_regular, remove, remove_unfinished, write_atomically
-from ..sealed import DIGEST
+from ..util.files import parsed, private_directory, read_regular, remove, remove_unfinished, write_atomically
+from ..util.sealed import DIGEST
 from .memory import Memory
 from .stored import HEADER
 

@@ -24,11 +24,11 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import parsed, private_directory, read_regular, remove_unfinished, write_atomically
-from ..gates import Background
+from ..util.files import parsed, private_directory, read_regular, remove_unfinished, write_atomically
 from .checks import check_header, check_parts
 from .config import MemoryConfig
 from .entry import Entry
+from .gates import Background
 from .report import Report
 
 FORMAT = 1

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..discovery import module_at, without_adapters
 from ..errors import CheckpointError
+from ..inner.discovery import module_at, without_adapters
 from .config import MemoryConfig
 from .memory import Memory
 from .projections import find_places

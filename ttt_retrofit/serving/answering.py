@@ -18,8 +18,8 @@ from transformers.utils import logging
 
 from ..consolidation.writer import ends
 from ..errors import InputError
-from ..messages import prompt_ids
-from .writing import Reader, Work, Writers
+from ..util.messages import prompt_ids
+from .batch_generator import Reader, Work, Writers
 
 logger = logging.get_logger(__name__)
 

@@ -23,16 +23,16 @@ from transformers.utils import logging
 from ..errors import InputError, TTTError, clipped, quoted
 from ..memory.memory import Memory
 from .answering import Answering
+from .auth import Door, Lingering, body, refused
+from .batch_generator import Ended, Work
 from .browsers import SameOrigin
-from .door import Door, Lingering, body, refused
+from .detokenizer import Spelling
 from .identity import check_identity
 from .keeper import Keeper
 from .places import Full, Limits, Place, Places
 from .protocol import ApiError, ChatRequest, Reply
 from .sampling import Sampling
-from .spelling import Spelling
 from .users import User, Users
-from .writing import Ended, Work
 
 logger = logging.get_logger(__name__)
 

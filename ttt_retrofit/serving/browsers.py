@@ -8,7 +8,7 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .door import body, refused
+from .auth import body, refused
 from .protocol import ApiError
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from ..errors import InputError
-from ..files import private_directory, remove, remove_unfinished, write_atomically
+from ..util.files import private_directory, remove, remove_unfinished, write_atomically
 from .identity import check_identity
 
 IDENTITY = "user.json"  # in a user's directory

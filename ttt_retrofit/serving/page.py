@@ -21,14 +21,14 @@ from starlette.middleware.cors import CORSMiddleware
 from transformers import TextIteratorStreamer
 from transformers.utils import logging
 
-from ..agent import ChatSession
+from ..chat.session import ChatSession
 from ..consolidation.prompts import Prompts
 from ..consolidation.writer import Phrasing
 from ..errors import InputError, TTTError
 from ..memory.memory import Memory
-from ..messages import Message
+from ..util.messages import Message
+from .auth import Door, Secluded
 from .browsers import JsonOnly, SameOrigin
-from .door import Door, Secluded
 
 logger = logging.get_logger(__name__)
 

@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ..agent import TURNS, ChatSession
-from ..files import private_directory, read_list, write_list
+from ..chat.session import TURNS, ChatSession
 from ..memory.memory import Memory
 from ..memory.report import Report
-from ..messages import STUDIED, Message
+from ..util.files import private_directory, read_list, write_list
+from ..util.messages import STUDIED, Message
 from .directories import delete, folder, folders, held, read_identity, tidy, write_identity
 
 SEEN = "seen.json"  # in a user's directory

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .. import measure
+from .. import evaluation as measure
 from ..consolidation.prompts import Prompts, fill
 from ..consolidation.writer import Phrasing
-from ..discovery import decoder_layers
 from ..errors import InputError, UnsupportedModelError
-from ..learning import displacements
-from ..measure import FULL, SINKS, TTT, Advance, Reading
+from ..evaluation import FULL, SINKS, TTT, Advance, Reading
+from ..inner.discovery import decoder_layers
+from ..inner.learning import displacements
 from ..memory.memory import Memory
 from .data import MemoryEffect, TextRead
 

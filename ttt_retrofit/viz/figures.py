@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import MissingExtraError
-from ..measure import FULL, SINKS, TTT
+from ..evaluation import FULL, SINKS, TTT
 from .data import CONDITIONS, MemoryEffect, TextRead, running_mean
 
 try:

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ..measure import FULL, SINKS, TTT
+from ..evaluation import FULL, SINKS, TTT
 from .data import CONDITIONS, MemoryEffect, TextRead
 
 BARS = "▁▂▃▄▅▆▇█"

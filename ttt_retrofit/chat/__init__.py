@@ -1,0 +1,1 @@
+"""A conversation that turns into memory while nobody is talking."""

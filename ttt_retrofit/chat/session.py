@@ -1,0 +1,371 @@
+"""`ChatSession`: a conversation that turns into memory while nobody is talking.
+
+Recent turns stay in the prompt. Older ones are consolidated in idle time; only when the memory was accepted do their
+words and their keys and values go. Everything survives a restart from the session's store, which one session at a
+time may use: one that finds it changed by another says so and writes nothing. What is asked and what is written is one
+step under a lock, and what a session knows changes only after the disk has.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from transformers import PreTrainedTokenizerBase
+
+from ..consolidation.config import ConsolidationConfig
+from ..consolidation.control import Progress
+from ..consolidation.job import ConsolidationJob
+from ..errors import Cancelled, InputError
+from ..memory.memory import Memory
+from ..memory.report import Report
+from ..memory.store import MemoryStore
+from ..streaming.cache import TTTCache
+from ..util.files import (
+    list_bytes,
+    private_directory,
+    read_list,
+    read_regular,
+    remove,
+    remove_unfinished,
+    staged,
+    write_list,
+)
+from ..util.messages import Message, is_message, prompt_ids, studied
+
+TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's directory
+PATIENCE = 30.0  # seconds to wait for another session's write
+
+
+class ChatSession:
+    """A chat with one user.
+
+    Parameters
+    ----------
+    model : a converted model. Several sessions may share it: each speaks with its own memory.
+    tokenizer : with a chat template.
+    store : a directory for this user alone; made if it is not there.
+    system : a system prompt, part of every prompt and never consolidated.
+    keep_turns : the last turns (a question and its answer each) that stay in the prompt as they are.
+    config : how older turns are consolidated.
+    questions : what this agent will want to know later, instead of questions the model writes itself.
+    split_special_tokens : special tokens that a message spells are text, see `messages.prompt_ids`.
+
+    Attributes
+    ----------
+    messages : what has been said and is not yet in the memory.
+    memory : what is remembered, or None.
+    last_report : of the last consolidation that ended, accepted or not.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        store: str | os.PathLike,
+        *,
+        system: str | None = None,
+        keep_turns: int = 2,
+        config: ConsolidationConfig | None = None,
+        questions: Sequence[str] | None = None,
+        split_special_tokens: bool = True,
+    ) -> None:
+        if tokenizer.chat_template is None:
+            raise InputError(
+                f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so turns cannot be told apart. Set "
+                "tokenizer.chat_template, or use model.generate() and model.consolidate() with plain text."
+            )
+        if keep_turns < 0:
+            raise InputError(f"keep_turns={keep_turns}: expected 0 or more.")
+        self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
+        self.config, self.questions = config or ConsolidationConfig(), questions
+        self.split_special_tokens = split_special_tokens
+        self.directory = private_directory(Path(store))
+        self.store = MemoryStore(self.directory / STORE)
+        self._lock = FileLock(self.directory / LOCK, mode=0o600)
+        with self._held():
+            remove_unfinished(self.directory)
+            self.memory = self.store.load()
+            self.messages: list[Message] = read_list(
+                self.directory / TURNS, "messages", is_message, "Move it away to go on without its turns."
+            )
+            self._known = self._on_disk()
+        if self.memory is not None:
+            model.check_memory(self.memory)
+        self.last_report: Report | None = None
+        self._rejected = 0  # messages that were in a consolidation which was rejected, or failed
+        self._job: ConsolidationJob | None = None
+        self._studied = 0  # messages in the running job
+        self._cache: TTTCache | None = None
+        self._read: list[int] = []  # the tokens in the cache
+
+    # ------------------------------------------------------------------ talking
+
+    def send(self, text: str, **generate_kwargs: Any) -> str:
+        """Say something; returns the answer. A running consolidation waits; one that failed says so when idle.
+
+        Raises
+        ------
+        InputError
+            When nothing is said, or another session has changed the store.
+        """
+        if not text.strip():
+            raise InputError("send() was given an empty message.")
+        with self._alone():  # before the answer, which could not be kept
+            pass
+        if self._job is not None:
+            self._job.pause()
+            if self._job.succeeded():
+                self.settle()
+        said: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        answer = self._answer(said, generate_kwargs)
+        self._add({"role": "user", "content": text}, {"role": "assistant", "content": answer})
+        return answer
+
+    def note(self, *said: Message) -> None:
+        """Take turns that were answered elsewhere, to become memory like those of `send`.
+
+        What the user and the assistant said is kept; system prompts, and what tools are asked and give back, are not.
+
+        Raises
+        ------
+        InputError
+            For what is no message, or when another session has changed the store.
+        """
+        self._add(*studied(said))
+
+    def _answer(self, said: list[Message], generate_kwargs: dict[str, Any]) -> str:
+        prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
+        if self.memory is not None:
+            prompt = self.memory.with_notes(prompt)
+        ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
+        known, cache = len(self._read), self._cache
+        if cache is None or known >= len(ids) or ids[:known] != self._read:
+            cache = self.model.new_cache()
+        self._drop_keys()  # of an answer that is interrupted, nobody knows what was read
+        given = torch.tensor([ids], device=self.model.device)
+        written = self.model.generate(
+            **{
+                "max_new_tokens": 256,
+                **generate_kwargs,
+                "return_dict_in_generate": False,
+                "input_ids": given,
+                "attention_mask": torch.ones_like(given),
+                "past_key_values": cache,
+                "memories": [self.memory],
+            }
+        )[0].tolist()
+        if cache.rows == 1:  # with beams, nobody knows which of them was answered
+            self._cache, self._read = cache, written[:-1]  # the last token was written but not read yet
+        return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
+
+    # ------------------------------------------------------------------ idle time
+
+    def idle(self, seconds: float = 30.0) -> Report | None:
+        """Consolidate older turns for at most about `seconds`; goes on with it at the next idle time.
+
+        Returns
+        -------
+        The report if a consolidation ended, accepted or not; None if there was nothing to do or it is not done yet.
+        """
+        if not self.begin():
+            return None
+        assert self._job is not None
+        deadline = time.monotonic() + seconds
+        try:
+            while not self._job.done() and time.monotonic() < deadline:
+                time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+        finally:  # an interrupt ends the idle time, too
+            if not self._job.done():
+                self._job.pause()
+        return self.settle()
+
+    def begin(self) -> bool:
+        """Consolidate older turns in the background, from here or from where it stopped; `settle` takes it over.
+
+        Returns
+        -------
+        Whether there is anything to do.
+        """
+        if self._job is None and not self._start():
+            return False
+        assert self._job is not None
+        self._job.resume()
+        return True
+
+    def _start(self) -> bool:
+        """Begin to consolidate whatever is older than the turns that are kept, if that is new."""
+        older = len(self.messages) - 2 * self.keep_turns
+        if older <= self._rejected or older <= 0:
+            return False
+        with self._alone():  # before the minutes whose outcome could not be kept
+            pass
+        self._studied = older
+        try:
+            self._job = self.model.consolidate(
+                self.messages[:older],
+                tokenizer=self.tokenizer,
+                config=self.config,
+                questions=self.questions,
+                earlier=self.memory,
+                load=False,
+                background=True,
+                work_dir=self.directory / WORK,
+            )
+        except Exception:
+            self._rejected = older
+            raise
+        return True
+
+    def settle(self) -> Report | None:
+        """Take over what a consolidation that has ended made: on acceptance the words and keys it has learned go.
+
+        Returns
+        -------
+        The report, accepted or not; None while it works, and where nothing was begun.
+
+        Raises
+        ------
+        Exception
+            What it failed with; it is not tried again until more was said. Or what kept its memory from being
+            written: it stays, and is written by the next call.
+        """
+        job = self._job
+        if job is None or not job.done():
+            return None
+        try:
+            memory = job.result(0)
+        except Cancelled:
+            self._job = None
+            return None
+        except Exception:
+            self._job, self._rejected = None, self._studied
+            raise
+        report = memory.report
+        assert report is not None
+        if report.accepted:
+            self._take_over(memory)
+            self._drop_keys()
+        else:
+            self._rejected = self._studied
+        self._job, self.last_report = None, report
+        # What earlier jobs left was about a shorter conversation, and is of no use to a later one.
+        shutil.rmtree(self.directory / WORK, ignore_errors=True)
+        return report
+
+    def _drop_keys(self) -> None:
+        """Let the keys and values go; the next answer reads its prompt anew."""
+        self._cache, self._read = None, []
+
+    def close(self) -> None:
+        """Stop a running consolidation; what it has done is kept for the next time."""
+        if self._job is not None:
+            self._job.cancel()
+            self._job.wait()
+            self.settle()
+
+    def abandon(self) -> None:
+        """Stop a running consolidation and delete what it has done, whether it ended well or not."""
+        job, self._job = self._job, None
+        if job is not None:
+            job.cancel()
+            job.wait()
+        remove(self.directory / WORK)
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the consolidation that has begun is; None when there is none."""
+        return None if self._job is None else self._job.progress
+
+    # ------------------------------------------------------------------ what is remembered
+
+    def rollback(self) -> None:
+        """Back to the memory before the last consolidation. One that is running stands on it, and is abandoned."""
+        with self._alone():
+            self.memory = self.store.rollback()
+            self._known = self._on_disk()
+        self.abandon()
+        self._drop_keys()
+
+    def forget(self, name: str, *others: str) -> None:
+        """Drop entries of the memory, see `memory.names()`. A consolidation that builds on one is abandoned."""
+        if self.memory is None:
+            raise InputError(f"forget({name!r}): nothing is remembered yet.")
+        left = self.memory.forget(name, *others)
+        with self._alone():
+            self.store.save(left)
+            self.memory, self._known = left, self._on_disk()
+        self.abandon()
+        self._drop_keys()
+
+    def erase(self) -> None:
+        """Forget everything, words and memories, here and in the store, whatever another session wrote there."""
+        self.abandon()
+        with self._held():
+            self.store.erase()
+            (self.directory / TURNS).unlink(missing_ok=True)  # for which there is room on a full disk, too
+            remove_unfinished(self.directory)
+            self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
+            self._known = self._on_disk()
+        self._drop_keys()
+
+    # ------------------------------------------------------------------ disk
+
+    def _add(self, *said: Message) -> None:
+        """Keep what was said."""
+        with self._alone():
+            messages = [*self.messages, *said]
+            write_list(self.directory / TURNS, "messages", messages)
+            self.messages, self._known = messages, self._on_disk()
+
+    def _take_over(self, memory: Memory) -> None:
+        """Keep a memory in place of the words that were studied for it; both are written, or none."""
+        left = self.messages[self._studied :]
+        with self._alone():
+            with staged(self.directory / TURNS, [list_bytes("messages", left)]):
+                self.store.save(memory)  # before the words go
+            self.memory, self.messages, self._rejected = memory, left, 0
+            self._known = self._on_disk()
+
+    def _on_disk(self) -> tuple[bytes, bytes]:
+        """What another session would have changed."""
+        turns = self.directory / TURNS
+        return read_regular(turns) if turns.exists() else b"", self.store.state()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Keep other sessions from reading and writing."""
+        try:
+            self._lock.acquire(timeout=PATIENCE)
+        except Timeout as error:
+            raise InputError(
+                f"Another session has been writing to {self.directory} for {PATIENCE:.0f} seconds. Close it first."
+            ) from error
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the store, which nobody else has changed.
+
+        Raises
+        ------
+        InputError
+            When another session has.
+        """
+        with self._held():
+            if self._on_disk() != self._known:
+                raise InputError(
+                    f"{self.directory} was changed by another session since this one read it, and of what both say "
+                    "only one would be kept. Open a new ChatSession on it, and one at a time."
+                )
+            yield

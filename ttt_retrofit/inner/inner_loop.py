@@ -1,0 +1,190 @@
+"""The inner loop as mathematics: loss -> gradient -> update, pure functions over fast weights.
+
+B batch rows, C chunk tokens, V vocabulary. Each row is its own learner: its loss, gradient, optimizer and trust region
+never look at another row. The same code serves first order (detached gradients) and second order (`create_graph`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..config import TTTConfig
+from .fast_weights import FastWeights, Weights
+from .inner_optimizers import IN_PLACE, OPTIMIZERS, Optimizer, State, state_names
+
+IGNORED = -100  # cross_entropy's mark for a position without a target
+
+
+def next_token_losses(logits: Tensor, ids: Tensor) -> Tensor:
+    """Cross-entropy of every next token within a chunk, in nats.
+
+    Parameters
+    ----------
+    logits : (B, C, V), any floating dtype; the softmax is taken in float32.
+    ids : (B, C) integer.
+
+    Returns
+    -------
+    (B, C - 1) float32 (float64 for float64 logits): entry t is -log p(ids[t + 1] | ids[..t]).
+    """
+    # The last position has no target yet. Ignoring it, rather than slicing it off, spares the backward pass a copy of
+    # the largest tensor there is.
+    targets = F.pad(ids[:, 1:], (0, 1), value=IGNORED)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    losses = F.cross_entropy(wide.flatten(0, 1), targets.flatten(), reduction="none", ignore_index=IGNORED)
+    return losses.view(ids.shape)[:, :-1]
+
+
+class _LossesOnce(torch.autograd.Function):
+    """`next_token_losses` of (N, V) logits with a gradient that can be taken once.
+
+    The gradient, softmax minus one-hot, is written over the probabilities: one tensor of the size of the logits is
+    allocated where autograd's own form allocates three, and memory traffic is what this costs. Losses end where the
+    smallest probability does, at 87 nats in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        p = torch.softmax(logits, dim=-1, dtype=wide)
+        ctx.save_for_backward(targets)
+        ctx.p, ctx.dtype = p, logits.dtype
+        return -p.gather(1, targets[:, None])[:, 0].clamp_min(torch.finfo(wide).tiny).log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (targets,) = ctx.saved_tensors
+        p, ctx.p = ctx.p, None
+        p[torch.arange(len(targets), device=p.device), targets] -= 1
+        return p.mul_(gradient[:, None]).to(ctx.dtype), None
+
+
+def next_token_losses_once(logits: Tensor, ids: Tensor) -> Tensor:
+    """`next_token_losses` for use: faster, and differentiable once."""
+    # The last position has no target; any will do, for its loss is dropped.
+    targets = F.pad(ids[:, 1:], (0, 1), value=0)
+    losses: Tensor = _LossesOnce.apply(logits.flatten(0, 1), targets.flatten())
+    return losses.view(ids.shape)[:, :-1]
+
+
+def chunk_loss(losses: Tensor, targets: Tensor) -> Tensor:
+    """Mean over the tokens that are learned from: TTT-E2E eq. 2. losses, targets (bool): (B, C - 1) -> (B,)."""
+    weights = targets.to(losses.dtype)
+    return (losses * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+
+@dataclass
+class SiteState:
+    """The fast weights of one site and what its optimizer carries; every tensor (B, rows, columns)."""
+
+    weights: Weights
+    optimizer: dict[str, State]  # by name of the weight
+
+
+@dataclass(frozen=True)
+class SiteConstants:
+    """What the inner loop needs to know of a site and never changes while reading."""
+
+    start: Weights  # (rows, columns) each; names that start at zero are absent
+    scale: dict[str, Tensor]  # Frobenius norms the trust region compares with, scalars
+    lr: Tensor  # scalar: the configured rate times what the outer loop learned
+
+
+def fresh_state(
+    shapes: dict[str, tuple[int, int]], constants: SiteConstants, config: TTTConfig, rows: int, like: Tensor
+) -> SiteState:
+    """The state before the first update, for `rows` rows, with the dtype and device of `like`."""
+    weights, optimizer = {}, {}
+    for name, shape in shapes.items():
+        zero = like.new_zeros(rows, *shape)
+        # A clone, because updates in place must not reach the stored start.
+        weights[name] = constants.start[name].expand(rows, *shape).clone() if name in constants.start else zero
+        optimizer[name] = {slot: torch.zeros_like(zero) for slot in state_names(config.inner_optimizer)}
+    return SiteState(weights, optimizer)
+
+
+def update(
+    kind: FastWeights,
+    state: SiteState,
+    gradients: Weights,
+    constants: SiteConstants,
+    config: TTTConfig,
+    step: Tensor,
+    optimize: Optimizer | None = None,
+) -> SiteState:
+    """One inner step of one site: optimizer, then the trust region ‖ΔW‖ <= max_relative_update · ‖W‖.
+
+    Parameters
+    ----------
+    gradients : as `state.weights`, (B, rows, columns).
+    step : (B,) the number of this update in each row, from 1.
+    optimize : in place of the configured optimizer, for the outer loop.
+    """
+    optimize = optimize or OPTIMIZERS[config.inner_optimizer]
+    weights, optimizer = {}, {}
+    for name, gradient in gradients.items():
+        direction, optimizer[name] = optimize(gradient, state.optimizer[name], step)
+        weights[name] = state.weights[name] - constants.lr * direction
+    return SiteState(kind.shrink(weights, constants.start, constants.scale, config.max_relative_update), optimizer)
+
+
+class Stepped:
+    """Whether a weight has been stepped in place. An interrupt can come before or after, never between it and this."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.done = weight.new_zeros(())  # the operation that writes to the weight writes to it as well
+        self._tried = False
+
+    @classmethod
+    def none_of(cls, state: SiteState) -> dict[str, Stepped]:
+        return {name: cls(weight) for name, weight in state.weights.items()}
+
+    def begin(self) -> bool:
+        """Whether the step is still to be taken. A device is waited for only where it was tried before."""
+        again, self._tried = self._tried, True
+        return not (again and bool(self.done != 0))
+
+
+def update_(
+    kind: FastWeights,
+    state: SiteState,
+    gradients: Weights,
+    constants: SiteConstants,
+    config: TTTConfig,
+    step: int,
+    stepped: dict[str, Stepped],
+) -> None:
+    """`update` in place, for use: every row is at the same `step`, and no graph is kept.
+
+    Over large matrices the inner step is bound by memory traffic; this form passes over each tensor a few times less.
+    One that was interrupted may be called again: what has been `stepped` is not stepped twice.
+    """
+    lr = float(constants.lr)
+    for name, gradient in gradients.items():
+        if stepped[name].begin():
+            step_ = IN_PLACE[config.inner_optimizer]
+            step_(state.weights[name], gradient, state.optimizer[name], step, lr, stepped[name].done)
+    displacement = kind.displacement(state.weights, constants.start, constants.scale)
+    if not bool((displacement <= config.max_relative_update).all()):  # so asked, NaN is outside too
+        state.weights = kind.shrink(state.weights, constants.start, constants.scale, config.max_relative_update)
+
+
+def sound_rows(losses: Tensor, gradients: list[Tensor], vocabulary: int) -> Tensor:
+    """(B,) bool: the rows whose update may be applied.
+
+    A row is refused when its loss or its gradient is not finite, or when its loss diverged: worse than guessing
+    uniformly over the vocabulary, log V nats, by more than a nat.
+    """
+    sound = torch.isfinite(losses) & (losses < math.log(vocabulary) + 1)
+    for gradient in gradients:
+        # A sum of squares is finite only if every entry is; one reduction, no mask of the size of the gradient.
+        sound = sound & torch.isfinite(torch.linalg.vector_norm(gradient, dim=(-2, -1)))
+    return sound

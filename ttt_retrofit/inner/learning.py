@@ -1,0 +1,343 @@
+"""What a chunk does to the fast weights: the tensors gradients are taken of, and the step of every site.
+
+It carries the equations of `inner_loop` over all sites of a model and all rows of a batch, and knows nothing of how
+tokens are cut or where keys are kept.
+B batch rows, R rows of a state, C chunk, V vocabulary, O out features, I in features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+from ..config import TTTConfig
+from ..errors import UnsupportedModelError
+from . import in_place
+from .fast_state import FastState
+from .fast_weights import FastWeights, Weights
+from .inner_loop import (
+    SiteState,
+    Stepped,
+    chunk_loss,
+    fresh_state,
+    next_token_losses,
+    next_token_losses_once,
+    sound_rows,
+    update,
+    update_,
+)
+from .inner_optimizers import Optimizer
+from .layer import FOLDED, FastTerms, TTTSite
+
+logger = logging.get_logger(__name__)
+
+
+class Decoder(Protocol):
+    """What reading needs of a model."""
+
+    ttt: TTTConfig
+    kind: FastWeights
+
+    @property
+    def sites(self) -> list[TTTSite]: ...
+
+    @property
+    def vocabulary_size(self) -> int: ...
+
+    @property
+    def compute_dtype(self) -> torch.dtype: ...
+
+    @property
+    def trained_length(self) -> int | None:
+        """Tokens that were ever apart in training; None where positions are not relative, or nobody knows."""
+        ...
+
+    def embeddings_of(self, ids: Tensor) -> Tensor:
+        """The input embeddings of tokens, (B, T) -> (B, T, D)."""
+        ...
+
+    def base_forward(self, **kwargs: Any) -> Any:
+        """The family's own forward."""
+        ...
+
+    def only(self, rows: list[int]) -> AbstractContextManager[None]:
+        """Within it, forwards are of these rows of the batch alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class Outer:
+    """How a read is recorded for the outer loop. Not recording is the way of use: no graph outlives a chunk."""
+
+    record: bool = False
+    order: int = 1  # 2 keeps the inner updates themselves differentiable
+    rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
+    folded: bool = False  # no gradient is wanted of the projections themselves, so fast matrices may be folded in
+    along: tuple[Tensor, ...] = ()  # tensors whose gradients are taken along with those of the fast weights
+    observe: Callable[[Learned], None] | None = None  # told of every chunk that is learned from, before its step
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether the forward keeps a graph below the first TTT site, too."""
+        return self.record or bool(self.along)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a chunk teaches: the gradients that its step is made of."""
+
+    fast: FastState  # before the step, which may overwrite it
+    gradients: dict[str, Weights]  # by site; (R, rows, columns) each
+    along: tuple[Tensor | None, ...]  # of the tensors asked for; None where the loss does not depend on one
+    losses: Tensor  # (R,) of the chunk, in nats per token
+    firing: Tensor  # (R,) bool: the rows that the gradients are of
+
+
+def fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
+    sites: dict[str, SiteState] = {}
+    with torch.set_grad_enabled(outer.record):
+        for site in decoder.sites:
+            constants = site.constants(decoder.ttt)
+            shapes = decoder.kind.shapes(site.site)
+            sites[site.site.name] = fresh_state(shapes, constants, decoder.ttt, rows, like=site.log_lr)
+    device = decoder.sites[0].log_lr.device
+    return FastState(sites, torch.zeros(rows, dtype=torch.long, device=device))
+
+
+def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dict[str, Weights]:
+    """The fast weights as tensors that gradients can be taken of, by site.
+
+    A folded leaf stands for the fast matrix in it: the gradient with respect to either is the same.
+    """
+    leaves: dict[str, Weights] = {}
+    for site in decoder.sites if fast.sites else []:
+        name, weights = site.site.name, fast.sites[site.site.name].weights
+        base = None if outer.everywhere and not outer.folded else site.foldable(rows)
+        if base is not None:
+            leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
+        else:
+            leaves[name] = {
+                key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
+                for key, weight in weights.items()
+            }
+    return leaves
+
+
+def terms_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> FastTerms:
+    """The fast weights for a forward that is learned from, which leaves behind what the inner rule asks for."""
+    leaves = leaves_of(decoder, fast, rows, outer)
+    if decoder.ttt.inner_rule == "in_place":
+        return FastTerms(leaves, rows, seen={})
+    return FastTerms(leaves, rows, record=not outer.everywhere)
+
+
+def present(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
+    """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
+    if fast.sites:
+        bases = _kept_bases(decoder, rows)
+        versions = [(base.data_ptr(), base._version) for base in bases.values()]
+        return fast.prepared(versions, lambda state: _prepare(decoder, state, bases))
+    return starting_weights(decoder)
+
+
+def starting_weights(decoder: Decoder) -> dict[str, Weights]:
+    """The fast weights before any update, shared by all rows: (1, rows, columns) each."""
+    starts = {}
+    for site in decoder.sites:
+        start = {name: site.get_parameter(f"start_{name}")[None] for name in decoder.kind.learned_start}
+        if start:
+            starts[site.site.name] = start
+    return starts
+
+
+def _kept_bases(decoder: Decoder, rows: int) -> dict[str, Tensor]:
+    """The base's matrices that fast ones are folded into for many tokens, by site."""
+    bases = {site.site.name: site.foldable(rows) for site in decoder.sites}
+    return {name: base for name, base in bases.items() if base is not None}
+
+
+def _prepare(decoder: Decoder, fast: FastState, bases: dict[str, Tensor]) -> dict[str, Weights]:
+    """The fast weights in the form that is cheapest to apply token by token."""
+    prepared: dict[str, Weights] = {}
+    with torch.no_grad():
+        for site in decoder.sites:
+            name, weights = site.site.name, fast.sites[site.site.name].weights
+            if name in bases:
+                prepared[name] = {FOLDED: bases[name] + weights["delta"].squeeze(0)}
+            else:
+                prepared[name] = {key: weight.to(decoder.compute_dtype) for key, weight in weights.items()}
+    return prepared
+
+
+def losses_of(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:
+    return next_token_losses(logits, ids) if outer.record else next_token_losses_once(logits, ids)
+
+
+def learn_from(
+    decoder: Decoder,
+    fast: FastState,
+    terms: FastTerms,
+    ids: Tensor,
+    losses: Tensor,
+    targets: Tensor,
+    fires: list[bool],
+    outer: Outer,
+) -> tuple[FastState, list[float]]:
+    """One inner step of every row that fires, from a forward with the weights in `fast`.
+
+    ids: (R, C), losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
+    """
+    firing = torch.tensor(fires, device=losses.device)
+    by_row = chunk_loss(losses, targets)
+    if terms.seen is None:
+        gradients, along = _gradients(fast, terms.weights, torch.where(firing, by_row, 0).sum(), outer)
+    else:
+        gradients, along = _writes(decoder, fast, terms.seen, ids, targets), ()
+    if outer.observe is not None:
+        outer.observe(Learned(fast, gradients, along, by_row.detach(), firing))
+    with torch.set_grad_enabled(outer.record):
+        new = step_of(decoder, fast, by_row, gradients, firing)
+    return new, by_row.tolist()
+
+
+def _gradients(
+    fast: FastState, leaves: dict[str, Weights], loss: Tensor, outer: Outer
+) -> tuple[dict[str, Weights], tuple[Tensor | None, ...]]:
+    """Of the loss, with respect to the fast weights, by site, and to the tensors that `outer` asks for."""
+    if not loss.requires_grad:
+        raise UnsupportedModelError(
+            "No gradient of the loss reaches the fast weights: something after them passes none on, such as a head of "
+            "integers, or a hook that detaches. Undo that, or read with learn_from='none'."
+        )
+    flat = [leaf for by_name in leaves.values() for leaf in by_name.values()]
+    taken = torch.autograd.grad(
+        loss,
+        [*flat, *outer.along],
+        create_graph=outer.record and outer.order == 2,
+        retain_graph=outer.record,
+        allow_unused=bool(outer.along),
+    )
+    remaining = iter(taken)
+    gradients = {
+        name: {key: next(remaining).view_as(weight) for key, weight in fast.sites[name].weights.items()}
+        for name in leaves
+    }
+    return gradients, taken[len(flat) :]
+
+
+@torch.no_grad()
+def _writes(
+    decoder: Decoder, fast: FastState, seen: dict[str, Tensor], ids: Tensor, targets: Tensor
+) -> dict[str, Weights]:
+    """In-Place TTT's rule for every site, as the gradients that it stands for. seen: (R, C, I) by site."""
+    embeddings = decoder.embeddings_of(ids)
+    writes: dict[str, Weights] = {}
+    for name, keys in seen.items():
+        delta = fast.sites[name].weights["delta"]
+        writes[name] = {"delta": in_place.gradient(keys.to(delta), embeddings.to(delta), targets)}
+    return writes
+
+
+def step_of(
+    decoder: Decoder,
+    fast: FastState,
+    losses: Tensor,
+    gradients: dict[str, Weights],
+    firing: Tensor,
+    optimize: Optimizer | None = None,
+) -> FastState:
+    """The state after the step of every row that fires and is sound, of the sites that there are gradients of.
+
+    losses, firing: (R,). Without a graph to keep, tensors of `fast` may be overwritten once the state is asked for.
+    optimize: in place of the configured optimizer.
+    """
+    assert fast.steps is not None
+    vocabulary = decoder.vocabulary_size
+    flat = [gradient for by_name in gradients.values() for gradient in by_name.values()]
+    applied = firing & sound_rows(losses, flat, vocabulary)
+    everyone = bool(applied.all())
+    if not everyone and not bool((applied == firing).all()):
+        logger.warning_once(
+            "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update "
+            "of the fast weights was dropped. This is reported once."
+        )
+    step = fast.steps + 1
+    taken = fast.steps.tolist()
+    if everyone and len(set(taken)) == 1 and not torch.is_grad_enabled():
+        return _due_in_place(decoder, fast, gradients, taken[0] + 1)
+    sites = {}
+    for site in decoder.sites:
+        if site.site.name not in gradients:
+            continue
+        state, constants = fast.sites[site.site.name], site.constants(decoder.ttt)
+        new = update(decoder.kind, state, gradients[site.site.name], constants, decoder.ttt, step, optimize)
+        sites[site.site.name] = new if everyone else _choose(applied, new, state)
+    return FastState(sites, torch.where(applied, step, fast.steps))
+
+
+def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weights], step: int) -> FastState:
+    """The state whose step is taken in place, when it is first asked for: its matrices are those of `fast`."""
+    kind, ttt = decoder.kind, decoder.ttt
+    sites = {name: fast.sites[name] for name in gradients}
+    stepped = {name: Stepped.none_of(state) for name, state in sites.items()}
+    constants = {site.site.name: site.constants(ttt) for site in decoder.sites if site.site.name in sites}
+
+    def take(name: str, state: SiteState) -> None:
+        update_(kind, state, gradients[name], constants[name], ttt, step, stepped[name])
+
+    assert fast.steps is not None
+    return FastState(sites, fast.steps + 1, take)
+
+
+class _TakingPart(torch.autograd.Function):
+    """The tensor itself, of which tensors that it does not depend on get a gradient of zero."""
+
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, *others: Tensor) -> Tensor:
+        ctx.save_for_backward(*others)
+        return result.detach()  # shares memory, and may be written in place, unlike a view
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
+        return gradient, *(torch.zeros_like(other) for other in ctx.saved_tensors)
+
+
+def taking_part(decoder: Decoder, logits: Tensor) -> Tensor:
+    """The same logits, in whose graph every trained parameter of the sites has a place.
+
+    Nothing depends on inner rates where no chunk was full, and DistributedDataParallel waits for the gradient of every
+    parameter.
+    """
+    others = [p for site in decoder.sites for p in site.parameters() if p.requires_grad]
+    result: Tensor = _TakingPart.apply(logits, *others)
+    return result
+
+
+@torch.no_grad()
+def displacements(decoder: Decoder, fast: FastState) -> Tensor:
+    """(S,) how far the fast weights of each site have moved from their start, ‖ΔW‖ / ‖W‖; the mean over rows."""
+    if not fast.sites:
+        return torch.zeros(len(decoder.sites), device="cpu")
+    moved = []
+    for site in decoder.sites:
+        constants = site.constants(decoder.ttt)
+        weights = fast.sites[site.site.name].weights
+        moved.append(decoder.kind.displacement(weights, constants.start, constants.scale).mean())
+    return torch.stack(moved)
+
+
+def _choose(rows: Tensor, new: SiteState, old: SiteState) -> SiteState:
+    """`new` in the rows that are True, `old` elsewhere; what is not chosen may be NaN."""
+    pick = rows[:, None, None]
+    weights = {name: torch.where(pick, weight, old.weights[name]) for name, weight in new.weights.items()}
+    optimizer = {
+        name: {slot: torch.where(pick, value, old.optimizer[name][slot]) for slot, value in slots.items()}
+        for name, slots in new.optimizer.items()
+    }
+    return SiteState(weights, optimizer)

@@ -1,0 +1,1 @@
+"""What a converted model is: wrapping, classes, generation, checkpoints, memories."""

@@ -1,0 +1,352 @@
+"""`ForwardMixin`: one call of a converted model, and reading a whole context.
+
+A call's way is check, align, read, collect. What is checked and collected is in `calls`, how tokens become chunks and
+chunks fast weights in `reading`.
+B batch rows, T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..config import LearnFrom, TTTConfig
+from ..errors import InputError
+from ..inner import layer, learning
+from ..inner.discovery import Site
+from ..inner.fast_weights import FastWeights
+from ..memory import Memory
+from ..streaming import calls, packed, reading
+from ..streaming.cache import TTTCache
+from ..util.fingerprint import fingerprint, same_base
+from ..util.inference import outside_inference_mode
+from ..util.texts import text_ids
+from . import backbone
+from .remembering import MemoryMixin
+
+ADAPTER_NAMES = "adapter_names"  # of each row, as PEFT hands them to its layers, by hooks
+
+
+class ForwardMixin(MemoryMixin):
+    """Calling and reading."""
+
+    _base_class: type[PreTrainedModel]
+    _identity: str  # of the model in memory
+    _rematerialise: bool  # whether each chunk is recomputed in the backward pass
+    _places: list[Site]
+    _reach: int | None  # how far apart two tokens may be, where rotary frequencies would change beyond
+    ttt: TTTConfig
+    kind: FastWeights
+    learned_positions: int | None
+
+    def check_bound(self) -> None:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ what reading needs
+
+    @property
+    def sites(self) -> list[layer.TTTSite]:
+        """What is stored for each place of fast weights, in forward order."""
+        return [layer.active_site(self, place) for place in self._places]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; transformers' is "meta" for one that accelerate has offloaded whole."""
+        device = super().device
+        hook = vars(self.get_input_embeddings()).get("_hf_hook") if device.type == "meta" else None
+        return device if hook is None or hook.execution_device is None else torch.device(hook.execution_device)
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self.config.get_text_config(decoder=True).vocab_size
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        return self.dtype
+
+    @property
+    def trained_length(self) -> int | None:
+        text = self.config.get_text_config(decoder=True)
+        return None if self.learned_positions else self._reach or getattr(text, "max_position_embeddings", None)
+
+    @property
+    def longest(self) -> int | None:
+        """The tokens that a conversation may hold, None for any number."""
+        if self.learned_positions is not None:
+            return self.learned_positions
+        return self._reach if self._reach is not None and self._reach <= self.ttt.reach else None
+
+    def embeddings_of(self, ids: Tensor) -> Tensor:
+        """What the family's forward makes of token ids first."""
+        return self.get_input_embeddings()(ids)
+
+    def base_forward(self, **kwargs: Any) -> Any:
+        """The family's own forward, of one segment."""
+        return backbone.forward_of_segment(self, kwargs)
+
+    @contextmanager
+    def only(self, rows: list[int]) -> Iterator[None]:
+        """Within it, forwards are of these rows of the batch: PEFT's `adapter_names` are told of theirs alone."""
+        hooks = [hook for module in self.modules() for hook in module._forward_pre_hooks.values()]
+        named = [hook.keywords for hook in hooks if isinstance(hook, partial) and ADAPTER_NAMES in hook.keywords]
+        before = [keywords[ADAPTER_NAMES] for keywords in named]
+        try:
+            for keywords, names in zip(named, before):
+                keywords[ADAPTER_NAMES] = [names[row] for row in rows]
+            yield
+        finally:
+            for keywords, names in zip(named, before):
+                keywords[ADAPTER_NAMES] = names
+
+    # ------------------------------------------------------------------ calling and reading
+
+    @outside_inference_mode
+    def ttt_forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: TTTCache | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        learn_from: LearnFrom | None = None,
+        memories: Memory | Sequence[Memory | None] | None = None,
+        return_dict: bool | None = None,
+        ended: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
+
+        `memories` gives one memory, or None, for each row, or one for all of them; when it is not given, the loaded
+        memory speaks in all. `ended` (B, T) marks what `generate` writes into rows after their last word.
+
+        Where it is interrupted, the cache has read some of the tokens or none: go on from `cache.get_seq_length()`.
+
+        Raises
+        ------
+        InputError
+            For inputs that are not token ids, or a cache of another kind or batch, or a mask that does not agree with
+            what the cache has read.
+        """
+        # check
+        ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
+        for_loss = {str(name): kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
+        cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
+        mask = calls.checked_mask(attention_mask, ids, cache)
+        new = None if mask is None else mask[:, -ids.shape[1] :]
+        positions = calls.text_positions(packed.positions_of(position_ids, kwargs, ids), new)
+        calls.check_rest(positions, learn_from, ids)
+        spans = None if mask is not None else packed.documents(positions, len(ids), use_cache is False)
+        if spans is not None:
+            assert positions is not None
+            calls.check_new(cache)
+            kwargs |= {"learn_from": learn_from, "use_cache": use_cache}
+            output = packed.read_apart(self.ttt_forward, ids, positions, spans, memories, logits_to_keep, **kwargs)
+            return self._returned(output, labels, None, for_loss, return_dict)
+        late = calls.late(cache, mask, ids.shape[1])
+        real = new if ended is None else ~ended if new is None else new & ~ended
+        # align
+        tokens = reading.align(ids, real, positions, cache.ahead)
+        calls.check_real(max(tokens.counts))
+        counts = tokens.counts if late is None else [n + m for n, m in zip(tokens.counts, late.sum(1).tolist())]
+        self._check_length(cache, counts)
+        learn = (learn_from or self.ttt.learn_from) != "none"
+        voices = self.voices_of(memories, ids.shape[0])
+        room = reading.room_left(cache, ids.shape[0], self.ttt.chunk_size, learn)
+        together = late is None and tokens.order is None and (ids.shape[1] == 1 or cache.in_step)
+        whole = together and max(tokens.counts) <= min(room)
+        calls.check_outputs(kwargs, self.config.get_text_config(decoder=True), together, whole, labels)
+        # read
+        settings = {"learn": learn, "outer": self._outer(), "voices": voices, **kwargs}
+        if late is not None:
+            reading.read_late(self, cache, late, calls.late_positions(positions, late, new), **settings)
+        # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
+        keep = logits_to_keep if isinstance(logits_to_keep, int) and together else 0
+        call = reading.Call(real, ids.shape[1], cache.columns, calls.held_after(cache, ids, ended))
+        collected = calls.Collector(tokens, ids.shape[1], logits_to_keep, together)
+        record = partial(call.hand_in, tokens)
+        for segment in reading.read(self, cache, tokens, logits_to_keep=keep, record=record, **settings):
+            collected.add(segment)
+        # collect
+        output = collected.output(cache.detach_() if use_cache is not False else None)
+        if torch.is_grad_enabled():
+            made = calls.LAST if calls.LAST in output else "logits"
+            output[made] = learning.taking_part(self, output[made])
+        return self._returned(output, labels, new, for_loss, return_dict)
+
+    def _returned(
+        self,
+        output: Any,
+        labels: Tensor | None,
+        mask: Tensor | None,
+        for_loss: dict[str, Any],
+        return_dict: bool | None,
+    ) -> Any:
+        """The output of a call as it was asked for, with its loss in front."""
+        if labels is not None:
+            kept, counted = calls.labels_after_padding(labels, mask)
+            loss = self.loss_function(logits=output.logits, labels=kept, vocab_size=self.vocabulary_size, **for_loss)
+            if for_loss.get("num_items_in_batch") is not None and "shift_labels" not in for_loss:
+                loss = loss * counted
+            output = type(output)(**{"loss": loss, **output})
+        return output if return_dict is not False else output.to_tuple()
+
+    def read(
+        self,
+        text_or_ids: str | list[int] | Tensor,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        add_special_tokens: bool | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: TTTCache | None = None,
+        learn_from: LearnFrom | None = None,
+        memories: Memory | Sequence[Memory | None] | None = None,
+        progress: bool | Callable[[int], None] = False,
+    ) -> TTTCache:
+        """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
+
+        Parameters
+        ----------
+        text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
+        tokenizer : for text; found by the model's name when not given.
+        add_special_tokens : of a text. When not given, what the tokenizer puts before a text, such as BOS, stands once
+            at the start of a conversation. A text that goes on from a cache gets none, and nothing, such as EOS, is put
+            behind one. True is the tokenizer's own way at every call, False none.
+        past_key_values : a cache to go on from.
+        memories : as in forward; what is learned while reading adds to them.
+        progress : show a progress bar, or a function that is called with the number of tokens just read.
+
+        Returns
+        -------
+        TTTCache, to be passed on as `past_key_values`; see its `loss_by_chunk`, `tokens_seen`, `nbytes`.
+
+        Raises
+        ------
+        InputError
+            For an empty context, or a single token with nothing before it, from which nothing can be learned; and for
+            whatever forward refuses, before anything is read.
+        """
+        begins = not isinstance(past_key_values, TTTCache) or past_key_values.columns == 0
+        ids = self._to_ids(text_or_ids, tokenizer, add_special_tokens, begins)
+        fresh = past_key_values is None
+        if ids.shape[1] == 0 or (fresh and ids.shape[1] == 1):
+            raise InputError(
+                f"read() was given {ids.shape[1]} token{'s' * (ids.shape[1] != 1)}, expected at least 2: the inner "
+                "loss is on the next token. Check that the text is not empty."
+            )
+        ids = calls.checked_ids(ids, {}, self.vocabulary_size)
+        cache = self.new_cache() if fresh else self.own_cache(past_key_values)
+        mask = calls.checked_mask(attention_mask, ids, cache)
+        mask = None if mask is None else mask[:, -ids.shape[1] :]
+        counts = [ids.shape[1]] * ids.shape[0] if mask is None else mask.sum(1).tolist()
+        calls.check_real(max(counts))
+        self._check_length(cache, counts)
+        bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
+        with torch.no_grad(), bar:
+            step = self.ttt.chunk_size
+            for start in range(0, ids.shape[1], step):
+                part = ids[:, start : start + step]
+                real = None if mask is None else mask[:, start : start + step]
+                if real is not None and not bool(real.any()):
+                    cache.columns += part.shape[1]
+                else:
+                    outputs = self(
+                        input_ids=part,
+                        attention_mask=real,
+                        past_key_values=cache,
+                        learn_from=learn_from,
+                        memories=memories,
+                        use_cache=True,
+                        logits_to_keep=1,
+                    )
+                    cache = outputs.past_key_values
+                bar.update(part.shape[1])
+                if callable(progress):
+                    progress(part.shape[1])
+        return cache
+
+    def new_cache(self) -> TTTCache:
+        """An empty cache for this model."""
+        layer.check_modules(self)
+        self.check_bound()
+        cache = TTTCache(self.config, self.ttt, fingerprint(self))
+        cache.owner = self._identity
+        return cache
+
+    def own_cache(self, cache: Any) -> TTTCache:
+        """A cache that this model can go on from: its own, or one of another with the same weights."""
+        checked = calls.checked_cache(cache, self.ttt)
+        self.check_bound()
+        if checked.owner != self._identity:
+            if not same_base(checked.base, fingerprint(self)):
+                raise InputError("The cache was made by a model with other weights. Read the context with this one.")
+            checked.owner = self._identity
+        return checked
+
+    def _outer(self) -> reading.Outer:
+        record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        return reading.Outer(record=record, rematerialise=self._rematerialise and self.training)
+
+    def _to_ids(
+        self,
+        text_or_ids: str | list[int] | Tensor,
+        tokenizer: PreTrainedTokenizerBase | None,
+        add_special_tokens: bool | None,
+        begins: bool,
+    ) -> Tensor:
+        if isinstance(text_or_ids, str):
+            tokenizer = tokenizer or self._own_tokenizer()
+            if add_special_tokens is None:
+                text_or_ids = text_ids(tokenizer, text_or_ids, begins=begins)
+            else:
+                text_or_ids = list(tokenizer(text_or_ids, add_special_tokens=add_special_tokens).input_ids)
+        elif add_special_tokens is not None:
+            raise InputError(
+                f"add_special_tokens={add_special_tokens} is for a text, and read() was given a "
+                f"{type(text_or_ids).__name__}. Token ids are read as they are: leave it out."
+            )
+        if not isinstance(text_or_ids, (Tensor, list, tuple)):
+            raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
+        try:
+            ids = torch.as_tensor(text_or_ids, device=self.device)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"read() was given a {type(text_or_ids).__name__} that is no table of token ids: {error}. Give one "
+                "text, or rows of ids of one length, padded with attention_mask=."
+            ) from error
+        if ids.numel() == 0:
+            ids = ids.long()
+        return ids[None] if ids.ndim == 1 else ids
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        try:
+            return AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
+            ) from error
+
+    def _check_length(self, cache: TTTCache, counts: list[int]) -> None:
+        """counts: new tokens, by row."""
+        tokens = max(read + new for read, new in zip(cache.counts or [0] * len(counts), counts))
+        if self.longest is None or tokens <= self.longest:
+            return
+        if self.learned_positions is not None:
+            raise InputError(
+                f"{tokens} tokens are more than the {self.longest} positions {self._base_class.__name__} has learned; "
+                "it cannot read further. Use a model with rotary positions for longer contexts."
+            )
+        raise InputError(
+            f"{tokens} tokens are more than the {self.longest} that {self._base_class.__name__} reads with one set of "
+            "rotary frequencies. Beyond, it would change them for what it has read already. Read under a window, with "
+            f"sliding_window + chunk_size + sink_tokens below {self.longest}: found {self.ttt.sliding_window}, "
+            f"{self.ttt.chunk_size} and {self.ttt.sink_tokens}."
+        )

@@ -1,0 +1,213 @@
+"""`TTTMixin`: what a converted model gains over its family's class.
+
+`TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)` is made by `auto.py` at run time; the family's modelling code runs
+unchanged underneath. Calling and reading, generating, remembering and saving are mixins of their own.
+B batch rows, T tokens, D model width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+from uuid import uuid4
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils import logging
+from transformers.utils.generic import ModelOutput
+
+from ..config import DECIDE_PARAMETERS, TTTConfig
+from ..errors import CheckpointError, ConfigError, UnsupportedModelError
+from ..inner import in_place, layer
+from ..inner.discovery import Site, find_sites, learned_positions
+from ..inner.fast_weights import fast_weights
+from ..memory import batch as hooks
+from ..streaming import rotary
+from ..streaming.cache import TTTCache
+from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
+from . import backbone, hub
+from .alike import AlikeMixin
+from .backbone import ADDED
+from .forwarding import ForwardMixin
+from .generating import GenerateMixin
+
+logger = logging.get_logger(__name__)
+
+ATTACHED = (
+    "ttt",
+    "kind",
+    "_places",
+    "_reach",
+    "_identity",
+    "_rematerialise",
+    "learned_positions",
+    "_versions",
+    "_prepared",
+)
+HIDDEN = ("ended",)  # what only `generate` hands to forward
+
+
+class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
+    """Test-time training for a causal language model of any family."""
+
+    _base_class: type[PreTrainedModel]  # set on the derived class
+
+    def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+        if config.ttt is None:
+            raise CheckpointError(
+                f"The configuration of {config._name_or_path!r} has no `ttt` block: it is a base. Convert it with "
+                "wrap() or ttt_retrofit.AutoModelForCausalLM."
+            )
+        super().__init__(config, *args, **kwargs)
+        self.attach_ttt(TTTConfig.from_dict(config.ttt))
+        layer.initialise(self) if self.device.type != "meta" else None
+
+    # ------------------------------------------------------------------ conversion
+
+    def attach_ttt(self, ttt: TTTConfig) -> None:
+        """Add the TTT sites to a plain decoder. Raises before anything is changed."""
+        sites = find_sites(self, ttt)
+        self._check_rule(ttt, sites)
+        _check_forward(self._base_class)
+        TTTCache(self.config, ttt, "")  # raises for layers whose state cannot be carried
+        set_windowed_attention(self)
+        self.ttt, self.kind = ttt, fast_weights(ttt)
+        layer.attach(self, sites, self.kind)
+        backbone.attach(self)
+        self.learned_positions, self._reach = learned_positions(self), None
+        self._identity = uuid4().hex
+        self._rematerialise = super().is_activation_checkpointing
+        if self._rematerialise:  # the layers' own switch, which drops the cache between chunks
+            super()._activation_checkpointing_disable()
+        self.attach_memory()
+        self.bind_ttt()
+
+    def bind_ttt(self) -> None:
+        """(Re)connect the sites to the modules that now stand at their paths; adapters around them included."""
+        layer.bind(self)
+        self._places = [site.site for site in layer.ttt_sites(self)]
+        if self.device.type != "meta":  # else the family has still to fill in its frequencies
+            self._reach = rotary.freeze(self)
+        self.bind_memory()
+
+    def check_bound(self) -> None:
+        """Follow where modules were replaced since (dequantized, adapted by PEFT, assigned), or offloaded."""
+        if any(site.log_lr.is_meta for site in self.sites):
+            hub.settle(self, fresh=False)
+        if not layer.is_bound(self, self.sites):
+            layer.check_modules(self)
+            self.bind_ttt()
+
+    def configure_ttt(self, **changes: Any) -> TTTConfig:
+        """Change how the model reads from now on: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
+
+        Caches made before keep to the window and chunk they were made with, and are refused afterwards. Raises
+        `ConfigError` for changes that would need other parameters.
+        """
+        fixed = set(DECIDE_PARAMETERS) & set(changes)
+        if fixed:
+            raise ConfigError(
+                f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them."
+            )
+        changed = TTTConfig.from_dict({**self.ttt.to_dict(), **changes})
+        self._check_rule(changed, self._places)
+        self.ttt = changed
+        self.config.ttt = self.ttt.to_dict()
+        layer.warn_of_large_steps(self.sites, self.ttt)
+        return self.ttt
+
+    def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
+        """transformers', which keeps the window. Raises `UnsupportedModelError` for kernels that cannot carry it."""
+        names = attn_implementation.values() if isinstance(attn_implementation, dict) else [attn_implementation]
+        for name in names:
+            windowed_name(self, name)  # raises before anything is changed
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        set_windowed_attention(self)
+
+    def _check_rule(self, ttt: TTTConfig, sites: list[Site]) -> None:
+        if ttt.inner_rule == "in_place":
+            in_place.check(sites, self.get_input_embeddings())
+
+    def unwrap(self, merge: bool = False) -> PreTrainedModel:
+        """Back to the plain class of the family, in place, as it was before `wrap`.
+
+        Parameters
+        ----------
+        merge : fold the loaded memory into the weights, always speaking. Raises `ConfigError` when none is loaded, or
+            they are no plain matrices.
+        """
+        if merge:
+            self.merge_memory()
+        layer.detach(self)
+        backbone.detach(self)
+        hooks.unbind(self)
+        restore_attention(self)
+        rotary.release(self)
+        checkpointing = self._rematerialise and self.supports_gradient_checkpointing
+        for name in ATTACHED:
+            self.__dict__.pop(name, None)
+        del self.config.ttt, self.config.base_model_name_or_path
+        config_class: Any = type(self.config)
+        self.config.__class__ = config_class._base_class
+        self.__class__ = self._base_class  # type: ignore[assignment]
+        if checkpointing:
+            self.activation_checkpointing_enable()
+        return self
+
+    # ------------------------------------------------------------------ activation checkpointing
+
+    def activation_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
+        """Recompute each chunk in the backward pass, in place of the layers' own switch."""
+        self._rematerialise = True
+        if self.main_input_name == "input_ids" and getattr(self, "_hf_peft_config_loaded", False):
+            self.enable_input_require_grads()
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+    def activation_checkpointing_disable(self) -> None:
+        self._rematerialise = False
+
+    gradient_checkpointing_disable = activation_checkpointing_disable
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return self._rematerialise
+
+    @property
+    def is_activation_checkpointing(self) -> bool:
+        return self._rematerialise
+
+
+def _check_forward(base: type[PreTrainedModel]) -> None:
+    parameters = inspect.signature(base.forward).parameters
+    missing = [
+        name for name in ("input_ids", "position_ids", "past_key_values", "logits_to_keep") if name not in parameters
+    ]
+    if missing:
+        raise UnsupportedModelError(
+            f"{base.__name__}.forward has no {missing}, which reading in chunks needs. Its parameters are "
+            f"{list(parameters)}. Expected a decoder of transformers' usual signature."
+        )
+
+
+def derived_forward(base: type[PreTrainedModel]) -> Any:
+    """A forward with the family's signature, which Trainer and `generate` inspect, plus what is ours."""
+    signature = inspect.signature(base.forward)
+
+    # Hooks, chunks and caches are Python that changes from call to call: traced, each call would be traced anew. Layers
+    # that are compiled by themselves are run so, within.
+    @torch.compiler.disable
+    def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
+        own = {name: kwargs.pop(name, None) for name in (*ADDED, *HIDDEN)}
+        bound = signature.bind(self, *args, **kwargs).arguments
+        bound.pop("self")
+        extra = bound.pop("kwargs", {})
+        return self.ttt_forward(**bound, **extra, **own)
+
+    parameters = list(signature.parameters.values())
+    added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ADDED]
+    last = [p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD]
+    head = [p for p in parameters if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    forward.__signature__ = signature.replace(parameters=[*head, *added, *last])
+    forward.__doc__ = base.forward.__doc__
+    return forward

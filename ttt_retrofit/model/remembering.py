@@ -1,0 +1,322 @@
+"""`MemoryMixin`: what a converted model gains for remembering: consolidating, loading, rolling back, forgetting.
+
+The work is done in `consolidation/`, the data are `memory/`; this is where a model meets them.
+B batch rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+from transformers.utils import logging
+
+from ..consolidation.config import Budget, ConsolidationConfig
+from ..consolidation.consolidate import Consolidation
+from ..consolidation.control import Control, Progress
+from ..consolidation.job import ConsolidationJob
+from ..consolidation.pieces import understand
+from ..consolidation.prompts import Prompts
+from ..consolidation.work import default_directory
+from ..errors import CheckpointError, ConfigError, InputError
+from ..memory import batch as hooks
+from ..memory.batch import Voices
+from ..memory.collate import voices
+from ..memory.memory import Memory
+from ..memory.ready import Ready
+from ..memory.trust import check_bounds
+from ..util.fingerprint import fingerprint, same_base
+
+logger = logging.get_logger(__name__)
+
+LOADED = "loaded"  # the memory that speaks when `consolidate` is called
+
+if TYPE_CHECKING:
+    _Base = PreTrainedModel
+else:
+    _Base = object
+
+
+class MemoryMixin(_Base):
+    """Memories of a converted model. Those it was given stay with it as versions, the last one speaking."""
+
+    _versions: list[Memory]
+    _prepared: Ready
+
+    def attach_memory(self) -> None:
+        """Begin without a memory."""
+        self._versions, self._prepared = [], Ready()
+
+    def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ which memory speaks
+
+    @property
+    def memory(self) -> Memory | None:
+        """The memory that speaks in every call that is not given `memories`."""
+        return self._versions[-1] if self._versions else None
+
+    def load_memory(self, memory: Memory | str | os.PathLike, *, safe: bool = True) -> Memory:
+        """Let a memory speak from now on: an object, a directory, or a repository on the Hub. Nothing is reloaded.
+
+        Parameters
+        ----------
+        safe : of a directory or repository, take only one that keeps within what `consolidate` makes: weights of MLPs,
+            of bounded size, behind a gate. False takes any, of somebody you trust. An object is taken as it is.
+
+        Raises
+        ------
+        CheckpointError
+            When it is damaged, was made for another base, or is not `safe`. The memory before it stays.
+        """
+        loaded = memory if isinstance(memory, Memory) else Memory.load(memory)
+        self.check_memory(loaded)
+        if not isinstance(memory, Memory):
+            if safe:
+                check_bounds(loaded, self)
+            logger.info("%s: %s", memory, loaded)
+        self._versions = [*self._versions, loaded]
+        return loaded
+
+    def reset_memory(self) -> None:
+        """Forget every loaded memory: the model as it was before the first. Memories saved elsewhere stay there."""
+        self._versions, self._prepared = [], Ready()
+
+    def rollback_memory(self) -> Memory | None:
+        """Back to the version before; returns what speaks now.
+
+        Raises
+        ------
+        ConfigError
+            When no memory is loaded.
+        """
+        if not self._versions:
+            raise ConfigError("rollback_memory(): no memory is loaded, so there is none to go back from.")
+        self._versions = self._versions[:-1]
+        return self.memory
+
+    def memory_versions(self) -> list[Memory]:
+        """What was loaded and accepted so far, oldest first; the last one speaks."""
+        return list(self._versions)
+
+    def forget_memory(self, name: str, *others: str) -> Memory:
+        """A new version without the entry `name`, or several (see `memory.names()`); returns it."""
+        if self.memory is None:
+            raise ConfigError(f"forget_memory({name!r}): no memory is loaded.")
+        return self.load_memory(self.memory.forget(name, *others))
+
+    def merge_memory(self) -> None:
+        """Fold the loaded memory into the base's weights, as if its gates stood open always.
+
+        Raises
+        ------
+        ConfigError
+            When no memory is loaded, or a projection is no plain matrix (quantized, adapted, offloaded). Nothing is
+            changed then.
+        """
+        if self.memory is None:
+            raise ConfigError("unwrap(merge=True) folds a memory into the weights, but no memory is loaded.")
+        added: list[tuple[Tensor, Tensor]] = []
+        for entry in self.memory.entries:
+            for path, weights in entry.weights.items():
+                module: Any = self.get_submodule(path)
+                if type(module) not in (nn.Linear, Conv1D) or module.weight.is_meta:
+                    raise ConfigError(
+                        f"{path} is a {type(module).__name__}, into which a memory cannot be folded; expected a plain "
+                        "matrix in memory. Load the base without quantization, adapters or offloading first."
+                    )
+                change = weights["full"] if "full" in weights else weights["b"].float() @ weights["a"].float()
+                added.append((module.weight, change.mT if isinstance(module, Conv1D) else change))
+        with torch.no_grad():
+            for weight, change in added:
+                weight += change.to(weight.device, weight.dtype)
+        self.reset_memory()
+
+    def voices_of(self, memories: Memory | Sequence[Memory | None] | None, rows: int) -> Voices | None:
+        """What speaks in the rows of a call, ready for its forwards.
+
+        Parameters
+        ----------
+        memories : one for each row, None for none; or one for all rows. Not given: the loaded memory for all.
+
+        Raises
+        ------
+        InputError
+            When their number is not that of the rows.
+        """
+        if memories is None:
+            if self.memory is None:
+                return None
+            memories = self.memory
+        chosen: tuple[Memory | None, ...] = (memories,) * rows if isinstance(memories, Memory) else tuple(memories)
+        if len(chosen) != rows:
+            raise InputError(
+                f"{len(chosen)} memories were given for a batch of {rows} rows. Give each row one, or None; for all "
+                "rows the same, give it without a list."
+            )
+        if all(memory is chosen[0] for memory in chosen):
+            chosen = chosen[:1]
+        where = self.device, self.dtype
+        known = self._prepared.find(chosen, where)
+        if known is not None:
+            if known.voices is None or hooks.is_bound(self, known.voices):
+                return known.voices
+            self.bind_memory()  # a module was replaced since
+        for memory in {id(m): m for m in chosen if m is not None}.values():
+            # One that was loaded stays this model's own, also when the model is trained or dequantized afterwards.
+            if any(memory is own for own in self._versions):
+                memory.check_fits(self)
+            else:
+                self.check_memory(memory)
+        ready = voices(chosen, *where)
+        if ready is not None:
+            hooks.bind(self, ready.layer, ready.terms)
+        self._prepared.keep(chosen, where, ready)
+        return ready
+
+    def bind_memory(self) -> None:
+        """Hook memories on anew, after the sites of the fast weights."""
+        hooks.unbind(self)
+        self._prepared = Ready()
+
+    def check_memory(self, memory: Memory) -> None:
+        """Raise unless `memory` is one of this base, with a place for each of its weights."""
+        if not isinstance(memory, Memory):
+            raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
+        here = fingerprint(self)
+        if not same_base(memory.base, here):
+            raise CheckpointError(
+                f"This memory was made for {memory.base_name!r} (fingerprint {memory.base[:12]}), not for "
+                f"{self.name_or_path!r} ({here[:12]}). Load that base, or consolidate the context again with this one."
+            )
+        memory.check_finite()
+        memory.check_fits(self)
+
+    # ------------------------------------------------------------------ consolidating
+
+    def consolidate(
+        self,
+        context: Any,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        budget: Budget | float | dict[str, Any] | None = None,
+        config: ConsolidationConfig | None = None,
+        questions: Sequence[str] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        prompts: str | os.PathLike | Prompts | None = None,
+        background: bool = False,
+        on_done: Callable[[Memory], None] | None = None,
+        progress: bool | Callable[[Progress], None] = False,
+        work_dir: str | os.PathLike | None = None,
+        earlier: Memory | str | None = LOADED,
+        load: bool = True,
+        **changes: Any,
+    ) -> Any:
+        """Distil a context into a memory, verify that it is recalled, and let it speak if it is.
+
+        The model studies the context by writing questions and answering them with the context before it; a small
+        memory learns to answer the same without (`docs/design.md`). Nothing of the base changes.
+
+        Parameters
+        ----------
+        context : a text, chat messages, token ids (T,), or a `TTTCache` that kept its text.
+        tokenizer : found by the model's name when not given.
+        budget : seconds, or {"seconds": ..., "steps": ..., "tokens": ...}. Steps and tokens are of training. Of the
+            seconds, the study takes no more than half; verification follows them, some 15 seconds on two cores.
+        config : the recipe; `changes` are applied to it, such as min_recall=0.9 or keep_text=True.
+        questions : what may be asked later, instead of questions the model writes itself.
+        writer : another (plain model, tokenizer) that writes the questions.
+        prompts : a file in place of the library's `prompts.toml`.
+        background : return a `ConsolidationJob` at once; the model goes on answering with its old memory.
+        on_done : called with the memory when a consolidation has ended, accepted or not.
+        progress : show a progress bar, or a function that is called with every `Progress`.
+        work_dir : where work in progress is kept, to go on from after a cancel or a kill.
+        earlier : the memory to add to, or None; the loaded one when not given.
+        load : False only returns the memory, which then does not speak.
+
+        Returns
+        -------
+        Memory, or a job. `memory.report.accepted` says whether it now speaks; if not, the memory before it still does,
+        and the report says why.
+
+        Raises
+        ------
+        InputError
+            For an empty context, one that another process is working on, or questions that are one string.
+        """
+        if isinstance(questions, str):
+            raise InputError(f"questions={questions!r} is one string, expected a list of questions: [{questions!r}].")
+        if isinstance(earlier, str) and earlier != LOADED:
+            raise InputError(
+                f"earlier={earlier!r} is a string, expected a memory, None or {LOADED!r}. Load it first: "
+                f"Memory.load({earlier!r})."
+            )
+        recipe = dataclasses.replace(config or ConsolidationConfig(), **changes)
+        tokenizer = tokenizer or self._own_tokenizer()
+        before = self.memory
+        added_to = before if isinstance(earlier, str) else earlier
+        if added_to is not None:
+            self.check_memory(added_to)
+        report, close = _reporter(progress)
+        work = Consolidation(
+            model=self,
+            tokenizer=tokenizer,
+            context=understand(context, tokenizer, recipe.piece_tokens),
+            config=recipe,
+            control=Control(Budget.of(budget), report),
+            base=fingerprint(self),
+            prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
+            own_questions=tuple(questions or ()),
+            writer=writer,
+            earlier=added_to,
+        )
+        directory = Path(work_dir) if work_dir is not None else default_directory()
+
+        def accept(memory: Memory) -> Memory:
+            close()
+            assert memory.report is not None
+            if not memory.report.accepted:
+                logger.warning("The memory was not accepted: %s", memory.report.reason)
+                return memory
+            if not load:
+                return memory
+            if self.memory is not before:
+                reason = "another memory was loaded meanwhile; consolidate the context again on top of it."
+                return dataclasses.replace(
+                    memory, report=dataclasses.replace(memory.report, accepted=False, reason=reason)
+                )
+            self.load_memory(memory)
+            return memory
+
+        if background:
+            return ConsolidationJob(work, directory, accept, on_done)
+        memory = accept(work.run(directory))
+        if on_done is not None:
+            on_done(memory)
+        return memory
+
+
+def _reporter(progress: bool | Callable[[Progress], None]) -> tuple[Callable[[Progress], None] | None, Callable]:
+    """What is told of progress, and what ends the telling."""
+    if progress is False:
+        return None, lambda: None
+    if progress is not True:
+        return progress, lambda: None
+    bar = logging.tqdm(total=1, unit="")
+
+    def show(now: Progress) -> None:
+        if bar.desc != f"{now.stage}: ":
+            bar.reset(total=now.total)
+            bar.set_description(now.stage)
+        bar.n = now.done
+        bar.refresh()
+
+    return show, bar.close

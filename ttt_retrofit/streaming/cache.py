@@ -1,0 +1,341 @@
+"""`TTTCache`: all that a conversation carries: windowed keys and values, fast weights, the unfinished chunk.
+
+Its size does not grow with the context. It travels as `past_key_values`, the one channel that every part of
+transformers hands on. It knows nothing of models beyond the layout of their layers (`kv.py`).
+B batch rows, C chunk.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from ..config import TTTConfig
+from ..errors import InputError, UnsupportedModelError
+from ..inner.fast_state import FastState
+from ..memory.gates import Topic
+from .digest import carried_on
+from .kv import RankedCache, ViewLayer, layout
+from .saved_cache import SavedCache
+from .state import Held, Log, Pending, Sinks
+
+
+class TTTCache(SavedCache):
+    """The state of a batch of conversations under test-time training.
+
+    Attributes
+    ----------
+    loss_by_chunk : (B, chunks) float32 tensor on the CPU
+        Inner loss of every finished chunk, nats per token, taken before its update; NaN where a row has fewer chunks.
+    tokens_seen : (B,) tensor
+        Real tokens read so far, padding excluded.
+    nbytes : int
+        Size of everything carried from call to call, in bytes. Constant once the window is full.
+    """
+
+    is_croppable = False  # an update cannot be taken back
+
+    def __init__(self, config: PreTrainedConfig, ttt: TTTConfig, base: str) -> None:
+        layers, tracks, track_of = layout(config.get_text_config(decoder=True), ttt)
+        super().__init__(layers, tracks, track_of)
+        self.ttt = ttt
+        self.base = base  # fingerprint of the model it belongs to
+        self.owner = ""  # the model itself, in memory: a fingerprint takes time, and changes when it is trained
+        self.columns = 0  # tokens handed in so far, padding included: what `generate` counts
+        self.marks: Tensor | None = None  # (B, 2): how many of these columns were real, and the sum of their numbers
+        self.ahead: list[int] = []  # tokens by row that were read beyond them, where a call was interrupted
+        self.held: Held | None = None  # the last of these columns, where some rows have not read theirs
+        self.digest: Tensor | None = None  # (B,) of the tokens read so far; None in a file that does not tell
+        self.ranks_seen: Tensor | None = None  # (B,) real tokens read so far
+        self.counts: list[int] = []  # the same, where Python decides and a device must not be waited for
+        self.sinks: Sinks | None = None
+        self.uniform = True  # no row ever held padding: all rows keep the same columns
+        self.pending: Pending | None = None
+        self.topic: Topic | None = None  # what each row is about, once a memory has listened
+        self.fast = FastState()
+        self._losses = Log([])
+        self._text: Log | None = None
+
+    @property
+    def losses(self) -> list[list[float]]:
+        """The inner loss of every finished chunk, by row."""
+        return self._losses.rows()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TTTCache:
+        """A copy made in inference mode can be gone on from, too: tensors made in it could never be changed again."""
+        made = memo[id(self)] = type(self).__new__(type(self))
+        with torch.inference_mode(False):
+            vars(made).update(copy.deepcopy(vars(self), memo))
+        return made
+
+    @property
+    def loss_by_chunk(self) -> Tensor:
+        by_row = self.losses
+        longest = max((len(losses) for losses in by_row), default=0)
+        return torch.tensor([losses + [math.nan] * (longest - len(losses)) for losses in by_row], device="cpu")
+
+    def log_losses(self, by_row: dict[int, float]) -> None:
+        for row, loss in by_row.items():
+            self._losses.extend(row, [loss])
+
+    def start_logs(self, losses: list[list[float]]) -> None:
+        """Begin with these losses, by row, and no text."""
+        self._losses = Log(losses)
+        self._text = None if self._text is None else Log([[] for _ in losses])
+
+    @property
+    def text(self) -> list[list[int]] | None:
+        """The tokens of each row, where they are kept (`keep_text`)."""
+        return None if self._text is None else self._text.rows()
+
+    @property
+    def tokens_seen(self) -> Tensor:
+        return torch.zeros(0, dtype=torch.long, device="cpu") if self.ranks_seen is None else self.ranks_seen
+
+    def keep_text(self) -> TTTCache:
+        """Keep the ids of all tokens from now on (8 bytes each), so that `consolidate` can take this cache.
+
+        Raises
+        ------
+        InputError
+            When tokens have been read already: they are gone.
+        """
+        if self.rows is not None and self._text is None:
+            raise InputError("keep_text() was called after tokens had been read. Call it on a new cache.")
+        self._text = self._text or Log([])
+        return self
+
+    def remember(self, ids: Tensor, taken: list[int]) -> None:
+        """Note which real tokens a segment holds, and keep them, if they are to be kept."""
+        if self.digest is not None:
+            self.digest = carried_on(self.digest, ids, taken)
+        if self._text is not None:
+            for row, (said, count) in enumerate(zip(ids.tolist(), taken)):
+                self._text.extend(row, said[:count])
+
+    @property
+    def nbytes(self) -> int:
+        tracked = sum(track.ranks.nbytes for track in self.tracks if track.ranks is not None)
+        fast = self.fast.nbytes
+        waiting = (part.nbytes for part in (self.pending, self.topic) if part is not None)
+        return sum(layer.nbytes for layer in self.layers) + tracked + fast + sum(waiting)
+
+    @property
+    def rows(self) -> int | None:
+        """Batch rows, or None before the first token."""
+        return None if self.ranks_seen is None else self.ranks_seen.shape[0]
+
+    @property
+    def in_step(self) -> bool:
+        """Whether all rows have read as many tokens and have as many waiting, so that their chunks end together."""
+        waiting = self.pending.lengths if self.pending else []
+        return len(set(self.counts)) <= 1 and len(set(waiting)) <= 1
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens handed in so far, padding included."""
+        return self.columns
+
+    def prepare(self, rows: int, device: torch.device) -> None:
+        """Bind an empty cache to a batch size, or check that it has this one."""
+        if self.ranks_seen is None:
+            self.ranks_seen = torch.zeros(rows, dtype=torch.long, device=device)
+            self.counts = [0] * rows
+            self.sinks = Sinks(self.ranks_seen.new_zeros(rows, self.ttt.sink_tokens), [0] * rows)
+            self.digest, self.marks, self.ahead = (
+                self.ranks_seen.clone(),
+                self.ranks_seen.new_zeros(rows, 2),
+                [0] * rows,
+            )
+            self.start_logs([[] for _ in range(rows)])
+        elif self.rows != rows:
+            raise InputError(
+                f"The cache holds {self.rows} rows but the input has {rows}. Continue with the same batch, or start "
+                "a new cache."
+            )
+
+    def fork(self) -> TTTCache:
+        """This cache, to go on with: nothing that is done to it reaches this one, until `become`.
+
+        Only what is small is copied. Buffers are shared, and written to only where this one has nothing yet.
+        """
+        forked = copy.copy(self)
+        forked.layers = [copy.copy(layer) for layer in self.layers]
+        forked.tracks = [replace(track) for track in self.tracks]
+        forked.counts = list(self.counts)
+        forked.pending = None if self.pending is None else self.pending.fork()
+        forked.sinks = None if self.sinks is None else self.sinks.fork()
+        forked._losses = self._losses.fork()
+        forked._text = None if self._text is None else self._text.fork()
+        return forked
+
+    def become(self, forked: TTTCache) -> None:
+        """Take over all that `forked` has: in one assignment, between whose halves no interrupt can come."""
+        self.__dict__ = forked.__dict__
+
+    def hand_in(self, real: Tensor | None, columns: int, width: int, ahead: list[int]) -> None:
+        """Count `width` columns of a call as handed in.
+
+        real: (B, T) bool, the call's columns, or None if all are; columns: those that were counted before the call;
+        ahead: the tokens that each row has read beyond.
+        """
+        if self.marks is not None:
+            numbers = torch.arange(self.columns, columns + width, device=self.marks.device)
+            given = real if real is not None else numbers.new_ones(1, width)
+            self.marks = self.marks + marks_of(given[:, self.columns - columns : width], numbers)
+        self.columns, self.ahead = columns + width, ahead
+
+    def recount(self, columns: int) -> None:
+        """Number the columns anew, as `columns` in all: which of them are real, nobody can compare any more."""
+        self.columns, self.marks, self.held, self.ahead = columns, None, None, [0] * len(self.counts)
+
+    def begin(self, incoming: Tensor, width: int) -> None:
+        """Announce the ranks (B, T) of the tokens that come next, and make room for them."""
+        self.incoming = incoming
+        pending = self.pending.lengths if self.pending else [0] * incoming.shape[0]
+        for index, track in enumerate(self.tracks):
+            if track.capacity is None or track.length + width <= track.capacity:
+                continue
+            assert self.ranks_seen is not None and track.ranks is not None
+            first = self.ranks_seen - torch.tensor(pending, device=self.ranks_seen.device)
+            keep = track.surplus(first, self.uniform)
+            assert keep is not None
+            if keep.ndim == 1:
+                track.ranks = track.ranks.index_select(1, keep)
+            else:
+                track.ranks = track.ranks.gather(1, keep.clamp_min(0)).masked_fill(keep < 0, -1)
+            for layer, owner in zip(self.layers, self.track_of):
+                if owner == index:
+                    layer.keep(keep)
+
+    def finish(self, taken: list[int]) -> None:
+        """Record the tokens announced by `begin`, `taken` by row, now that every layer holds them."""
+        assert self.incoming is not None and self.ranks_seen is not None
+        for track in self.tracks:
+            track.ranks = self.incoming if track.ranks is None else torch.cat([track.ranks, self.incoming], dim=1)
+        read = (self.incoming >= 0).sum(1) if self.padded else self.incoming.shape[1]
+        self.ranks_seen = self.ranks_seen + read
+        self.counts = [count + take for count, take in zip(self.counts, taken)]
+        self.incoming = None
+
+    def view(self) -> RankedCache:
+        """A read-only look at the present past, for a forward that builds a graph."""
+        layers = [ViewLayer(layer.past() if layer.is_initialized else None, layer.is_sliding) for layer in self.layers]
+        # Copies of the tracks: a recomputation, later, must find the ranks of now.
+        view = RankedCache(layers, [replace(track) for track in self.tracks], self.track_of)
+        view.incoming, view.padded = self.incoming, self.padded
+        return view
+
+    def view_before_pending(self, rows: list[int]) -> RankedCache:
+        """The past of `rows` as it was before their unfinished chunk, to read that chunk again."""
+        assert self.ranks_seen is not None and self.pending is not None
+        device = self.ranks_seen.device
+        index = torch.tensor(rows, device=device)
+        everyone = len(rows) == self.rows
+        start = self.ranks_seen[index] - torch.tensor([self.pending.lengths[row] for row in rows], device=device)
+        tracks = []
+        for track in self.tracks:
+            assert track.ranks is not None
+            ranks = track.ranks[index]
+            tracks.append(replace(track, ranks=ranks.masked_fill(ranks >= start[:, None], -1)))
+        layers = []
+        for layer in self.layers:
+            past = layer.past() if layer.is_initialized else None
+            if past is not None and not everyone:
+                past = past[0].index_select(0, index), past[1].index_select(0, index)
+            layers.append(ViewLayer(past, layer.is_sliding))
+        view = RankedCache(layers, tracks, self.track_of)
+        chunk = torch.arange(self.pending.ids.shape[1], device=device)
+        view.incoming, view.padded = start[:, None] + chunk, True
+        return view
+
+    def absorb(self, view: RankedCache, with_graph: bool) -> None:
+        """Take over the keys and values that a forward through `view` added."""
+        for layer, added in zip(self.layers, view.layers):
+            keys, values = added.keys, added.values
+            if keys is not None:
+                layer.update(*((keys, values) if with_graph else (keys.detach(), values.detach())))
+
+    def detach_(self) -> TTTCache:
+        """Forget the graph, keep the values."""
+        for layer in self.layers:
+            if layer.is_initialized and layer.keys.requires_grad:
+                # A copy: the buffer will be written in place, and the graph still holds the original.
+                layer.keys, layer.values = layer.keys.detach().clone(), layer.values.detach().clone()
+        if any(tensor.requires_grad for tensor in self.fast.tensors().values()):
+            self.fast = self.fast.detach()
+        return self
+
+    def reset(self) -> None:
+        """Back to the state before the first token."""
+        super().reset()
+        for track in self.tracks:
+            track.ranks = None
+        self.columns, self.ranks_seen, self.uniform, self.padded = 0, None, True, False
+        self.pending, self.sinks, self.fast, self._losses, self.counts = None, None, FastState(), Log([]), []
+        self.marks, self.ahead, self.held, self.digest = None, [], None, None
+        self.topic, self._text = None, None if self._text is None else Log([])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows follow their beams: keys, values, fast weights and unfinished chunks alike."""
+        self._select_rows(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        if self.ranks_seen is not None:
+            rows = torch.arange(self.ranks_seen.shape[0], device=self.ranks_seen.device)
+            self._select_rows(rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        if self.ranks_seen is not None:
+            rows = torch.arange(self.ranks_seen.shape[0], device=self.ranks_seen.device)
+            self._select_rows(rows[indices])
+
+    def crop(self, tokens_to_remove: int) -> None:
+        if tokens_to_remove != 0:
+            raise UnsupportedModelError(
+                "A TTTCache cannot be cropped: updates of the fast weights cannot be taken back. Assisted decoding and "
+                "other modes that roll back tokens do not work with test-time training; save the cache first instead."
+            )
+
+    def activate_past_recording(self) -> None:
+        raise UnsupportedModelError("A TTTCache cannot record its past for a rollback; see `TTTCache.crop`.")
+
+    def _select_rows(self, rows: Tensor) -> None:
+        assert self.ranks_seen is not None
+        listed = rows.tolist()
+        if listed == list(range(self.ranks_seen.shape[0])):
+            return
+        # `generate` reorders beams in the caller's mode; tensors made in inference mode could never be updated again.
+        with torch.inference_mode(False):
+            forked = self.fork()
+            forked._take_rows(torch.tensor(listed, device=self.ranks_seen.device), listed)
+            self.become(forked)
+
+    def _take_rows(self, rows: Tensor, listed: list[int]) -> None:
+        assert self.ranks_seen is not None
+        for layer in self.layers:
+            layer.select(rows)
+        for track in self.tracks:
+            track.ranks = None if track.ranks is None else track.ranks.index_select(0, rows)
+        self.ranks_seen = self.ranks_seen.index_select(0, rows)
+        self.fast = self.fast.select(rows)
+        self.marks = None if self.marks is None else self.marks.index_select(0, rows)
+        self.digest = None if self.digest is None else self.digest.index_select(0, rows)
+        self._losses = self._losses.select(listed)
+        self.counts, self.ahead = [self.counts[row] for row in listed], [self.ahead[row] for row in listed]
+        self.held = None if self.held is None else self.held.select(rows)
+        self.pending = None if self.pending is None else self.pending.select(rows)
+        self.sinks = None if self.sinks is None else self.sinks.select(rows)
+        self.topic = None if self.topic is None else self.topic.select(rows)
+        self._text = None if self._text is None else self._text.select(listed)
+
+
+def marks_of(real: Tensor, numbers: Tensor) -> Tensor:
+    """What tells columns from others: how many are real, and the sum of their numbers. (B, T), (T,) -> (B, 2)."""
+    real = real.long()
+    return torch.stack([real.sum(1), (real * numbers).sum(1)], dim=1)

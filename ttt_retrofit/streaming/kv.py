@@ -1,0 +1,256 @@
+"""Windowed keys and values: which tokens layers keep, in constant memory, and what each token attends to.
+
+Tokens are numbered by *rank* within their row, padding excluded; `window.py` builds masks from ranks, so what is kept,
+in which order, and beside which padding never changes a result.
+B batch rows, H key-value heads, N kept tokens, T new tokens, D head dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache, PreTrainedConfig
+from transformers.cache_utils import CacheLayerMixin, get_layer_types_and_kwargs
+
+from ..config import TTTConfig
+from ..errors import UnsupportedModelError
+from .window import Attended
+
+ATTENTION_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
+# transformers' name for a layer that attends to the keys and values of a layer below, and keeps none.
+BORROWING = "dummy"
+
+
+@dataclass
+class Track:
+    """Which tokens a group of layers keeps: all its layers share one reach, hence one list of ranks."""
+
+    window: int | None  # tokens a query reaches back to, itself included; None for all
+    sinks: int
+    room: int  # tokens that must fit beside the window: the unfinished chunk
+    ranks: Tensor | None = None  # (B, N)
+
+    @property
+    def length(self) -> int:
+        return 0 if self.ranks is None else self.ranks.shape[1]
+
+    def empty(self) -> Track:
+        """The same reach, before the first token."""
+        return replace(self, ranks=None)
+
+    @property
+    def capacity(self) -> int | None:
+        return None if self.window is None else self.sinks + self.window - 1 + self.room
+
+    def surplus(self, first_query: Tensor, uniform: bool) -> Tensor | None:
+        """Which kept tokens to go on keeping when the oldest token still to be read, or read again, is `first_query`.
+
+        Returns (M,) column indices if the rows are alike, else (B, M) with -1 where a row keeps fewer.
+        """
+        assert self.ranks is not None and self.window is not None
+        oldest = first_query[:, None] - (self.window - 1)
+        keep = (self.ranks >= 0) & ((self.ranks >= oldest) | (self.ranks < self.sinks))
+        if uniform:
+            return keep[0].nonzero()[:, 0]
+        order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
+        counts = keep.sum(1)
+        widest = int(counts.max())
+        order = order[:, :widest]
+        return order.masked_fill(torch.arange(widest, device=order.device) >= counts[:, None], -1)
+
+
+class WindowedLayer(CacheLayerMixin):
+    """Keys and values of one layer, in a buffer that is filled in place and never grows past its capacity.
+
+    What is in use is never written over: a shallow copy can go on with the buffer, and be given up.
+    With a graph to keep (the outer loop), tensors are concatenated instead and carry their history.
+    """
+
+    def __init__(self, capacity: int | None, is_sliding: bool) -> None:
+        super().__init__()
+        self.capacity = capacity  # in tokens; None where nothing is dropped
+        self.is_sliding = is_sliding
+        self.length = 0
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Append (B, H, T, D) and return everything kept, (B, H, N + T, D)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        if key_states.requires_grad or self._keys.requires_grad:
+            self.keys = torch.cat([self._kept(self._keys), key_states], dim=2)
+            self.values = torch.cat([self._kept(self._values), value_states], dim=2)
+            self.length = self._keys.shape[2]
+            return self._keys, self._values
+        end = self.length + key_states.shape[2]
+        if end > self._keys.shape[2]:
+            self._grow(end)
+        self._keys[:, :, self.length : end] = key_states
+        self._values[:, :, self.length : end] = value_states
+        self.length = end
+        return self.past()
+
+    def past(self) -> tuple[Tensor, Tensor]:
+        return self._kept(self._keys), self._kept(self._values)
+
+    def keep(self, index: Tensor) -> None:
+        """Drop all columns but `index`, as `Track.surplus` gives them."""
+        if not self.is_initialized:
+            return
+        self.length = index.shape[-1]
+        for name in ("keys", "values"):
+            old = getattr(self, name)
+            if index.ndim == 1:
+                kept = old.index_select(2, index)
+            else:
+                kept = old.gather(2, index.clamp_min(0)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3]))
+            setattr(self, name, kept if old.requires_grad else self._with_room(kept, self.length))
+
+    def rewrite(self, rows: Tensor, columns: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values (R, H, S, D) into the columns (R, S) of the batch rows (R,)."""
+        for name, new in (("keys", keys), ("values", values)):
+            old = getattr(self, name).clone()
+            old[rows[:, None], :, columns] = new.transpose(1, 2)
+            setattr(self, name, old)
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the batch rows `rows`, which may repeat."""
+        if self.is_initialized:
+            self.keys, self.values = self._keys.index_select(0, rows), self._values.index_select(0, rows)
+
+    def _grow(self, needed: int) -> None:
+        self.keys = self._with_room(self._kept(self._keys), needed)
+        self.values = self._with_room(self._kept(self._values), needed)
+
+    def _with_room(self, kept: Tensor, needed: int) -> Tensor:
+        """A buffer for `needed` tokens and as many more as there may be, which begins with `kept` (B, H, N, D)."""
+        size = max(needed, self.capacity or max(2 * needed, 256))
+        buffer = kept.new_zeros(*kept.shape[:2], size, kept.shape[3])
+        buffer[:, :, : kept.shape[2]] = kept
+        return buffer
+
+    def _kept(self, tensor: Tensor) -> Tensor:
+        return tensor[:, :, : self.length]
+
+    @property
+    def _keys(self) -> Tensor:
+        assert self.keys is not None
+        return self.keys
+
+    @property
+    def _values(self) -> Tensor:
+        assert self.values is not None
+        return self.values
+
+    @property
+    def nbytes(self) -> int:
+        return 0 if self.keys is None or self.values is None else self.keys.nbytes + self.values.nbytes
+
+    def reset(self) -> None:
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.length = 0
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class ViewLayer(CacheLayerMixin):
+    """The past of one layer, read-only, and what one forward adds to it; a layer that borrows its keys adds nothing."""
+
+    def __init__(self, past: tuple[Tensor, Tensor] | None, is_sliding: bool) -> None:
+        super().__init__()
+        self.past = past
+        self.is_sliding = is_sliding
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        # Assigning, not appending: a recomputation under activation checkpointing must find the same past.
+        self.keys, self.values = key_states, value_states
+        if self.past is None:
+            return key_states, value_states
+        keys, values = self.past
+        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+    def keep(self) -> None:
+        """Copy the past: the cache overwrites its buffers, and a recomputation must find them as they are now."""
+        if self.past is not None:
+            keys, values = self.past
+            self.past = (keys, values) if keys.requires_grad else (keys.clone(), values.clone())
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return (0 if self.past is None else self.past[0].shape[2]) + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.get_mask_sizes(0)[0]
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class RankedCache(Cache):
+    """A cache that can say what the tokens of the present forward attend to."""
+
+    layers: list[Any]  # WindowedLayer or ViewLayer: transformers' union of kinds knows neither
+
+    def __init__(self, layers: list[Any], tracks: list[Track], track_of: list[int]) -> None:
+        super().__init__(layers=layers)
+        self.tracks = tracks
+        self.track_of = track_of
+        self.incoming: Tensor | None = None  # (B, T) ranks of the tokens being forwarded
+        self.padded = False
+        self._asked = 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        # transformers asks for the sizes right before it builds the mask of the same layers.
+        self._asked = layer_idx
+        return super().get_mask_sizes(query_length, layer_idx)
+
+    def attended(self) -> Attended:
+        """What the incoming tokens see in the layers whose mask is being built."""
+        track = self.tracks[self.track_of[self._asked]]
+        assert self.incoming is not None
+        ranks = self.incoming if track.ranks is None else torch.cat([track.ranks, self.incoming], dim=1)
+        return Attended(self.incoming, ranks, track.window, track.sinks, self.padded)
+
+
+def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer], list[Track], list[int]]:
+    """One layer per decoder layer, grouped into tracks by how far they reach."""
+    types, arguments = get_layer_types_and_kwargs(config)
+    unknown = sorted(set(types) - {*ATTENTION_TYPES, BORROWING})
+    if unknown:
+        raise UnsupportedModelError(
+            f"Layers of type {unknown} keep a state that cannot be rolled back to the start of a chunk. "
+            f"Only {list(ATTENTION_TYPES)} layers can be read with test-time training so far."
+        )
+    tracks: list[Track] = []
+    layers, track_of = [], []
+    for kind, kwargs in zip(types, arguments):
+        own = kwargs.get("sliding_window")
+        # Layers with a window of their own were trained without sinks; ours matters only where it is smaller.
+        if own is not None and (ttt.sliding_window is None or own <= ttt.sliding_window):
+            track = Track(own, 0, room=ttt.chunk_size)
+        else:
+            sinks = ttt.sink_tokens if ttt.sliding_window is not None else 0
+            track = Track(ttt.sliding_window, sinks, room=ttt.chunk_size)
+        if track not in tracks:
+            tracks.append(track)
+        index = tracks.index(track)
+        track_of.append(index)
+        layers.append(WindowedLayer(tracks[index].capacity, is_sliding=kind != "full_attention"))
+    return layers, tracks, track_of

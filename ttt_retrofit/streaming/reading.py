@@ -1,0 +1,370 @@
+"""Reading chunk by chunk: cuts tokens where chunks end, runs the family's own forward, fires updates.
+
+It knows a model only as a `Decoder`: something that can forward tokens, with a list of TTT sites. The result does not
+depend on how tokens were split into calls, nor on padding: an unfinished chunk waits in the cache, and is read again
+when it is full, from the very keys and values it was first read with.
+
+A segment is a transaction: it is read on a fork of the cache, which the cache then becomes. After an interrupt it has
+happened or it has not, and the next call goes on from there.
+B batch rows, T tokens, C chunk, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from ..inner.layer import FastTerms, applying
+from ..inner.learning import Decoder, Outer, fresh, learn_from, losses_of, present, starting_weights, terms_of
+from ..memory.batch import Hearing, Voices, hearing
+from ..memory.gates import Topic
+from . import sinks
+from .attention import twice_differentiable
+from .cache import TTTCache, marks_of
+from .kv import RankedCache
+from .state import Held, Pending
+from .window import attending
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A call's tokens, real ones first in every row."""
+
+    ids: Tensor  # (B, T)
+    positions: Tensor | None  # (B, T), or None to number real tokens
+    counts: list[int]  # real tokens, by row
+    order: Tensor | None  # (B, T) the column each came from; None if nothing was moved
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What one forward within a call produced: row b's tokens starts[b] .. starts[b] + taken[b]."""
+
+    output: Any
+    starts: list[int]
+    taken: list[int]
+
+
+@dataclass(frozen=True)
+class Call:
+    """The columns that a call hands in: which tokens of them are real, and which of those have been read before."""
+
+    real: Tensor | None  # (B, T) bool, None if all are
+    width: int  # T
+    before: int  # columns that were handed in before it
+    held: Held | None = None  # what of it waits for a mask to say whether it is real
+
+    def hand_in(self, tokens: Tokens, cache: TTTCache, read: list[int]) -> None:
+        """Tell `cache` how far the call is when `read` of the tokens have been read, by row.
+
+        Columns count as handed in up to the first that any row has still to read. Where a call is interrupted, rows
+        may have read beyond, and the next one passes over that.
+        """
+        nexts = [self.width] * len(read)
+        unfinished = [row for row, (done, count) in enumerate(zip(read, tokens.counts)) if done < count]
+        for row in unfinished:
+            nexts[row] = read[row] if tokens.order is None else int(tokens.order[row, read[row]])
+        first = min(nexts)
+        beyond = [column - first for column in nexts]
+        if self.real is not None and any(beyond):
+            beyond = [int(self.real[row, first:column].sum()) for row, column in enumerate(nexts)]
+        cache.hand_in(self.real, self.before, first, beyond if unfinished else [0] * len(read))
+        if not unfinished:
+            cache.held = self.held
+
+
+def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: list[int] | None = None) -> Tokens:
+    """Move padding, wherever it is, behind each row's real tokens.
+
+    real: (B, T) bool, or None if all are. ahead: real tokens to pass over at the beginning, by row.
+    """
+    rows, length = ids.shape
+    if positions is not None:
+        positions = positions.expand(rows, -1)
+    if ahead is not None and any(ahead):
+        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
+        real = real & (real.cumsum(1) > torch.tensor(ahead, device=ids.device)[:, None])
+    if real is None or bool(real.all()):
+        return Tokens(ids, positions, [length] * rows, None)
+    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
+    counts = real.sum(1).tolist()
+    order = order[:, : max(max(counts), 1)]
+    moved = None if positions is None else positions.gather(1, order)
+    return Tokens(ids.gather(1, order), moved, counts, order)
+
+
+def read(
+    decoder: Decoder,
+    cache: TTTCache,
+    tokens: Tokens,
+    *,
+    learn: bool,
+    outer: Outer = Outer(),
+    logits_to_keep: int = 0,
+    voices: Voices | None = None,
+    record: Callable[[TTTCache, list[int]], None] | None = None,
+    **kwargs: Any,
+) -> Iterator[Segment]:
+    """Read `tokens` on top of `cache`, one segment at a time, updating fast weights whenever a chunk is full.
+
+    Parameters
+    ----------
+    learn : whether these tokens are targets of the inner loss.
+    logits_to_keep : passed to the family's forward where nothing else needs the logits; 0 keeps all.
+    voices : the memories that speak while these tokens are read.
+    record : what else a segment changes: called with the cache that it leaves, and the tokens of the call read so far.
+    """
+    rows, size = len(tokens.counts), decoder.ttt.chunk_size
+    if cache.rows is None:
+        bound = cache.fork()
+        bound.prepare(rows, tokens.ids.device)
+        cache.become(bound)
+    cache.prepare(rows, tokens.ids.device)
+    starts = [0] * rows
+    _finish(decoder, cache, outer, voices)  # what an interrupt has left
+    while any(start < count for start, count in zip(starts, tokens.counts)):
+        room = room_left(cache, rows, size, learn)
+        taken = [min(r, count - s) for r, count, s in zip(room, tokens.counts, starts)]
+        done = [start + take for start, take in zip(starts, taken)]
+        forked = cache.fork()
+        segment = _read_segment(decoder, forked, tokens, starts, taken, learn, outer, logits_to_keep, voices, kwargs)
+        if record is not None:
+            record(forked, done)
+        cache.become(forked)
+        _finish(decoder, cache, outer, voices)
+        yield segment
+        starts = done
+
+
+def read_late(decoder: Decoder, cache: TTTCache, late: Tensor, positions: Tensor | None, **settings: Any) -> None:
+    """Read the tokens that are held and turned out to be real, late: (B, S) bool, at positions (B, S)."""
+    assert cache.held is not None
+    ids, unread = cache.held.ids, cache.held.unread
+
+    def still_unread(forked: TTTCache, read: list[int]) -> None:
+        taken = late & (late.cumsum(1) <= torch.tensor(read, device=late.device)[:, None])
+        numbers = torch.arange(cache.columns - ids.shape[1], cache.columns, device=late.device)
+        forked.held = Held(ids, unread & ~taken)
+        if marks is not None:
+            forked.marks = marks + marks_of(taken, numbers)
+
+    marks = cache.marks
+    for _ in read(decoder, cache, align(ids, late, positions), logits_to_keep=1, record=still_unread, **settings):
+        pass
+
+
+def _finish(decoder: Decoder, cache: TTTCache, outer: Outer, voices: Voices | None) -> None:
+    """Take the step that is due, and learn from chunks that are full and were read in parts."""
+    cache.fast.settle()
+    full = [
+        row
+        for row, length in enumerate(cache.pending.lengths if cache.pending else ())
+        if length == cache.ttt.chunk_size
+    ]
+    if full:
+        forked = cache.fork()
+        _read_again(decoder, forked, full, outer, voices)
+        cache.become(forked)
+        cache.fast.settle()
+
+
+def room_left(cache: TTTCache, rows: int, size: int, learn: bool) -> list[int]:
+    """How many tokens each row takes in one segment, at most."""
+    waiting = cache.pending.lengths if cache.pending else [0] * rows
+    # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
+    return [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts or [0] * rows)]
+
+
+def _read_segment(
+    decoder: Decoder,
+    cache: TTTCache,
+    tokens: Tokens,
+    starts: list[int],
+    taken: list[int],
+    learn: bool,
+    outer: Outer,
+    logits_to_keep: int,
+    voices: Voices | None,
+    kwargs: dict[str, Any],
+) -> Segment:
+    size, width = decoder.ttt.chunk_size, max(taken)
+    ids, positions, ranks = _cut(cache, tokens, starts, taken, width)
+    waiting = list(cache.pending.lengths) if cache.pending else [0] * len(taken)
+    chunk_ends = [wait + take == size for wait, take in zip(waiting, taken)]
+    # A chunk that is read whole is learned from in the same forward; one that arrived in parts is read again, when it
+    # is all there.
+    at_once = [learn and ends and wait == 0 for wait, ends in zip(waiting, chunk_ends)]
+
+    moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, taken, learn)
+    if moving:
+        shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
+        at_start = FastTerms(starting_weights(decoder), len(moving))
+        with torch.set_grad_enabled(outer.everywhere), applying(at_start), decoder.only(moving):
+            sinks.move(cache, moving, shift, decoder.base_forward)
+    sinks.remember(cache, ids, taken)
+    cache.remember(ids, taken)
+    cache.begin(ranks, width)
+    inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **kwargs}
+    before = cache.topic
+    heard = None if voices is None else Hearing(voices, before, taken)
+    if outer.record or any(at_once):
+        view = cache.view()
+        fast = cache.fast
+        if not fast.sites and (learn or decoder.kind.learned_start):
+            fast = fresh(decoder, len(taken), outer)
+        terms = terms_of(decoder, fast, len(taken), outer)
+        output = _forward(decoder, view, terms, inputs, outer, heard)
+        cache.absorb(view, with_graph=outer.record)
+        cache.finish(taken)
+        if any(at_once):
+            with torch.enable_grad():
+                losses = losses_of(output.logits, ids, outer)
+                targets = torch.ones_like(losses, dtype=torch.bool)
+                cache.fast, by_row = learn_from(decoder, fast, terms, ids, losses, targets, at_once, outer)
+            cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
+        if not outer.record:
+            _drop_graph(output)
+    else:
+        terms = FastTerms(present(decoder, cache.fast, len(taken)), len(taken))
+        with torch.no_grad(), applying(terms), hearing(heard), attending(cache.attended):
+            output = decoder.base_forward(past_key_values=cache, logits_to_keep=logits_to_keep, **inputs)
+        cache.finish(taken)
+
+    if learn or any(waiting):
+        _wait(cache, size, ids, positions, taken, waiting, learn)
+    if heard is not None:
+        cache.topic = heard.after
+        _keep_topic(cache, before, waiting)
+    return Segment(output, starts, taken)
+
+
+def _cut(
+    cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """This segment's ids, positions and ranks, (B, width) each; padding has rank -1."""
+    assert cache.ranks_seen is not None
+    device = tokens.ids.device
+    offsets = torch.arange(width, device=device)
+    ranks = cache.ranks_seen[:, None] + offsets
+    if len(set(taken)) == 1 and len(set(starts)) == 1:
+        columns = slice(starts[0], starts[0] + width)
+        ids = tokens.ids[:, columns]
+        positions = None if tokens.positions is None else tokens.positions[:, columns]
+    else:
+        cache.padded, cache.uniform = True, False
+        real = offsets < torch.tensor(taken, device=device)[:, None]
+        columns_by_row = (torch.tensor(starts, device=device)[:, None] + offsets).clamp_max(tokens.ids.shape[1] - 1)
+        ids = tokens.ids.gather(1, columns_by_row)
+        positions = None if tokens.positions is None else tokens.positions.gather(1, columns_by_row)
+        ranks = ranks.masked_fill(~real, -1)
+    return ids, ranks.clamp_min(0) if positions is None else positions, ranks
+
+
+def _forward(
+    decoder: Decoder,
+    view: RankedCache,
+    terms: FastTerms,
+    inputs: dict[str, Any],
+    outer: Outer,
+    heard: Hearing | None,
+) -> Any:
+    """A forward that is learned from.
+
+    Its graph is of everything for the outer loop, else of what `terms` ask for: from the first TTT site up, or none.
+    """
+
+    def run() -> Any:
+        second = twice_differentiable() if outer.record and outer.order == 2 else nullcontext()
+        with (
+            torch.set_grad_enabled(outer.everywhere),
+            applying(terms),
+            hearing(heard),
+            attending(view.attended),
+            second,
+        ):
+            return decoder.base_forward(past_key_values=view, **inputs)
+
+    if outer.record and outer.rematerialise:
+        for past in view.layers:
+            past.keep()
+        return checkpoint(run, use_reentrant=False)
+    return run()
+
+
+def _drop_graph(output: Any) -> None:
+    """The update has used the graph of this forward; what is handed on must not keep it alive."""
+    for name, value in list(output.items()):
+        if isinstance(value, Tensor):
+            output[name] = value.detach()
+        elif isinstance(value, tuple):
+            output[name] = tuple(part.detach() if isinstance(part, Tensor) else part for part in value)
+
+
+def _wait(
+    cache: TTTCache, size: int, ids: Tensor, positions: Tensor, taken: list[int], waiting: list[int], learn: bool
+) -> None:
+    """Put aside the tokens of every chunk that is unfinished, or was finished in more than one part.
+
+    A row that has nothing waiting and is not learning puts nothing aside: its next chunk starts where learning does.
+    """
+    stays = [wait > 0 or (learn and take < size) for wait, take in zip(waiting, taken)]
+    if not any(stays):
+        return
+    if cache.pending is None:
+        empty = ids.new_zeros(len(taken), size)
+        cache.pending = Pending(empty, empty.clone(), torch.zeros_like(empty, dtype=torch.bool), [0] * len(taken))
+    pending = cache.pending
+    for row, (wait, take, stay) in enumerate(zip(waiting, taken, stays)):
+        if stay:
+            pending.ids[row, wait : wait + take] = ids[row, :take]
+            pending.positions[row, wait : wait + take] = positions[row, :take]
+            pending.learned[row, wait : wait + take] = learn
+            pending.lengths[row] = wait + take
+
+
+def _keep_topic(cache: TTTCache, before: Topic | None, waiting: list[int]) -> None:
+    """Remember where the rows whose chunk has just begun stood before it, for when it is read again."""
+    pending = cache.pending
+    if pending is None or cache.topic is None:
+        return
+    before = before or Topic.fresh(cache.topic.sums)
+    begun = [row for row, (wait, length) in enumerate(zip(waiting, pending.lengths)) if wait == 0 and length > 0]
+    if pending.topic is None:
+        pending.topic = before
+    elif begun:
+        pending.topic = pending.topic.replace_rows(torch.tensor(begun, device=pending.ids.device), before)
+
+
+def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer, voices: Voices | None) -> None:
+    """Fire the update of chunks that arrived in parts: forward them once more, whole, with a graph."""
+    pending = cache.pending
+    assert pending is not None and cache.rows is not None
+    index = torch.tensor(rows, device=pending.ids.device)
+    targets = pending.learned[index, 1:]
+    if bool(targets.any()):
+        ids = pending.ids[index]
+        view = cache.view_before_pending(rows)
+        if not cache.fast.sites:
+            cache.fast = fresh(decoder, cache.rows, outer)
+        everyone = len(rows) == cache.rows
+        fast = cache.fast if everyone else cache.fast.select(index)
+        terms = terms_of(decoder, fast, len(rows), outer)
+        inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
+        heard = None
+        if voices is not None and pending.topic is not None:
+            heard = Hearing(voices.select(index), pending.topic.select(index), [ids.shape[1]] * len(rows))
+        with decoder.only(rows):
+            output = _forward(decoder, view, terms, inputs, outer, heard)
+        with torch.enable_grad():
+            losses = losses_of(output.logits, ids, outer)
+            new, by_row = learn_from(decoder, fast, terms, ids, losses, targets, [True] * len(rows), outer)
+        cache.fast = new if everyone else cache.fast.replace_rows(index, new)
+        cache.log_losses(dict(zip(rows, by_row)))
+    for row in rows:
+        pending.lengths[row] = 0

@@ -1,0 +1,176 @@
+"""Chat messages, as they are handed over and as a tokenizer's template takes them.
+
+Some templates take nothing but turns of two: Gemma's and Mistral's raise where two messages of one role follow each
+other, and Gemma's knows no system prompt. What a template writes are tokens, what a message says is text: by spelling
+tokens, no message can begin a turn.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import InputError, quoted
+
+Message = dict[str, str]
+STUDIED = ("user", "assistant")  # roles
+UNSTUDIED = ("system", "developer", "tool", "function")
+TEXTS = ("text", "input_text", "output_text")  # types of parts
+SILENT = ("tool_use", "tool_result", "tool_call", "function_call", "thinking", "redacted_thinking", "reasoning")
+CALLS = {"tool_calls", "function_call"}
+GREETING = "Hello."  # what the user says before a model that speaks first
+
+
+def is_message(found: Any) -> bool:
+    """Whether it is a `Message`, as `read_messages` makes them."""
+    return (
+        isinstance(found, dict)
+        and set(found) == {"role", "content"}
+        and all(isinstance(value, str) for value in found.values())
+    )
+
+
+def studied(messages: Sequence[Any]) -> list[Message]:
+    """What of a conversation becomes memory: what the user and the assistant said, in words.
+
+    What an application wrote is no part of it: system prompts, and what tools are, are asked and give back. Messages
+    without words, such as calls of tools, are left out.
+
+    Raises
+    ------
+    InputError
+        For what is no message; and for a message of the user or the assistant that holds what cannot be studied, such
+        as an image.
+    """
+    found: list[Message] = []
+    for number, message in enumerate(messages):
+        role = message.get("role") if isinstance(message, dict) else None
+        if role in UNSTUDIED:
+            continue
+        if role not in STUDIED:
+            raise InputError(
+                f"Chat message {number} is {quoted(message)}; expected {{'role': ..., 'content': ...}} with one of the "
+                f"roles {[*STUDIED]}, which are studied, or {[*UNSTUDIED]}, which are not."
+            )
+        said = _words(message, number)
+        if said.strip():
+            found.append({"role": role, "content": said})
+    return found
+
+
+def _words(message: dict[str, Any], number: int) -> str:
+    """The text of a message, whose content may come in parts."""
+    said = message.get("content")
+    if isinstance(said, str):
+        return said
+    if said is None and message.keys() & CALLS:
+        return ""
+    if not isinstance(said, list):
+        raise InputError(
+            f"Chat message {number} is {quoted(message)}; expected {{'role': ..., 'content': ...}} with a text."
+        )
+    texts = []
+    for part in said:
+        kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        text = part.get("text") if isinstance(part, dict) else part
+        if kind in SILENT:
+            continue
+        if kind not in TEXTS or not isinstance(text, str | None):
+            raise InputError(
+                f"Chat message {number} holds a part of type {kind!r}, expected text: nothing else can be studied. "
+                "Take it out, or write what it shows in its place."
+            )
+        texts.append(text or "")
+    return " ".join(texts)
+
+
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    split_special_tokens: bool = True,
+    **settings: Any,
+) -> list[int]:
+    """The token ids of a conversation that waits for an answer. settings: of the template.
+
+    Parameters
+    ----------
+    split_special_tokens : encode special tokens that messages spell as text, so that none of them can begin a turn of
+        another role; False lets them be tokens. Where messages spell none, both give the same ids.
+
+    Raises
+    ------
+    InputError
+        When the template refuses the messages, and also refuses them as turns of user and assistant. When a tokenizer
+        cannot spell a special token as text.
+    """
+    if split_special_tokens and _spells_tokens(tokenizer, messages):
+        settings = {**settings, "sanitize_control_tokens": True}
+    try:
+        try:
+            return _applied(tokenizer, messages, settings)
+        except TemplateError:
+            return _applied(tokenizer, in_turns(messages), settings)
+    except TemplateError as error:
+        raise InputError(f"The model's chat template refuses these messages: {error}") from error
+    except ValueError as error:
+        if "sanitize_control_tokens" not in settings:
+            raise
+        raise InputError(
+            f"A message spells a special token, and this tokenizer cannot write it as text: {error}. Take it out of "
+            "the message, or trust it and let it be a token with split_special_tokens=False."
+        ) from error
+
+
+def in_turns(messages: Sequence[Message]) -> list[Message]:
+    """The messages as turns of user and assistant: the first is the user's, and neighbours of one role are one.
+
+    What is neither is said by the user.
+    """
+    turns: list[Message] = []
+    for message in messages:
+        role = "assistant" if message["role"] == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += "\n\n" + message["content"]
+            continue
+        if not turns and role == "assistant":
+            turns.append({"role": "user", "content": GREETING})
+        turns.append({"role": role, "content": message["content"]})
+    return turns
+
+
+def _applied(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], settings: dict[str, Any]) -> list[int]:
+    given: Any = list(messages)
+    return list(tokenizer.apply_chat_template(given, add_generation_prompt=True, return_dict=False, **settings))
+
+
+def _spells_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
+    """Whether a message holds what would be a token that directs the model."""
+    template, special = str(tokenizer.chat_template), tuple(tokenizer.all_special_tokens)
+    of_all, of_template = _directing(tokenizer, len(tokenizer), template, special)
+    return any(
+        of_all.search(message["content"]) or (message["role"] != "assistant" and of_template.search(message["content"]))
+        for message in messages
+    )
+
+
+@lru_cache(maxsize=8)  # some tokenizers have thousands of added tokens
+def _directing(
+    tokenizer: PreTrainedTokenizerBase, size: int, template: str, special: tuple[str, ...]
+) -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds special tokens, and what finds others that the template writes.
+
+    Those others may be the assistant's: templates look for the ends of its thoughts.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    written = [token.content for token in added if token.content in template and not token.content.isspace()]
+    return _any_of([*special, *(token.content for token in added if token.special)]), _any_of(written)
+
+
+def _any_of(texts: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, texts)) or "(?!)")  # which matches nothing
