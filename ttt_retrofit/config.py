@@ -1,4 +1,7 @@
-"""`TTTConfig`: everything that decides how a converted model reads. It knows nothing of models or tensors."""
+"""`TTTConfig`: everything that decides how a converted model reads.
+
+It knows nothing of models or tensors.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
 }
 
 # Rates for a matrix in units of the root mean square of its entries, on which two models whose matrices differ by a
-# factor of fourteen agree (`docs/design.md`, "A rate for any model").
+# factor of fourteen agree (`docs/research-log/inner-loop.md`, "A rate for any model").
 RELATIVE_LR: dict[OptimizerName, float] = {"adam": 2.6e-3, "muon": 2.6e-2, "sgd": 55.0}
 PRIME_ADAM = 1e-2  # an added MLP begins with nothing to lose
 

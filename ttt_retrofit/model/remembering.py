@@ -223,7 +223,7 @@ class MemoryMixin(_Base):
         """Distil a context into a memory, verify that it is recalled, and let it speak if it is.
 
         The model studies the context by writing questions and answering them with the context before it; a small
-        memory learns to answer the same without (`docs/design.md`). Nothing of the base changes.
+        memory learns to answer the same without (`docs/research-log/memory.md`). Nothing of the base changes.
 
         Parameters
         ----------
