@@ -1,4 +1,4 @@
-"""The errors this library raises. Each says what was found, what was expected and what to do."""
+"""The errors that this library raises. Each says what was found, what was expected and what to do next."""
 
 from typing import Any
 
