@@ -1,4 +1,4 @@
-"""What can be said on the command line: verbs, options, help. What they do is in `ttt_retrofit_cli`.
+"""The command line: verbs, their options and help, and what each verb does.
 
 It stands beside the package because importing that takes seconds (torch, transformers), and `--help` should not; so
 every verb imports what it needs when it runs.

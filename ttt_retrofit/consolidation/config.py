@@ -47,7 +47,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class ConsolidationConfig:
-    """The recipe (`docs/design.md` has the measurements behind the defaults).
+    """The recipe (`docs/research-log/distillation.md` has the measurements behind the defaults).
 
     Raises
     ------
@@ -80,7 +80,7 @@ class ConsolidationConfig:
     enough_recall: float = field(
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}
     )
-    # Held-out questions are odder than a user's: `docs/design.md` has both.
+    # Held-out questions are odder than a user's: `docs/research-log/study.md` has both.
     min_recall: float = field(default=0.5, metadata={"help": "of the questions asked in verification, to be accepted"})
     max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})
     notepad: int = field(

@@ -259,7 +259,7 @@ class Memory:
                 entries[named.name] = named
         return dataclasses.replace(first, entries=tuple(entries.values()), report=None, created=time.time())
 
-    def to_lora(self, directory: str | os.PathLike, rank: int = 16, transposed: bool = False) -> dict[str, float]:
+    def to_lora(self, directory: str | os.PathLike[str], rank: int = 16, transposed: bool = False) -> dict[str, float]:
         """Write a PEFT LoRA adapter, for `PeftModel.from_pretrained(base, directory)`.
 
         PEFT has no gates: the adapter says always what this memory says with its gates open.
@@ -279,7 +279,7 @@ class Memory:
         return write_adapter([entry.weights for entry in self.entries], self.base_name, directory, rank, transposed)
 
     @classmethod
-    def from_lora(cls, directory: str | os.PathLike, model: PreTrainedModel) -> Memory:
+    def from_lora(cls, directory: str | os.PathLike[str], model: PreTrainedModel) -> Memory:
         """Read a PEFT LoRA adapter as a memory of `model` that always speaks.
 
         Raises
@@ -348,7 +348,7 @@ class Memory:
 
     # ------------------------------------------------------------------ disk
 
-    def save(self, directory: str | os.PathLike) -> Path:
+    def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write `memory.json` and its tensors. The JSON is replaced last, so that a kill leaves what was there.
 
         Raises
@@ -359,7 +359,7 @@ class Memory:
         return write(Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
+    def load(cls, path: str | os.PathLike[str], **hub_kwargs: Any) -> Memory:
         """Read a directory that `save` wrote, or a repository on the Hub.
 
         Raises

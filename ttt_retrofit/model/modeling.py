@@ -1,4 +1,4 @@
-"""`TTTMixin`: what a converted model gains over its family's class.
+"""`TTTMixin`: what a converted model has beyond its family's class.
 
 `TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)` is made by `auto.py` at run time; the family's modelling code runs
 unchanged underneath. Calling and reading, generating, remembering and saving are mixins of their own.
@@ -99,10 +99,10 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
             self.bind_ttt()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
-        """Change how the model reads from now on: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
+        """Change how the model reads: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
 
-        Caches made before keep to the window and chunk they were made with, and are refused afterwards. Raises
-        `ConfigError` for changes that would need other parameters.
+        Caches with another window or chunk are refused afterwards. Raises `ConfigError` for changes that would need
+        other parameters.
         """
         fixed = set(DECIDE_PARAMETERS) & set(changes)
         if fixed:
@@ -129,12 +129,12 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
             in_place.check(sites, self.get_input_embeddings())
 
     def unwrap(self, merge: bool = False) -> PreTrainedModel:
-        """Back to the plain class of the family, in place, as it was before `wrap`.
+        """Return to the plain class of the family, in place, as before `wrap`.
 
         Parameters
         ----------
-        merge : fold the loaded memory into the weights, always speaking. Raises `ConfigError` when none is loaded, or
-            they are no plain matrices.
+        merge : fold the loaded memory into the weights; it then acts on every token. Raises `ConfigError` when no
+            memory is loaded, or the weights are not plain matrices.
         """
         if merge:
             self.merge_memory()
