@@ -9,7 +9,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from .errors import ConfigError
 
@@ -51,13 +51,25 @@ SHAPES_STATE = (
 )
 
 
-class JSONFields:
-    """A dataclass of settings as a dictionary of JSON values, and back."""
+class Settings:
+    """A dataclass whose earlier fields say, when they are given, what to do instead."""
+
+    removed: ClassVar[dict[str, str]] = {}  # by name
+
+    def __new__(cls, *args: Any, **values: Any) -> Self:
+        for name in cls.removed:
+            if name in values:
+                raise ConfigError(f"{cls.__name__} has no field {name!r} any more. {cls.removed[name]}")
+        return super().__new__(cls)
+
+
+class JSONFields(Settings):
+    """Settings as a dictionary of JSON values, and back."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`. Unknown keys raise `ConfigError`."""
-        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = {f.name for f in dataclasses.fields(cls)} | set(cls.removed)  # type: ignore[arg-type]
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"Unknown {cls.__name__} fields {unknown}. Known fields are {sorted(known)}.")

@@ -38,7 +38,7 @@ def recipe(said: list[str]) -> ConsolidationConfig:
     changes = settings(said)
     memory = {name.removeprefix(PLACES): changes.pop(name) for name in list(changes) if name.startswith(PLACES)}
     known = {field.name for field in dataclasses.fields(ConsolidationConfig)} - {"memory"}
-    unknown = sorted(set(changes) - known)
+    unknown = sorted(set(changes) - known - set(ConsolidationConfig.removed))
     if unknown:
         raise ConfigError(
             f"Unknown fields of ConsolidationConfig {unknown}. Known fields are {sorted(known)}, and memory.NAME for "

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar
 
-from ..config import check_flag, is_integer, is_number
+from ..config import Settings, check_flag, is_integer, is_number
 from ..errors import ConfigError
 from ..memory.config import MemoryConfig
-
-Strategy = Literal["bank", "single"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class ConsolidationConfig:
+class ConsolidationConfig(Settings):
     """The recipe (`docs/research-log/distillation.md` has the measurements behind the defaults).
 
     Raises
@@ -55,10 +53,15 @@ class ConsolidationConfig:
         For a value of another type, or outside its range.
     """
 
+    removed: ClassVar[dict[str, str]] = {
+        "strategy": "Every context gets an entry of its own: leave the field out. For one memory of several contexts, "
+        "consolidate them together.",
+        "distill": "The teacher's logits are always matched: leave the field out.",
+        "text_weight": "The questions carry the text: leave the field out. For its sentences word for word, set "
+        "notepad=N.",
+    }
+
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-    strategy: Strategy = field(
-        default="bank", metadata={"help": "'bank' one gated entry for each context | 'single' one entry, rewritten"}
-    )
     piece_tokens: int = field(default=512, metadata={"help": "the context is studied in pieces of this many tokens"})
     answer_tokens: int = field(default=32, metadata={"help": "longest answer that is studied"})
     details: int = field(default=6, metadata={"help": "of a statement that are asked for; names and numbers all are"})
@@ -71,10 +74,6 @@ class ConsolidationConfig:
     batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
     epochs: float = field(default=7.0, metadata={"help": "most passes over the lessons"})
     least_steps: int = field(default=100, metadata={"help": "taken even where lessons are few, unless all is known"})
-    distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
-    text_weight: float = field(
-        default=0.0, metadata={"help": "of next-token loss on text that questions cover already"}
-    )
     negatives: float = field(default=0.25, metadata={"help": "share of a step given to questions without an answer"})
     replay: float = field(default=0.25, metadata={"help": "share of a step given to earlier contexts"})
     enough_recall: float = field(
@@ -92,10 +91,7 @@ class ConsolidationConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.memory, MemoryConfig):
             raise ConfigError(f"memory={self.memory!r}: expected a MemoryConfig, such as MemoryConfig(rank=16).")
-        if self.strategy not in get_args(Strategy):
-            raise ConfigError(f"strategy={self.strategy!r} is not known. Choose one of {list(get_args(Strategy))}.")
-        for name in ("distill", "keep_text"):
-            check_flag(name, getattr(self, name))
+        check_flag("keep_text", self.keep_text)
         positive = ("piece_tokens", "answer_tokens", "kept_logits", "batch_size")
         for name in (*positive, "details", "most_details", "wordings", "least_steps", "notepad"):
             value, least = getattr(self, name), int(name in positive)
@@ -111,7 +107,5 @@ class ConsolidationConfig:
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{name}={value!r}: expected a share from 0 to 1.")
-        for name in ("text_weight", "max_drift"):
-            value = getattr(self, name)
-            if not is_number(value) or not value >= 0:
-                raise ConfigError(f"{name}={value!r}: expected a number of at least 0.")
+        if not is_number(self.max_drift) or not self.max_drift >= 0:
+            raise ConfigError(f"max_drift={self.max_drift!r}: expected a number of at least 0.")

@@ -22,7 +22,7 @@ from ..config import is_number
 from ..errors import CheckpointError, ConfigError
 from ..util.files import check_regular, parsed, private_directory, read_regular, write_atomically
 
-Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
+Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -53,7 +53,7 @@ def write_adapter(
     paths = dict.fromkeys(path for weights in said for path in weights)
     tensors: dict[str, Tensor] = {}
     kept: dict[str, float] = {}
-    factors = {path: _factors([weights[path] for weights in said if path in weights]) for path in paths}
+    factors = {path: _together([weights[path] for weights in said if path in weights]) for path in paths}
     most = min(rank, max(a.shape[0] for a, _ in factors.values()))
     for path, (a, b) in factors.items():
         a, b, kept[path] = truncated(a, b, most)
@@ -139,16 +139,9 @@ def truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     return (root[:, None] * vh[:rank]) @ right.mT, left @ (u[:, :rank] * root), share
 
 
-def _factors(weights: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+def _together(weights: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
     """(R, I) and (O, R) whose product is what all entries say together."""
-    low = []
-    for by_name in weights:
-        if "full" in by_name:
-            u, singular, vh = torch.linalg.svd(by_name["full"].float(), full_matrices=False)
-            low.append((singular[:, None] * vh, u))
-        else:
-            low.append((by_name["a"].float(), by_name["b"].float()))
-    return torch.cat([a for a, _ in low]), torch.cat([b for _, b in low], dim=1)
+    return torch.cat([low["a"].float() for low in weights]), torch.cat([low["b"].float() for low in weights], dim=1)
 
 
 def _matching(pattern: dict[str, Any], name: str, default: float) -> float:

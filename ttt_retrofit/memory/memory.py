@@ -120,8 +120,7 @@ class Memory:
             if entry.name in names and len(entry.sources) > 1:
                 raise ConfigError(
                     f"Entry {entry.name!r} holds {len(entry.sources)} contexts, distilled into one, which cannot be "
-                    "told apart. Reset the memory and consolidate those that are to stay; strategy='bank' keeps "
-                    "contexts apart."
+                    "told apart. Reset the memory and consolidate those that are to stay, one by one."
                 )
         left = tuple(e for e in self.entries if e.name not in names)
         later = [e.name for e in left if not set(names).isdisjoint(e.learned_from)]
@@ -133,15 +132,6 @@ class Memory:
                 "consolidated again afterwards."
             )
         return dataclasses.replace(self, entries=left, report=None, created=time.time())
-
-    def diff(self, other: Memory) -> dict[str, list[str]]:
-        """Names of entries that are only here, only in `other`, or in both but changed."""
-        here, there = ({entry.name: entry.digest for entry in memory.entries} for memory in (self, other))
-        return {
-            "only_here": [name for name in here if name not in there],
-            "only_there": [name for name in there if name not in here],
-            "changed": [name for name in here if name in there and here[name] != there[name]],
-        }
 
     @cached_property
     def not_finite(self) -> str | None:

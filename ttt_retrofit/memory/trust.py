@@ -70,9 +70,7 @@ def _longest(vectors: Tensor) -> float:
 
 
 def _norm(weights: dict[str, Tensor]) -> float:
-    """The Frobenius norm of {"full": (O, I)}, or of b a, (O, R) (R, I): ‖b a‖² = ⟨bᵀ b, a aᵀ⟩."""
-    if "full" in weights:
-        return float(torch.linalg.vector_norm(weights["full"].double()))
+    """The Frobenius norm of b a, (O, R) (R, I): ‖b a‖² = ⟨bᵀ b, a aᵀ⟩."""
     a, b = weights["a"].double(), weights["b"].double()
     return float(((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0).sqrt())
 

@@ -133,7 +133,7 @@ class MemoryMixin(_Base):
                         f"{path} is a {type(module).__name__}, into which a memory cannot be folded; expected a plain "
                         "matrix in memory. Load the base without quantization, adapters or offloading first."
                     )
-                change = weights["full"] if "full" in weights else weights["b"].float() @ weights["a"].float()
+                change = weights["b"].float() @ weights["a"].float()
                 added.append((module.weight, change.mT if isinstance(module, Conv1D) else change))
         with torch.no_grad():
             for weight, change in added:
