@@ -108,8 +108,7 @@ def test_the_python_of_every_section_runs(page, title, directory, indulgent, hub
 def said_by_the_library() -> str:
     """All texts in its source, in one; what is filled in stands as an ellipsis."""
     found = []
-    sources = [path for name in ("ttt_retrofit", "ttt_retrofit_cli") for path in (DOCS.parent / name).rglob("*.py")]
-    for path in sources:
+    for path in DOCS.parent.glob("ttt_retrofit*/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))

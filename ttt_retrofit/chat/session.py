@@ -39,8 +39,8 @@ from ..util.files import (
     write_list,
 )
 from ..util.messages import Message, is_message, prompt_ids, studied
+from .directory import LOCK, STORE, TURNS, WORK
 
-TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's directory
 PATIENCE = 30.0  # seconds to wait for another session's write
 
 
