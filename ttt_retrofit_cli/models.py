@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from ttt_retrofit.config import TTTConfig
 from ttt_retrofit.errors import ConfigError, UnsupportedModelError
-from ttt_retrofit.inner import in_place
 from ttt_retrofit.inner.discovery import Site, find_sites
 from ttt_retrofit.inner.fast_weights import fast_weights
-from ttt_retrofit.inner.inner_optimizers import state_names
+from ttt_retrofit.inner.inner_optimizers import inner_optimizer
+from ttt_retrofit.inner.inner_rules import inner_rule
 from ttt_retrofit.streaming.kv import layout
 
 from .loading import Choices, is_converted, load_config, load_model, load_tokenizer, written_whole
@@ -53,13 +53,12 @@ def info(out: Output, name: str, choices: Choices) -> None:
         model = model.unwrap()
     text = model.config.get_text_config(decoder=True)
     sites = find_sites(model, ttt)
-    if ttt.inner_rule == "in_place":
-        in_place.check(sites, model.get_input_embeddings())
+    inner_rule(ttt).check_model(sites, model.get_input_embeddings())
     learn, by_token = _count(sites, ttt), _bytes_of_a_token(model, width)
     tracks = [track for _, tracks, of in [layout(text, ttt)] for track in (tracks[index] for index in of)]
     unbounded = any(track.capacity is None for track in tracks)
     kept = None if unbounded else sum(size * (track.capacity or 0) for size, track in zip(by_token, tracks))
-    fast = (1 + len(state_names(ttt.inner_optimizer))) * learn * FULL
+    fast = (1 + len(inner_optimizer(ttt.inner_optimizer).slots)) * learn * FULL
     parameters = sum(parameter.numel() for parameter in model.parameters())
     document = {
         "model": name,
