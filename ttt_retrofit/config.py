@@ -12,10 +12,8 @@ from fractions import Fraction
 from typing import Any, ClassVar, Literal, Self, get_args
 
 from .errors import ConfigError
+from .util.registry import Registry
 
-FastWeightsName = Literal["delta", "lora", "prime"]
-RuleName = Literal["gradient", "in_place"]
-OptimizerName = Literal["sgd", "adam", "muon"]
 LearnFrom = Literal["all", "prompt", "none"]
 LayerSelection = str | float | tuple[int, ...]
 
@@ -33,10 +31,10 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
     "upper": (Fraction(5, 6), Fraction(14, 15)),
 }
 
-# Rates for a matrix in units of the root mean square of its entries, on which two models whose matrices differ by a
-# factor of fourteen agree (`docs/research-log/inner-loop.md`, "A rate for any model").
-RELATIVE_LR: dict[OptimizerName, float] = {"adam": 2.6e-3, "muon": 2.6e-2, "sgd": 55.0}
-PRIME_ADAM = 1e-2  # an added MLP begins with nothing to lose
+# What a configuration names, and `inner` brings: the methods register themselves there.
+FAST_WEIGHTS = Registry("fast_weights", "ttt_retrofit.fast_weights")
+INNER_RULES = Registry("inner_rule", "ttt_retrofit.inner_rules")
+INNER_OPTIMIZERS = Registry("inner_optimizer", "ttt_retrofit.inner_optimizers")
 
 MOST = 2**24  # of anything that memory is set aside for: a larger number is a slip or a damaged file
 DECIDE_PARAMETERS = ("fast_weights", "rank", "layers", "target_modules")  # which ones a converted model has
@@ -91,7 +89,7 @@ class TTTConfig(JSONFields):
         For a value outside its range, or values that contradict each other, such as a chunk longer than the window.
     """
 
-    fast_weights: FastWeightsName = field(
+    fast_weights: str = field(
         default="delta",
         metadata={"help": "'delta' full matrix | 'lora' low rank | 'prime' an added gated MLP (TTT-E2E's dual MLP)"},
     )
@@ -110,11 +108,11 @@ class TTTConfig(JSONFields):
         default=2048, metadata={"help": "tokens a query attends to, including itself; None keeps the base's attention"}
     )
     sink_tokens: int = field(default=4, metadata={"help": "first tokens of a sequence, always attended to"})
-    inner_rule: RuleName = field(
+    inner_rule: str = field(
         default="gradient",
         metadata={"help": "direction of a step: the 'gradient' of the chunk's loss | 'in_place' (In-Place TTT)"},
     )
-    inner_optimizer: OptimizerName = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
+    inner_optimizer: str = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
     inner_lr: float | None = field(
         default=None,
         metadata={"help": "step size of the inner optimizer; None uses `relative_lr`, which suits any model"},
@@ -167,8 +165,8 @@ class TTTConfig(JSONFields):
             return self.inner_lr, False
         if self.relative_lr is not None:
             return self.relative_lr, True
-        added = self.fast_weights == "prime" and self.inner_optimizer == "adam"
-        return PRIME_ADAM if added else RELATIVE_LR[self.inner_optimizer], True
+        own: dict[str, float] = FAST_WEIGHTS.get(self.fast_weights).relative_lr
+        return own.get(self.inner_optimizer, INNER_OPTIMIZERS.get(self.inner_optimizer).relative_lr), True
 
     @property
     def in_words(self) -> str:
@@ -198,20 +196,13 @@ class TTTConfig(JSONFields):
         ]
 
     def _check_choices(self) -> None:
-        for name, choices in (
-            ("fast_weights", FastWeightsName),
-            ("inner_rule", RuleName),
-            ("inner_optimizer", OptimizerName),
-            ("learn_from", LearnFrom),
-        ):
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                raise ConfigError(f"{name}={value!r} is not known. Choose one of {list(get_args(choices))}.")
-        if self.inner_rule == "in_place" and self.fast_weights != "delta":
+        for methods in (FAST_WEIGHTS, INNER_RULES, INNER_OPTIMIZERS):
+            methods.get(getattr(self, methods.setting))
+        if self.learn_from not in get_args(LearnFrom):
             raise ConfigError(
-                f"inner_rule='in_place' writes a whole matrix, and fast_weights={self.fast_weights!r} has none. Take "
-                "fast_weights='delta', or inner_rule='gradient'."
+                f"learn_from={self.learn_from!r} is not known. Choose one of {list(get_args(LearnFrom))}."
             )
+        INNER_RULES.get(self.inner_rule)().check_config(self)
         names = self.target_modules
         if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(

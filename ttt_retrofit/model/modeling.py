@@ -18,9 +18,10 @@ from transformers.utils.generic import ModelOutput
 
 from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
-from ..inner import in_place, layer
-from ..inner.discovery import Site, find_sites, learned_positions
+from ..inner import layer
+from ..inner.discovery import find_sites, learned_positions
 from ..inner.fast_weights import fast_weights
+from ..inner.inner_rules import inner_rule
 from ..memory import batch as hooks
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
@@ -67,7 +68,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
     def attach_ttt(self, ttt: TTTConfig) -> None:
         """Add the TTT sites to a plain decoder. Raises before anything is changed."""
         sites = find_sites(self, ttt)
-        self._check_rule(ttt, sites)
+        inner_rule(ttt).check_model(sites, self.get_input_embeddings())
         _check_forward(self._base_class)
         TTTCache(self.config, ttt, "")  # raises for layers whose state cannot be carried
         set_windowed_attention(self)
@@ -110,7 +111,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
                 f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them."
             )
         changed = TTTConfig.from_dict({**self.ttt.to_dict(), **changes})
-        self._check_rule(changed, self._places)
+        inner_rule(changed).check_model(self._places, self.get_input_embeddings())
         self.ttt = changed
         self.config.ttt = self.ttt.to_dict()
         layer.warn_of_large_steps(self.sites, self.ttt)
@@ -123,10 +124,6 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
             windowed_name(self, name)  # raises before anything is changed
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
         set_windowed_attention(self)
-
-    def _check_rule(self, ttt: TTTConfig, sites: list[Site]) -> None:
-        if ttt.inner_rule == "in_place":
-            in_place.check(sites, self.get_input_embeddings())
 
     def unwrap(self, merge: bool = False) -> PreTrainedModel:
         """Return to the plain class of the family, in place, as before `wrap`.
