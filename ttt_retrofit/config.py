@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any, Literal, Self, get_args
 
 from .errors import ConfigError
+from .util.settings import settings
 
 FastWeightsName = Literal["delta", "lora", "prime"]
 RuleName = Literal["gradient", "in_place"]
@@ -54,10 +55,6 @@ class JSONFields:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`. Unknown keys raise `ConfigError`: they come from another version or a typo."""
-        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"Unknown {cls.__name__} fields {unknown}. Known fields are {sorted(known)}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +63,8 @@ class JSONFields:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-@dataclass(frozen=True)
+@settings
+@dataclass(frozen=True, repr=False)
 class TTTConfig(JSONFields):
     """How a pretrained decoder learns while it reads (TTT-E2E, arXiv 2512.23675, §2, retrofitted).
 

@@ -9,17 +9,21 @@ from typing import Any, Literal, get_args
 from ..config import check_flag, is_integer, is_number
 from ..errors import ConfigError
 from ..memory.config import MemoryConfig
+from ..util.settings import settings
 
 Strategy = Literal["bank", "single"]
 
 
-@dataclass(frozen=True)
+@settings
+@dataclass(frozen=True, repr=False)
 class Budget:
     """What a consolidation may cost; None is no limit. It stops at the first limit reached, with what it has."""
 
-    seconds: float | None = None
-    steps: int | None = None
-    tokens: int | None = None
+    seconds: float | None = field(
+        default=None, metadata={"help": "of the study and the training; verification follows them"}
+    )
+    steps: int | None = field(default=None, metadata={"help": "of the training"})
+    tokens: int | None = field(default=None, metadata={"help": "of the training"})
 
     def __post_init__(self) -> None:
         for name in ("seconds", "steps", "tokens"):
@@ -36,16 +40,14 @@ class Budget:
         if isinstance(budget, Budget):
             return budget
         if isinstance(budget, Mapping):
-            unknown = sorted(set(budget) - {"seconds", "steps", "tokens"})
-            if unknown:
-                raise ConfigError(f"budget has unknown keys {unknown}; expected 'seconds', 'steps' or 'tokens'.")
             return cls(**budget)
         if is_number(budget):
             return cls(seconds=budget)
         raise ConfigError(f"budget={budget!r}: expected seconds, a mapping such as {{'steps': 60}}, or a Budget.")
 
 
-@dataclass(frozen=True)
+@settings
+@dataclass(frozen=True, repr=False)
 class ConsolidationConfig:
     """The recipe (`docs/design.md` has the measurements behind the defaults).
 
@@ -55,7 +57,9 @@ class ConsolidationConfig:
         For a value of another type, or outside its range.
     """
 
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    memory: MemoryConfig = field(
+        default_factory=MemoryConfig, metadata={"help": "where the memory is written and how large it is"}
+    )
     strategy: Strategy = field(
         default="bank", metadata={"help": "'bank' one gated entry for each context | 'single' one entry, rewritten"}
     )
@@ -87,7 +91,7 @@ class ConsolidationConfig:
         default=0, metadata={"help": "tokens of sentences kept word for word, in the whole memory; see `with_notes`"}
     )
     keep_text: bool = field(default=False, metadata={"help": "keep the source text beside the memory"})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "of the order of lessons and of sampled questions"})
 
     def __post_init__(self) -> None:
         if not isinstance(self.memory, MemoryConfig):

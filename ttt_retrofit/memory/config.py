@@ -7,11 +7,13 @@ from typing import Literal, get_args
 
 from ..config import JSONFields, LayerSelection, check_flag, check_layers, is_integer
 from ..errors import ConfigError
+from ..util.settings import settings
 
 MemoryKind = Literal["lora", "full"]
 
 
-@dataclass(frozen=True)
+@settings
+@dataclass(frozen=True, repr=False)
 class MemoryConfig(JSONFields):
     """Where a memory is written and how large it is. Nothing of the base changes, whatever is chosen.
 
