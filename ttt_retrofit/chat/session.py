@@ -28,6 +28,7 @@ from ..memory.memory import Memory
 from ..memory.report import Report
 from ..memory.store import MemoryStore
 from ..streaming.cache import TTTCache
+from ..util.display import Displayed, Rows
 from ..util.files import (
     list_bytes,
     private_directory,
@@ -44,7 +45,7 @@ TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's
 PATIENCE = 30.0  # seconds to wait for another session's write
 
 
-class ChatSession:
+class ChatSession(Displayed):
     """A chat with one user.
 
     Parameters
@@ -105,6 +106,16 @@ class ChatSession:
         self._studied = 0  # messages in the running job
         self._cache: TTTCache | None = None
         self._read: list[int] = []  # the tokens in the cache
+
+    def _rows(self) -> Rows:
+        memory, progress = self.memory, self.progress
+        return {
+            "store": str(self.directory),
+            "messages": len(self.messages),
+            "entries": 0 if memory is None else len(memory.entries),
+            "consolidating": None if progress is None else progress.stage,
+            "last_accepted": None if self.last_report is None else self.last_report.accepted,
+        }
 
     # ------------------------------------------------------------------ talking
 
