@@ -27,9 +27,9 @@ from ..streaming.cache import TTTCache
 from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
 from . import backbone, hub
 from .alike import AlikeMixin
+from .ask import AskMixin
 from .backbone import ADDED
-from .forwarding import ForwardMixin
-from .generating import GenerateMixin
+from .summary import SummaryMixin
 
 logger = logging.get_logger(__name__)
 
@@ -47,7 +47,7 @@ ATTACHED = (
 HIDDEN = ("ended",)  # what only `generate` hands to forward
 
 
-class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
+class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
     """Test-time training for a causal language model of any family."""
 
     _base_class: type[PreTrainedModel]  # set on the derived class

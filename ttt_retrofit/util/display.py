@@ -9,7 +9,7 @@ from typing import Any
 
 from .shown import shown_in_line
 
-LONGEST, LONGEST_VALUE = 300, 80  # characters
+LONGEST, LONGEST_VALUE = 300, 80  # characters of a line, and of a value in it
 UNITS = ("B", "kB", "MB", "GB", "TB")
 Rows = Mapping[str, Any]  # name -> value; a string is shown in quotes, None is left out
 
@@ -39,7 +39,7 @@ class Displayed:
 
 def as_line(title: str, rows: Rows) -> str:
     """`Title(name=value, …)`, of at most 300 characters."""
-    shown = ", ".join(f"{name}={_in_words(value)}" for name, value in rows.items() if value is not None)
+    shown = ", ".join(f"{name}={_in_words(value, LONGEST_VALUE)}" for name, value in rows.items() if value is not None)
     return _cut(f"{title}({shown}", LONGEST - 1) + ")"
 
 
@@ -47,7 +47,7 @@ def as_table(title: str, rows: Rows) -> str:
     """The same as an HTML table."""
     cells = "".join(
         f"<tr><th style='text-align: left'>{html.escape(name)}</th>"
-        f"<td style='text-align: left'>{html.escape(_in_words(value))}</td></tr>"
+        f"<td style='text-align: left'>{html.escape(_in_words(value, LONGEST))}</td></tr>"
         for name, value in rows.items()
         if value is not None
     )
@@ -81,10 +81,10 @@ def _rows_of(displayed: Displayed) -> Rows:
         return {"complete": False}
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: Any, most: int) -> str:
     if isinstance(value, str):
-        return repr(_cut(value, LONGEST_VALUE))
-    return _cut(shown_in_line(str(value)), LONGEST_VALUE)
+        return repr(_cut(value, most))
+    return _cut(shown_in_line(str(value)), most)
 
 
 def _cut(text: str, most: int) -> str:
