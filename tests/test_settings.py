@@ -17,7 +17,7 @@ MISSED = [
     (MemoryConfig, "modules", r"did you mean 'target_modules'\?"),
     (ConsolidationConfig, "min_recal", r"did you mean 'min_recall'"),
     (Budget, "second", r"did you mean 'seconds'\?"),
-    (TTTTrainingConfig, "seq_length", r"did you mean 'sequence_length'\?\)\.$"),
+    (TTTTrainingConfig, "seq_length", r"did you mean 'sequence_length'.*\?\)\.$"),
 ]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
@@ -27,6 +27,7 @@ from ..errors import Cancelled, InputError
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..memory.store import MemoryStore
+from ..model.modeling import TTTMixin
 from ..streaming.cache import TTTCache
 from ..util.display import Displayed, Rows
 from ..util.files import (
@@ -39,6 +40,7 @@ from ..util.files import (
     staged,
     write_list,
 )
+from ..util.given import check_tokenizer
 from ..util.messages import Message, is_message, prompt_ids, studied
 
 TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's directory
@@ -78,6 +80,12 @@ class ChatSession(Displayed):
         questions: Sequence[str] | None = None,
         split_special_tokens: bool = True,
     ) -> None:
+        check_tokenizer(tokenizer)
+        if isinstance(model, (str, os.PathLike, PreTrainedModel)) and not isinstance(model, TTTMixin):
+            raise InputError(
+                f"ChatSession was given a {type(model).__name__}; expected a converted model, such as "
+                "wrap(model, TTTConfig(learn_from='none'))."
+            )
         if tokenizer.chat_template is None:
             raise InputError(
                 f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so turns cannot be told apart. Set "
@@ -125,8 +133,13 @@ class ChatSession(Displayed):
         Raises
         ------
         InputError
-            When nothing is said, or another session has changed the store.
+            When nothing is said, or no text, or another session has changed the store.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f"send() was given a {type(text).__name__}; expected what the user says, as text. Turns that were "
+                "answered elsewhere are added with note()."
+            )
         if not text.strip():
             raise InputError("send() was given an empty message.")
         with self._alone():  # before the answer, which could not be kept

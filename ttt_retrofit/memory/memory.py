@@ -226,9 +226,11 @@ class Memory(Displayed):
         Raises
         ------
         ConfigError
-            For no memory, weights of another number or all 0, or memories of different bases or places, or of which
-            some have gates and some have none.
+            For no list of memories or an empty one, weights of another number or all 0, or memories of different bases
+            or places, or of which some have gates and some have none.
         """
+        if not isinstance(memories, Sequence) or not all(isinstance(memory, Memory) for memory in memories):
+            raise ConfigError("Memory.combine() takes a list of memories: Memory.combine([first, second]).")
         if not memories:
             raise ConfigError("Memory.combine() was given no memory; expected at least one.")
         weights = [1.0] * len(memories) if weights is None else list(weights)

@@ -19,6 +19,7 @@ from ..consolidation.writer import Phrasing, common_beginning
 from ..errors import InputError
 from ..memory.memory import Memory
 from ..streaming.cache import TTTCache
+from ..util.given import check_tokenizer
 from ..util.messages import Message
 from ..util.texts import text_ids
 from .forwarding import ForwardMixin
@@ -95,6 +96,7 @@ class AskMixin(ForwardMixin, GenerateMixin):
                 raise InputError(
                     f"ask() was given the question {one!r}; expected a text that is not empty, or several."
                 )
+        check_tokenizer(tokenizer)
         phrasing = Phrasing(tokenizer or self._own_tokenizer(), Prompts.load().plain)
         if chat and not phrasing.chat:
             raise InputError("ask(chat=True): the tokenizer has no chat template. Set tokenizer.chat_template first.")

@@ -25,6 +25,7 @@ from ..memory import batch as hooks
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
 from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
+from ..util.given import check_ids
 from . import backbone, hub
 from .alike import AlikeMixin
 from .ask import AskMixin
@@ -202,6 +203,7 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
         bound = signature.bind(self, *args, **kwargs).arguments
         bound.pop("self")
         extra = bound.pop("kwargs", {})
+        check_ids(bound.get("input_ids"), "model")
         return self.ttt_forward(**bound, **extra, **own)
 
     parameters = list(signature.parameters.values())

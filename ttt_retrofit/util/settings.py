@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from ..errors import ConfigError
 
-ALIKE = 0.5  # of difflib: 'window' finds 'sliding_window'
+ALIKE = 0.75  # of difflib, for a name or one of its parts: 'windows' finds 'sliding_window'
 MANY = 40  # more fields than this are not listed in a message
 WIDTH = 100
 PLAIN = (str, int, float, tuple, list, type(None))
@@ -54,13 +54,11 @@ def check_names(cls: type, names: Iterable[str]) -> None:
 
 def did_you_mean(unknown: Iterable[str], known: Iterable[str]) -> str:
     """` (did you mean 'sliding_window'?)`, or nothing where no name is like one of them."""
-    known = list(known)
+    parts = {name: [name.lower(), name.replace("_", ""), *name.split("_")] for name in known}
     alike: dict[str, None] = {}
     for name in unknown:
-        inside = [
-            other for other in known if name.lower() in other.split("_") or name.lower() == other.replace("_", "")
-        ]
-        alike |= dict.fromkeys((inside or get_close_matches(name.lower(), known, cutoff=ALIKE))[:2])
+        found = [other for other, some in parts.items() if get_close_matches(name.lower(), some, cutoff=ALIKE)]
+        alike |= dict.fromkeys(get_close_matches(name.lower(), found, n=2, cutoff=0))
     return f" (did you mean {' or '.join(map(repr, alike))}?)" if alike else ""
 
 
