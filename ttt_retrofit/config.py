@@ -9,10 +9,11 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from .errors import ConfigError
 from .util.registry import Registry
+from .util.settings import settings
 
 LearnFrom = Literal["all", "prompt", "none"]
 LayerSelection = str | float | tuple[int, ...]
@@ -49,28 +50,12 @@ SHAPES_STATE = (
 )
 
 
-class Settings:
-    """A dataclass whose earlier fields say, when they are given, what to do instead."""
-
-    removed: ClassVar[dict[str, str]] = {}  # by name
-
-    def __new__(cls, *args: Any, **values: Any) -> Self:
-        for name in cls.removed:
-            if name in values:
-                raise ConfigError(f"{cls.__name__} has no field {name!r} any more. {cls.removed[name]}")
-        return super().__new__(cls)
-
-
-class JSONFields(Settings):
+class JSONFields:
     """Settings as a dictionary of JSON values, and back."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_dict`. Unknown keys raise `ConfigError`."""
-        known = {f.name for f in dataclasses.fields(cls)} | set(cls.removed)  # type: ignore[arg-type]
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"Unknown {cls.__name__} fields {unknown}. Known fields are {sorted(known)}.")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +64,8 @@ class JSONFields(Settings):
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-@dataclass(frozen=True)
+@settings()
+@dataclass(frozen=True, repr=False)
 class TTTConfig(JSONFields):
     """How a pretrained decoder learns while it reads (TTT-E2E, arXiv 2512.23675, §2, retrofitted).
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
@@ -27,7 +27,9 @@ from ..errors import Cancelled, InputError
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..memory.store import MemoryStore
+from ..model.modeling import TTTMixin
 from ..streaming.cache import TTTCache
+from ..util.display import Displayed, Rows
 from ..util.files import (
     list_bytes,
     private_directory,
@@ -38,13 +40,14 @@ from ..util.files import (
     staged,
     write_list,
 )
+from ..util.given import check_tokenizer
 from ..util.messages import Message, is_message, prompt_ids, studied
 from .directory import LOCK, STORE, TURNS, WORK
 
 PATIENCE = 30.0  # seconds to wait for another session's write
 
 
-class ChatSession:
+class ChatSession(Displayed):
     """A chat with one user.
 
     Parameters
@@ -77,6 +80,12 @@ class ChatSession:
         questions: Sequence[str] | None = None,
         split_special_tokens: bool = True,
     ) -> None:
+        check_tokenizer(tokenizer)
+        if isinstance(model, (str, os.PathLike, PreTrainedModel)) and not isinstance(model, TTTMixin):
+            raise InputError(
+                f"ChatSession was given a {type(model).__name__}; expected a converted model, such as "
+                "wrap(model, TTTConfig(learn_from='none'))."
+            )
         if tokenizer.chat_template is None:
             raise InputError(
                 f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so turns cannot be told apart. Set "
@@ -106,6 +115,16 @@ class ChatSession:
         self._cache: TTTCache | None = None
         self._read: list[int] = []  # the tokens in the cache
 
+    def _rows(self) -> Rows:
+        memory, progress = self.memory, self.progress
+        return {
+            "store": str(self.directory),
+            "messages": len(self.messages),
+            "entries": 0 if memory is None else len(memory.entries),
+            "consolidating": None if progress is None else progress.stage,
+            "last_accepted": None if self.last_report is None else self.last_report.accepted,
+        }
+
     # ------------------------------------------------------------------ talking
 
     def send(self, text: str, **generate_kwargs: Any) -> str:
@@ -114,8 +133,13 @@ class ChatSession:
         Raises
         ------
         InputError
-            When the message is empty, or another session has changed the store.
+            When the message is empty, or no text, or another session has changed the store.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f"send() was given a {type(text).__name__}; expected what the user says, as text. Turns that were "
+                "answered elsewhere are added with note()."
+            )
         if not text.strip():
             raise InputError("send() was given an empty message.")
         with self._alone():  # before the answer, which could not be kept

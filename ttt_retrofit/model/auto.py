@@ -25,6 +25,7 @@ from ..errors import CheckpointError, ConfigError, TTTError, UnsupportedModelErr
 from ..inner import layer
 from ..util.files import check_regular_inside
 from ..util.hub_ids import hub_id
+from ..util.settings import field_names
 from . import hub
 from .alike import records_alike
 from .modeling import TTTMixin, derived_forward
@@ -216,6 +217,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
         )
     if isinstance(model, (str, os.PathLike)):
         return AutoModelForCausalLM.from_pretrained(model, ttt_config=config, **kwargs)
+    _check_not_ours(kwargs, "wrap(model, TTTConfig({}))")
     if kwargs:
         raise ConfigError(f"{sorted(kwargs)} are for loading by name, but this model is already loaded.")
     config = TTTConfig() if config is None else config
@@ -252,6 +254,14 @@ def _mark(config: Any, base_name: str | None, ttt: TTTConfig) -> None:
     config.__class__ = derived_config(type(config))
     config.base_model_name_or_path = base_name
     config.ttt = ttt.to_dict()
+
+
+def _check_not_ours(kwargs: dict[str, Any], remedy: str) -> None:
+    """Raise for fields of `TTTConfig` among what no configuration of a base has taken."""
+    ours = {name: value for name, value in kwargs.items() if name in field_names(TTTConfig)}
+    if ours:
+        given = ", ".join(f"{name}={value!r}" for name, value in ours.items())
+        raise ConfigError(f"{sorted(ours)} belong to TTTConfig: {remedy.format(given)}.")
 
 
 def _check_wrappable(model: Any) -> None:
@@ -310,12 +320,15 @@ class AutoModelForCausalLM:
         CheckpointError
             When the checkpoint is damaged or incomplete.
         """
+        if any(isinstance(given, TTTConfig) for given in (*args, kwargs.get("config"))):
+            raise ConfigError("A TTTConfig is passed by name: from_pretrained(name, ttt_config=TTTConfig(...)).")
         check_regular_inside(Path(path))
         load = transformers.AutoModelForCausalLM.from_pretrained
         kwargs = {"trust_remote_code": False, **kwargs}
         if kwargs.get("gguf_file"):
             return wrap(load(path, *args, **kwargs), ttt_config)
         config, rest = _load_config(path, kwargs)
+        _check_not_ours(rest, "ttt_config=TTTConfig({})")
         if isinstance(config, TTTConfigMixin):
             _check_agrees(path, config, ttt_config)
             return load(path, *args, config=config, **rest)

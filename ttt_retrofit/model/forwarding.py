@@ -26,6 +26,7 @@ from ..memory import Memory
 from ..streaming import calls, packed, reading
 from ..streaming.cache import TTTCache
 from ..util.fingerprint import fingerprint, same_base
+from ..util.given import check_text_or_ids, check_tokenizer
 from ..util.inference import outside_inference_mode
 from ..util.texts import text_ids
 from . import backbone
@@ -302,6 +303,8 @@ class ForwardMixin(MemoryMixin):
         add_special_tokens: bool | None,
         begins: bool,
     ) -> Tensor:
+        check_text_or_ids(text_or_ids)
+        check_tokenizer(tokenizer)
         if isinstance(text_or_ids, str):
             tokenizer = tokenizer or self._own_tokenizer()
             if add_special_tokens is None:
@@ -313,8 +316,6 @@ class ForwardMixin(MemoryMixin):
                 f"add_special_tokens={add_special_tokens} is for a text, and read() was given a "
                 f"{type(text_or_ids).__name__}. Token ids are read as they are: leave it out."
             )
-        if not isinstance(text_or_ids, (Tensor, list, tuple)):
-            raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
         try:
             ids = torch.as_tensor(text_or_ids, device=self.device)
         except (TypeError, ValueError) as error:
@@ -327,11 +328,15 @@ class ForwardMixin(MemoryMixin):
         return ids[None] if ids.ndim == 1 else ids
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        if not self.name_or_path:
+            raise InputError(
+                "No tokenizer was found for this model, which names no checkpoint that it comes from. Pass tokenizer=."
+            )
         try:
             return AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
+                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or to read() token ids."
             ) from error
 
     def _check_length(self, cache: TTTCache, counts: list[int]) -> None:

@@ -21,6 +21,7 @@ from ..errors import InputError, UnsupportedModelError
 from ..memory.memory import Memory
 from ..streaming import calls
 from ..streaming.cache import TTTCache
+from ..util.given import check_ids
 
 # The mixin stands before the family's class, from which it inherits everything it calls.
 if TYPE_CHECKING:
@@ -102,9 +103,11 @@ class GenerateMixin(_Base):
         Raises
         ------
         InputError
-            When the cache has already read all of them, or has read other tokens.
+            When the cache has already read all of them, or has read other tokens; for a text, messages, or a batch
+            that is not unpacked.
         """
         ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
+        check_ids(ids, "model.generate")
         if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
             given, mask = ids.shape[-1], kwargs.get("attention_mask")
             whole = mask is None or mask.shape == ids.shape  # else new tokens alone, under a mask of all

@@ -26,11 +26,12 @@ from ..memory import batch as hooks
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
 from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
+from ..util.given import check_ids
 from . import backbone, hub
 from .alike import AlikeMixin
+from .ask import AskMixin
 from .backbone import ADDED
-from .forwarding import ForwardMixin
-from .generating import GenerateMixin
+from .summary import SummaryMixin
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +49,7 @@ ATTACHED = (
 HIDDEN = ("ended",)  # what only `generate` hands to forward
 
 
-class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
+class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
     """Test-time training for a causal language model of any family."""
 
     _base_class: type[PreTrainedModel]  # set on the derived class
@@ -199,6 +200,7 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
         bound = signature.bind(self, *args, **kwargs).arguments
         bound.pop("self")
         extra = bound.pop("kwargs", {})
+        check_ids(bound.get("input_ids"), "model")
         return self.ttt_forward(**bound, **extra, **own)
 
     parameters = list(signature.parameters.values())

@@ -7,6 +7,7 @@ B batch rows.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,10 +30,13 @@ from ..errors import CheckpointError, ConfigError, InputError
 from ..memory import batch as hooks
 from ..memory.batch import Voices
 from ..memory.collate import voices
+from ..memory.config import MemoryConfig
 from ..memory.memory import Memory
 from ..memory.ready import Ready
 from ..memory.trust import check_bounds
 from ..util.fingerprint import fingerprint, same_base
+from ..util.given import check_tokenizer
+from ..util.settings import did_you_mean, field_names
 
 logger = logging.get_logger(__name__)
 
@@ -76,7 +80,13 @@ class MemoryMixin(_Base):
         ------
         CheckpointError
             When it is damaged, was made for another base, or is not `safe`. The previous memory stays active.
+        InputError
+            For anything that is neither a memory nor a place of one.
         """
+        if not isinstance(memory, (Memory, str, os.PathLike)):
+            raise InputError(
+                f"load_memory() was given a {type(memory).__name__}; expected a Memory, a directory or a repository."
+            )
         loaded = memory if isinstance(memory, Memory) else Memory.load(memory)
         self.check_memory(loaded)
         if not isinstance(memory, Memory):
@@ -190,7 +200,10 @@ class MemoryMixin(_Base):
     def check_memory(self, memory: Memory) -> None:
         """Raise unless `memory` is one of this base, with a place for each of its weights."""
         if not isinstance(memory, Memory):
-            raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
+            raise InputError(
+                f"memories holds a {type(memory).__name__}, expected a Memory or None. A directory is loaded first: "
+                "Memory.load(directory)."
+            )
         here = fingerprint(self)
         if not same_base(memory.base, here):
             raise CheckpointError(
@@ -251,6 +264,8 @@ class MemoryMixin(_Base):
         ------
         InputError
             For an empty context, a context that another process is working on, or a string as `questions`.
+        ConfigError
+            For arguments that neither this method nor `ConsolidationConfig` has.
         """
         if isinstance(questions, str):
             raise InputError(f"questions={questions!r} is one string, expected a list of questions: [{questions!r}].")
@@ -259,6 +274,8 @@ class MemoryMixin(_Base):
                 f"earlier={earlier!r} is a string, expected a memory, None or {LOADED!r}. Load it first: "
                 f"Memory.load({earlier!r})."
             )
+        _check_recipe(config, changes)
+        check_tokenizer(tokenizer)
         recipe = dataclasses.replace(config or ConsolidationConfig(), **changes)
         tokenizer = tokenizer or self._own_tokenizer()
         before = self.memory
@@ -302,6 +319,29 @@ class MemoryMixin(_Base):
         if on_done is not None:
             on_done(memory)
         return memory
+
+
+def _check_recipe(config: Any, changes: dict[str, Any]) -> None:
+    """Raise `ConfigError` for a configuration of another kind, or arguments that neither it nor `consolidate` has."""
+    if not isinstance(config, ConsolidationConfig | None):
+        raise ConfigError(
+            f"config is a {type(config).__name__}, expected a ConsolidationConfig. It holds the others, such as "
+            "ConsolidationConfig(memory=MemoryConfig(rank=16))."
+        )
+    unknown = sorted(set(changes) - set(field_names(ConsolidationConfig)))
+    of_memory = sorted(set(unknown) & set(field_names(MemoryConfig)))
+    if of_memory:
+        given = ", ".join(f"{name}={changes[name]!r}" for name in of_memory)
+        raise ConfigError(
+            f"{of_memory} belong to MemoryConfig: consolidate(..., memory=MemoryConfig({given})). "
+            "How the model reads is set by wrap() and configure_ttt()."
+        )
+    if unknown:
+        arguments = [*inspect.signature(MemoryMixin.consolidate).parameters, *field_names(ConsolidationConfig)]
+        raise ConfigError(
+            f"consolidate() takes no {unknown}{did_you_mean(unknown, arguments)}. Beside its own arguments it takes "
+            "the fields of ConsolidationConfig."
+        )
 
 
 def _reporter(progress: bool | Callable[[Progress], None]) -> tuple[Callable[[Progress], None] | None, Callable]:
