@@ -101,7 +101,7 @@ def test_whoever_asks_is_told_when_it_has_ended(model, tmp_path):
 def test_bad_settings_are_refused(model):
     with pytest.raises(ConfigError, match="steps=0"):
         consolidate(model, budget={"steps": 0})
-    with pytest.raises(ConfigError, match="unknown keys"):
+    with pytest.raises(ConfigError, match="Unknown Budget fields"):
         consolidate(model, budget={"minutes": 3})
     with pytest.raises(ConfigError, match=r"no field 'strategy' any more\. Every context gets an entry of its own"):
         consolidate(model, strategy="single")

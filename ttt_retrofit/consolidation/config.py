@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
-from ..config import Settings, check_flag, is_integer, is_number
+from ..config import check_flag, is_integer, is_number
 from ..errors import ConfigError
 from ..memory.config import MemoryConfig
+from ..util.settings import settings
 
 
-@dataclass(frozen=True)
+@settings()
+@dataclass(frozen=True, repr=False)
 class Budget:
     """What a consolidation may cost; None is no limit. It stops at the first limit reached, with what it has."""
 
-    seconds: float | None = None
-    steps: int | None = None
-    tokens: int | None = None
+    seconds: float | None = field(
+        default=None, metadata={"help": "of the study and the training; verification follows them"}
+    )
+    steps: int | None = field(default=None, metadata={"help": "of the training"})
+    tokens: int | None = field(default=None, metadata={"help": "of the training"})
 
     def __post_init__(self) -> None:
         for name in ("seconds", "steps", "tokens"):
@@ -34,18 +38,25 @@ class Budget:
         if isinstance(budget, Budget):
             return budget
         if isinstance(budget, Mapping):
-            unknown = sorted(set(budget) - {"seconds", "steps", "tokens"})
-            if unknown:
-                raise ConfigError(f"budget has unknown keys {unknown}; expected 'seconds', 'steps' or 'tokens'.")
             return cls(**budget)
         if is_number(budget):
             return cls(seconds=budget)
         raise ConfigError(f"budget={budget!r}: expected seconds, a mapping such as {{'steps': 60}}, or a Budget.")
 
 
-@dataclass(frozen=True)
-class ConsolidationConfig(Settings):
-    """The recipe (`docs/design.md` has the measurements behind the defaults).
+# Fields of earlier versions, and what to do instead.
+REMOVED = {
+    "strategy": "Every context gets an entry of its own: leave the field out. For one memory of several contexts, "
+    "consolidate them together.",
+    "distill": "The teacher's logits are always matched: leave the field out.",
+    "text_weight": "The questions carry the text: leave the field out. For its sentences word for word, set notepad=N.",
+}
+
+
+@settings(removed=REMOVED)
+@dataclass(frozen=True, repr=False)
+class ConsolidationConfig:
+    """The recipe (`docs/research-log/distillation.md` has the measurements behind the defaults).
 
     Raises
     ------
@@ -53,15 +64,9 @@ class ConsolidationConfig(Settings):
         For a value of another type, or outside its range.
     """
 
-    removed: ClassVar[dict[str, str]] = {
-        "strategy": "Every context gets an entry of its own: leave the field out. For one memory of several contexts, "
-        "consolidate them together.",
-        "distill": "The teacher's logits are always matched: leave the field out.",
-        "text_weight": "The questions carry the text: leave the field out. For its sentences word for word, set "
-        "notepad=N.",
-    }
-
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    memory: MemoryConfig = field(
+        default_factory=MemoryConfig, metadata={"help": "where the memory is written and how large it is"}
+    )
     piece_tokens: int = field(default=512, metadata={"help": "the context is studied in pieces of this many tokens"})
     answer_tokens: int = field(default=32, metadata={"help": "longest answer that is studied"})
     details: int = field(default=6, metadata={"help": "of a statement that are asked for; names and numbers all are"})
@@ -79,14 +84,14 @@ class ConsolidationConfig(Settings):
     enough_recall: float = field(
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}
     )
-    # Held-out questions are odder than a user's: `docs/design.md` has both.
+    # Held-out questions are odder than a user's: `docs/research-log/study.md` has both.
     min_recall: float = field(default=0.5, metadata={"help": "of the questions asked in verification, to be accepted"})
     max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})
     notepad: int = field(
         default=0, metadata={"help": "tokens of sentences kept word for word, in the whole memory; see `with_notes`"}
     )
     keep_text: bool = field(default=False, metadata={"help": "keep the source text beside the memory"})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "of the order of lessons and of sampled questions"})
 
     def __post_init__(self) -> None:
         if not isinstance(self.memory, MemoryConfig):

@@ -32,7 +32,7 @@ from .student import Student
 Leaves = dict[str, dict[str, Tensor]]
 WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, and ends twice as high
 # A step of Adam changes what a projection says in proportion to its width (muTransfer, Yang et al. 2022). Measured at
-# widths 576 and 896 (`docs/design.md`).
+# widths 576 and 896 (`docs/research-log/distillation.md`).
 LR_TIMES_WIDTH, HIGHEST_LR = 1.8, 5e-3
 CLIP = 1.0  # norm of the gradient of a step
 ENOUGH_HELD_OUT = 6  # questions: a short context leaves few to hold out, and fewer do not end training early

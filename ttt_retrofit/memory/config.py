@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 from ..config import JSONFields, LayerSelection, check_flag, check_layers, is_integer
 from ..errors import ConfigError
+from ..util.settings import settings
+
+# Fields of earlier versions, and what to do instead.
+REMOVED = {"kind": "Every memory is of low rank: leave the field out, and choose the size by `rank`."}
 
 
-@dataclass(frozen=True)
+@settings(removed=REMOVED)
+@dataclass(frozen=True, repr=False)
 class MemoryConfig(JSONFields):
     """Where a memory is written and how large it is. Nothing of the base changes, whatever is chosen.
 
@@ -18,10 +22,6 @@ class MemoryConfig(JSONFields):
     ConfigError
         For a value outside its range. Layers and modules are checked against a model when a memory is made for it.
     """
-
-    removed: ClassVar[dict[str, str]] = {
-        "kind": "Every memory is of low rank: leave the field out, and choose the size by `rank`."
-    }
 
     rank: int = field(default=8, metadata={"help": "rank of the change to each projection"})
     layers: LayerSelection = field(

@@ -29,7 +29,7 @@ KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weig
 
 
 def write_adapter(
-    said: Sequence[Weights], base_name: str, directory: str | os.PathLike, rank: int, transposed: bool
+    said: Sequence[Weights], base_name: str, directory: str | os.PathLike[str], rank: int, transposed: bool
 ) -> dict[str, float]:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
@@ -78,7 +78,7 @@ def write_adapter(
     return kept
 
 
-def read_adapter(directory: str | os.PathLike) -> Weights:
+def read_adapter(directory: str | os.PathLike[str]) -> Weights:
     """The factors of a PEFT LoRA adapter by projection, its scale folded into B.
 
     Raises
@@ -148,7 +148,7 @@ def _matching(pattern: dict[str, Any], name: str, default: float) -> float:
     return next((value for key, value in pattern.items() if name == key or name.endswith("." + key)), default)
 
 
-def _check_settings(directory: str | os.PathLike, config: Any) -> None:
+def _check_settings(directory: str | os.PathLike[str], config: Any) -> None:
     """Raise `CheckpointError` where the settings that are read here are of other types."""
     patterns = config.get("alpha_pattern") if isinstance(config, dict) else None
     if (
@@ -160,7 +160,7 @@ def _check_settings(directory: str | os.PathLike, config: Any) -> None:
         raise CheckpointError(f"{directory} holds no settings of a PEFT adapter that can be read. Save it again.")
 
 
-def _check_plain(directory: str | os.PathLike, config: dict[str, Any]) -> None:
+def _check_plain(directory: str | os.PathLike[str], config: dict[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{directory} is a PEFT adapter of type {config.get('peft_type')!r}, expected 'LORA'.")
     # `fan_in_fan_out` says how the base lays out its matrix, for merging; the factors are laid out alike.

@@ -71,7 +71,7 @@ def write(path: Path, parts: Mapping[str, Any]) -> Path:
     return path
 
 
-def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+def read(path: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same from a directory, or from a repository on the Hub.
 
     Raises
@@ -177,7 +177,7 @@ def _header_digest(header: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
-def _check_digest(path: str | os.PathLike, name: str, found: str, recorded: str) -> None:
+def _check_digest(path: str | os.PathLike[str], name: str, found: str, recorded: str) -> None:
     if found != recorded:
         raise CheckpointError(
             f"{path} was altered or cut short: the sha256 of {name} is not the one recorded. "
