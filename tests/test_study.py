@@ -24,8 +24,8 @@ from ttt_retrofit.consolidation.words import (
     without_opener,
     words,
 )
-from ttt_retrofit.consolidation.writer import Phrasing
 from ttt_retrofit.errors import ConfigError
+from ttt_retrofit.util.phrasing import Phrasing
 
 PROMPTS = Prompts.load()
 
