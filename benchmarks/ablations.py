@@ -26,17 +26,15 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig
 
 from .arithmetic import count
+from .harness.loading import base_model, ids_of
 from .harness.options import command_line, stored_as
 from .harness.store import Store
 from .harness.tables import markdown_table
 from .measure import FULL, SINKS, Reading, converted, full_attention, progress_bars, streaming
-from .models import model_directory
-from .texts import text
 
 NAME = "ablations"
 MODEL = "smollm2-135m"
@@ -82,10 +80,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 QUICK_TOKENS, QUICK_ONLY = 2048, ("default", "fast")
 
 
-def load_texts(directory: Any, tokens: int) -> dict[str, torch.Tensor]:
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    ids = {name: tokenizer(text(name), return_tensors="pt").input_ids for name in TEXTS}
-    return {name: part[:, SKIPPED : SKIPPED + tokens] for name, part in ids.items()}
+def load_texts(model: str, tokens: int) -> dict[str, torch.Tensor]:
+    return {name: ids_of(model, name)[None, SKIPPED : SKIPPED + tokens] for name in TEXTS}
 
 
 def read_setting(base: Any, texts: dict[str, torch.Tensor], config: TTTConfig | None, title: str) -> dict[str, Any]:
@@ -172,9 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
     only = options.only or list(QUICK_ONLY if options.quick else SETTINGS)
     settings = {"model": options.model, "tokens": tokens, "window": options.window, "texts": list(TEXTS)}
 
-    directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory).eval()
-    texts = load_texts(directory, tokens)
+    base, texts = base_model(options.model), load_texts(options.model, tokens)
     special = [] if options.model == MODEL else [options.model]
     store = Store.of_all(stored_as(NAME, *special, quick=options.quick), settings, table)
     rows = store.rows
