@@ -1,6 +1,7 @@
-"""Memories: what they are (`memory`), where they attach (`projections`), how several speak at once (`chorus`).
+"""Memories: what they are (`memory`), where they attach (`projections`), and what they add to a forward.
 
-Their versions on disk are in `store`, their exchange with PEFT in `lora`. Nothing here knows how a memory is made.
+Those of a batch are stacked by `collate`; `batch` adds them by hooks, as far as `gates` are open. Their versions on
+disk are in `store`, their exchange with PEFT in `lora`. Nothing here knows how a memory is made.
 """
 
 from .config import MemoryConfig
