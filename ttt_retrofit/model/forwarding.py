@@ -157,7 +157,7 @@ class ForwardMixin(MemoryMixin):
             return self._returned(output, labels, None, for_loss, return_dict)
 
         learn = (learn_from or self.ttt.learn_from) != "none"
-        aligned = call.align(cache, given, learn)
+        aligned = given.align(cache, learn)
         self._check_length(cache, aligned.counts)
         inputs.check_outputs(kwargs, self.config.get_text_config(decoder=True), aligned.together, aligned.whole, labels)
 

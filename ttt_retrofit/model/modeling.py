@@ -44,7 +44,7 @@ ATTACHED = (
     "_versions",
     "_prepared",
 )
-INTERNAL = ("ended", "on_segment")  # what only `generate` and `read` hand to forward
+INTERNAL = ("ended", "on_segment")  # what `generate` and `read` hand to forward, and nobody else
 
 
 class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
