@@ -37,7 +37,7 @@ from .lora import read_adapter, write_adapter
 from .notes import Note, as_turn
 from .projections import projection_at, submodule
 from .report import Report
-from .stored import LOCK, background_tensors, read, write
+from .stored import LOCK, background_tensors, read_directory, write_directory
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,9 @@ class Memory:
         OSError
             When the disk is full or may not be written; what was there before still loads.
         """
-        return write(Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        return write_directory(
+            Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
@@ -367,7 +369,7 @@ class Memory:
         CheckpointError
             When it is missing, incomplete, altered, of another format, or holds values that are not finite.
         """
-        memory = cls(**read(path, hub_kwargs))
+        memory = cls(**read_directory(path, hub_kwargs))
         memory.check_finite()
         return memory
 

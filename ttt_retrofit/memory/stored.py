@@ -41,7 +41,7 @@ LOCK = "lock"  # of whoever writes to the directory
 TENSORS = re.compile(r"memory-[0-9a-f]{16}\.safetensors")
 
 
-def write(path: Path, parts: Mapping[str, Any]) -> Path:
+def write_directory(path: Path, parts: Mapping[str, Any]) -> Path:
     """Write what a memory is made of, its fields by name. The JSON is replaced last: a kill leaves what was there."""
     path = private_directory(path)
     blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _named(parts).items()})
@@ -71,7 +71,7 @@ def write(path: Path, parts: Mapping[str, Any]) -> Path:
     return path
 
 
-def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+def read_directory(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same from a directory, or from a repository on the Hub.
 
     Raises

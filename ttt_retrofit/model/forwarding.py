@@ -132,9 +132,9 @@ class ForwardMixin(MemoryMixin):
         `memories` gives one memory, or None, for each row, or one for all of them; when it is not given, the loaded
         memory is added in all.
 
-        Three more are the library's own. `ended` (B, T) marks what `generate` writes into rows after their last word;
-        `hidden_of` is a backbone whose output is wanted in place of the logits, as in `ForwardContext`; `on_segment` is
-        told how many columns a segment has read, and the output is then the cache alone.
+        Three more are the library's own. `ended` (B, T) marks what `generate` writes into rows after their last word.
+        `hidden_of` is a backbone whose output is wanted in place of the logits, as in `ForwardContext`. `on_segment` is
+        told after every segment how many columns have been read, and the output is then the cache alone.
 
         Where it is interrupted, the cache has read some of the tokens or none: go on from `cache.get_seq_length()`.
 
