@@ -206,9 +206,9 @@ class Memory:
 
     @classmethod
     def combine(cls, memories: Sequence[Memory], weights: Sequence[float] | None = None) -> Memory:
-        """One memory with the entries of all, each speaking `weights` times as loud (1 when not given).
+        """One memory with the entries of all, each adding `weights` times as much (1 when not given).
 
-        A memory of weight 0 is left out: it would have nothing to say, and still keep others from speaking.
+        A memory of weight 0 is left out: it would add nothing, and still keep others from being added.
 
         Raises
         ------
