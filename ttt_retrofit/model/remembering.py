@@ -27,9 +27,9 @@ from ..consolidation.pieces import understand
 from ..consolidation.prompts import Prompts
 from ..consolidation.work import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
-from ..memory import batch as hooks
-from ..memory.batch import Voices
-from ..memory.collate import voices
+from ..inner import hooks
+from ..memory.batch import MemoryBatch
+from ..memory.collate import collate
 from ..memory.config import MemoryConfig
 from ..memory.memory import Memory
 from ..memory.ready import Ready
@@ -150,8 +150,8 @@ class MemoryMixin(_Base):
                 weight += change.to(weight.device, weight.dtype)
         self.reset_memory()
 
-    def voices_of(self, memories: Memory | Sequence[Memory | None] | None, rows: int) -> Voices | None:
-        """What speaks in the rows of a call, ready for its forwards.
+    def memory_batch_of(self, memories: Memory | Sequence[Memory | None] | None, rows: int) -> MemoryBatch | None:
+        """The memories of the rows of a call, ready for its forwards.
 
         Parameters
         ----------
@@ -177,25 +177,20 @@ class MemoryMixin(_Base):
         where = self.device, self.dtype
         known = self._prepared.find(chosen, where)
         if known is not None:
-            if known.voices is None or hooks.is_bound(self, known.voices):
-                return known.voices
-            self.bind_memory()  # a module was replaced since
+            if known.batch is None or hooks.is_bound(self, known.batch.hooks):
+                return known.batch
+            self._prepared = Ready()  # a module was replaced since
         for memory in {id(m): m for m in chosen if m is not None}.values():
             # One that was loaded stays this model's own, also when the model is trained or dequantized afterwards.
             if any(memory is own for own in self._versions):
                 memory.check_fits(self)
             else:
                 self.check_memory(memory)
-        ready = voices(chosen, *where)
-        if ready is not None:
-            hooks.bind(self, ready.layer, ready.terms)
-        self._prepared.keep(chosen, where, ready)
-        return ready
-
-    def bind_memory(self) -> None:
-        """Hook memories on anew, after the sites of the fast weights."""
-        hooks.unbind(self)
-        self._prepared = Ready()
+        batch = collate(chosen, *where)
+        if batch is not None:
+            hooks.bind(self, batch.hooks)
+        self._prepared.put(chosen, where, batch)
+        return batch
 
     def check_memory(self, memory: Memory) -> None:
         """Raise unless `memory` is one of this base, with a place for each of its weights."""
