@@ -37,15 +37,9 @@ def converted(family="gpt2", **changes):
 def wide_corner(monkeypatch):
     """Adam with a corner wide enough for finite differences to see, the same in all its forms."""
 
-    def adam_(weight, gradient, state, step, lr, done):
-        direction, new = inner_optimizers.adam(gradient, state, torch.full((1,), step))
-        weight.sub_(direction, alpha=lr)
-        for name, value in new.items():
-            state[name].copy_(value)
-
     monkeypatch.setattr(inner_optimizers, "ADAM_EPS", 1e-2)
-    monkeypatch.setitem(inner_optimizers.IN_PLACE, "adam", adam_)
-    monkeypatch.setattr(meta_chunks, "differentiable", lambda name: inner_optimizers.OPTIMIZERS[name])
+    monkeypatch.setattr(inner_optimizers.Adam, "step_", inner_optimizers.InnerOptimizer.step_)
+    monkeypatch.setattr(meta_chunks, "differentiable", lambda name: inner_optimizers.inner_optimizer(name).direction)
 
 
 def exact_loss(model, ids, order=1):
@@ -345,7 +339,10 @@ def test_smoothing_leaves_a_direction_nearly_as_it_is():
     gradient = torch.randn(2, 8, 9).exp() * torch.randn(2, 8, 9).sign()
     state = {"m": torch.zeros_like(gradient), "v": torch.zeros_like(gradient)}
     step = torch.ones(2)
-    plain, smooth = inner_optimizers.adam(gradient, state, step), smoothing.smooth_adam(gradient, state, step)
+    plain, smooth = (
+        inner_optimizers.Adam().direction(gradient, state, step),
+        smoothing.smooth_adam(gradient, state, step),
+    )
     assert torch.cosine_similarity(plain[0].flatten(), smooth[0].flatten(), 0) > 0.95
     assert all(torch.equal(plain[1][name], smooth[1][name]) for name in state)
 

@@ -60,11 +60,11 @@ def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(leng
     added = collate([made], model.device, model.dtype)
     lessons = [certain("fact", *tokens(2, length, seed=length).tolist()) for length in lengths]
     below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
-    chosen = [Prepared(*one) for one in zip(lessons, below, (1.0, 0.5, 2.0, 1.0))]
+    chosen = [Prepared(*one) for one in zip(lessons, below)]
     assert [len(some) for some in short_and_long(chosen)] == passes
     logits = student.logits(below, [p.ids for p in chosen], [p.positions for p in chosen], added)
-    together = mean_divergence(logits, lessons, [p.weight for p in chosen])
-    assert torch.allclose(step_loss(student, chosen, added, distill=True), together, atol=1e-6)
+    together = mean_divergence(logits, lessons)
+    assert torch.allclose(step_loss(student, chosen, added), together, atol=1e-6)
 
 
 def test_two_lessons_in_one_text_have_the_loss_of_two_texts():
@@ -77,8 +77,8 @@ def test_two_lessons_in_one_text_have_the_loss_of_two_texts():
     below = student.below([(*lesson.prompt, *lesson.answer) for lesson in (alone, second)])
     apart = [Prepared(alone, below[0]), Prepared(second, below[1])]
     together = [Prepared(second, below[1], first=alone)]
-    expected = step_loss(student, apart, added, distill=True)
-    assert torch.allclose(step_loss(student, together, added, distill=True), expected, atol=1e-6)
+    expected = step_loss(student, apart, added)
+    assert torch.allclose(step_loss(student, together, added), expected, atol=1e-6)
 
 
 def test_a_batch_counts_lessons_and_an_epoch_has_every_text_once():

@@ -32,7 +32,7 @@ from .student import Student
 Leaves = dict[str, dict[str, Tensor]]
 WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, and ends twice as high
 # A step of Adam changes what a projection says in proportion to its width (muTransfer, Yang et al. 2022). Measured at
-# widths 576 and 896 (`docs/design.md`).
+# widths 576 and 896 (`docs/research-log/distillation.md`).
 LR_TIMES_WIDTH, HIGHEST_LR = 1.8, 5e-3
 CLIP = 1.0  # norm of the gradient of a step
 ENOUGH_HELD_OUT = 6  # questions: a short context leaves few to hold out, and fewer do not end training early
@@ -47,7 +47,6 @@ class Prepared:
 
     lesson: Lesson
     below: Tensor  # (T, D)
-    weight: float = 1.0
     first: Lesson | None = None  # whose prompt and answer this prompt begins with: learned in the same text
 
     @property
@@ -77,17 +76,15 @@ class State:
 
 
 def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
-    """Weights that say nothing yet: A random and B zero, or a zero matrix."""
+    """Weights that say nothing yet: A random and B zero."""
     generator = torch.Generator().manual_seed(seed)
     leaves: Leaves = {}
     for place in places.projections:
-        if config.kind == "full":
-            by_name = {"full": torch.zeros(place.out_features, place.in_features, device="cpu")}
-        else:
-            a = torch.randn(config.rank, place.in_features, generator=generator, device="cpu") / math.sqrt(
-                place.in_features
-            )
-            by_name = {"a": a, "b": torch.zeros(place.out_features, config.rank, device="cpu")}
+        a = torch.randn(config.rank, place.in_features, generator=generator, device="cpu")
+        by_name = {
+            "a": a / math.sqrt(place.in_features),
+            "b": torch.zeros(place.out_features, config.rank, device="cpu"),
+        }
         leaves[place.path] = {name: tensor.to(device).requires_grad_() for name, tensor in by_name.items()}
     return leaves
 
@@ -118,26 +115,13 @@ def with_new(
     terms = {} if old is None else dict(old.terms)
     for path, by_name in leaves.items():
         said = terms.get(path)
-        if "full" in by_name:
-            full = ((count, by_name["full"][None]),)
-            terms[path] = (
-                _only_full(full, device) if said is None else Term(said.a, said.b, said.owner, said.full + full)
-            )
-            continue
         a, b = by_name["a"][None], by_name["b"][None]
         owner = torch.full((a.shape[1],), count, device=device)
-        if said is None or said.owner.numel() == 0:
-            terms[path] = Term(a, b, owner, () if said is None else said.full)
+        if said is None:
+            terms[path] = Term(a, b, owner)
         else:
-            terms[path] = Term(
-                torch.cat([said.a, a], 1), torch.cat([said.b, b], 2), torch.cat([said.owner, owner]), said.full
-            )
+            terms[path] = Term(torch.cat([said.a, a], 1), torch.cat([said.b, b], 2), torch.cat([said.owner, owner]))
     return MemoryBatch(layer, gates, terms)
-
-
-def _only_full(full: tuple[tuple[int, Tensor], ...], device: torch.device) -> Term:
-    empty = torch.zeros(1, 0, 0, device=device)
-    return Term(empty, empty, torch.zeros(0, dtype=torch.long, device=device), full)
 
 
 def _side_by_side(old: Gates, new: Gates) -> Gates:
@@ -167,17 +151,14 @@ class _LogProbs(torch.autograd.Function):
         return onto.scatter_add_(-1, indices, gradient).to(ctx.dtype), None
 
 
-def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor, distill: bool = True) -> Tensor:
+def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor) -> Tensor:
     """KL(teacher ‖ student) of every token, nats.
 
     Parameters
     ----------
     logits : (N, V) of the student.
     indices, logprobs : (N, K) of the teacher, -inf where it keeps fewer; the rest of its mass is one event.
-    distill : False takes only the teacher's likeliest token, as a certainty.
     """
-    if not distill:
-        return -_LogProbs.apply(logits, indices[:, :1].long()).squeeze(-1)
     mine = _LogProbs.apply(logits, indices.long())  # (N, K)
     teacher, filled = logprobs.float(), torch.isinf(logprobs)
     kept = (teacher.exp() * (teacher - mine).masked_fill(filled, 0)).sum(-1)
@@ -235,7 +216,7 @@ def train(
             left *= 2 - step / state.known
         for group in state.optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * left
-        loss = step_loss(student, chosen, memories(state.leaves), config.distill)
+        loss = step_loss(student, chosen, memories(state.leaves))
         # Where no gate opened there is nothing to learn.
         gradients = (
             torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad else [None] * len(tensors)
@@ -281,17 +262,17 @@ def _cut(lessons: Sequence[Prepared], order: Sequence[int], size: int) -> list[l
     return [[i for _, i in stretch] for _, stretch in numbered]
 
 
-def step_loss(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch, distill: bool) -> Tensor:
+def step_loss(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
     """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
-        losses = [_sum(student, some, memories, distill) for some in short_and_long(chosen)]
+        losses = [_sum(student, some, memories) for some in short_and_long(chosen)]
         return torch.stack(losses).sum() / sum(len(p.lessons) for p in chosen)
 
 
-def _sum(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch, distill: bool) -> Tensor:
+def _sum(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
     logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], memories)
-    lessons, weights = zip(*((lesson, p.weight) for p in chosen for lesson in p.lessons))
-    return len(lessons) * mean_divergence(logits, lessons, weights, distill)
+    lessons = [lesson for p in chosen for lesson in p.lessons]
+    return len(lessons) * mean_divergence(logits, lessons)
 
 
 def short_and_long(chosen: Sequence[Prepared]) -> list[Sequence[Prepared]]:
@@ -305,15 +286,13 @@ def short_and_long(chosen: Sequence[Prepared]) -> list[Sequence[Prepared]]:
     return [some for some in (ordered[:cut], ordered[cut:]) if some]
 
 
-def mean_divergence(
-    logits: Tensor, lessons: Sequence[Lesson], weights: Sequence[float], distill: bool = True
-) -> Tensor:
-    """Mean over lessons of the mean `divergence` of their answers' tokens: each counts by its weight, not its length.
+def mean_divergence(logits: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+    """Mean over lessons of the mean `divergence` of their answers' tokens: each counts alike, however long it is.
 
     logits : (N, V) of all answers, one after the other.
     """
-    by_token = divergence(logits, *targets(lessons, logits.device), distill)
-    shares = [weight / len(x.answer) for x, weight in zip(lessons, weights) for _ in x.answer]
+    by_token = divergence(logits, *targets(lessons, logits.device))
+    shares = [1 / len(lesson.answer) for lesson in lessons for _ in lesson.answer]
     return (by_token * torch.tensor(shares, device=logits.device)).sum() / len(lessons)
 
 

@@ -17,14 +17,14 @@ from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..config import RELATIVE_LR, TTTConfig
+from ..config import TTTConfig
 from ..errors import UnsupportedModelError
 from .context import FastTerms, current
 from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
 from .fast_weights import Delta, FastWeights, Weights
 from .hooks import Hook
 from .inner_loop import SiteConstants
-from .inner_optimizers import absolute_lr
+from .inner_optimizers import Adam, inner_optimizer
 
 logger = logging.get_logger(__name__)
 
@@ -87,7 +87,7 @@ class TTTSite(Hook, nn.Module):
         lr, relative = ttt.step_size
         if not relative:
             return lr * self.log_lr.exp()
-        return absolute_lr(ttt.inner_optimizer, lr, self.unit) * self.log_lr.exp()
+        return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, self.unit) * self.log_lr.exp()
 
     def constants(self, ttt: TTTConfig) -> SiteConstants:
         """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
@@ -132,7 +132,7 @@ class TTTSite(Hook, nn.Module):
     def _dense(self) -> nn.Linear | None:
         """The projection, where it is a plain matrix that this site adds another to."""
         module = None if self._hooked is None else self._hooked.module
-        matrix = type(module) is nn.Linear and isinstance(self.kind, Delta) and not self.site.fused
+        matrix = type(module) is nn.Linear and type(self.kind) is Delta and not self.site.fused
         return module if matrix and isinstance(module, nn.Linear) else None
 
     def foldable(self, rows: int) -> Tensor | None:
@@ -295,11 +295,11 @@ def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:
     if ttt.inner_lr is None or ttt.inner_optimizer != "adam" or not sites:
         return
     unit = min(float(site.unit) for site in sites)
-    if ttt.inner_lr > LARGE_STEP * RELATIVE_LR["adam"] * unit:
+    if ttt.inner_lr > LARGE_STEP * Adam.relative_lr * unit:
         logger.warning(
             "inner_lr=%g moves every entry of a matrix by %.2g times their root mean square at each chunk, where %g "
             "was found to suit. Leave inner_lr out, or set relative_lr.",
-            *(ttt.inner_lr, ttt.inner_lr / unit, RELATIVE_LR["adam"]),
+            *(ttt.inner_lr, ttt.inner_lr / unit, Adam.relative_lr),
         )
 
 

@@ -1,4 +1,4 @@
-"""What the memories of a batch add to a forward: low-rank (or full) terms on projections, each scaled by its gate.
+"""What the memories of a batch add to a forward: low-rank terms on projections, each scaled by its gate.
 
 They arrive in the `ForwardContext` for the time of one forward, as fast weights do, and hooks add them. A forward in
 which every gate stays closed is the base's own, bit for bit.
@@ -29,25 +29,19 @@ class Term:
     a: Tensor  # (B or 1, R, I)
     b: Tensor  # (B or 1, O, R)
     owner: Tensor  # (R,) the memory each rank belongs to
-    full: tuple[tuple[int, Tensor], ...] = ()  # (memory, (B or 1, O, I)) for full matrices
 
     def select(self, rows: Tensor) -> Term:
         def of(tensor: Tensor) -> Tensor:
             return tensor if tensor.shape[0] == 1 else tensor.index_select(0, rows)
 
-        return Term(of(self.a), of(self.b), self.owner, tuple((memory, of(matrix)) for memory, matrix in self.full))
+        return Term(of(self.a), of(self.b), self.owner)
 
     def __call__(self, onto: Tensor, x: Tensor, gates: Tensor | None) -> Tensor:
         """onto: (B, T, O), x: (B, T, I), gates: (B, T, M) or None where all are open."""
-        if self.owner.numel():
-            low = batch_linear(x, self.a.to(x.dtype))
-            if gates is not None:
-                low = _scaled(low, gates[..., self.owner])
-            onto = add_batch_linear(onto, low, self.b.to(x.dtype))
-        for memory, matrix in self.full:
-            change = batch_linear(x, matrix.to(x.dtype))
-            onto = onto + (change if gates is None else _scaled(change, gates[..., memory, None]))
-        return onto
+        low = batch_linear(x, self.a.to(x.dtype))
+        if gates is not None:
+            low = _scaled(low, gates[..., self.owner])
+        return add_batch_linear(onto, low, self.b.to(x.dtype))
 
 
 def _scaled(term: Tensor, gates: Tensor) -> Tensor:

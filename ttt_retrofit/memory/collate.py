@@ -81,24 +81,17 @@ def joined(backgrounds: list[Background]) -> Background:
 def _term(path: str, banks: list[tuple[Entry, ...]], device: torch.device, dtype: torch.dtype) -> Term:
     count = max(len(bank) for bank in banks)
     a, b, owner = [], [], []
-    full = []
     for index in range(count):
         held = [bank[index].weights.get(path, {}) if index < len(bank) else {} for bank in banks]
-        ranks = max((weights["a"].shape[0] for weights in held if "a" in weights), default=0)
+        ranks = max((weights["a"].shape[0] for weights in held if weights), default=0)
         if ranks:
             a.append(_stack([_padded(weights.get("a"), 0, ranks) for weights in held]))
             b.append(_stack([_padded(weights.get("b"), 1, ranks) for weights in held]))
             owner += [index] * ranks
-        if any("full" in weights for weights in held):
-            full.append((index, _stack([weights.get("full") for weights in held]).to(device, dtype)))
-    if not owner:
-        empty = torch.zeros(1, 0, 0, device=device, dtype=dtype)
-        return Term(empty, empty, torch.zeros(0, dtype=torch.long, device=device), tuple(full))
     return Term(
         torch.cat(a, dim=1).to(device, dtype),
         torch.cat(b, dim=2).to(device, dtype),
         torch.tensor(owner, device=device),
-        tuple(full),
     )
 
 

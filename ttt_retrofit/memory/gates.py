@@ -188,7 +188,7 @@ def scores(whitened: Tensor, keys: Tensor) -> Tensor:
     """Cosine to the nearest key of each memory. (B, T, D), (B or 1, M, K, D) -> (B, T, M)."""
     batch, memories, count, width = keys.shape
     cosine = whitened @ keys.reshape(batch, memories * count, width).mT
-    return cosine.unflatten(-1, (memories, count)).amax(-1)
+    return cosine.view(*cosine.shape[:2], memories, count).amax(-1)
 
 
 def openings_and_state(

@@ -34,7 +34,7 @@ class Combination:
         return (
             self.placement == placement
             and len(self.memories) == len(memories)
-            and all(a is b if a is None or b is None else a() is b for a, b in zip(self.memories, memories))
+            and all((a if a is None or b is None else a()) is b for a, b in zip(self.memories, memories))
         )
 
 

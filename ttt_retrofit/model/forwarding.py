@@ -28,6 +28,7 @@ from ..streaming import call, inputs, packed
 from ..streaming.cache import TTTCache
 from ..streaming.reading import Settings
 from ..util.fingerprint import fingerprint, same_base
+from ..util.given import check_text_or_ids, check_tokenizer
 from ..util.inference import outside_inference_mode
 from ..util.texts import text_ids
 from . import backbone
@@ -129,20 +130,20 @@ class ForwardMixin(MemoryMixin):
     ) -> Any:
         """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
 
-        `memories` gives one memory, or None, for each row, or one for all of them; when it is not given, the loaded
-        memory is added in all.
+        `memories` gives one memory (or None) for each row, or one for all rows. By default the loaded memory is active
+        in all rows.
 
         Three more are the library's own. `ended` (B, T) marks what `generate` writes into rows after their last word.
         `hidden_of` is a backbone whose output is wanted in place of the logits, as in `ForwardContext`. `on_segment` is
         told after every segment how many columns have been read, and the output is then the cache alone.
 
-        Where it is interrupted, the cache has read some of the tokens or none: go on from `cache.get_seq_length()`.
+        After an interruption the cache has read some of the tokens or none: continue from `cache.get_seq_length()`.
 
         Raises
         ------
         InputError
-            For inputs that are not token ids, or a cache of another kind or batch, or a mask that does not agree with
-            what the cache has read.
+            For inputs that are not token ids, a cache of another kind or batch, or a mask that contradicts what the
+            cache has read.
         """
         for_loss = {str(name): kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
@@ -215,28 +216,28 @@ class ForwardMixin(MemoryMixin):
         memories: Memory | Sequence[Memory | None] | None = None,
         progress: bool | Callable[[int], None] = False,
     ) -> TTTCache:
-        """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
+        """Run the inner loop over a context and keep only the state. Memory is constant in the length of the context.
 
         Parameters
         ----------
         text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
-        tokenizer : for text; found by the model's name when not given.
-        add_special_tokens : of a text. When not given, what the tokenizer puts before a text, such as BOS, stands once
-            at the start of a conversation. A text that goes on from a cache gets none, and nothing, such as EOS, is put
-            behind one. True is the tokenizer's own way at every call, False none.
-        past_key_values : a cache to go on from.
-        memories : as in forward; what is learned while reading adds to them.
-        progress : show a progress bar, or a function that is called with the number of tokens just read.
+        tokenizer : for text. Default: the tokenizer of the model's name.
+        add_special_tokens : for text. By default, what the tokenizer puts before a text (such as BOS) is added once, at
+            the start of a conversation. A text that continues a cache gets none, and nothing (such as EOS) is added
+            after a text. True applies the tokenizer's own rule at every call, False adds none.
+        past_key_values : a cache to continue.
+        memories : as in `forward`. What is learned while reading adds to them.
+        progress : True shows a progress bar; a function is called with the number of tokens just read.
 
         Returns
         -------
-        TTTCache, to be passed on as `past_key_values`; see its `loss_by_chunk`, `tokens_seen`, `nbytes`.
+        TTTCache, to pass on as `past_key_values`. See its `loss_by_chunk`, `tokens_seen` and `nbytes`.
 
         Raises
         ------
         InputError
-            For an empty context, or a single token with nothing before it, from which nothing can be learned; and for
-            whatever forward refuses, before anything is read.
+            For an empty context, a single token with nothing before it (nothing can be learned from it), and whatever
+            `forward` refuses. Nothing has been read then.
         """
         begins = not isinstance(past_key_values, TTTCache) or past_key_values.columns == 0
         ids = self._to_ids(text_or_ids, tokenizer, add_special_tokens, begins)
@@ -279,7 +280,7 @@ class ForwardMixin(MemoryMixin):
         return cache
 
     def own_cache(self, cache: Any) -> TTTCache:
-        """A cache that this model can go on from: its own, or one of another with the same weights."""
+        """A cache that this model can continue: its own, or that of a model with the same weights."""
         checked = inputs.checked_cache(cache, self.ttt)
         self.check_bound()
         if checked.owner != self._identity:
@@ -299,6 +300,8 @@ class ForwardMixin(MemoryMixin):
         add_special_tokens: bool | None,
         begins: bool,
     ) -> Tensor:
+        check_text_or_ids(text_or_ids)
+        check_tokenizer(tokenizer)
         if isinstance(text_or_ids, str):
             tokenizer = tokenizer or self._own_tokenizer()
             if add_special_tokens is None:
@@ -310,8 +313,6 @@ class ForwardMixin(MemoryMixin):
                 f"add_special_tokens={add_special_tokens} is for a text, and read() was given a "
                 f"{type(text_or_ids).__name__}. Token ids are read as they are: leave it out."
             )
-        if not isinstance(text_or_ids, (Tensor, list, tuple)):
-            raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
         try:
             ids = torch.as_tensor(text_or_ids, device=self.device)
         except (TypeError, ValueError) as error:
@@ -324,11 +325,15 @@ class ForwardMixin(MemoryMixin):
         return ids[None] if ids.ndim == 1 else ids
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        if not self.name_or_path:
+            raise InputError(
+                "No tokenizer was found for this model, which names no checkpoint that it comes from. Pass tokenizer=."
+            )
         try:
             return AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
+                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or to read() token ids."
             ) from error
 
     def _check_length(self, cache: TTTCache, counts: list[int]) -> None:

@@ -1,7 +1,7 @@
 """`GenerateMixin`: transformers' `generate` for a model that learns.
 
-It goes on from a `TTTCache`, ends rows that have no position left, and closes the doors that cannot be right
-for such a model. Sampling, beams and streaming are transformers' own.
+It continues a `TTTCache`, ends rows that have no position left, and refuses modes that cannot be right for such a
+model. Sampling, beams and streaming are transformers' own.
 B rows, T tokens of a call, L tokens so far.
 """
 
@@ -18,6 +18,7 @@ from ..errors import InputError, UnsupportedModelError
 from ..memory.memory import Memory
 from ..streaming.cache import TTTCache
 from ..streaming.inputs import check_begins
+from ..util.given import check_ids
 
 # The mixin stands before the family's class, from which it inherits everything it calls.
 if TYPE_CHECKING:
@@ -86,14 +87,16 @@ class GenerateMixin(_Base):
         raise NotImplementedError
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, those that were read included.
+        """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, including those already read.
 
         Raises
         ------
         InputError
-            When the cache has read all of them, so that there is none to go on from, or when it has read others.
+            When the cache has already read all of them, or has read other tokens; for a text, messages, or a batch
+            that is not unpacked.
         """
         ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
+        check_ids(ids, "model.generate")
         if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
             given, mask = ids.shape[-1], kwargs.get("attention_mask")
             whole = mask is None or mask.shape == ids.shape  # else new tokens alone, under a mask of all

@@ -36,7 +36,7 @@ from .parameters import Found, OuterParameters
 from .replay import Output, replaying
 from .smoothing import differentiable
 
-# Of a whole inner step: how far W is moved to take a difference (`docs/design.md` has the error of others).
+# Of a whole inner step: how far W is moved to take a difference. `docs/research-log/outer-loop.md` has the errors.
 DIFFERENCE = {torch.float32: 0.02, torch.float64: 1e-6}
 
 Keys = list[tuple[Tensor, Tensor] | None]  # (B, H, N, D) keys and values by layer; None where nothing depends on W or θ

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,13 +20,14 @@ from transformers import PreTrainedConfig
 from ..config import TTTConfig
 from ..errors import InputError, UnsupportedModelError
 from ..inner.fast_state import FastState
+from ..util.display import Bare, Displayed, Rows, in_bytes, span
 from .digest import carried_on
 from .kv import IndexedCache, ViewLayer, layout
 from .saved_cache import SavedCache
 from .state import Held, Log, Pending, RowState, Sinks
 
 
-class TTTCache(SavedCache):
+class TTTCache(Displayed, SavedCache):
     """The state of a batch of conversations under test-time training.
 
     Attributes
@@ -60,6 +62,22 @@ class TTTCache(SavedCache):
         self.fast = FastState()
         self._losses = Log([])
         self._text: Log | None = None
+
+    def _rows(self) -> Rows:
+        if self.rows is None:
+            return {"tokens": 0}
+        held = next((layer for layer in self.layers if layer.is_initialized), None)
+        losses = [of_row for of_row in self.losses if of_row]
+        first, last = ([of_row[place] for of_row in losses] for place in (0, -1))
+        return {
+            "rows": self.rows if self.rows > 1 else None,
+            "tokens": span(self.counts),
+            "chunks": span([len(of_row) for of_row in self.losses]),
+            "loss": Bare(f"{fmean(first):.3f} → {fmean(last):.3f}") if losses else None,
+            "size": in_bytes(self.nbytes),
+            "device": None if held is None else Bare(held.device),
+            "dtype": None if held is None else Bare(held.dtype),
+        }
 
     @property
     def losses(self) -> list[list[float]]:

@@ -23,6 +23,7 @@ from ..config import TTTConfig, is_integer, is_number
 from ..errors import CheckpointError, ConfigError
 from ..memory.gates import GateState
 from ..util.files import parsed, private_directory, remove_left_over
+from ..util.registry import NotRegisteredError
 from ..util.sealed import read_sealed, side_by_side, write_sealed
 from .digest import of_text
 from .kv import Track
@@ -89,6 +90,8 @@ def configuration(path: Path, header: dict[str, Any]) -> TTTConfig:
     """The configuration that a file names. Raises `CheckpointError` where that is none."""
     try:
         return TTTConfig.from_dict(header["ttt"])
+    except NotRegisteredError as error:
+        raise CheckpointError(f"{path} cannot be read by this process: {error}") from error
     except (ConfigError, TypeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} names no configuration: {error}. Take another copy.") from error
 

@@ -17,7 +17,7 @@ from ..config import TTTConfig
 from ..errors import CheckpointError
 from ..inner.fast_state import FastState
 from ..inner.fast_weights import FastWeights
-from ..inner.inner_optimizers import state_names
+from ..inner.inner_optimizers import inner_optimizer
 from ..inner.layer import TTTSite
 from ..memory.gates import GateState
 from ..util.fingerprint import same_base
@@ -167,7 +167,7 @@ def _expected(model: Owner, fresh: SavedCache) -> Expected:
     fast: dict[str, tuple[int, int]] = {}
     for site in model.sites:
         for name, shape in model.kind.shapes(site.site).items():
-            slots = (f"|{slot}" for slot in state_names(fresh.ttt.inner_optimizer))
+            slots = (f"|{slot}" for slot in inner_optimizer(fresh.ttt.inner_optimizer).slots)
             fast |= {f"{site.site.name}|{name}{slot}": shape for slot in ("", *slots)}
     return Expected(
         ttt=fresh.ttt,

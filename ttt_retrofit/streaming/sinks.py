@@ -1,7 +1,7 @@
 """Keeps attention sinks within the distance that the model was trained for.
 
 The window moves on while the sinks stay at the start, until they are further behind than any two tokens ever were in
-training; rotary attention then fails (`docs/design.md` has the measurement). Sinks see only each other, so their keys
+training; rotary attention then fails (`docs/research-log/window.md`). Sinks see only each other, so their keys
 at any other position are one forward of a few tokens away: before a chunk that would leave them too far behind, they
 are read again at positions right before the window, as StreamingLLM (arXiv 2309.17453, section 3.2) numbers tokens
 within its cache. It happens at indices that do not depend on how tokens were split into calls.
