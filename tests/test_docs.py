@@ -20,7 +20,8 @@ from ttt_retrofit.consolidation.words import content
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAME = "Qwen/Qwen3-0.6B"  # a directory of the working directory, here
-PAGES = ["recipes.md", "index.md"]
+PACKAGES = ["ttt_retrofit", "ttt_retrofit_cli"]
+PAGES = ["recipes.md", "index.md", "extending.md"]
 ONE_STORY = {"index.md"}  # whose blocks go on from each other; elsewhere every section stands alone
 # What is too much for a test.
 SMALLER = {"max_steps=100": "max_steps=2", "max_new_tokens=60": "max_new_tokens=4"}
@@ -108,7 +109,7 @@ def test_the_python_of_every_section_runs(page, title, directory, indulgent, hub
 def said_by_the_library() -> str:
     """All texts in its source, in one; what is filled in stands as an ellipsis."""
     found = []
-    for path in (DOCS.parent / "ttt_retrofit").rglob("*.py"):
+    for path in [path for name in PACKAGES for path in (DOCS.parent / name).rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
