@@ -66,8 +66,8 @@ class InnerOptimizer(Protocol):
         return relative * unit
 
 
-# Each `relative_lr` is one on which two models agree whose matrices differ by a factor of fourteen (`docs/design.md`,
-# "A rate for any model").
+# Each `relative_lr` is one on which two models agree whose matrices differ by a factor of fourteen
+# (`docs/research-log/inner-loop.md`).
 @register_inner_optimizer("sgd")
 class SGD(InnerOptimizer):
     """The gradient itself (TTT-E2E §2.2, whose joint clip is replaced here by the trust region)."""

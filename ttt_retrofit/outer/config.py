@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from ..config import TTTConfig, check_flag, is_integer
 from ..errors import ConfigError
+from ..util.settings import settings
 from .choices import OUTER_PARAMETERS, Gradients
 
 SHARDED = (
@@ -18,9 +19,12 @@ SHARDED = (
 )
 
 
-@dataclass
+@settings()
+@dataclass(repr=False)
 class TTTTrainingConfig(TrainingArguments):
     """How the outer loop trains (TTT-E2E, arXiv 2512.23675, §2.2, retrofitted).
+
+    It takes every field of transformers' `TrainingArguments` as well.
 
     Raises
     ------
