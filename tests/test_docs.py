@@ -20,7 +20,7 @@ from ttt_retrofit.consolidation.words import content
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAME = "Qwen/Qwen3-0.6B"  # a directory of the working directory, here
-PAGES = ["recipes.md", "index.md"]
+PAGES = ["recipes.md", "index.md", "extending.md"]
 ONE_STORY = {"index.md"}  # whose blocks go on from each other; elsewhere every section stands alone
 # What is too much for a test.
 SMALLER = {"max_steps=100": "max_steps=2", "max_new_tokens=60": "max_new_tokens=4"}
