@@ -16,9 +16,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..consolidation.writer import ends
 from ..errors import InputError
 from ..util.messages import prompt_ids
+from ..util.texts import end_tokens
 from .batch_generator import Reader, Work, Writers
 
 logger = logging.get_logger(__name__)
@@ -53,7 +53,7 @@ class Answering:
         # Consolidations use the tokenizer at the same time; its settings are not safe to share between threads.
         self.model, self.tokenizer, self.batch = model, deepcopy(tokenizer), batch
         self.split_special_tokens = split_special_tokens
-        self._last = ends(model, tokenizer)
+        self._last = end_tokens(model, tokenizer)
         self._waiting: deque[Work] = deque()
         self._readers: list[Reader] = []
         self._writers: list[Writers] = []

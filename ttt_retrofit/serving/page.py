@@ -23,10 +23,10 @@ from transformers.utils import logging
 
 from ..chat.session import ChatSession
 from ..consolidation.prompts import Prompts
-from ..consolidation.writer import Phrasing
 from ..errors import InputError, TTTError
 from ..memory.memory import Memory
 from ..util.messages import Message
+from ..util.phrasing import Phrasing
 from .auth import Door, Secluded
 from .browsers import JsonOnly, SameOrigin
 
