@@ -117,6 +117,7 @@ class Consolidation:
             finished = True
             return memory
         finally:
+            self.control.end()
             work.close(finished)
 
     # ------------------------------------------------------------------ stages

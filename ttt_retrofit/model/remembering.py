@@ -23,6 +23,7 @@ from ..consolidation.consolidate import Consolidation
 from ..consolidation.control import Control, Progress
 from ..consolidation.job import ConsolidationJob
 from ..consolidation.pieces import understand
+from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
 from ..consolidation.work import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
@@ -237,7 +238,8 @@ class MemoryMixin(_Base):
         prompts : a file in place of the library's `prompts.toml`.
         background : return a `ConsolidationJob` at once; the model goes on answering with its old memory.
         on_done : called with the memory when a consolidation has ended, accepted or not.
-        progress : show a progress bar, or a function that is called with every `Progress`.
+        progress : show one bar with the stage and the time left of it, or a function that is called with every
+            `Progress`.
         work_dir : where work in progress is kept, to go on from after a cancel or a kill.
         earlier : the memory to add to, or None; the loaded one when not given.
         load : False only returns the memory, which then does not speak.
@@ -265,13 +267,13 @@ class MemoryMixin(_Base):
         added_to = before if isinstance(earlier, str) else earlier
         if added_to is not None:
             self.check_memory(added_to)
-        report, close = _reporter(progress)
+        bar = ProgressBar()
         work = Consolidation(
             model=self,
             tokenizer=tokenizer,
             context=understand(context, tokenizer, recipe.piece_tokens),
             config=recipe,
-            control=Control(Budget.of(budget), report),
+            control=Control(Budget.of(budget), bar if progress is True else progress or None, bar.close),
             base=fingerprint(self),
             prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
             own_questions=tuple(questions or ()),
@@ -281,7 +283,6 @@ class MemoryMixin(_Base):
         directory = Path(work_dir) if work_dir is not None else default_directory()
 
         def accept(memory: Memory) -> Memory:
-            close()
             assert memory.report is not None
             if not memory.report.accepted:
                 logger.warning("The memory was not accepted: %s", memory.report.reason)
@@ -302,21 +303,3 @@ class MemoryMixin(_Base):
         if on_done is not None:
             on_done(memory)
         return memory
-
-
-def _reporter(progress: bool | Callable[[Progress], None]) -> tuple[Callable[[Progress], None] | None, Callable]:
-    """What is told of progress, and what ends the telling."""
-    if progress is False:
-        return None, lambda: None
-    if progress is not True:
-        return progress, lambda: None
-    bar = logging.tqdm(total=1, unit="")
-
-    def show(now: Progress) -> None:
-        if bar.desc != f"{now.stage}: ":
-            bar.reset(total=now.total)
-            bar.set_description(now.stage)
-        bar.n = now.done
-        bar.refresh()
-
-    return show, bar.close
