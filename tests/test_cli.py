@@ -15,7 +15,7 @@ from tiny import tiny, tokens
 from words import OTHER_STORY, STORY, tokenizer
 
 import ttt_retrofit
-from ttt_retrofit import Memory, MemoryConfig, TTTCache, TTTConfig, wrap
+from ttt_retrofit import ConfigError, Memory, MemoryConfig, TTTCache, TTTConfig, wrap
 from ttt_retrofit.memory.store import MemoryStore
 
 QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "wordings=1", "details=40", "epochs=0.1"]
@@ -373,8 +373,15 @@ def test_recipes_are_fields_of_the_configuration():
 def test_true_and_false_are_meant_in_any_case(word):
     from ttt_retrofit_cli.recipes import recipe
 
-    made = recipe([f"keep_text={word}", f"distill={word}"])
-    assert made.keep_text is made.distill is (word.lower() == "true")
+    assert recipe([f"keep_text={word}"]).keep_text is (word.lower() == "true")
+
+
+def test_a_removed_field_of_a_recipe_says_what_to_do():
+    from ttt_retrofit_cli.remembering import recipe
+
+    for said in ("strategy=single", "memory.kind=full"):
+        with pytest.raises(ConfigError, match="any more"):
+            recipe([said])
 
 
 def test_none_is_a_value_as_python_spells_it_and_a_word_otherwise():

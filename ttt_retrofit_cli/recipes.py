@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
-from ttt_retrofit import ConfigError, ConsolidationConfig, MemoryConfig
+from ttt_retrofit import ConsolidationConfig, MemoryConfig
 
 from .contexts import read_text
 from .settings import settings
@@ -23,13 +22,6 @@ def recipe(said: list[str] | None) -> ConsolidationConfig:
     """
     changes = settings(said or ())
     memory = {name.removeprefix(PLACES): changes.pop(name) for name in list(changes) if name.startswith(PLACES)}
-    known = {field.name for field in dataclasses.fields(ConsolidationConfig)} - {"memory"}
-    unknown = sorted(set(changes) - known)
-    if unknown:
-        raise ConfigError(
-            f"Unknown fields of ConsolidationConfig {unknown}. Known fields are {sorted(known)}, and memory.NAME for "
-            "those of MemoryConfig."
-        )
     return ConsolidationConfig(MemoryConfig.from_dict(memory), **changes)
 
 

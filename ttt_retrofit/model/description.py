@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from ..config import TTTConfig
 from ..errors import UnsupportedModelError
-from ..inner import in_place
 from ..inner.discovery import Site, find_sites
 from ..inner.fast_weights import fast_weights
-from ..inner.inner_optimizers import state_names
+from ..inner.inner_optimizers import inner_optimizer
+from ..inner.inner_rules import inner_rule
 from ..streaming.kv import layout
 from .auto import TTTConfigMixin
 
@@ -55,8 +55,7 @@ def describe(config: Any, ttt: TTTConfig) -> Description:
         model = model.unwrap()
     text = model.config.get_text_config(decoder=True)
     sites = find_sites(model, ttt)
-    if ttt.inner_rule == "in_place":
-        in_place.check(sites, model.get_input_embeddings())
+    inner_rule(ttt).check_model(sites, model.get_input_embeddings())
     learn, by_token = parameters_that_learn(sites, ttt), _bytes_of_a_token(model, width)
     _, kinds, of_layers = layout(text, ttt)
     tracks = [kinds[index] for index in of_layers]
@@ -67,7 +66,7 @@ def describe(config: Any, ttt: TTTConfig) -> Description:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         sites=sites,
         parameters_that_learn=learn,
-        fast_bytes=(1 + len(state_names(ttt.inner_optimizer))) * learn * FLOAT32,
+        fast_bytes=(1 + len(inner_optimizer(ttt.inner_optimizer).slots)) * learn * FLOAT32,
         kv_bytes=None if unbounded else sum(size * (track.capacity or 0) for size, track in zip(by_token, tracks)),
         full_attention_bytes_per_token=sum(by_token),
     )
