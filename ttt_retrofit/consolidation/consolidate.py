@@ -119,6 +119,7 @@ class Consolidation:
             finished = True
             return memory
         finally:
+            self.control.end()
             work.close(finished)
 
     # ------------------------------------------------------------------ stages
