@@ -13,12 +13,12 @@ MemoryKind = Literal["lora", "full"]
 
 @dataclass(frozen=True)
 class MemoryConfig(JSONFields):
-    """Where a memory is written and how large it is. Nothing of the base changes, whatever is chosen.
+    """Where a memory adds weights and how large it is. The base never changes.
 
     Raises
     ------
     ConfigError
-        For a value outside its range. Layers and modules are checked against a model when a memory is made for it.
+        For a value outside its range. Layers and modules are checked when a memory is made for a model.
     """
 
     kind: MemoryKind = field(default="lora", metadata={"help": "'lora' low rank | 'full' whole matrices"})

@@ -110,6 +110,6 @@ def find_places(model: PreTrainedModel, config: MemoryConfig) -> Places:
         if config.kind == "lora" and config.rank > limit:
             raise ConfigError(
                 f"rank={config.rank} is larger than {projection.path} ({projection.out_features} x "
-                f"{projection.in_features}). Take rank <= {limit}, or kind='full'."
+                f"{projection.in_features}). Use rank <= {limit}, or kind='full'."
             )
     return Places(f"{prefix}.{chosen[0]}", chosen[0], tuple(found))
