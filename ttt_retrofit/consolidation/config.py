@@ -15,7 +15,7 @@ Strategy = Literal["bank", "single"]
 
 @dataclass(frozen=True)
 class Budget:
-    """What a consolidation may cost; None is no limit. Training stops at the first limit reached. Verification follows."""
+    """What a consolidation may cost; None is no limit. The first limit that is reached ends training."""
 
     seconds: float | None = None
     steps: int | None = None
