@@ -19,6 +19,7 @@ from .errors import (
 )
 from .memory import Memory, MemoryConfig
 from .model.auto import AutoModelForCausalLM, TTTModelConfig, wrap
+from .model.modeling import TTTPreTrainedModel
 from .streaming.cache import TTTCache
 from .util.moved import MovedModules
 
@@ -45,6 +46,7 @@ __all__ = [
     "TTTDeprecationWarning",
     "TTTError",
     "TTTModelConfig",
+    "TTTPreTrainedModel",
     "TTTTrainer",
     "TTTTrainingConfig",
     "UnsupportedModelError",

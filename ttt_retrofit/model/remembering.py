@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +215,29 @@ class MemoryMixin(_Base):
 
     # ------------------------------------------------------------------ consolidating
 
+    @overload
+    def consolidate(self, context: Any, *, background: Literal[True], **settings: Any) -> ConsolidationJob: ...
+
+    @overload
+    def consolidate(
+        self,
+        context: Any,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        budget: Budget | float | dict[str, Any] | None = None,
+        config: ConsolidationConfig | None = None,
+        questions: Sequence[str] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        prompts: str | os.PathLike | Prompts | None = None,
+        background: Literal[False] = False,
+        on_done: Callable[[Memory], None] | None = None,
+        progress: bool | Callable[[Progress], None] = False,
+        work_dir: str | os.PathLike | None = None,
+        earlier: Memory | str | None = LOADED,
+        load: bool = True,
+        **changes: Any,
+    ) -> Memory: ...
+
     def consolidate(
         self,
         context: Any,
@@ -232,7 +255,7 @@ class MemoryMixin(_Base):
         earlier: Memory | str | None = LOADED,
         load: bool = True,
         **changes: Any,
-    ) -> Any:
+    ) -> Memory | ConsolidationJob:
         """Distil a context into a memory, verify that it is recalled, and let it speak if it is.
 
         The model studies the context by writing questions and answering them with the context before it; a small
