@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -211,6 +211,29 @@ class MemoryMixin(_Base):
 
     # ------------------------------------------------------------------ consolidating
 
+    @overload
+    def consolidate(self, context: Any, *, background: Literal[True], **settings: Any) -> ConsolidationJob: ...
+
+    @overload
+    def consolidate(
+        self,
+        context: Any,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        budget: Budget | float | dict[str, Any] | None = None,
+        config: ConsolidationConfig | None = None,
+        questions: Sequence[str] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        prompts: str | os.PathLike | Prompts | None = None,
+        background: Literal[False] = False,
+        on_done: Callable[[Memory], None] | None = None,
+        progress: bool | Callable[[Progress], None] = False,
+        work_dir: str | os.PathLike | None = None,
+        earlier: Memory | str | None = LOADED,
+        load: bool = True,
+        **changes: Any,
+    ) -> Memory: ...
+
     def consolidate(
         self,
         context: Any,
@@ -228,7 +251,7 @@ class MemoryMixin(_Base):
         earlier: Memory | str | None = LOADED,
         load: bool = True,
         **changes: Any,
-    ) -> Any:
+    ) -> Memory | ConsolidationJob:
         """Distil a context into a memory, verify that it is recalled, and make it active if it is.
 
         The model writes questions about the context and answers them with the context in its prompt. A small memory
