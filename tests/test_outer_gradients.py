@@ -16,7 +16,7 @@ from ttt_retrofit.outer import smoothing
 from ttt_retrofit.outer.chunks import by_differences, by_double_backward
 from ttt_retrofit.outer.gradients import _second_order, outer_gradients, through_updates
 from ttt_retrofit.outer.parameters import choose
-from ttt_retrofit.streaming.reading import Outer, align, read
+from ttt_retrofit.streaming.reading import Outer, Settings, align, read
 
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 8, "sink_tokens": 2, "rank": 3}
@@ -45,7 +45,7 @@ def wide_corner(monkeypatch):
 def exact_loss(model, ids, order=1):
     """The mean over chunks of the loss taken before each update, with a graph."""
     losses, outer = [], Outer(record=True, order=order)
-    for segment in read(model, model.new_cache(), align(ids, None, None), learn=True, outer=outer):
+    for segment in read(model, model.new_cache(), align(ids, None, None), Settings(learn=True, outer=outer)):
         part = ids[:, segment.starts[0] : segment.starts[0] + segment.taken[0]]
         losses.append(next_token_losses(segment.output.logits, part).mean())
     return torch.stack(losses).mean()

@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigError
-from ..memory.batch import Voices
-from ..memory.collate import voices as voices_of
+from ..memory.batch import MemoryBatch
+from ..memory.collate import collate
 from ..memory.entry import Entry, GateKeys, Source
 from ..memory.gates import Background
 from ..memory.lessons import Lesson
@@ -119,6 +119,7 @@ class Consolidation:
             finished = True
             return memory
         finally:
+            self.control.end()
             work.close(finished)
 
     # ------------------------------------------------------------------ stages
@@ -143,20 +144,20 @@ class Consolidation:
         student = Student(plain_copy(self.model), places)
         elsewhere = self._elsewhere(student, teacher)
         plan = self._plan(student, teacher, questions, elsewhere)
-        earlier = None if plan.before is None else voices_of([plan.before], plain.device, torch.float32)
+        earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 
-        def voices(leaves: Leaves) -> Voices:
+        def memories(leaves: Leaves) -> MemoryBatch:
             gated, device = self.config.memory.gated, plain.device
             return with_new(earlier, plan.gate, elsewhere.background, gated, leaves, places.layer, device)
 
         state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
         taught = itertools.chain.from_iterable(plan.taught)
         prompts = [p.lesson.prompt for p in [*taught, *plan.negatives, *plan.replays, *plan.checks]]
-        student.share(common_beginning(prompts), voices(state.leaves))
+        student.share(common_beginning(prompts), memories(state.leaves))
         work.load_training(state)
         try:
             stopped = train(
-                student, plan.taught, plan.negatives, plan.replays, plan.checks, voices, state, self.config,
+                student, plan.taught, plan.negatives, plan.replays, plan.checks, memories, state, self.config,
                 self.control, work.save_training,
             )  # fmt: skip
         except FloatingPointError as error:
@@ -368,9 +369,9 @@ class Consolidation:
         remembering = Writer(
             converted, self.tokenizer, self.control.check, converted.new_cache, memories=candidate, learn_from="none"
         )
-        voices = voices_of([candidate], student.model.device, student.model.dtype)
-        assert voices is not None
-        moved = partial(verify.drift, student, elsewhere.texts, elsewhere.below_texts, voices)
+        memories = collate([candidate], student.model.device, student.model.dtype)
+        assert memories is not None
+        moved = partial(verify.drift, student, elsewhere.texts, elsewhere.below_texts, memories)
         report = verify.examined(
             teacher, remembering, self.phrasing, questions, unknown, moved, self.config, self.control
         )

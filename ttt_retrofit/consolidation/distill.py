@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..memory.batch import Term, Voices
-from ..memory.collate import AJAR, joined
+from ..memory.batch import MemoryBatch, Term
+from ..memory.collate import ALWAYS_OPEN, joined
 from ..memory.config import MemoryConfig
 from ..memory.entry import GateKeys
 from ..memory.gates import Background, Gates
@@ -95,17 +95,17 @@ def begin(leaves: Leaves) -> State:
 
 
 def with_new(
-    old: Voices | None,
+    old: MemoryBatch | None,
     gate: GateKeys,
     background: Background,
     gated: bool,
     leaves: Leaves,
     layer: str,
     device: torch.device,
-) -> Voices:
-    """The voices of a step: those of earlier entries, which stay as they are, and the one that is learned."""
+) -> MemoryBatch:
+    """The memories of a step: those of earlier entries, which stay as they are, and the one that is learned."""
     count = 0 if old is None else old.gates.keys.shape[1]
-    bounds = (gate.closed, gate.opened) if gated else AJAR
+    bounds = (gate.closed, gate.opened) if gated else ALWAYS_OPEN
     new = Gates(
         joined([background]).to(device),
         gate.keys.float()[None, None].to(device),
@@ -121,7 +121,7 @@ def with_new(
             terms[path] = Term(a, b, owner)
         else:
             terms[path] = Term(torch.cat([said.a, a], 1), torch.cat([said.b, b], 2), torch.cat([said.owner, owner]))
-    return Voices(layer, gates, terms)
+    return MemoryBatch(layer, gates, terms)
 
 
 def _side_by_side(old: Gates, new: Gates) -> Gates:
@@ -173,7 +173,7 @@ def train(
     negatives: Sequence[Prepared],
     replays: Sequence[Prepared],
     held_out: Sequence[Prepared],
-    voices: Callable[[Leaves], Voices],
+    memories: Callable[[Leaves], MemoryBatch],
     state: State,
     config: ConsolidationConfig,
     control: Control,
@@ -216,7 +216,7 @@ def train(
             left *= 2 - step / state.known
         for group in state.optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * left
-        loss = step_loss(student, chosen, voices(state.leaves))
+        loss = step_loss(student, chosen, memories(state.leaves))
         # Where no gate opened there is nothing to learn.
         gradients = (
             torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad else [None] * len(tensors)
@@ -231,7 +231,7 @@ def train(
         examined = state.step % per_epoch == 0 and state.step > per_epoch and len(held_out) >= ENOUGH_HELD_OUT
         if examined and not state.known:
             # Questions that it cannot answer are learned later than those that it can.
-            right = (right_share(student, some, voices(state.leaves)) for some in (held_out, declined) if some)
+            right = (right_share(student, some, memories(state.leaves)) for some in (held_out, declined) if some)
             state.known = state.step if all(share >= config.enough_recall for share in right) else 0
         save(state)
         if control.spent() >= 1:
@@ -262,15 +262,15 @@ def _cut(lessons: Sequence[Prepared], order: Sequence[int], size: int) -> list[l
     return [[i for _, i in stretch] for _, stretch in numbered]
 
 
-def step_loss(student: Student, chosen: Sequence[Prepared], voices: Voices) -> Tensor:
+def step_loss(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
     """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
-        losses = [_sum(student, some, voices) for some in short_and_long(chosen)]
+        losses = [_sum(student, some, memories) for some in short_and_long(chosen)]
         return torch.stack(losses).sum() / sum(len(p.lessons) for p in chosen)
 
 
-def _sum(student: Student, chosen: Sequence[Prepared], voices: Voices) -> Tensor:
-    logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices)
+def _sum(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
+    logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], memories)
     lessons = [lesson for p in chosen for lesson in p.lessons]
     return len(lessons) * mean_divergence(logits, lessons)
 
@@ -306,12 +306,12 @@ def targets(lessons: Sequence[Lesson], device: torch.device) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def right_share(student: Student, held_out: Sequence[Prepared], voices: Voices | None, batch: int = 32) -> float:
+def right_share(student: Student, held_out: Sequence[Prepared], memories: MemoryBatch | None, batch: int = 32) -> float:
     """Share of the held-out answers' tokens that come first in the student's logits."""
     right = total = 0
     for start in range(0, len(held_out), batch):
         some = held_out[start : start + batch]
-        logits = student.logits([p.below for p in some], [p.ids for p in some], [p.positions for p in some], voices)
+        logits = student.logits([p.below for p in some], [p.ids for p in some], [p.positions for p in some], memories)
         answers = torch.tensor([t for p in some for x in p.lessons for t in x.answer], device=logits.device)
         right += int((logits.argmax(-1) == answers).sum())
         total += answers.numel()

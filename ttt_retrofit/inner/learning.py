@@ -18,6 +18,7 @@ from transformers.utils import logging
 
 from ..config import TTTConfig
 from ..errors import ConfigError, UnsupportedModelError
+from .context import FastTerms
 from .fast_state import FastState
 from .fast_weights import FastWeights, Weights
 from .inner_loop import (
@@ -33,7 +34,7 @@ from .inner_loop import (
 )
 from .inner_optimizers import Optimizer
 from .inner_rules import ReadChunk, inner_rule
-from .layer import FOLDED, FastTerms, TTTSite
+from .layer import FOLDED, TTTSite
 
 logger = logging.get_logger(__name__)
 
@@ -87,6 +88,11 @@ class Outer:
         """Whether the forward keeps a graph below the first TTT site, too."""
         return self.record or bool(self.along)
 
+    @property
+    def second_order(self) -> bool:
+        """Whether the gradient of the inner loss is itself differentiated."""
+        return self.record and self.order == 2
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -136,7 +142,7 @@ def terms_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> Fast
     return FastTerms(leaves, rows, record=record, seen={} if rule.inputs else None)
 
 
-def present(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
+def weights_in_use(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
     """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
     if fast.sites:
         bases = _kept_bases(decoder, rows)
@@ -178,7 +184,7 @@ def losses_of(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:
     return next_token_losses(logits, ids) if outer.record else next_token_losses_once(logits, ids)
 
 
-def learn_from(
+def inner_step(
     decoder: Decoder,
     fast: FastState,
     terms: FastTerms,
@@ -227,7 +233,7 @@ def _gradients(
     taken = torch.autograd.grad(
         loss,
         [*flat, *outer.along],
-        create_graph=outer.record and outer.order == 2,
+        create_graph=outer.second_order,
         retain_graph=outer.record,
         allow_unused=bool(outer.along),
     )

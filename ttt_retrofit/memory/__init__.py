@@ -1,7 +1,8 @@
 """Memories: entries of low-rank weights behind gates, what they add to a forward, their files and exports.
 
-`memory` is the bank, `projections` where it attaches, `collate` how the entries of a batch act at once, `store` the
-versions on disk, `lora` the exchange with PEFT. Nothing here knows how a memory is made.
+`memory` is the bank and `projections` where it attaches. `collate` stacks those of a batch, and `batch` adds them by
+hooks, as far as `gates` are open. `store` has the versions on disk, `lora` the exchange with PEFT. Nothing here knows
+how a memory is made.
 """
 
 from .config import MemoryConfig

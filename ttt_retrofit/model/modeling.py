@@ -18,11 +18,11 @@ from transformers.utils.generic import ModelOutput
 
 from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
-from ..inner import layer
+from ..inner import hooks, layer
 from ..inner.discovery import find_sites, learned_positions
 from ..inner.fast_weights import fast_weights
 from ..inner.inner_rules import inner_rule
-from ..memory import batch as hooks
+from ..memory.ready import Ready
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
 from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
@@ -46,7 +46,7 @@ ATTACHED = (
     "_versions",
     "_prepared",
 )
-HIDDEN = ("ended",)  # what only `generate` hands to forward
+INTERNAL = ("ended", "on_segment")  # what `generate` and `read` hand to forward, and nobody else
 
 
 class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
@@ -74,7 +74,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
         TTTCache(self.config, ttt, "")  # raises for layers whose state cannot be carried
         set_windowed_attention(self)
         self.ttt, self.kind = ttt, fast_weights(ttt)
-        layer.attach(self, sites, self.kind)
+        layer.add_sites(self, sites, self.kind)
         backbone.attach(self)
         self.learned_positions, self._reach = learned_positions(self), None
         self._identity = uuid4().hex
@@ -85,18 +85,24 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
         self.bind_ttt()
 
     def bind_ttt(self) -> None:
-        """(Re)connect the sites to the modules that now stand at their paths; adapters around them included."""
-        layer.bind(self)
-        self._places = [site.site for site in layer.ttt_sites(self)]
+        """(Re)connect the sites to the modules that now stand at their paths; adapters around them included.
+
+        Memories are hooked on after them, when they are next collated.
+        """
+        sites = layer.ttt_sites(self)
+        hooks.bind(self, sites, alone=True)
+        layer.keep_gradients(self)
+        self._places, self._prepared = [site.site for site in sites], Ready()
         if self.device.type != "meta":  # else the family has still to fill in its frequencies
             self._reach = rotary.freeze(self)
-        self.bind_memory()
 
     def check_bound(self) -> None:
         """Follow where modules were replaced since (dequantized, adapted by PEFT, assigned), or offloaded."""
-        if any(site.log_lr.is_meta for site in self.sites):
+        sites = self.sites
+        if any(site.log_lr.is_meta for site in sites):
             hub.settle(self, fresh=False)
-        if not layer.is_bound(self, self.sites):
+            sites = self.sites
+        if not hooks.is_bound(self, sites):
             layer.check_modules(self)
             self.bind_ttt()
 
@@ -136,9 +142,9 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
         """
         if merge:
             self.merge_memory()
-        layer.detach(self)
-        backbone.detach(self)
         hooks.unbind(self)
+        layer.remove_sites(self)
+        backbone.detach(self)
         restore_attention(self)
         rotary.release(self)
         checkpointing = self._rematerialise and self.supports_gradient_checkpointing
@@ -176,6 +182,11 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
         return self._rematerialise
 
 
+# What `wrap` gives, for annotations and isinstance: to a type checker the mixin is a `PreTrainedModel`, as every class
+# that derives from it is.
+TTTPreTrainedModel = TTTMixin
+
+
 def _check_forward(base: type[PreTrainedModel]) -> None:
     parameters = inspect.signature(base.forward).parameters
     missing = [
@@ -196,7 +207,7 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
     # that are compiled by themselves are run so, within.
     @torch.compiler.disable
     def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
-        own = {name: kwargs.pop(name, None) for name in (*ADDED, *HIDDEN)}
+        own = {name: kwargs.pop(name, None) for name in (*ADDED, *INTERNAL)}
         bound = signature.bind(self, *args, **kwargs).arguments
         bound.pop("self")
         extra = bound.pop("kwargs", {})

@@ -1,6 +1,6 @@
-"""A page to talk to one session: the conversation, what is remembered of it, and how a consolidation gets on.
+"""A page to talk to one session: the conversation, its memory, and the progress of a consolidation.
 
-It knows of gradio only how to lay things out; what is remembered is the session's.
+It knows gradio's layout only; the memory belongs to the session.
 """
 
 from __future__ import annotations

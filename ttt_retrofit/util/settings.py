@@ -78,13 +78,15 @@ def _differing(self: Any) -> str:
     for field in dataclasses.fields(self):
         value = getattr(self, field.name)
         secret = field.name.endswith("_token")  # of the Hub
-        ours = isinstance(value, PLAIN) or type(value).__repr__ is _differing  # not what TrainingArguments makes itself
+        ours = (
+            isinstance(value, PLAIN) or vars(type(value)).get("__repr__") is _differing
+        )  # not what TrainingArguments makes itself
         if field.init and ours and not secret and value != _default(field):
             shown.append(f"{field.name}={value!r}")
     return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

@@ -1,4 +1,4 @@
-"""Asks a model for the data that pictures are drawn of. It draws nothing.
+"""Collects the data of pictures from a model. It draws nothing.
 
 T tokens, S sites, N chunks, Q questions, L layers, D model width, V vocabulary.
 """
