@@ -61,6 +61,7 @@ def fill(
 def _made(tasks: dict[str, Task], have: Rows, options: argparse.Namespace) -> Iterator[Rows]:
     """The rows of each task as it ends, the base's before all unless they are there."""
     bases = {name: partial(_untrained, name, options) for name in (FULL, BASE) if name not in have}
+    print(f"To do: {', '.join(bases | tasks)}", flush=True)
     for name, rows in as_they_end(options.jobs, bases | tasks):
         print(f"{name}: there", flush=True)
         yield rows
