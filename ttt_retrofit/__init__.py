@@ -17,6 +17,7 @@ from .errors import (
     TTTError,
     UnsupportedModelError,
 )
+from .inner.registry import register_fast_weights, register_inner_optimizer, register_inner_rule
 from .memory import Memory, MemoryConfig
 from .model.auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .model.modeling import TTTPreTrainedModel
@@ -50,6 +51,9 @@ __all__ = [
     "TTTTrainer",
     "TTTTrainingConfig",
     "UnsupportedModelError",
+    "register_fast_weights",
+    "register_inner_optimizer",
+    "register_inner_rule",
     "wrap",
 ]
 

@@ -44,7 +44,7 @@ class Entry(Displayed):
 
     name: str
     sources: tuple[Source, ...]
-    weights: dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
+    weights: dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)}
     gate: GateKeys
     lessons: tuple[Lesson, ...]
     created: float  # seconds since the epoch

@@ -133,8 +133,7 @@ class Memory(Displayed):
             if entry.name in names and len(entry.sources) > 1:
                 raise ConfigError(
                     f"Entry {entry.name!r} holds {len(entry.sources)} contexts, distilled into one, which cannot be "
-                    "told apart. Reset the memory and consolidate those that are to stay; strategy='bank' keeps "
-                    "contexts apart."
+                    "told apart. Reset the memory and consolidate those that are to stay, one by one."
                 )
         left = tuple(e for e in self.entries if e.name not in names)
         later = [e.name for e in left if not set(names).isdisjoint(e.learned_from)]
@@ -146,15 +145,6 @@ class Memory(Displayed):
                 "consolidated again afterwards."
             )
         return dataclasses.replace(self, entries=left, report=None, created=time.time())
-
-    def diff(self, other: Memory) -> dict[str, list[str]]:
-        """Names of entries that are only here, only in `other`, or in both but changed."""
-        here, there = ({entry.name: entry.digest for entry in memory.entries} for memory in (self, other))
-        return {
-            "only_here": [name for name in here if name not in there],
-            "only_there": [name for name in there if name not in here],
-            "changed": [name for name in here if name in there and here[name] != there[name]],
-        }
 
     @cached_property
     def not_finite(self) -> str | None:
@@ -274,7 +264,7 @@ class Memory(Displayed):
                 entries[named.name] = named
         return dataclasses.replace(first, entries=tuple(entries.values()), report=None, created=time.time())
 
-    def to_lora(self, directory: str | os.PathLike, rank: int = 16, transposed: bool = False) -> dict[str, float]:
+    def to_lora(self, directory: str | os.PathLike[str], rank: int = 16, transposed: bool = False) -> dict[str, float]:
         """Write a PEFT LoRA adapter, for `PeftModel.from_pretrained(base, directory)`.
 
         PEFT has no gates: the adapter says always what this memory says with its gates open.
@@ -294,7 +284,7 @@ class Memory(Displayed):
         return write_adapter([entry.weights for entry in self.entries], self.base_name, directory, rank, transposed)
 
     @classmethod
-    def from_lora(cls, directory: str | os.PathLike, model: PreTrainedModel) -> Memory:
+    def from_lora(cls, directory: str | os.PathLike[str], model: PreTrainedModel) -> Memory:
         """Read a PEFT LoRA adapter as a memory of `model` that always speaks.
 
         Raises
@@ -363,7 +353,7 @@ class Memory(Displayed):
 
     # ------------------------------------------------------------------ disk
 
-    def save(self, directory: str | os.PathLike) -> Path:
+    def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write `memory.json` and its tensors. The JSON is replaced last, so that a kill leaves what was there.
 
         Raises
@@ -374,7 +364,7 @@ class Memory(Displayed):
         return write(Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
+    def load(cls, path: str | os.PathLike[str], **hub_kwargs: Any) -> Memory:
         """Read a directory that `save` wrote, or a repository on the Hub.
 
         Raises

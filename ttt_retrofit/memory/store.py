@@ -38,7 +38,7 @@ class MemoryStore(Displayed):
     directory : made if it is not there, readable by its owner only.
     """
 
-    def __init__(self, directory: str | os.PathLike) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = private_directory(Path(directory))
         self._lock = FileLock(self.directory / "lock", mode=0o600)
 

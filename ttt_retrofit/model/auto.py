@@ -2,8 +2,8 @@
 
 On disk a converted model's `config.json` is the base's flat config plus `model_type: "ttt_retrofit"`,
 `base_model_type`, `base_model_name_or_path`, a `ttt` block and an `auto_map`. In memory its class derives from the
-family's class. The class's `__name__` and its config's `model_type` stay the family's, for by these Trainer, PEFT, TRL
-and pipelines decide how a model is treated. Its `__qualname__`, under which pickle finds it, is ours.
+family's class. The class's `__name__` and its config's `model_type` stay the family's, because Trainer, PEFT,
+TRL and pipelines decide by them how to treat a model. Its `__qualname__`, under which pickle finds it, is ours.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def __getattr__(name: str) -> Any:
 
 
 class TTTModelConfig(PreTrainedConfig):
-    """The front door for `model_type: "ttt_retrofit"`: gives back the derived config of the right family."""
+    """The configuration class of `model_type: "ttt_retrofit"`: returns the derived config of the right family."""
 
     model_type = hub.MODEL_TYPE
 
@@ -200,7 +200,7 @@ def wrap(
     Parameters
     ----------
     model : a transformers model, converted in place; or a name or directory, loaded with `kwargs`.
-    config : how it reads; when not given, as a converted checkpoint was saved, and a base by `TTTConfig()`.
+    config : how it reads. Default: the saved configuration of a converted checkpoint, `TTTConfig()` for a base.
 
     Returns
     -------
@@ -209,7 +209,7 @@ def wrap(
     Raises
     ------
     UnsupportedModelError
-        When the model cannot be converted, or was already dispatched over devices. It is left as it was.
+        When the model cannot be converted, or was already dispatched over devices. The model is unchanged.
     ConfigError
         When `config` does not fit the model.
     """
@@ -220,7 +220,7 @@ def wrap(
         return AutoModelForCausalLM.from_pretrained(model, ttt_config=config, **kwargs)
     _check_not_ours(kwargs, "wrap(model, TTTConfig({}))")
     if kwargs:
-        raise ConfigError(f"{sorted(kwargs)} are for loading by name; this model is loaded already.")
+        raise ConfigError(f"{sorted(kwargs)} are for loading by name, but this model is already loaded.")
     config = TTTConfig() if config is None else config
     _check_wrappable(model)
     base, converted = type(model), model
@@ -312,7 +312,7 @@ class AutoModelForCausalLM:
     ) -> TTTPreTrainedModel:
         """As transformers' `from_pretrained`, with `ttt_config` for a base.
 
-        Code that stands beside a model runs only with `trust_remote_code=True`; nobody is asked on stdin.
+        Code that comes with a model runs only with `trust_remote_code=True`. There is no prompt on stdin.
 
         Raises
         ------
@@ -346,9 +346,9 @@ class AutoModelForCausalLM:
     def from_config(
         cls, config: PreTrainedConfig, *, ttt_config: TTTConfig | None = None, **kwargs: Any
     ) -> TTTPreTrainedModel:
-        """A converted model with random weights, of the config of a base or of a converted model.
+        """A converted model with random weights, from the config of a base or of a converted model.
 
-        `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config stays as it is.
+        `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config is not changed.
 
         Raises
         ------

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -20,23 +20,33 @@ SECTION = "Parameters\n----------\n"
 T = TypeVar("T")
 
 
-def settings(cls: type[T]) -> type[T]:
+def settings(*, removed: Mapping[str, str] | None = None) -> Callable[[type[T]], type[T]]:
     """Class decorator, above `@dataclass(repr=False)`.
 
     `help(cls)` gets a section of parameters, made of the `help` in each field's metadata. A name that is no field
     raises `ConfigError` with the likeliest ones. `repr` shows what differs from the defaults.
+
+    Parameters
+    ----------
+    removed : fields of earlier versions, by name, and what to do instead.
     """
-    made = cls.__init__
 
-    @functools.wraps(made)
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        check_names(cls, kwargs)
-        made(self, *args, **kwargs)
+    def decorate(cls: type[T]) -> type[T]:
+        made, gone = cls.__init__, removed or {}
 
-    cls.__init__ = __init__  # type: ignore[method-assign]
-    cls.__repr__ = _differing  # type: ignore[method-assign]
-    cls.__doc__ = _documented(cls)
-    return cls
+        @functools.wraps(made)
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            for name in sorted(gone.keys() & kwargs.keys()):
+                raise ConfigError(f"{cls.__name__} has no field {name!r} any more. {gone[name]}")
+            check_names(cls, kwargs)
+            made(self, *args, **kwargs)
+
+        cls.__init__ = __init__  # type: ignore[method-assign]
+        cls.__repr__ = _differing  # type: ignore[method-assign]
+        cls.__doc__ = _documented(cls)
+        return cls
+
+    return decorate
 
 
 def field_names(cls: type) -> list[str]:
@@ -68,13 +78,15 @@ def _differing(self: Any) -> str:
     for field in dataclasses.fields(self):
         value = getattr(self, field.name)
         secret = field.name.endswith("_token")  # of the Hub
-        ours = isinstance(value, PLAIN) or type(value).__repr__ is _differing  # not what TrainingArguments makes itself
+        ours = (
+            isinstance(value, PLAIN) or vars(type(value)).get("__repr__") is _differing
+        )  # not what TrainingArguments makes itself
         if field.init and ours and not secret and value != _default(field):
             shown.append(f"{field.name}={value!r}")
     return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
