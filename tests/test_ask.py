@@ -46,7 +46,7 @@ def said(messages, **settings):
 def state(cache):
     """Everything a cache holds that is a number."""
     layers = [part for layer in cache.layers for part in layer.past()]
-    tensors = [*layers, *cache.fast.tensors().values(), cache.ranks_seen, cache.pending.ids, cache.digest]
+    tensors = [*layers, *cache.fast.tensors().values(), cache.tokens_seen, cache.pending.ids, cache.digest]
     return (
         [tensor.clone() for tensor in tensors],
         cache.losses,
