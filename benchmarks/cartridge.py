@@ -30,7 +30,7 @@ from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Phrasing, Writer
 from ttt_retrofit.memory.lessons import Lesson
 
-from .conversations import Message
+from .harness.prompts import Message
 
 VIRTUAL_TOKENS = 128  # of keys and values in every layer
 FROZEN = 1  # the first, as the paper has it: models attend to it always

@@ -10,7 +10,7 @@ from words import tokenizer
 
 from ttt_retrofit import InputError, TTTCache
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing
+from ttt_retrofit.util.phrasing import Phrasing
 
 TOK, PLAIN = tokenizer(), tokenizer(chat=False)
 TOK.add_tokens(["One", "Two", "Yes", "No"])  # any tokenizer of a real model knows them

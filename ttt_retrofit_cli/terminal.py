@@ -37,7 +37,7 @@ HELP = """/memory         what is remembered, and how well
 /save DIR       write the memory, for Memory.load and model.load_memory
 /help           this
 /quit           leave, as Ctrl-D does; with --memory the conversation goes on the next time
-Ctrl-C          stop the answer; twice before a line is said: leave"""
+Ctrl-C          stop the answer; twice at the prompt, leave"""
 
 
 class Streamer(TextStreamer):

@@ -138,7 +138,7 @@ def _parts(directory: Path, data: bytes) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise _incomplete(directory, Path(error.filename).name) from error
     except UNREADABLE as error:
-        raise CheckpointError(f"{directory} cannot be read as a memory: {error!r}. Take another copy.") from error
+        raise CheckpointError(f"{directory} cannot be read as a memory: {error!r}. Use another copy.") from error
 
 
 def _config(directory: Path, fields: dict[str, Any]) -> MemoryConfig:
@@ -181,7 +181,7 @@ def _check_digest(path: str | os.PathLike[str], name: str, found: str, recorded:
     if found != recorded:
         raise CheckpointError(
             f"{path} was altered or cut short: the sha256 of {name} is not the one recorded. "
-            "Take another copy, or roll back to an earlier version."
+            "Use another copy, or roll back to an earlier version."
         )
 
 

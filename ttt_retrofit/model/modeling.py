@@ -182,6 +182,11 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
         return self._rematerialise
 
 
+# What `wrap` gives, for annotations and isinstance: to a type checker the mixin is a `PreTrainedModel`, as every class
+# that derives from it is.
+TTTPreTrainedModel = TTTMixin
+
+
 def _check_forward(base: type[PreTrainedModel]) -> None:
     parameters = inspect.signature(base.forward).parameters
     missing = [

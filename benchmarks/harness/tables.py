@@ -1,4 +1,4 @@
-"""How two systems differ that were asked the same questions: the mean of the differences, and how sure it is."""
+"""Tables in Markdown, and what stands in their cells: shares, and how two systems differ that were asked the same."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import torch
 
 DRAWS = 10_000  # of the bootstrap
 ENOUGH = 100  # pairs, before a difference is a finding
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def share(found: Sequence[bool]) -> str:
+    """Of what is true; "-" of nothing."""
+    return f"{sum(found) / len(found):.2f}" if found else "-"
 
 
 class Difference(NamedTuple):
