@@ -27,8 +27,9 @@ from ttt_retrofit.consolidation.distill import mean_divergence
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.plain import plain_copy
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing, Writer
+from ttt_retrofit.consolidation.writer import Writer
 from ttt_retrofit.memory.lessons import Lesson
+from ttt_retrofit.util.phrasing import Phrasing
 
 from .harness.prompts import Message
 

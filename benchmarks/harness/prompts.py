@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import Memory, TTTConfig, wrap
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing, Writer
+from ttt_retrofit.consolidation.writer import Writer
+from ttt_retrofit.util.phrasing import Phrasing
 
 from ..models import model_directory
 
