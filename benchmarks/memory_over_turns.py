@@ -30,7 +30,7 @@ from rich.console import Console
 
 from .consolidation import LORA_STEPS
 from .cost import failure
-from .paired import Difference, difference
+from .paired import Difference, Share, difference
 from .recollect import ANSWER_TOKENS
 from .results import kept_report, markdown_table, save
 from .sessions import Sessions, draw, locomo
@@ -215,17 +215,18 @@ def lines(report: dict[str, Any]) -> list[str]:
 def plot(report: dict[str, Any], path: Path) -> None:
     from .plots import recall_bars
 
-    def mean(found: list[bool]) -> float:
-        return sum(found) / len(found) if found else 0.0
+    def shares(found: list[bool]) -> Share | None:
+        return Share(sum(found), len(found)) if found else None
 
     rows = report["rows"]
-    bars: dict[str, tuple[float, ...]] = {
-        name: (mean(recall(rows, name)), mean(recall(rows, name, "abstention")))
+    bars = {
+        name: (shares(recall(rows, name)), shares(recall(rows, name, "abstention")))
         for name in ROWS
         if measured(rows, name)
     }
     if bars:
-        title = f"Asked after {report['sessions']} sessions, {report['settings']['model']}"
+        talks = max(len(row) for row in rows.values())
+        title = f"Answers after {talks} conversations of {report['sessions']} sessions ({report['settings']['model']})"
         recall_bars(bars, path, title, ("right answers", "declined, where nothing was said"))
 
 

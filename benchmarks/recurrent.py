@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,6 +92,13 @@ def report(rows: dict[str, dict[str, Any]], notes: dict[str, str], settings: dic
     ]
 
 
+def plot(stored: dict[str, Any], path: Path) -> None:
+    tokens = stored["settings"]["tokens"]
+    points = {n: (row["state"] / 2**20, row["read"]) for n, row in stored["rows"].items() if "failed" not in row}
+    title = f"State and time of {len(points)} systems at width {WIDTH} and depth {DEPTH}, random weights"
+    cost_against_state(points, path, title, (f"state after {tokens:,} tokens, MiB", "seconds to read them"))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=2048)
@@ -113,18 +121,16 @@ def main() -> None:
     given = [f"--{option}={value}" for option, value in settings.items()]
     # All that is kept from the beginning: a run that is cut off must not lose what comes after where it was.
     rows, console = kept_rows(name, settings), Console()
-    stored = {"settings": settings, "machine": machine(), "rows": rows}
+    stored: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
     notes = {system: described.note for system, described in systems(options.window).items()}
     for system in (system for system in notes if system not in rows):
         console.print(f"{system} …", markup=False)
         rows[system] = ask(f"benchmarks.{NAME}", [f"--one={system}", *given])
         save(name, stored, ["Not finished."])
-    rows = {system: rows[system] for system in notes}
+    stored["rows"] = rows = {system: rows[system] for system in notes}
     lines = report(rows, notes, settings)
     directory = save(name, stored, lines)
-    points = {n: (row["state"] / 2**20, row["read"]) for n, row in rows.items() if "failed" not in row}
-    labels = (f"state after {options.tokens:,} tokens, MiB", "seconds to read them")
-    cost_against_state(points, directory / f"{name}.png", f"Width {WIDTH}, depth {DEPTH}, random weights", labels)
+    plot(stored, directory / f"{name}.png")
     console.print("\n".join(lines), markup=False)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,29 @@ from .results import kept_rows, machine, save
 from .timed_models import TIMED, in_words
 
 NAME, MODEL = "speed_and_memory", "smollm2-135m"
+
+
+def by_batch(rows: dict[str, Any]) -> dict[int, by_length_report.Rows]:
+    """What was measured by length of the context."""
+    found = {
+        batch: [n for n in LENGTHS if all(key(system, batch, n) in rows for system in SYSTEMS)] for batch in BATCHES
+    }
+    return {
+        batch: {system: {n: rows[key(system, batch, n)] for n in lengths} for system in SYSTEMS}
+        for batch, lengths in found.items()
+        if lengths
+    }
+
+
+def plot(stored: dict[str, Any], path: Path) -> None:
+    """A picture for each batch size, beside `path`."""
+    where = stored["machine"]["gpu"] or stored["machine"]["processor"]
+    for batch, measured in by_batch(stored["rows"]).items():
+        title = (
+            "Costs by length of the context: a window's state stays, full attention's grows\n"
+            f"({in_words(stored['settings']['model'])}, batch {batch}, {where})"
+        )
+        by_length_report.draw(measured, LENGTHS, path.with_stem(f"{path.stem}_batch_{batch}"), title)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -81,16 +105,11 @@ def main(arguments: list[str] | None = None) -> None:
             what = [system, str(batch), str(length), f"--decoded={options.decoded}"]
             measure(key(system, batch, length), "by_length", what)
 
-    measured = {
-        batch: {system: {n: rows[key(system, batch, n)] for n in lengths} for system in SYSTEMS}
-        for batch, lengths in wanted.items()
-    }
+    measured = by_batch(rows)
     ratios, stored["ratios"] = in_turns.report({part: rows[part] for part in in_turns.PARTS}, settings)
     lines, derived = by_length_report.report(measured, LENGTHS, settings)
     directory = save(name, stored | derived, [*ratios, *lines])
-    for batch in measured:
-        path = directory / f"{name}_batch_{batch}.png"
-        by_length_report.draw(measured[batch], LENGTHS, path, f"{in_words(options.model)}, batch {batch}")
+    plot(stored, directory / f"{name}.png")
     console.print("\n".join([*ratios, *lines]), markup=False)
 
 
