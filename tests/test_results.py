@@ -9,6 +9,7 @@ import pytest
 from benchmarks import ablations, report
 from benchmarks.results import DIRECTORY, dated, days, kept_rows, machine, made, save
 from ttt_retrofit import TTTConfig
+from ttt_retrofit.memory.report import Report
 
 
 def test_the_page_is_what_the_stored_results_say():
@@ -26,6 +27,12 @@ def test_every_figure_of_a_table_of_the_readme_and_of_the_summary_is_one_that_is
         said = re.sub(r"\(.*?\)|^\|[^|]*", lambda m: m[0] if "%" in m[0] else "", row)  # addresses, names of rows
         for figure, percent in re.findall(r"(\d[\d,]*(?:\.\d+)?)(%?)", said):
             assert figure in known or (percent and f"{int(figure) / 100:.2f}" in known), f"{figure} of {row}"
+
+
+def test_the_report_that_the_readme_shows_is_a_stored_one():
+    rows = json.loads((DIRECTORY / "consolidation.json").read_text())["done"]["table"]["consolidated memory"]
+    readme = (report.PAGE.parent.parent / "README.md").read_text()
+    assert f"```\n{Report.from_dict(rows['0']['report'])}\n```" in readme
 
 
 def test_tables_of_the_page_that_are_too_wide_are_several_whose_rows_keep_their_names():
