@@ -15,23 +15,23 @@ Another model's results are kept in a file of their own; other tokens or another
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig
 
 from .arithmetic import count
+from .harness.options import command_line, stored_as
+from .harness.store import Store
+from .harness.tables import markdown_table
 from .measure import FULL, SINKS, Reading, converted, full_attention, progress_bars, streaming
 from .models import model_directory
 from .plots import settings_by_gap
-from .results import kept_report, markdown_table, noted, save
 from .texts import text
 
 NAME = "ablations"
@@ -145,13 +145,11 @@ def plot(report: dict[str, Any], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=MODEL)
+    quick = f"{QUICK_TOKENS:,} tokens, {' and '.join(QUICK_ONLY)}"
+    parser = command_line(__doc__, model=MODEL, quick=quick, full=True)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS))
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS:,} tokens, {' and '.join(QUICK_ONLY)}")
-    parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     tokens = QUICK_TOKENS if options.quick else options.tokens
     only = options.only or list(QUICK_ONLY if options.quick else SETTINGS)
@@ -160,9 +158,9 @@ def main(arguments: list[str] | None = None) -> None:
     directory = model_directory(options.model)
     base = AutoModelForCausalLM.from_pretrained(directory).eval()
     texts = load_texts(directory, tokens)
-    stored_as = (NAME if options.model == MODEL else f"{NAME}_{options.model}") + ("_quick" if options.quick else "")
-    report = kept_report(stored_as, settings)
-    rows = report["rows"]
+    special = [] if options.model == MODEL else [options.model]
+    store = Store.of_all(stored_as(NAME, *special, quick=options.quick), settings, table)
+    rows = store.rows
     wanted = settings_and_controls(only, options.window)
     for name, config in wanted.items():
         if name in rows and _config_of(rows[name]) == config:
@@ -173,14 +171,13 @@ def main(arguments: list[str] | None = None) -> None:
         row["relative_time"] = row["seconds"] / (idle["seconds"] * len(TEXTS))
         row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
         row["control"] = SINKS if config is None else control_of(config, options.window)
-        noted(report, {name: row | {"config": None if config is None else config.to_dict()}})
-        save(stored_as, report, table(rows, settings))
-    lines = table(rows, settings)
-    plot(report, save(stored_as, report, lines) / f"{stored_as}.png")
-    Console(soft_wrap=True).print("\n".join(lines), markup=False)
+        store.add({name: row | {"config": None if config is None else config.to_dict()}})
+    plot(store.report, store.save() / f"{store.name}.png")
+    store.show()
 
 
-def table(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+def table(report: dict[str, Any]) -> list[str]:
+    rows, settings = report["rows"], report["settings"]
     intro = (
         f"{settings['model']}, {settings['tokens']:,} tokens each of {', '.join(settings['texts'])} (tuning texts), "
         f"window {settings['window']}, 4 sinks. Settings differ from the default in what they name; gaps are to "

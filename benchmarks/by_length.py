@@ -21,7 +21,8 @@ from transformers import DynamicCache
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
-from .cost import PeakMeter, limit_memory, timed
+from .harness.costs import PeakMeter, limit_memory, timed
+from .harness.options import command_line
 from .measure import FULL, SINKS, TTT, converted
 from .timed_models import loaded, token_ids
 
@@ -100,7 +101,7 @@ def key(system: str, batch: int, length: int) -> str:
 
 
 def row(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("batch", type=int)
     parser.add_argument("length", type=int)

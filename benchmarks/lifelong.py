@@ -1,7 +1,6 @@
 """Ten conversations, one after the other: is the first still known after the tenth, and what of facts that changed?
 
-python -m benchmarks.lifelong                   # ten conversations, a bank of memories
-python -m benchmarks.lifelong --strategy single # the same, one memory written anew each time
+python -m benchmarks.lifelong                     # ten conversations
 python -m benchmarks.lifelong --plan corrections
 
 Every answer is given in a fresh process that never saw a conversation. Memories are kept in `--work`, figures in
@@ -11,19 +10,15 @@ Every answer is given in a fresh process that never saw a conversation. Memories
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.words import holds, words
 
-from .consolidation import in_fresh_process, load, recall
+from .consolidation import recall
 from .conversations import (
     CARS,
     CITIES,
@@ -32,19 +27,23 @@ from .conversations import (
     RELATIONS,
     Conversation,
     Fact,
-    Message,
     conversation,
     correct,
     facts,
 )
-from .recollect import Recollector, changed
-from .results import DIRECTORY, dated, days, machine, markdown_table, save
+from .harness.machine import machine
+from .harness.options import command_line
+from .harness.prompts import Message, Recollector, load
+from .harness.recollect import changed, in_fresh_process
+from .harness.store import Store, dated, days, stored_report
+from .harness.tables import markdown_table
 from .storage import cache_directory
 
 NAME = "lifelong"
 CONVERSATIONS, FACTS, TURNS = 10, 6, 5
 ASKED_AFTER = (1, 2, 5, 10)  # conversations
 CORRECTED = 10
+BANK = "bank"  # of entries, one for each conversation
 STRIDE = 7  # from a question to the one that comes before it in a chat: of another conversation
 BUDGET = {"steps": 150}  # of one consolidation, the same for a bank and for one memory written anew
 PEOPLE = ("Zelda", "Bogdan", "Thandi", "Ewan", "Paavo", "Miriam", "Lorcan", "Sunniva")  # in no other fact
@@ -82,15 +81,14 @@ def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, An
     """Recall of each conversation right after it, and of the first ones later."""
     talks, together = draw(options.seed)
     model, tokenizer = load(options.model)
-    recipe = ConsolidationConfig(strategy=options.strategy)
-    kept = options.work / options.strategy / str(options.seed)
+    kept = options.work / BANK / str(options.seed)
     for number, talk in enumerate(talks, start=1):
         directory = kept / str(number)
         if str(number) in row["right_after"]:
             if any(list(row["accepted"].values())[:number]):
                 model.load_memory(directory)
             continue
-        learn(model, tokenizer, talk, recipe, kept, row, number)
+        learn(model, tokenizer, talk, kept, row, number)
         asked = [*talk.facts, *(talks[0].facts if number in ASKED_AFTER else ())]
         answers = recollected(model, tokenizer, options, directory, asked)
         row["right_after"][str(number)] = recall(answers[:FACTS], talk.facts)
@@ -117,14 +115,13 @@ def learn(
     model: Any,
     tokenizer: Any,
     talk: Conversation,
-    recipe: ConsolidationConfig,
     kept: Path,
     row: dict[str, Any],
     number: int,
 ) -> None:
     """Consolidate one conversation, and note what that cost."""
     report = model.consolidate(
-        list(talk.messages), tokenizer=tokenizer, budget=BUDGET, config=recipe, progress=True, work_dir=kept
+        list(talk.messages), tokenizer=tokenizer, budget=BUDGET, progress=True, work_dir=kept
     ).report
     row["accepted"][str(number)], row["steps"][str(number)] = report.accepted, report.steps
     row["reason"][str(number)] = report.reason
@@ -159,11 +156,10 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
     first = facts(CORRECTED, generator)
     changed = [correct(fact, generator) for fact in first]
     model, tokenizer = load(options.model)
-    recipe = ConsolidationConfig(strategy=options.strategy)
-    kept = options.work / "corrections" / options.strategy / str(options.seed)
+    kept = options.work / "corrections" / BANK / str(options.seed)
     for number, told in enumerate((first, changed), start=1):
         talk = conversation(told, 8, generator)
-        learn(model, tokenizer, talk, recipe, kept, row, number)
+        learn(model, tokenizer, talk, kept, row, number)
         row["answers"][str(number)] = recollected(model, tokenizer, options, kept / str(number), first)
     row["before"] = recall(row["answers"]["1"], first)
     row["new"] = recall(row["answers"]["2"], changed)
@@ -195,8 +191,9 @@ TABLES: dict[str, dict[str, tuple[Find, str]]] = {
 }
 
 
-def report(rows: dict[str, Any]) -> list[str]:
+def page(report: dict[str, Any]) -> list[str]:
     """The tables of all rows measured so far: means over seeds, with the least and the most of them."""
+    rows = report["rows"]
     lines = [
         f"{CONVERSATIONS} conversations of {FACTS} facts in {TURNS} turns; {CORRECTED} facts corrected. "
         f"At most {BUDGET['steps']} steps for each. In a chat: at the end, each question after another and its answer.",
@@ -204,12 +201,11 @@ def report(rows: dict[str, Any]) -> list[str]:
     ]
     for plan, columns in TABLES.items():
         done = {key: row for key, row in rows.items() if key.startswith(plan) and row.get("done")}
-        strategies = sorted({key.split(", ")[1] for key in done})
         body = []
-        for strategy in strategies:
-            several = [row for key, row in done.items() if key.split(", ")[1] == strategy]
+        for kind in sorted({key.split(", ")[1] for key in done}):
+            several = [row for key, row in done.items() if key.split(", ")[1] == kind]
             shown = [over(several, find, form) for find, form in columns.values()]
-            body.append([strategy, str(len(several)), *shown, days(several)])
+            body.append([kind, str(len(several)), *shown, days(several)])
         lines += [*markdown_table(["memory", "seeds", *columns, "measured"], body), ""] if body else []
     return lines
 
@@ -223,29 +219,33 @@ def over(rows: Sequence[dict[str, Any]], find: Find, shown: str) -> str:
     return mean if least == most else f"{mean} ({least} to {most})"
 
 
+def key_of(options: argparse.Namespace) -> str:
+    """The row of a run. Results hold a row of one entry written anew for each context, too, which is no option now."""
+    return f"{options.plan}, {BANK}, seed {options.seed}"
+
+
+def store() -> Store:
+    """All rows, as they are stored now: runs of other seeds may go on meanwhile."""
+    return Store(NAME, {"machine": machine(), "rows": stored_report(NAME).get("rows", {})}, page)
+
+
 def keep(options: argparse.Namespace, row: dict[str, Any]) -> None:
     """Keep a row, finished or not."""
-    path = DIRECTORY / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    rows[f"{options.plan}, {options.strategy}, seed {options.seed}"] = row
-    save(NAME, {"model": options.model, "machine": machine(), "rows": rows}, report(rows))
+    kept = store()
+    kept.report = {"model": options.model, **kept.report}
+    kept.add({key_of(options): row})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-0.5b")
+    parser = command_line(__doc__, model="qwen2.5-0.5b")
     parser.add_argument("--plan", choices=list(PLANS), default="successive")
-    parser.add_argument("--strategy", choices=["bank", "single"], default="bank")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=cache_directory() / NAME, help="where memories are kept meanwhile")
     options = parser.parse_args()
-    path = DIRECTORY / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    key = f"{options.plan}, {options.strategy}, seed {options.seed}"
     empty = {name: {} for name in ("accepted", "reason", "seconds", "steps", "right_after", "first", "answers")}
-    row = rows.get(key, empty)
+    row = store().rows.get(key_of(options), empty)
     keep(options, row if row.get("done") else dated(PLANS[options.plan](options, row) | {"done": True}))
-    Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
+    store().show()
 
 
 if __name__ == "__main__":

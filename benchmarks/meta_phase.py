@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
 from ttt_retrofit.outer.positions import chunk_losses
 
-from .cost import DEVICE
+from .harness.machine import DEVICE
 from .measure import full_attention
 from .meta_tables import Row
 from .models import model_directory

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from .results import markdown_table
+from .harness.tables import markdown_table
 
 DRAWS = 10_000  # of the bootstrap
 FULL, BASE, CONTROL = "full attention", "base", "control"

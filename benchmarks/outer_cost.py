@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig, wrap
@@ -31,11 +30,15 @@ from ttt_retrofit.outer.gradients import outer_gradients, through_updates
 from ttt_retrofit.outer.parameters import choose
 from ttt_retrofit.streaming import window
 from ttt_retrofit.streaming.attention import plain_attention
-from ttt_retrofit.streaming.reading import Outer, align, read
+from ttt_retrofit.streaming.reading import Outer, Settings, align, read
 
-from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
+from .harness.costs import PeakMeter, limit_memory, timed
+from .harness.machine import DEVICE
+from .harness.options import command_line, stored_as
+from .harness.processes import ask
+from .harness.store import Store
+from .harness.tables import markdown_table
 from .models import model_directory
-from .results import kept_rows, machine, markdown_table, save
 from .texts import text
 
 NAME = "outer_cost"
@@ -87,7 +90,8 @@ def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Ten
         window.tiled_attention = plain_attention  # type: ignore[attr-defined]
     if form == "autograd":
         losses = []
-        for segment in read(model, model.new_cache(), tokens, learn=True, outer=Outer(record=True, order=2)):
+        settings = Settings(learn=True, outer=Outer(record=True, order=2))
+        for segment in read(model, model.new_cache(), tokens, settings):
             part = ids[:, segment.starts[0] : segment.starts[0] + segment.taken[0]]
             losses.append(next_token_losses(segment.output.logits, part).mean())
         return list(torch.autograd.grad(torch.stack(losses).mean(), outer.all))
@@ -99,7 +103,9 @@ def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Ten
     return list(outcome.gradients.values())
 
 
-def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+def page(report: dict[str, Any]) -> list[str]:
+    settings = report["settings"]
+    rows = {form: report["rows"][form] for form in FORMS if form in report["rows"]}
     plain, table = statistics.median(rows[PLAIN].get("seconds", [math.nan])), []
     for form, row in rows.items():
         if "failed" in row:
@@ -120,14 +126,12 @@ def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser = command_line(__doc__, model="smollm2-135m", quick="1,536 tokens, window 512, chunk 256")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--text", default="northanger-abbey")
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", choices=list(FORMS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
@@ -140,18 +144,11 @@ def main() -> None:
 
     settings = {name: getattr(options, name) for name in ("model", "tokens", "window", "chunk", "repeats", "text")}
     given = [f"--{name}={value}" for name, value in settings.items()]
-    name = f"{NAME}_{options.tokens}{'_quick' if options.quick else ''}"
-    kept, rows, console = kept_rows(name, settings), {}, Console()
-    stored = {"settings": settings, "machine": machine(), "rows": rows}
+    store = Store.of_machine(stored_as(NAME, options.tokens, quick=options.quick), settings, page)
     model_directory(options.model)  # fetched once, before any row needs it
-    for form in FORMS:
-        if form not in kept:
-            console.print(f"{form} …", markup=False)
-        # Autograd may well run out of memory, which is a result.
-        rows[form] = kept.get(form) or ask(f"benchmarks.{NAME}", [f"--one={form}", *given])
-        lines = report(rows, settings)
-        save(name, stored, lines)
-    console.print("\n".join(lines), markup=False)
+    # Autograd may well run out of memory, which is a result.
+    store.fill({form: partial(ask, f"benchmarks.{NAME}", [f"--one={form}", *given]) for form in FORMS})
+    store.show()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .harness.tables import interval, markdown_table
 from .measure import FULL, SINKS, TTT
-from .paired import interval
-from .results import markdown_table
 
 BLOCK, STRETCH = 64, 4  # tokens whose mean loss is stored; blocks that are drawn together
 DRAWS = 4000

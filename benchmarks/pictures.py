@@ -7,7 +7,6 @@ python -m benchmarks.pictures overview       # those that are named so
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import torch
 
 from . import ablations, memory_over_turns, needle_report, perplexity_report, recurrent, speed_and_memory
+from .harness.store import DIRECTORY, stored_report
 from .measure import FULL, SINKS, TTT
 from .plots import overview
-from .results import DIRECTORY
 
 Plot = Callable[[dict[str, Any], Path], None]
 PLOTS: dict[str, Plot] = {  # by how the names of results begin
@@ -32,13 +31,9 @@ OVERVIEW = "overview"
 DEFAULT = f"{TTT} (default)"
 
 
-def stored(name: str) -> dict[str, Any]:
-    return json.loads((DIRECTORY / f"{name}.json").read_text())
-
-
 def draw_overview(path: Path) -> None:
     """Loss and state against tokens, on the mean of all texts: the picture of the README."""
-    read, costs = stored("perplexity_by_position"), stored("speed_and_memory")
+    read, costs = stored_report("perplexity_by_position"), stored_report("speed_and_memory")
     of_text = perplexity_report.stored(read)
     shown = {FULL: FULL, SINKS: SINKS, TTT: DEFAULT}
     losses = {name: torch.stack([part[system] for part in of_text.values()]).mean(0) for name, system in shown.items()}
@@ -61,7 +56,7 @@ def draw(name: str) -> None:
     """All pictures of a stored result."""
     for prefix, plot in PLOTS.items():
         if name == prefix or name.startswith(prefix + "_"):
-            plot(stored(name), DIRECTORY / f"{name}.png")
+            plot(stored_report(name), DIRECTORY / f"{name}.png")
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from torch import Tensor
 from ttt_retrofit.viz import figures
 from ttt_retrofit.viz.data import running_mean
 
+from .harness.tables import Share
 from .measure import FULL, SINKS, TTT, WINDOW, Reading
-from .paired import Share
 
 STYLES: dict[str, dict[str, Any]] = {**figures.STYLES, WINDOW: {"color": "#999999", "linewidth": 1.3}}
 

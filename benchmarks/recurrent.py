@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from ttt_retrofit import TTTConfig
 
-from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
+from .harness.costs import PeakMeter, limit_memory, timed
+from .harness.options import command_line, stored_as
+from .harness.processes import ask
+from .harness.store import Store
+from .harness.tables import markdown_table
 from .plots import cost_against_state
 from .recurrent_models import DEPTH, VOCABULARY, WIDTH, Step, state_bytes, systems
-from .results import kept_rows, machine, markdown_table, save
 
 NAME = "recurrent"
 READS = 3  # of which the fastest counts
@@ -69,7 +71,9 @@ def decode(model: Any, step: Step, logits: Tensor, state: Any, options: argparse
         logits, state = step(model, logits[:, -1:].argmax(-1), state, options.tokens + count)
 
 
-def report(rows: dict[str, dict[str, Any]], notes: dict[str, str], settings: dict[str, Any]) -> list[str]:
+def page(report: dict[str, Any]) -> list[str]:
+    settings, notes = report["settings"], notes_of(report["settings"]["window"])
+    rows = {name: report["rows"][name] for name in notes if name in report["rows"]}
     tokens = f"{settings['tokens']:,}"
     header = ["system", "parameters, M", f"seconds to read {tokens}", "ms per token", "state, MiB", "peak, MiB", "what"]
     table = []
@@ -92,6 +96,11 @@ def report(rows: dict[str, dict[str, Any]], notes: dict[str, str], settings: dic
     ]
 
 
+def notes_of(window: int) -> dict[str, str]:
+    """What each system is, in the order of the table."""
+    return {name: system.note for name, system in systems(window).items()}
+
+
 def plot(stored: dict[str, Any], path: Path) -> None:
     tokens = stored["settings"]["tokens"]
     points = {n: (row["state"] / 2**20, row["read"]) for n, row in stored["rows"].items() if "failed" not in row}
@@ -100,12 +109,10 @@ def plot(stored: dict[str, Any], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, device=True, quick="512 tokens")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
     parser.add_argument("--window", type=int, default=512, help="of the systems that have one")
-    parser.add_argument("--device", default=DEVICE)
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", metavar="SYSTEM", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -117,21 +124,13 @@ def main() -> None:
         options.tokens, options.decoded = 512, 16
 
     settings = {name: getattr(options, name) for name in ("tokens", "decoded", "window", "device")}
-    name = NAME + ("_quick" if options.quick else "")
     given = [f"--{option}={value}" for option, value in settings.items()]
-    # All that is kept from the beginning: a run that is cut off must not lose what comes after where it was.
-    rows, console = kept_rows(name, settings), Console()
-    stored: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
-    notes = {system: described.note for system, described in systems(options.window).items()}
-    for system in (system for system in notes if system not in rows):
-        console.print(f"{system} …", markup=False)
-        rows[system] = ask(f"benchmarks.{NAME}", [f"--one={system}", *given])
-        save(name, stored, ["Not finished."])
-    stored["rows"] = rows = {system: rows[system] for system in notes}
-    lines = report(rows, notes, settings)
-    directory = save(name, stored, lines)
-    plot(stored, directory / f"{name}.png")
-    console.print("\n".join(lines), markup=False)
+    store = Store.of_machine(stored_as(NAME, quick=options.quick), settings, page)
+    directory = store.fill(
+        {name: partial(ask, f"benchmarks.{NAME}", [f"--one={name}", *given]) for name in notes_of(options.window)}
+    )
+    plot(store.report, directory / f"{store.name}.png")
+    store.show()
 
 
 if __name__ == "__main__":

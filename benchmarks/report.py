@@ -17,7 +17,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .results import DIRECTORY, markdown_table, places
+from .harness.machine import places
+from .harness.store import DIRECTORY
+from .harness.tables import markdown_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 SECTIONS = Path(__file__).with_name("report.toml")

@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 NAME = "Qwen/Qwen3-0.6B"  # a directory of the working directory, here
 SMALL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # the same one
 README = "../README.md"
-PAGES = ["recipes.md", "index.md", README]
+PAGES = ["recipes.md", "index.md", "extending.md", README]
 ONE_STORY = {"index.md", README}  # whose blocks go on from each other; elsewhere every section stands alone
 # What is too much for a test.
 SMALLER = {"max_steps=100": "max_steps=2", "max_new_tokens=60": "max_new_tokens=4"}
@@ -151,7 +151,7 @@ def test_the_readme_is_short_and_its_links_lead_somewhere():
 def said_by_the_library() -> str:
     """All texts in its source, in one; what is filled in stands as an ellipsis."""
     found = []
-    for path in (DOCS.parent / "ttt_retrofit").rglob("*.py"):
+    for path in DOCS.parent.glob("ttt_retrofit*/**/*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.JoinedStr):
                 found.append("".join(str(p.value) if isinstance(p, ast.Constant) else "…" for p in node.values))
@@ -174,4 +174,27 @@ def test_every_message_that_is_explained_is_one_of_the_library():
 def test_every_page_is_in_the_navigation_of_the_site():
     # A strict build fails otherwise, and no test makes one: it takes an environment of its own.
     listed = re.findall(r"^ +- .*: (\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert sorted(listed) == sorted(["examples.md", *(page.name for page in DOCS.glob("*.md"))])
+    pages = [page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")]
+    assert sorted(listed) == sorted(["contributing.md", "examples.md", *pages])
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to a page may name: its headings, as the site and GitHub spell them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower()) for heading in headings}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [*DOCS.rglob("*.md"), *(DOCS.parent / name for name in ("CONTRIBUTING.md", "README.md", "SECURITY.md"))],
+    ids=lambda page: page.relative_to(DOCS.parent).as_posix(),
+)
+def test_every_link_of_a_page_leads_to_a_file_and_a_heading(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith(("http:", "https:", "mailto:")):
+            continue
+        name, _, heading = target.partition("#")
+        linked = page.parent / name if name else page
+        assert linked.exists(), target
+        assert not heading or heading in anchors(linked), target

@@ -6,8 +6,8 @@ import matplotlib.pyplot as plt
 import pytest
 
 from benchmarks import pictures, plots
-from benchmarks.paired import Share
-from benchmarks.results import DIRECTORY
+from benchmarks.harness.store import DIRECTORY
+from benchmarks.harness.tables import Share
 
 DRAWN = [
     path.stem for path in sorted(DIRECTORY.glob("*.json"))

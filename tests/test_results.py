@@ -3,11 +3,13 @@
 import json
 import re
 from datetime import date
+from functools import partial
 
 import pytest
 
 from benchmarks import ablations, report
-from benchmarks.results import DIRECTORY, dated, days, kept_rows, machine, made, save
+from benchmarks.harness.machine import machine
+from benchmarks.harness.store import DIRECTORY, Store, dated, days, made, save, stored_report
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.memory.report import Report
 
@@ -56,21 +58,44 @@ def test_a_result_says_when_and_how_it_was_made_and_names_no_directory(tmp_path,
         "sys.argv", ["needle.py", "--locomo", "/home/somebody/locomo10.json", "--only", "full attention"]
     )
     assert made()["command"].endswith('--locomo locomo10.json --only "full attention"')
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     save("one", {"rows": {}}, ["Nothing."])
     assert json.loads((tmp_path / "one.json").read_text())["made"].keys() == {"date", "command"}
 
 
+def kept(settings):
+    return Store.of_machine("it", settings, lambda report: ["Nothing."]).rows
+
+
 def test_rows_of_the_same_settings_and_machine_are_kept_and_those_that_failed_are_tried_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     settings = {"window": 512, "presets": {"fast": {"layers": (1, 2)}}}
     rows = {"one": {"read": 1.0}, "two": {"failed": "no memory"}}
-    assert kept_rows("it", settings) == {}
+    assert kept(settings) == {}
     save("it", {"settings": settings, "machine": machine() | {"load_average": 99}, "rows": rows}, ["Nothing."])
-    assert kept_rows("it", settings) == {"one": {"read": 1.0}}
-    assert kept_rows("it", settings | {"window": 256}) == {}
+    assert kept(settings) == {"one": {"read": 1.0}}
+    assert kept(settings | {"window": 256}) == {}
     save("it", {"settings": settings, "machine": machine() | {"threads": 99}, "rows": rows}, ["Nothing."])
-    assert kept_rows("it", settings) == {}
+    assert kept(settings) == {}
+
+
+def test_rows_that_are_missing_are_measured_and_saved_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
+    asked = []
+
+    def page(report):
+        return [", ".join(report["rows"])]
+
+    def measure(name):
+        asked.append((name, [*stored_report("it").get("rows", {})]))
+        return {"failed": "why"} if len(asked) == 2 else {"read": 1.0}
+
+    measures = {name: partial(measure, name) for name in ("one", "two", "three")}
+    for _ in range(2):
+        Store.of_machine("it", {}, page).fill(measures)
+    assert asked == [("one", []), ("two", ["one"]), ("three", ["one", "two"]), ("two", ["one", "two", "three"])]
+    assert stored_report("it")["rows"] == {name: {"read": 1.0} for name in ("one", "three", "two")}
+    assert "one, three, two" in (tmp_path / "it.md").read_text()
 
 
 @pytest.mark.parametrize("path", sorted(DIRECTORY.glob("*.json")), ids=lambda path: path.stem)

@@ -17,8 +17,10 @@ from .errors import (
     TTTError,
     UnsupportedModelError,
 )
+from .inner.registry import register_fast_weights, register_inner_optimizer, register_inner_rule
 from .memory import Memory, MemoryConfig
 from .model.auto import AutoModelForCausalLM, TTTModelConfig, wrap
+from .model.modeling import TTTPreTrainedModel
 from .streaming.cache import TTTCache
 from .util.moved import MovedModules
 
@@ -45,9 +47,13 @@ __all__ = [
     "TTTDeprecationWarning",
     "TTTError",
     "TTTModelConfig",
+    "TTTPreTrainedModel",
     "TTTTrainer",
     "TTTTrainingConfig",
     "UnsupportedModelError",
+    "register_fast_weights",
+    "register_inner_optimizer",
+    "register_inner_rule",
     "wrap",
 ]
 

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -27,6 +28,8 @@ from rich.text import Text
 from ttt_retrofit.consolidation.control import Progress as Stage
 from ttt_retrofit.util.shown import shown, shown_in_json, shown_in_line
 
+from .frame import STOPPED
+
 Advance = Callable[[int], None]
 COLUMNS = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -38,10 +41,11 @@ class Output:
     ----------
     console : for results meant for eyes; stderr when stdout is to hold JSON.
     aside : stderr, for progress and remarks.
+    stopped : what is said when the verb is interrupted.
     """
 
     def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
+        self.as_json, self.stopped = as_json, STOPPED
         self.console = Console(stderr=as_json, highlight=False)
         self.aside = Console(stderr=True, highlight=False)
 
@@ -71,12 +75,13 @@ class Output:
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[Stage], None]]:
-        """A bar that follows a consolidation through its stages."""
-        with self._progress(*COLUMNS) as progress:
-            task = progress.add_task("starting", total=None)
+        """A bar that follows a consolidation through its stages, each with the time left of it."""
+        with self._progress(*COLUMNS, TextColumn("{task.fields[left]}")) as progress:
+            task = progress.add_task("starting", total=None, left="")
 
             def show(now: Stage) -> None:
-                progress.update(task, description=now.stage, completed=now.done, total=now.total)
+                left = "" if now.seconds_left is None else f"{timedelta(seconds=round(now.seconds_left))} left"
+                progress.update(task, description=now.stage, completed=now.done, total=now.total, left=left)
 
             yield show
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import Cancelled
+from ..util.display import Bare, Displayed, Rows
 from .config import Budget
 
 
-@dataclass(frozen=True)
-class Progress:
+@dataclass(frozen=True, repr=False)
+class Progress(Displayed):
     """How far a consolidation is."""
 
     stage: str  # "study", "train", "verify", "done"
@@ -21,12 +22,23 @@ class Progress:
     seconds: float  # since the start, pauses excluded
     seconds_left: float | None  # of this stage, at its pace so far
 
+    def _rows(self) -> Rows:
+        return {
+            "stage": self.stage,
+            "done": Bare(f"{self.done:,} of {self.total:,}"),
+            "seconds": round(self.seconds),
+            "seconds_left": None if self.seconds_left is None else round(self.seconds_left),
+        }
+
 
 class Control:
     """Shared between the thread that works and the one that watches."""
 
-    def __init__(self, budget: Budget, report: Callable[[Progress], None] | None = None) -> None:
+    def __init__(
+        self, budget: Budget, report: Callable[[Progress], None] | None = None, end: Callable[[], None] = lambda: None
+    ) -> None:
         self.budget = budget
+        self.end = end  # called when nothing more is reported, however it ended
         self.progress = Progress("waiting", 0, 0, 0.0, None)
         self._report = report
         self._cancelled = threading.Event()

@@ -1,4 +1,4 @@
-"""`ConsolidationJob`: a consolidation in a thread of its own, while the model goes on answering with its old memory."""
+"""`ConsolidationJob`: a consolidation in its own thread, while the model keeps answering with its old memory."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from ..memory.memory import Memory
+from ..util.display import Displayed, Rows
 from .consolidate import Consolidation
 from .control import Progress
 
 
-class ConsolidationJob:
+class ConsolidationJob(Displayed):
     """What `consolidate(background=True)` returns.
 
     Attributes
     ----------
-    progress : the stage, how far it is, seconds so far and left.
+    progress : the stage, the share that is done, seconds so far and left.
     """
 
     def __init__(
@@ -33,12 +34,21 @@ class ConsolidationJob:
         self._thread = threading.Thread(target=self._run, name="ttt-consolidate", daemon=True)
         self._thread.start()
 
+    def _rows(self) -> Rows:
+        if not self._future.done():
+            return {"ended": False, **self.progress._rows()}
+        error = self._future.exception()
+        if error is not None:
+            return {"ended": True, "error": type(error).__name__}
+        report = self._future.result().report
+        return {"ended": True, "accepted": None if report is None else report.accepted}
+
     @property
     def progress(self) -> Progress:
         return self._consolidation.control.progress
 
     def cancel(self) -> None:
-        """Stop within one step. Model and memory stay as they were; what was done is kept for a later run."""
+        """Stop within one step. Model and memory do not change. The work done is kept for a later run."""
         self._consolidation.control.cancel()
 
     def pause(self) -> None:
@@ -46,7 +56,7 @@ class ConsolidationJob:
         self._consolidation.control.pause()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Continue after `pause`."""
         self._consolidation.control.resume()
 
     def done(self) -> bool:
@@ -62,7 +72,7 @@ class ConsolidationJob:
         self._thread.join()
 
     def result(self, timeout: float | None = None) -> Memory:
-        """The memory, once it is there; see `memory.report.accepted`.
+        """Wait for the memory and return it. See `memory.report.accepted`.
 
         Raises
         ------

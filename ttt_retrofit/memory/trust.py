@@ -18,7 +18,7 @@ from .memory import Memory
 from .projections import find_places
 
 # A change of this many times a projection's own Frobenius norm is no memory; consolidation stays below 1.
-LOUDEST = 10.0
+LARGEST_CHANGE = 10.0
 ROUNDING = 0.02  # of unit vectors kept in 16 bits
 
 
@@ -53,8 +53,10 @@ def check_bounds(memory: Memory, model: PreTrainedModel) -> None:
     for entry in memory.entries:
         for path, weights in entry.weights.items():
             ratio = _norm(weights) / _norm_of(model, path)
-            if not ratio <= LOUDEST:
-                _refuse(f"entry {entry.name!r} changes {path} by {ratio:.3g} times its own norm, {LOUDEST:g} at most")
+            if not ratio <= LARGEST_CHANGE:
+                _refuse(
+                    f"entry {entry.name!r} changes {path} by {ratio:.3g} times its own norm, {LARGEST_CHANGE:g} at most"
+                )
 
 
 def _refuse(found: str) -> None:
@@ -70,11 +72,9 @@ def _longest(vectors: Tensor) -> float:
 
 
 def _norm(weights: dict[str, Tensor]) -> float:
-    """The Frobenius norm of {"full": (O, I)}, or of b a, (O, R) (R, I): ‖b a‖² = ⟨bᵀ b, a aᵀ⟩."""
-    if "full" in weights:
-        return torch.linalg.vector_norm(weights["full"].double()).item()
+    """The Frobenius norm of b a, (O, R) (R, I): ‖b a‖² = ⟨bᵀ b, a aᵀ⟩."""
     a, b = weights["a"].double(), weights["b"].double()
-    return ((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0).sqrt().item()
+    return float(((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0).sqrt())
 
 
 def _norm_of(model: PreTrainedModel, path: str) -> float:
@@ -82,4 +82,4 @@ def _norm_of(model: PreTrainedModel, path: str) -> float:
     weight = without_adapters(module_at(model, path)).weight
     if weight.is_meta or not weight.is_floating_point():
         return float("inf")
-    return torch.linalg.vector_norm(weight.detach().float()).item()
+    return float(torch.linalg.vector_norm(weight.detach().float()))

@@ -2,8 +2,8 @@
 
 On disk a converted model's `config.json` is the base's flat config plus `model_type: "ttt_retrofit"`,
 `base_model_type`, `base_model_name_or_path`, a `ttt` block and an `auto_map`. In memory its class derives from the
-family's class. The class's `__name__` and its config's `model_type` stay the family's, for by these Trainer, PEFT, TRL
-and pipelines decide how a model is treated. Its `__qualname__`, under which pickle finds it, is ours.
+family's class. The class's `__name__` and its config's `model_type` stay the family's, because Trainer, PEFT,
+TRL and pipelines decide by them how to treat a model. Its `__qualname__`, under which pickle finds it, is ours.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from ..errors import CheckpointError, ConfigError, TTTError, UnsupportedModelErr
 from ..inner import layer
 from ..util.files import check_regular_inside
 from ..util.hub_ids import hub_id
+from ..util.settings import field_names
 from . import hub
 from .alike import records_alike
-from .modeling import TTTMixin, derived_forward
+from .modeling import TTTMixin, TTTPreTrainedModel, derived_forward
 
 # What says where and how to load rather than what; transformers consumes these while it reads a config.
 LOCATION = (
@@ -152,7 +153,7 @@ def __getattr__(name: str) -> Any:
 
 
 class TTTModelConfig(PreTrainedConfig):
-    """The front door for `model_type: "ttt_retrofit"`: gives back the derived config of the right family."""
+    """The configuration class of `model_type: "ttt_retrofit"`: returns the derived config of the right family."""
 
     model_type = hub.MODEL_TYPE
 
@@ -191,13 +192,15 @@ def _base_model(config: type[PreTrainedConfig], architectures: list[str] | None)
     return mapped
 
 
-def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = None, **kwargs: Any) -> Any:
+def wrap(
+    model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = None, **kwargs: Any
+) -> TTTPreTrainedModel:
     """Convert a pretrained decoder into one that keeps learning while it reads.
 
     Parameters
     ----------
     model : a transformers model, converted in place; or a name or directory, loaded with `kwargs`.
-    config : how it reads; when not given, as a converted checkpoint was saved, and a base by `TTTConfig()`.
+    config : how it reads. Default: the saved configuration of a converted checkpoint, `TTTConfig()` for a base.
 
     Returns
     -------
@@ -206,18 +209,18 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     Raises
     ------
     UnsupportedModelError
-        When the model cannot be converted, or was already dispatched over devices. It is left as it was.
+        When the model cannot be converted, or was already dispatched over devices. The model is unchanged.
     ConfigError
         When `config` does not fit the model.
     """
-    if config is not None and not isinstance(config, TTTConfig):
-        raise ConfigError(
-            f"Expected a TTTConfig, found {type(config).__name__}. TTTConfig.from_dict() makes one of a dict."
-        )
+    if not isinstance(config, TTTConfig | None):
+        found = type(config).__name__
+        raise ConfigError(f"Expected a TTTConfig, found {found}. TTTConfig.from_dict() makes one of a dict.")
     if isinstance(model, (str, os.PathLike)):
         return AutoModelForCausalLM.from_pretrained(model, ttt_config=config, **kwargs)
+    _check_not_ours(kwargs, "wrap(model, TTTConfig({}))")
     if kwargs:
-        raise ConfigError(f"{sorted(kwargs)} are for loading by name; this model is loaded already.")
+        raise ConfigError(f"{sorted(kwargs)} are for loading by name, but this model is already loaded.")
     config = TTTConfig() if config is None else config
     _check_wrappable(model)
     base, converted = type(model), model
@@ -234,7 +237,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     hub.forget_gguf(model)
     layer.initialise(model)
     layer.warn_of_large_steps(converted.sites, config)
-    return model
+    return converted
 
 
 def _own_config(model: PreTrainedModel) -> None:
@@ -252,6 +255,14 @@ def _mark(config: Any, base_name: str | None, ttt: TTTConfig) -> None:
     config.__class__ = derived_config(type(config))
     config.base_model_name_or_path = base_name
     config.ttt = ttt.to_dict()
+
+
+def _check_not_ours(kwargs: dict[str, Any], remedy: str) -> None:
+    """Raise for fields of `TTTConfig` among what no configuration of a base has taken."""
+    ours = [name for name in kwargs if name in field_names(TTTConfig)]
+    if ours:
+        given = ", ".join(f"{name}={kwargs[name]!r}" for name in ours)
+        raise ConfigError(f"{sorted(ours)} belong to TTTConfig: {remedy.format(given)}.")
 
 
 def _check_wrappable(model: Any) -> None:
@@ -298,10 +309,10 @@ class AutoModelForCausalLM:
     @classmethod
     def from_pretrained(
         cls, path: str | os.PathLike, *args: Any, ttt_config: TTTConfig | None = None, **kwargs: Any
-    ) -> Any:
+    ) -> TTTPreTrainedModel:
         """As transformers' `from_pretrained`, with `ttt_config` for a base.
 
-        Code that stands beside a model runs only with `trust_remote_code=True`; nobody is asked on stdin.
+        Code that comes with a model runs only with `trust_remote_code=True`. There is no prompt on stdin.
 
         Raises
         ------
@@ -310,12 +321,15 @@ class AutoModelForCausalLM:
         CheckpointError
             When the checkpoint is damaged or incomplete.
         """
+        if any(isinstance(given, TTTConfig) for given in (*args, kwargs.get("config"))):
+            raise ConfigError("A TTTConfig is passed by name: from_pretrained(name, ttt_config=TTTConfig(...)).")
         check_regular_inside(Path(path))
-        load = transformers.AutoModelForCausalLM.from_pretrained
+        load: Any = transformers.AutoModelForCausalLM.from_pretrained
         kwargs = {"trust_remote_code": False, **kwargs}
         if kwargs.get("gguf_file"):
             return wrap(load(path, *args, **kwargs), ttt_config)
         config, rest = _load_config(path, kwargs)
+        _check_not_ours(rest, "ttt_config=TTTConfig({})")
         if isinstance(config, TTTConfigMixin):
             _check_agrees(path, config, ttt_config)
             return load(path, *args, config=config, **rest)
@@ -324,15 +338,17 @@ class AutoModelForCausalLM:
         base = _base_model(type(config), config.architectures)
         if base.config_class is config.sub_configs.get("text_config"):
             config = config.get_text_config()
-        derived = derived_model(base, type(config))
+        derived: Any = derived_model(base, type(config))
         _mark(config, os.fspath(path), ttt_config or TTTConfig())
         return derived.from_pretrained(path, *args, config=config, convert=True, **rest)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, *, ttt_config: TTTConfig | None = None, **kwargs: Any) -> Any:
-        """A converted model with random weights, of the config of a base or of a converted model.
+    def from_config(
+        cls, config: PreTrainedConfig, *, ttt_config: TTTConfig | None = None, **kwargs: Any
+    ) -> TTTPreTrainedModel:
+        """A converted model with random weights, from the config of a base or of a converted model.
 
-        `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config stays as it is.
+        `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config is not changed.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""What pictures are drawn of: arrays with their labels, and a sentence on how to read each picture.
+"""The data of pictures: arrays with their labels, and a sentence on how to read each picture.
 
 T tokens, S sites, N chunks, Q questions, L layers, D model width.
 """
