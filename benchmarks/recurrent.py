@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -89,6 +90,13 @@ def notes_of(window: int) -> dict[str, str]:
     return {name: system.note for name, system in systems(window).items()}
 
 
+def plot(stored: dict[str, Any], path: Path) -> None:
+    tokens = stored["settings"]["tokens"]
+    points = {n: (row["state"] / 2**20, row["read"]) for n, row in stored["rows"].items() if "failed" not in row}
+    title = f"State and time of {len(points)} systems at width {WIDTH} and depth {DEPTH}, random weights"
+    cost_against_state(points, path, title, (f"state after {tokens:,} tokens, MiB", "seconds to read them"))
+
+
 def main() -> None:
     parser = command_line(__doc__, device=True, quick="512 tokens")
     parser.add_argument("--tokens", type=int, default=2048)
@@ -110,10 +118,7 @@ def main() -> None:
     directory = store.fill(
         {name: partial(ask, f"benchmarks.{NAME}", [f"--one={name}", *given]) for name in notes_of(options.window)}
     )
-    points = {n: (row["state"] / 2**20, row["read"]) for n, row in store.rows.items() if "failed" not in row}
-    labels = (f"state after {options.tokens:,} tokens, MiB", "seconds to read them")
-    title = f"Width {WIDTH}, depth {DEPTH}, random weights"
-    cost_against_state(points, directory / f"{store.name}.png", title, labels)
+    plot(store.report, directory / f"{store.name}.png")
     store.show()
 
 
