@@ -19,7 +19,7 @@ from ttt_retrofit.consolidation import asking, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation import reference_set as elsewhere
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 
 @pytest.fixture
@@ -135,8 +135,8 @@ def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkey
     find_gate = elsewhere.find_gate
     monkeypatch.setattr(elsewhere, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
     consolidate(model, directory=tmp_path)
-    phrasing = Phrasing(tokenizer(), "")
-    prompts = [phrasing.asked(question) for question in Prompts.load().general]
+    formatter = PromptFormatter(tokenizer(), "")
+    prompts = [formatter.asked(question) for question in Prompts.load().general]
     assert all(len(hidden) > len(prompt) for hidden, prompt in zip(measured[0], prompts))
     assert len(measured[0]) > len(prompts)  # some of them in a chat
 
@@ -155,8 +155,8 @@ def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_pat
 
 def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_path, monkeypatch):
     memory = consolidate(model, directory=tmp_path)
-    phrasing = Phrasing(tokenizer(), "")
-    told = study.certain("fact", phrasing.asked("who is my wife ?"), phrasing.said("my wife is Solveig ."))
+    formatter = PromptFormatter(tokenizer(), "")
+    told = study.certain("fact", formatter.asked("who is my wife ?"), formatter.said("my wife is Solveig ."))
     entry = memory.entries[0]
     entry = dataclasses.replace(entry, lessons=(*entry.lessons, told))
     model.load_memory(dataclasses.replace(memory, entries=(entry,)))
@@ -182,8 +182,8 @@ def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_
 
 def test_a_context_is_never_learned_from_itself(model, tmp_path):
     memory = consolidate(model, directory=tmp_path)
-    phrasing = Phrasing(tokenizer(), "")
-    told = study.certain("fact", phrasing.asked("who is my wife ?"), phrasing.said("my wife is Solveig ."))
+    formatter = PromptFormatter(tokenizer(), "")
+    told = study.certain("fact", formatter.asked("who is my wife ?"), formatter.said("my wife is Solveig ."))
     entry = dataclasses.replace(memory.entries[0], lessons=(*memory.entries[0].lessons, told))
     model.load_memory(dataclasses.replace(memory, entries=(entry,)))
     again = consolidate(model, directory=tmp_path)

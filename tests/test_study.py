@@ -25,7 +25,7 @@ from ttt_retrofit.consolidation.words import (
     words,
 )
 from ttt_retrofit.errors import ConfigError
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 PROMPTS = Prompts.load()
 
@@ -168,11 +168,11 @@ def test_what_only_announces_a_statement_is_left_out():
 def test_answers_are_studied_without_thoughts_where_the_template_can_leave_them_out():
     thinking, plain = tokenizer(), tokenizer()
     thinking.chat_template += "{% if enable_thinking is defined and enable_thinking is false %}Answer {% endif %}"
-    prompts = [Phrasing(one, PROMPTS.plain).asked("who is Ines ?") for one in (thinking, plain)]
+    prompts = [PromptFormatter(one, PROMPTS.plain).asked("who is Ines ?") for one in (thinking, plain)]
     assert prompts[0] == [*prompts[1], *thinking("Answer", add_special_tokens=False).input_ids]
-    assert Phrasing(thinking, PROMPTS.plain).question_of(prompts[0]) == Phrasing(plain, PROMPTS.plain).question_of(
-        prompts[1]
-    )
+    assert PromptFormatter(thinking, PROMPTS.plain).question_of(prompts[0]) == PromptFormatter(
+        plain, PROMPTS.plain
+    ).question_of(prompts[1])
 
 
 def test_names_and_numbers_that_nobody_told_are_noticed():

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..memory.lessons import Lesson
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .study import Question
 
 DECLINED_IN_A_CHAT = 6  # one in so many of the questions that are declined
@@ -28,7 +28,7 @@ def in_turns(
     lessons: Sequence[Lesson],
     said: Sequence[tuple[str, str]],
     general: Sequence[tuple[str, str]],
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
 ) -> list[list[Chat]]:
     """All lessons as texts; of each, how it is taught in one epoch and how in the next.
 
@@ -43,7 +43,7 @@ def in_turns(
     """
 
     def after(asked: tuple[str, str], number: int) -> Lesson:
-        return replace(lessons[number], prompt=tuple(phrasing.asked_after(*asked, questions[number].text)))
+        return replace(lessons[number], prompt=tuple(formatter.asked_after(*asked, questions[number].text)))
 
     turns = []
     for one, other in _couples([question.statement for question in questions]):
@@ -58,12 +58,14 @@ def in_turns(
     return turns
 
 
-def some_in_a_chat(questions: Sequence[str], said: Sequence[tuple[str, str]], phrasing: Phrasing) -> list[list[int]]:
+def some_in_a_chat(
+    questions: Sequence[str], said: Sequence[tuple[str, str]], formatter: PromptFormatter
+) -> list[list[int]]:
     """Prompts of all the questions, every sixth after one that was answered: those are declined there, too."""
     return [
-        phrasing.asked_after(*said[number % len(said)], question)
+        formatter.asked_after(*said[number % len(said)], question)
         if number % DECLINED_IN_A_CHAT == 0
-        else phrasing.asked(question)
+        else formatter.asked(question)
         for number, question in enumerate(questions)
     ]
 

@@ -30,7 +30,7 @@ from ..memory.memory import Memory, free_name
 from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from ..util.texts import common_beginning
 from . import study, verify
 from .aliases import Pair, pairs
@@ -74,16 +74,16 @@ class Consolidation:
     writer: tuple[Any, PreTrainedTokenizerBase] | None = None
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
-    phrasing: Phrasing = field(init=False)
+    formatter: PromptFormatter = field(init=False)
     others: Memory | None = field(init=False)  # the earlier memory without what this very context was taught before
     before: Earlier = field(init=False)
 
     def __post_init__(self) -> None:
-        self.phrasing = Phrasing(self.tokenizer, self.prompts.plain)
+        self.formatter = PromptFormatter(self.tokenizer, self.prompts.plain)
         earlier, own = self.earlier, [self.context.sha256]
         entries = () if earlier is None else tuple(e for e in earlier.entries if [s.sha256 for s in e.sources] != own)
         self.others = dataclasses.replace(earlier, entries=entries) if earlier is not None and entries else None
-        self.before = Earlier(self.phrasing, entries)
+        self.before = Earlier(self.formatter, entries)
 
     def key(self) -> str:
         """Names this very consolidation, so that one that was cut off is recognised."""
@@ -179,18 +179,18 @@ class Consolidation:
     def _elsewhere(self, student: Student, teacher: Writer) -> Elsewhere:
         self.control.at("general", 0, len(self.prompts.general))
         known = None if self.others is None else self.others.background
-        return look_elsewhere(student, teacher, self.phrasing, self.prompts, known)
+        return look_elsewhere(student, teacher, self.formatter, self.prompts, known)
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
         background = elsewhere.background
         asked = [question for question in questions if not question.held_out]
-        facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
+        facts = self._prepared(student, [study.lesson(question, self.formatter) for question in asked])
         gate = elsewhere.gate_of(facts)
         before = self._revised(student, teacher, questions, lambda hidden: _opens(hidden, gate, background))
-        whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
+        whole = overview(self.context, questions, teacher, self.formatter, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own.
-        anew = [study.lesson(question, self.phrasing) for question in before.taught]
+        anew = [study.lesson(question, self.formatter) for question in before.taught]
         left, named = () if before.memory is None else before.memory.entries, _named(self.context, self.prompts)
         again = self.before.again(left, named, {question.text for question in questions})
         anew += [lesson for _, lesson in again]
@@ -201,7 +201,7 @@ class Consolidation:
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every eighth is kept for verification.
         said = [(question.text, teacher.text(question.answer)) for question in asked]
-        studied_unknown = some_in_a_chat([q for i, q in enumerate(unknown) if i % 8], said, self.phrasing)
+        studied_unknown = some_in_a_chat([q for i, q in enumerate(unknown) if i % 8], said, self.formatter)
 
         def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
             ungated = not self.config.memory.gated
@@ -219,7 +219,7 @@ class Consolidation:
             ],
             negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
             replays=before.replays,
-            checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
+            checks=self._prepared(student, [study.lesson(question, self.formatter) for question in held_out]),
             held_out=held_out,
             unknown=unknown[::8],
         )
@@ -246,7 +246,7 @@ class Consolidation:
         own = [Asked(text, self._about(text), by_user=True) for text in self.own_questions]
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
-        questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
+        questions = study.answer(asked, self.context, teacher, self.formatter, self.prompts, self.config, self.control)
         outdated: frozenset[int] = frozenset()
         if self.context.conversation:  # a document tells one thing after another, a chat corrects what it told
             said = partial(_in_words, teacher)
@@ -257,7 +257,7 @@ class Consolidation:
 
     def _answered(self, teacher: Writer, asked: Sequence[Asked]) -> Answered:
         """What the teacher answers to questions that were asked before, out of what this context says."""
-        given = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
+        given = study.answer(asked, self.context, teacher, self.formatter, self.prompts, self.config, self.control)
         return {question.text: (question, _in_words(teacher, question)) for question in given if question.value}
 
     def _about(self, question: str) -> int:
@@ -271,7 +271,7 @@ class Consolidation:
 
     def _texts(self, student: Student, questions: Sequence[Question]) -> list[Prepared]:
         """Statements of which something was not answered, word by word."""
-        return self._prepared(student, study.quotes(self.context, questions, self.phrasing, self.prompts, self.config))
+        return self._prepared(student, study.quotes(self.context, questions, self.formatter, self.prompts, self.config))
 
     def _in_turns(
         self,
@@ -283,7 +283,7 @@ class Consolidation:
         """The questions' lessons as they are taught: after another one in a chat, and alone."""
         general = [(question, self.prompts.replied) for question in self.prompts.general]
         lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
-        turns = in_turns(questions, lessons, said, general, self.phrasing)
+        turns = in_turns(questions, lessons, said, general, self.formatter)
         chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
         prepared = self._prepared(student, [chat.lesson for chat in chats])
         known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, prepared)}
@@ -295,8 +295,8 @@ class Consolidation:
         """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
         declined, and general ones, which are to be answered as the base alone does.
         """
-        answers = beginnings(teacher, self.phrasing, general, self.config.kept_logits)
-        abstention = self.phrasing.said(self.prompts.abstention)
+        answers = beginnings(teacher, self.formatter, general, self.config.kept_logits)
+        abstention = self.formatter.said(self.prompts.abstention)
         lessons = [study.certain("unknown", ids, abstention) for ids in declined]
         lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
         return self._prepared(student, lessons)
@@ -373,7 +373,7 @@ class Consolidation:
         assert memories is not None
         moved = partial(verify.drift, student, elsewhere.texts, elsewhere.below_texts, memories)
         report = verify.examined(
-            teacher, remembering, self.phrasing, questions, unknown, moved, self.config, self.control
+            teacher, remembering, self.formatter, questions, unknown, moved, self.config, self.control
         )
         self.tokens += remembering.tokens
         return report

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from ..memory.entry import Entry
 from ..memory.lessons import Lesson
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .aliases import Pair, by_user, pairs, renamed, still
 from .study import Question
 from .words import content, content_stems
@@ -33,15 +33,15 @@ class Studied:
 class Earlier:
     """Lessons of earlier entries; each is put into words once."""
 
-    phrasing: Phrasing
+    formatter: PromptFormatter
     entries: Sequence[Entry] = ()
     words: dict[tuple[tuple[int, ...], tuple[int, ...]], Studied] = field(default_factory=dict)
 
     def in_words(self, lesson: Lesson) -> Studied:
         key = (lesson.prompt, lesson.answer)
         if key not in self.words:
-            answer = self.phrasing.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
-            self.words[key] = Studied(self.phrasing.question_of(lesson.prompt), str(answer).strip())
+            answer = self.formatter.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
+            self.words[key] = Studied(self.formatter.question_of(lesson.prompt), str(answer).strip())
         return self.words[key]
 
     def facts(self, entry: Entry) -> list[tuple[Lesson, Studied]]:
@@ -69,7 +69,7 @@ class Earlier:
             given = content(studied.answer) - content(studied.question)
             for text in renamed(studied.question, now):
                 if given and text not in texts and not given & content(text):
-                    found[text] = (name, replace(lesson, prompt=tuple(self.phrasing.asked(text)), held_out=False))
+                    found[text] = (name, replace(lesson, prompt=tuple(self.formatter.asked(text)), held_out=False))
         return [*found.values()]
 
     def learned_from(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..memory.entry import GateKeys
 from ..memory.gates import Background
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .distill import Prepared
 from .gate_calibration import find_background, find_gate
 from .prompts import Prompts
@@ -39,16 +39,16 @@ class Elsewhere:
 
 
 def look_elsewhere(
-    student: Student, teacher: Writer, phrasing: Phrasing, prompts: Prompts, known: Background | None
+    student: Student, teacher: Writer, formatter: PromptFormatter, prompts: Prompts, known: Background | None
 ) -> Elsewhere:
     """Known is the background of the bank, which stays what it is."""
-    texts = [phrasing.tokenizer(text, add_special_tokens=False).input_ids for text in prompts.unrelated]
-    alone = [phrasing.asked(question) for question in prompts.general]
-    begun = [list(answer.ids) for answer in beginnings(teacher, phrasing, alone, kept=1)]
+    texts = [formatter.tokenizer(text, add_special_tokens=False).input_ids for text in prompts.unrelated]
+    alone = [formatter.asked(question) for question in prompts.general]
+    begun = [list(answer.ids) for answer in beginnings(teacher, formatter, alone, kept=1)]
     # Every other one after one more and a reply, too. There an answer begins alike; it is not written again.
     some = prompts.general[::2]
     before = (*some[-1:], *some[:-1])
-    in_a_chat = [phrasing.asked_after(one, prompts.replied, question) for one, question in zip(before, some)]
+    in_a_chat = [formatter.asked_after(one, prompts.replied, question) for one, question in zip(before, some)]
     asked, answers = [*alone, *in_a_chat], [*begun, *begun[::2]]
     below_texts = student.below(texts)
     below_asked = student.below([prompt + answer for prompt, answer in zip(asked, answers)])
@@ -56,6 +56,6 @@ def look_elsewhere(
     return Elsewhere(texts, below_texts, asked, below_asked, background)
 
 
-def beginnings(teacher: Writer, phrasing: Phrasing, prompts: Sequence[list[int]], kept: int) -> list[Answer]:
+def beginnings(teacher: Writer, formatter: PromptFormatter, prompts: Sequence[list[int]], kept: int) -> list[Answer]:
     """How the base's own answers begin, with so many logits of every token."""
-    return teacher.answer(prompts, BEGINNING, 64, kept, line=not phrasing.chat)
+    return teacher.answer(prompts, BEGINNING, 64, kept, line=not formatter.chat)

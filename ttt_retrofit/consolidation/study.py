@@ -13,7 +13,7 @@ import torch
 
 from ..memory.lessons import Lesson, LessonKind
 from ..util.messages import Message
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .aliases import Pair, renamed, shortened
 from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
@@ -42,7 +42,7 @@ def answer(
     asked: Sequence[Asked],
     context: Context,
     teacher: Writer,
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
     prompts: Prompts,
     config: ConsolidationConfig,
     control: Control,
@@ -62,8 +62,8 @@ def answer(
                 break
             control.at("answers again" if narrow else "answers", len(given), len(some))
             answers = teacher.answer(
-                [with_context(some[number], context, phrasing, prompts, narrow) for number in batch],
-                config.answer_tokens, BATCH, config.kept_logits, line=not phrasing.chat,
+                [with_context(some[number], context, formatter, prompts, narrow) for number in batch],
+                config.answer_tokens, BATCH, config.kept_logits, line=not formatter.chat,
             )  # fmt: skip
             given |= dict(zip(batch, answers))
         missed = []
@@ -101,7 +101,7 @@ def _piece(asked: Asked, context: Context) -> int:
 
 
 def with_context(
-    asked: Asked, context: Context, phrasing: Phrasing, prompts: Prompts, narrow: bool = False
+    asked: Asked, context: Context, formatter: PromptFormatter, prompts: Prompts, narrow: bool = False
 ) -> list[int]:
     """The prompt by which the teacher answers: the piece that the statement stands in, then the question.
 
@@ -111,22 +111,22 @@ def with_context(
     if narrow:
         piece = with_reference(context.statements[asked.statement])
     if isinstance(piece, str):
-        return with_reading(piece, asked.text, phrasing, prompts)
+        return with_reading(piece, asked.text, formatter, prompts)
     messages: list[Message] = list(piece)
-    return phrasing.asked(asked.text, messages)
+    return formatter.asked(asked.text, messages)
 
 
-def with_reading(piece: str, question: str, phrasing: Phrasing, prompts: Prompts) -> list[int]:
+def with_reading(piece: str, question: str, formatter: PromptFormatter, prompts: Prompts) -> list[int]:
     """The prompt of a question about a piece of a document."""
-    if phrasing.chat:
-        return phrasing.asked(fill(prompts.reading, context=piece, question=question))
-    return phrasing.asked(question, [{"role": "user", "content": piece}])
+    if formatter.chat:
+        return formatter.asked(fill(prompts.reading, context=piece, question=question))
+    return formatter.asked(question, [{"role": "user", "content": piece}])
 
 
 def quotes(
     context: Context,
     questions: Sequence[Question],
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
     prompts: Prompts,
     config: ConsolidationConfig,
 ) -> list[Lesson]:
@@ -142,7 +142,7 @@ def quotes(
         if not any((number, stem(word)) in given for word in content(detail)):
             back = asked_back(statement.text, detail)
             back = next(iter(turned(back, prompts)), back)
-            lessons.append(certain("text", phrasing.asked(back), phrasing.said(statement.text)))
+            lessons.append(certain("text", formatter.asked(back), formatter.said(statement.text)))
     return lessons
 
 
@@ -161,10 +161,10 @@ def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> lis
     return found
 
 
-def lesson(question: Question, phrasing: Phrasing) -> Lesson:
+def lesson(question: Question, formatter: PromptFormatter) -> Lesson:
     """A question and the teacher's answer to it, without the context."""
     given = question.answer
-    prompt = tuple(phrasing.asked(question.text))
+    prompt = tuple(formatter.asked(question.text))
     return Lesson("fact", prompt, given.ids, given.indices, given.logprobs, question.held_out)
 
 

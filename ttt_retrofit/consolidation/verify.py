@@ -13,7 +13,7 @@ import torch
 
 from ..memory.batch import MemoryBatch
 from ..memory.report import Report
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
@@ -103,7 +103,7 @@ def judged(recall: float | None, questions: int, moved: Drift, config: Consolida
 def examined(
     teacher: Writer,
     remembering: Writer,
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
     questions: Sequence[Question],
     unknown: Sequence[str],
     moved: Callable[[], Drift],
@@ -118,12 +118,12 @@ def examined(
     unknown : questions that nothing was told about.
     moved : measures the candidate's drift.
     """
-    prompts = [phrasing.asked(text) for text in (*(question.text for question in questions), *unknown)]
+    prompts = [formatter.asked(text) for text in (*(question.text for question in questions), *unknown)]
     remembered = {word for question in questions for word in question.value}
 
     def asked(writer: Writer) -> tuple[list[str], float | None, float | None]:
         """Answers to the questions, the share that is right, and the share of inventions on the unknown."""
-        given = answered(writer, prompts, config.answer_tokens, line=not phrasing.chat)
+        given = answered(writer, prompts, config.answer_tokens, line=not formatter.chat)
         answers, declined = given[: len(questions)], given[len(questions) :]
         return answers, recall(answers, questions), inventions(declined, unknown, remembered)
 

@@ -26,7 +26,7 @@ from ..consolidation.prompts import Prompts
 from ..errors import InputError, TTTError
 from ..memory.memory import Memory
 from ..util.messages import Message
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .auth import Door, Secluded
 from .browsers import JsonOnly, SameOrigin
 
@@ -56,7 +56,7 @@ class Talk:
         self._lock = threading.Lock()
         self._heard = time.monotonic()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="ttt-page")
-        self._phrasing = Phrasing(session.tokenizer, Prompts.load(None).plain)
+        self._formatter = PromptFormatter(session.tokenizer, Prompts.load(None).plain)
 
     def send(self, text: str) -> Iterator[list[Message]]:
         """Say something: the conversation, growing as the answer is written."""
@@ -150,7 +150,7 @@ class Talk:
             for lesson in entry.lessons:
                 if lesson.kind == "fact":
                     answer = str(self.session.tokenizer.decode(lesson.answer, skip_special_tokens=True)).strip()
-                    found.setdefault(self._phrasing.question_of(lesson.prompt), answer)
+                    found.setdefault(self._formatter.question_of(lesson.prompt), answer)
         return [[question, answer] for question, answer in found.items()]
 
 

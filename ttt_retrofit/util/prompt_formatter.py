@@ -12,7 +12,7 @@ from .messages import Message, prompt_ids
 from .texts import text_ids
 
 
-class Phrasing:
+class PromptFormatter:
     """Turns messages into token ids: through the chat template where there is one, else by plain prompts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, plain: str) -> None:
