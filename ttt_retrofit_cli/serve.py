@@ -52,8 +52,8 @@ def serve(
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise MissingExtraError("serve", ", ".join(missing), "serve")
+    from ttt_retrofit.serving.admission import Limits
     from ttt_retrofit.serving.auth import check_exposure
-    from ttt_retrofit.serving.places import Limits
     from ttt_retrofit.serving.server import listen, make_server
 
     from .loading import load_model, load_tokenizer
