@@ -107,7 +107,7 @@ def test_a_chat_reads_its_notes_and_forgetting_takes_them_out_of_the_prompt(mode
     assert chat.memory.notes
     chat.send("who has the key ?", **SETTINGS)
     first = chat.memory.notes[0].text.split()[0]
-    assert first in tokenizer().decode(chat._read)
+    assert first in tokenizer().decode(chat._cached_ids)
     again = session(model, tmp_path, CHAT_CONFIG)  # after a restart
     assert again.memory.notes == chat.memory.notes
     chat.forget(chat.memory.names()[0])

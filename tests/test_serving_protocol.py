@@ -1,4 +1,4 @@
-"""The server as clients see it: OpenAI's protocol, its errors, its limits, and the door."""
+"""The server as clients see it: OpenAI's protocol, its errors, its limits, and the authentication."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +112,7 @@ def test_wrong_bodies_models_and_paths_are_errors_in_the_same_shape(running):
         assert httpx.get(f"{running.url}/v1/models", headers={"Host": host}).status_code == 200
 
 
-# ---------------------------------------------------------------------- limits and the door
+# ---------------------------------------------------------------------- limits and authentication
 
 
 def test_a_body_that_is_too_large_is_refused_announced_or_not(model, tmp_path):
@@ -224,7 +224,7 @@ def test_what_one_request_cannot_does_not_fail_its_neighbours(tmp_path):
 # ---------------------------------------------------------------------- pieces
 
 
-def test_text_is_spelled_as_a_whole_however_it_is_cut():
+def test_text_is_decoded_as_a_whole_however_it_is_cut():
     words = tokenizer()
     ids = words(STORY, add_special_tokens=False).input_ids
     detokenizer = IncrementalDetokenizer(words)

@@ -192,7 +192,7 @@ def test_prompts_that_are_too_long_are_refused_before_anything_is_read(model, tm
         assert ask(chat).choices
 
 
-def test_one_user_cannot_take_all_places(model, tmp_path):
+def test_one_user_cannot_take_all_slots(model, tmp_path):
     endless = quick()
     endless.generation_config.eos_token_id = [10_000]
     limits = Limits(max_new_tokens=100_000, max_per_user=2)
@@ -208,7 +208,7 @@ def test_one_user_cannot_take_all_places(model, tmp_path):
         assert ask(chat, user="ines").choices
 
 
-def test_a_place_is_given_back_once():
+def test_a_slot_is_released_once():
     admission = AdmissionControl(Limits(max_concurrent=2, max_per_user=1))
     first, _ = admission.admit("ines"), admission.admit(None)
     with pytest.raises(Overloaded, match="as many as may be"):

@@ -112,11 +112,11 @@ def test_what_is_remembered_changes_after_the_disk(tmp_path, full_disk, failing)
     MemoryStore(tmp_path / "memory").save(memory(model, 1, 2))
     chat = session(tmp_path)
     chat.note(said(1), said(2))
-    chat._studied = 1
+    chat._in_job = 1
     calls = {
         "forget": lambda: chat.forget("entry2"),
         "rollback": chat.rollback,
-        "settle": lambda: chat._take_over(memory(model, 1, 2, 3)),
+        "settle": lambda: chat._commit(memory(model, 1, 2, 3)),
     }
     with full_disk, pytest.raises(OSError, match="too large"):
         calls[failing]()
