@@ -92,6 +92,7 @@ def indulgent(monkeypatch):
 CASES = [(page, title) for page in PAGES for title in sections(page)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page, title", CASES)
 def test_the_python_of_every_section_runs(page, title, directory, indulgent, hub, monkeypatch, tmp_path):  # noqa: F811
     commit = SimpleNamespace(commit_url="https://huggingface.co/commit")
