@@ -20,28 +20,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig
 
 from .arithmetic import count
+from .harness.loading import base_model, ids_of
 from .harness.options import command_line, stored_as
 from .harness.store import Store
 from .harness.tables import markdown_table
 from .measure import FULL, SINKS, Reading, converted, full_attention, progress_bars, streaming
-from .models import model_directory
-from .texts import text
+from .plots import settings_by_gap
 
 NAME = "ablations"
 MODEL = "smollm2-135m"
 TEXTS = ("northanger-abbey", "pydoc-topics", "inspect")
-FLOOR = -0.1  # of the picture, in gaps closed
 SKIPPED = 4096  # tokens left out at the start of each text: title pages, licences, tables of contents
 
 ALL, MIDDLE = "all", "middle"
@@ -82,10 +75,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 QUICK_TOKENS, QUICK_ONLY = 2048, ("default", "fast")
 
 
-def load_texts(directory: Any, tokens: int) -> dict[str, torch.Tensor]:
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    ids = {name: tokenizer(text(name), return_tensors="pt").input_ids for name in TEXTS}
-    return {name: part[:, SKIPPED : SKIPPED + tokens] for name, part in ids.items()}
+def load_texts(model: str, tokens: int) -> dict[str, torch.Tensor]:
+    return {name: ids_of(model, name)[None, SKIPPED : SKIPPED + tokens] for name in TEXTS}
 
 
 def read_setting(base: Any, texts: dict[str, torch.Tensor], config: TTTConfig | None, title: str) -> dict[str, Any]:
@@ -139,26 +130,14 @@ def control_of(config: TTTConfig, window: int) -> str:
     return f"not learning, window {config.sliding_window}, {config.sink_tokens} sinks"
 
 
-def draw(points: dict[str, tuple[float, float]], path: Path) -> None:
-    """The frontier: gap closed over time, better towards the upper left; what is far below stands at the edge."""
-    figure, axes = plt.subplots(figsize=(8.4, 5.4))
-    # Names would cover one another: points are numbered from the top, and listed beside the plot.
-    ordered = sorted(points.items(), key=lambda item: -item[1][1])
-    for number, (name, (seconds, closed)) in enumerate(ordered, start=1):
-        colour = "#D55E00" if name in ("default", "fast") else "#0072B2"
-        at, below = (seconds, 100 * max(closed, FLOOR)), closed < FLOOR
-        axes.scatter(*at, s=40, color=colour, marker="v" if below else "o", zorder=3)
-        axes.annotate(str(number), at, xytext=(5, -2), textcoords="offset points", fontsize=8)
-        height = 1 - number / (len(ordered) + 1)
-        listed = f"{number}  {name}" + (f": {closed:.0%}" if below else "")
-        axes.text(1.03, height, listed, color=colour, fontsize=8, transform=axes.transAxes)
-    axes.set_xlabel("time, in units of reading without learning")
-    axes.set_ylabel("gap to full attention closed, %")
-    axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-    plt.close(figure)
+def plot(report: dict[str, Any], path: Path) -> None:
+    rows, settings = report["rows"], report["settings"]
+    points = {n: (r["relative_time"], gap_closed(rows, n)) for n, r in rows.items() if r["limit"] is not None}
+    title = (
+        f"Gap closed and time of {len(points)} settings ({settings['model']}, {len(settings['texts'])} tuning texts of "
+        f"{settings['tokens']:,} tokens)"
+    )
+    settings_by_gap(points, ("default", "fast"), path, title)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -172,9 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
     only = options.only or list(QUICK_ONLY if options.quick else SETTINGS)
     settings = {"model": options.model, "tokens": tokens, "window": options.window, "texts": list(TEXTS)}
 
-    directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory).eval()
-    texts = load_texts(directory, tokens)
+    base, texts = base_model(options.model), load_texts(options.model, tokens)
     special = [] if options.model == MODEL else [options.model]
     store = Store.of_all(stored_as(NAME, *special, quick=options.quick), settings, table)
     rows = store.rows
@@ -189,8 +166,7 @@ def main(arguments: list[str] | None = None) -> None:
         row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
         row["control"] = SINKS if config is None else control_of(config, options.window)
         store.add({name: row | {"config": None if config is None else config.to_dict()}})
-    points = {n: (r["relative_time"], gap_closed(rows, n)) for n, r in rows.items() if r["limit"] is not None}
-    draw(points, store.save() / f"{store.name}.png")
+    plot(store.report, store.save() / f"{store.name}.png")
     store.show()
 
 

@@ -22,9 +22,10 @@ from ttt_retrofit.consolidation.words import holds, words
 
 from .baselines import LORA_STEPS, next_token_memory
 from .conversations import UNSAID, Conversation, Fact, conversation, facts
+from .harness.loading import carrier, tokenizer_of
 from .harness.machine import machine
 from .harness.options import command_line
-from .harness.prompts import Message, Recollector, is_invented, load, told
+from .harness.prompts import Message, Recollector, is_invented, told
 from .harness.recollect import DRIFTS, drift_ids, in_fresh_process, loss
 from .harness.retrieval import BM25
 from .harness.store import Store, console, dated, days, stored_report
@@ -50,7 +51,7 @@ class Bench:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.model, self.tokenizer = load(name)
+        self.model, self.tokenizer = carrier(name), tokenizer_of(name)
         self.recollector = Recollector(self.model, self.tokenizer)
 
     def prompted(self, talk: Conversation, before: Callable[[str], list[Message]]) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from typing import Any
 
 from ttt_retrofit.consolidation.words import holds, words
 
+from .harness.loading import carrier, tokenizer_of
 from .harness.machine import machine
 from .harness.options import command_line
-from .harness.prompts import Message, Recollector, load
+from .harness.prompts import Message, Recollector
 from .harness.recollect import in_fresh_process
 from .harness.retrieval import BM25
 from .harness.store import console, save
@@ -70,7 +71,7 @@ def _megabytes(count: int) -> str:
 
 def main() -> None:
     options = command_line(__doc__, model="qwen2.5-0.5b").parse_args()
-    model, tokenizer = load(options.model)
+    model, tokenizer = carrier(options.model), tokenizer_of(options.model)
     recollector, told = Recollector(model, tokenizer), chapter()
     questions = [question for question, _ in QUESTIONS]
     rows: dict[str, dict[str, Any]] = {}

@@ -31,9 +31,10 @@ from .conversations import (
     correct,
     facts,
 )
+from .harness.loading import carrier, tokenizer_of
 from .harness.machine import machine
 from .harness.options import command_line
-from .harness.prompts import Message, Recollector, load
+from .harness.prompts import Message, Recollector
 from .harness.recollect import changed, in_fresh_process
 from .harness.store import Store, dated, days, stored_report
 from .harness.tables import markdown_table
@@ -80,7 +81,7 @@ def draw(seed: int) -> tuple[list[Conversation], list[Fact]]:
 def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
     """Recall of each conversation right after it, and of the first ones later."""
     talks, together = draw(options.seed)
-    model, tokenizer = load(options.model)
+    model, tokenizer = carrier(options.model), tokenizer_of(options.model)
     kept = options.work / BANK / str(options.seed)
     for number, talk in enumerate(talks, start=1):
         directory = kept / str(number)
@@ -155,7 +156,7 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
     generator = random.Random(2000 + options.seed)
     first = facts(CORRECTED, generator)
     changed = [correct(fact, generator) for fact in first]
-    model, tokenizer = load(options.model)
+    model, tokenizer = carrier(options.model), tokenizer_of(options.model)
     kept = options.work / "corrections" / BANK / str(options.seed)
     for number, told in enumerate((first, changed), start=1):
         talk = conversation(told, 8, generator)

@@ -30,7 +30,7 @@ from .harness.options import command_line, stored_as
 from .harness.prompts import ANSWER_TOKENS
 from .harness.rows import attempt
 from .harness.store import Store, console
-from .harness.tables import Difference, difference, markdown_table, share
+from .harness.tables import Difference, Share, difference, markdown_table, share
 from .sessions import Sessions, draw, locomo
 from .turns_rows import LORA_PART, NOTES, ROWS, SLOW, Answered, Bench, scored
 
@@ -209,17 +209,18 @@ def lines(report: dict[str, Any]) -> list[str]:
 def plot(report: dict[str, Any], path: Path) -> None:
     from .plots import recall_bars
 
-    def mean(found: list[bool]) -> float:
-        return sum(found) / len(found) if found else 0.0
+    def shares(found: list[bool]) -> Share | None:
+        return Share(sum(found), len(found)) if found else None
 
     rows = report["rows"]
-    bars: dict[str, tuple[float, ...]] = {
-        name: (mean(recall(rows, name)), mean(recall(rows, name, "abstention")))
+    bars = {
+        name: (shares(recall(rows, name)), shares(recall(rows, name, "abstention")))
         for name in ROWS
         if measured(rows, name)
     }
     if bars:
-        title = f"Asked after {report['sessions']} sessions, {report['settings']['model']}"
+        talks = max(len(row) for row in rows.values())
+        title = f"Answers after {talks} conversations of {report['sessions']} sessions ({report['settings']['model']})"
         recall_bars(bars, path, title, ("right answers", "declined, where nothing was said"))
 
 

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .harness.options import add_jobs, command_line
+from .harness.options import add_jobs, command_line, stored_as
 from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
 from .meta_run import Log, Task, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
@@ -93,8 +93,8 @@ def main() -> None:
         options.texts = options.texts[:2]
     settings = {name: value for name, value in vars(options).items() if name not in AS_LONG}
     batch = "" if options.batch == 1 else f"x{options.batch}"
-    name = f"{NAME}_{options.window}_{options.setting}_{options.sequence}{batch}_{options.tokens}"
-    name += "_quick" if options.quick else ""
+    read = f"{options.sequence}{batch}"
+    name = stored_as(NAME, options.window, options.setting, read, options.tokens, quick=options.quick)
     kept = weights_directory(NAME, settings)
 
     def tasks(rows: dict[str, Any]) -> dict[str, Task]:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .harness.options import add_jobs, command_line
+from .harness.options import add_jobs, command_line, stored_as
 from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
 from .meta_run import Log, Task, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
@@ -55,9 +55,8 @@ def main() -> None:
     settings = {
         name: value for name, value in vars(options).items() if name not in ("seeds", "systems", "jobs", "checkpoint")
     }
-    name = f"{NAME}_{options.window}_{options.setting}"
-    name += "" if options.tokens == parser.get_default("tokens") else f"_{options.tokens}"
-    name += "_quick" if options.quick else ""
+    longer = [] if options.tokens == parser.get_default("tokens") else [options.tokens]
+    name = stored_as(NAME, options.window, options.setting, *longer, quick=options.quick)
     kept = weights_directory(NAME, settings)
 
     def tasks(rows: dict[str, Any]) -> dict[str, Task]:

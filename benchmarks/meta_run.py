@@ -9,7 +9,6 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import torch
 
 from ttt_retrofit.outer.parameters import choose
 
-from .harness.processes import processes, share_cores
+from .harness.processes import as_they_end, share_cores
 from .harness.store import Store
 from .meta_phase import measure, new_model, test_ids, without_window
 from .meta_tables import BASE, FULL
@@ -62,16 +61,10 @@ def fill(
 def _made(tasks: dict[str, Task], have: Rows, options: argparse.Namespace) -> Iterator[Rows]:
     """The rows of each task as it ends, the base's before all unless they are there."""
     bases = {name: partial(_untrained, name, options) for name in (FULL, BASE) if name not in have}
-    if options.jobs == 1:
-        for name, task in (bases | tasks).items():
-            print(f"{name} …", flush=True)
-            yield task()
-        return
-    with processes(options.jobs) as pool:
-        for ended in as_completed([pool.submit(task) for task in (bases | tasks).values()]):
-            rows = ended.result()
-            print(f"{', '.join(rows)}: there", flush=True)
-            yield rows
+    print(f"To do: {', '.join(bases | tasks)}", flush=True)
+    for name, rows in as_they_end(options.jobs, bases | tasks):
+        print(f"{name}: there", flush=True)
+        yield rows
 
 
 def _untrained(name: str, options: argparse.Namespace) -> Rows:

@@ -20,19 +20,17 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from transformers import AutoTokenizer
-
+from .harness.loading import tokenizer_of
 from .harness.machine import in_words
 from .harness.options import add_jobs, command_line, stored_as
-from .harness.processes import processes, share_cores
+from .harness.processes import as_they_end, share_cores
 from .harness.rows import attempt
 from .harness.store import Store, console
-from .models import model_directory
 from .needle_report import lines, plot
 from .needle_rows import (
     ANSWER_TOKENS,
@@ -86,7 +84,8 @@ def questions(options: argparse.Namespace, stored: Rows, count: Callable[[str], 
 def run(options: argparse.Namespace, asked: Sequence[Question], stored: Rows, keep: Callable[[], object]) -> None:
     """Ask, in one process or several, and store the answers."""
     kept = time.monotonic()
-    for question, answers in answered(options, asked):
+    tasks = {question: partial(answers_to, question) for question in asked}
+    for question, answers in as_they_end(options.jobs, tasks, begin, options):
         for name, answer in answers.items():
             by_index = stored.setdefault(name, {}).setdefault(question.task, {}) | {str(question.index): answer}
             stored[name][question.task] = dict(sorted(by_index.items(), key=lambda item: int(item[0])))
@@ -96,20 +95,6 @@ def run(options: argparse.Namespace, asked: Sequence[Question], stored: Rows, ke
         right = [name for name, answer in answers.items() if answer.get("right")]
         where = f"{question.task} {question.index} at {question.needle.depth:.2f}"
         console.print(f"{where}, {len(answers)} asked: {', '.join(right) or 'nobody'}", markup=False)
-
-
-def answered(options: argparse.Namespace, asked: Sequence[Question]) -> Iterator[tuple[Question, Answers]]:
-    """The questions with their answers, as they come."""
-    if options.jobs == 1:
-        begin(1, options)
-        yield from ((question, answers_to(question)) for question in asked)
-        return
-    with processes(options.jobs, begin, options) as pool:
-        pending = {pool.submit(answers_to, question): question for question in asked}
-        try:
-            yield from ((pending[ended], ended.result()) for ended in as_completed(pending))
-        finally:
-            pool.shutdown(cancel_futures=True)  # of a run that is cut off: nothing more is begun
 
 
 def begin(jobs: int, options: argparse.Namespace) -> None:
@@ -181,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }  # fmt: skip
     share_cores(options.jobs)  # before it is written down
     store = Store.of_all(name, settings, lines)
-    tokenizer = AutoTokenizer.from_pretrained(model_directory(options.model))
+    tokenizer = tokenizer_of(options.model)
     asked = questions(options, store.rows, lambda text: len(tokenizer(text).input_ids))
     here = in_words(store.report["machine"])
     beside = {f"{row}, {here}": here for question in asked for row in question.rows}  # beside where it was

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .harness.tables import Difference, difference, markdown_table, share
+from .harness.tables import Difference, Share, difference, markdown_table, share
 from .needle_rows import RARE, ROWS
 from .needles import INSIDE, STRATA, TASKS
 
@@ -49,10 +49,8 @@ def interval(found: Iterable[dict[str, Any]]) -> str:
     right = [answer["right"] for answer in found]
     if not right:
         return "-"
-    n, p, z = len(right), sum(right) / len(right), 1.96
-    centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return f"{max(low, 0.0):.2f}-{min(high, 1.0):.2f}"
+    low, high = Share(sum(right), len(right)).interval
+    return f"{low:.2f}-{high:.2f}"
 
 
 def paired(one: dict[str, Any], other: dict[str, Any]) -> Difference | None:
@@ -188,12 +186,14 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Recall of each system, outside and inside the window."""
     from .plots import recall_bars
 
+    def shares(found: list[dict[str, Any]]) -> Share | None:
+        return Share(sum(a["right"] for a in found), len(found)) if found else None
+
     rows = {name: report["rows"][name] for name in ROWS if name in report["rows"]}
-
-    def mean(found: list[dict[str, Any]]) -> float:
-        return sum(a["right"] for a in found) / len(found) if found else float("nan")  # which draws no bar
-
-    bars = {name: (mean(answers(row, False)), mean(answers(row, True))) for name, row in rows.items()}
+    bars = {name: (shares(answers(row, False)), shares(answers(row, True))) for name, row in rows.items()}
     settings = report["settings"]
-    title = f"Needles found in up to {settings['tokens']:,} tokens, window {settings['window']}, {settings['model']}"
-    recall_bars(bars, path, title, ("outside the window", "inside"))
+    title = (
+        f"Needles found in up to {settings['tokens']:,} tokens, after a read that keeps\nstate for a window of "
+        f"{settings['window']} tokens ({settings['model']})"
+    )
+    recall_bars(bars, path, title, ("needles outside the window", "inside"))

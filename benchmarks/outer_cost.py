@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.inner.inner_loop import next_token_losses
@@ -33,13 +32,13 @@ from ttt_retrofit.streaming.attention import plain_attention
 from ttt_retrofit.streaming.reading import Outer, Settings, align, read
 
 from .harness.costs import PeakMeter, limit_memory, timed
+from .harness.loading import base_model, ids_of
 from .harness.machine import DEVICE
 from .harness.options import command_line, stored_as
 from .harness.processes import ask
 from .harness.store import Store
 from .harness.tables import markdown_table
 from .models import model_directory
-from .texts import text
 
 NAME = "outer_cost"
 PLAIN = "none"
@@ -59,13 +58,10 @@ PROMISED = {"exact": 2.0, "first_order": 1.2}  # times plain fine-tuning
 
 def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each step, peak bytes above the loaded model, and the gradient's norm."""
-    directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     config = TTTConfig(sliding_window=options.window, chunk_size=options.chunk)
-    model = wrap(base.to(DEVICE), config)
+    model = wrap(base_model(options.model, torch.float32, DEVICE), config)
     outer = choose(model, ["start", "log_lr"])
-    ids = AutoTokenizer.from_pretrained(directory)(text(options.text), return_tensors="pt").input_ids
-    ids = ids[:, : options.tokens].to(model.device)
+    ids = ids_of(options.model, options.text)[None, : options.tokens].to(model.device)
     outer_gradients(model, outer, ids[:, : 2 * options.chunk], None, "first_order")  # warms up
     meter = PeakMeter(model.device)
     seconds, norm = zip(

@@ -23,16 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ttt_retrofit
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
+from .harness.loading import base_model, tokenizer_of
 from .harness.options import command_line, stored_as
 from .harness.store import Store
 from .measure import FULL, SINKS, TTT, Reading, converted, full_attention, progress_bars, streaming
-from .models import model_directory
 from .perplexity_report import BLOCK, KINDS, META, lines, plot
 from .texts import beginnings, text
 
@@ -104,9 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     report = store.report
     report["lengths"] = sorted({*report.get("lengths", []), *lengths})
 
-    directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory).eval()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    base, tokenizer = base_model(options.model), tokenizer_of(options.model)
     tuned = loaded(options) if META in only else None
     report["trained"] = base.config.max_position_embeddings
     digests = {title: hashlib.sha256(text(title).encode()).hexdigest()[:12] for title in options.texts}

@@ -183,7 +183,10 @@ def plot(report: dict[str, Any], path: Path) -> None:
             if all(system in part for part in of_kind)
         }
     if panels:
-        title = f"Loss minus that of full attention, {report['settings']['model']}"
+        title = (
+            f"Updates bring the loss of a window of {report['settings']['window']} tokens near that of full "
+            f"attention\n({report['settings']['model']}, {len(losses)} texts, lower is better)"
+        )
         differences_by_position(
             panels, BLOCK, path, title, window=report["settings"]["window"], trained=report["trained"]
         )

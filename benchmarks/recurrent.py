@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ttt_retrofit import TTTConfig
 
-from .harness.costs import PeakMeter, limit_memory, timed
+from .harness.costs import limit_memory, of_reading
 from .harness.options import command_line, stored_as
 from .harness.processes import ask
 from .harness.store import Store
@@ -42,26 +42,16 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     ids = torch.randint(VOCABULARY, (1, options.tokens), device=device)
     with torch.no_grad():
         system.step(model, ids[:, :WARM_UP], None, 0)
-        meter = PeakMeter(device)
-
-        def read() -> tuple[Tensor, Any]:
-            return system.step(model, ids, None, 0)
-
-        first, after = timed(device, read)
-        peak = meter.bytes()
-        size = state_bytes(after[1], {parameter.data_ptr() for parameter in model.parameters()})
-        decoding, _ = timed(device, partial(decode, model, system.step, *after, options))
-        del after  # of some systems, there is no room for a second state
-        reads = [first, *(timed(device, read)[0] for _ in range(READS - 1))]
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "read": min(reads),
-        "reads": reads,
-        "token": decoding / options.decoded,
-        "state": size,
-        "peak": peak,
-        "load_average": round(os.getloadavg()[0], 2),
-    }
+        found = of_reading(
+            device,
+            lambda: system.step(model, ids, None, 0),
+            lambda after: decode(model, system.step, *after, options),
+            lambda after: state_bytes(after[1], {parameter.data_ptr() for parameter in model.parameters()}),
+            READS,
+        )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    token, state = found.pop("decoding") / options.decoded, found.pop("held")
+    return found | {"parameters": parameters, "token": token, "state": state}
 
 
 def decode(model: Any, step: Step, logits: Tensor, state: Any, options: argparse.Namespace) -> None:
@@ -100,6 +90,13 @@ def notes_of(window: int) -> dict[str, str]:
     return {name: system.note for name, system in systems(window).items()}
 
 
+def plot(stored: dict[str, Any], path: Path) -> None:
+    tokens = stored["settings"]["tokens"]
+    points = {n: (row["state"] / 2**20, row["read"]) for n, row in stored["rows"].items() if "failed" not in row}
+    title = f"State and time of {len(points)} systems at width {WIDTH} and depth {DEPTH}, random weights"
+    cost_against_state(points, path, title, (f"state after {tokens:,} tokens, MiB", "seconds to read them"))
+
+
 def main() -> None:
     parser = command_line(__doc__, device=True, quick="512 tokens")
     parser.add_argument("--tokens", type=int, default=2048)
@@ -121,10 +118,7 @@ def main() -> None:
     directory = store.fill(
         {name: partial(ask, f"benchmarks.{NAME}", [f"--one={name}", *given]) for name in notes_of(options.window)}
     )
-    points = {n: (row["state"] / 2**20, row["read"]) for n, row in store.rows.items() if "failed" not in row}
-    labels = (f"state after {options.tokens:,} tokens, MiB", "seconds to read them")
-    title = f"Width {WIDTH}, depth {DEPTH}, random weights"
-    cost_against_state(points, directory / f"{store.name}.png", title, labels)
+    plot(store.report, directory / f"{store.name}.png")
     store.show()
 
 

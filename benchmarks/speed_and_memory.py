@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,29 @@ from .models import SOURCES, model_directory
 from .timed_models import TIMED, in_words
 
 NAME, MODEL = "speed_and_memory", "smollm2-135m"
+
+
+def by_batch(rows: dict[str, Any]) -> dict[int, by_length_report.Rows]:
+    """What was measured by length of the context."""
+    found = {
+        batch: [n for n in LENGTHS if all(key(system, batch, n) in rows for system in SYSTEMS)] for batch in BATCHES
+    }
+    return {
+        batch: {system: {n: rows[key(system, batch, n)] for n in lengths} for system in SYSTEMS}
+        for batch, lengths in found.items()
+        if lengths
+    }
+
+
+def plot(stored: dict[str, Any], path: Path) -> None:
+    """A picture for each batch size, beside `path`."""
+    where = stored["machine"]["gpu"] or stored["machine"]["processor"]
+    for batch, measured in by_batch(stored["rows"]).items():
+        title = (
+            "Costs by length of the context: a window's state stays, full attention's grows\n"
+            f"({in_words(stored['settings']['model'])}, batch {batch}, {where})"
+        )
+        by_length_report.draw(measured, LENGTHS, path.with_stem(f"{path.stem}_batch_{batch}"), title)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -77,21 +101,13 @@ def main(arguments: list[str] | None = None) -> None:
         if measures.keys() - rows.keys():
             return ["Not finished."]
         ratios, report["ratios"] = in_turns.report({part: rows[part] for part in PARTS}, settings)
-        lines, derived = by_length_report.report(measured(rows), LENGTHS, settings)
+        lines, derived = by_length_report.report(by_batch(rows), LENGTHS, settings)
         report |= derived
         return [*ratios, *lines]
 
-    def measured(rows: dict[str, Any]) -> dict[int, Any]:
-        return {
-            batch: {system: {n: rows[key(system, batch, n)] for n in lengths} for system in SYSTEMS}
-            for batch, lengths in wanted.items()
-        }
-
     store = Store.of_machine(stored_as(NAME, *special, quick=options.quick), settings, page)
     directory = store.fill(measures)
-    for batch, rows in measured(store.rows).items():
-        path = directory / f"{store.name}_batch_{batch}.png"
-        by_length_report.draw(rows, LENGTHS, path, f"{in_words(options.model)}, batch {batch}")
+    plot(store.report, directory / f"{store.name}.png")
     store.show()
 
 

@@ -25,7 +25,8 @@ from ttt_retrofit.memory.notes import as_turn
 
 from .baselines import LORA_STEPS, text_memory
 from .harness import rows
-from .harness.prompts import ANSWER_TOKENS, Message, Recollector, is_invented, load, templated, told
+from .harness.loading import carrier
+from .harness.prompts import ANSWER_TOKENS, Message, Recollector, is_invented, templated, told
 from .harness.recollect import DRIFTS, drift_ids, in_fresh_process, loss
 from .harness.retrieval import BM25
 from .harness.rows import evicting, evicting_asked, full, repeating, streaming
@@ -81,7 +82,7 @@ class Bench(rows.Bench):
     @cached_property
     def converted(self) -> Any:
         """A second model, which carries memories and sees all of its prompt."""
-        return load(self.name, sliding_window=None)[0]
+        return carrier(self.name, sliding_window=None)
 
     @property
     def scores(self) -> dict[str, Score]:

@@ -80,6 +80,15 @@ def test_read_is_checked_once_and_says_how_far_it_is(waiting, monkeypatch):
     torch.testing.assert_close(cache.loss_by_chunk, whole.loss_by_chunk)
 
 
+def test_a_read_that_goes_on_within_a_chunk_reads_that_chunk_alone_again(monkeypatch):
+    model, ids, forwards = converted(), tokens(1, 45), []
+    cache = model.read(ids[:, :5])
+    once = model.base_forward
+    monkeypatch.setattr(model, "base_forward", lambda **given: forwards.append(given["input_ids"]) or once(**given))
+    model.read(ids[:, 5:], past_key_values=cache)
+    assert [given.shape[1] for given in forwards] == [3, 8, 8, 8, 8, 8, 5]
+
+
 def test_a_padded_batch_is_read_without_logits_of_all_its_columns():
     model, ids = converted(), tokens(2, 40)
     mask = torch.ones_like(ids)

@@ -171,9 +171,7 @@ def asked(monkeypatch, tmp_path):
     rows = {**benchmark.ROWS, "SnapKV": knows("SnapKV"), "BM25": knows("BM25")}
     monkeypatch.setattr(benchmark, "ROWS", rows)
     monkeypatch.setattr(benchmark, "Bench", Bench)
-    monkeypatch.setattr(benchmark, "model_directory", lambda name: name)
-    words = SimpleNamespace(from_pretrained=lambda directory: lambda text: SimpleNamespace(input_ids=text.split()))
-    monkeypatch.setattr(benchmark, "AutoTokenizer", words)
+    monkeypatch.setattr(benchmark, "tokenizer_of", lambda name: lambda text: SimpleNamespace(input_ids=text.split()))
     monkeypatch.setattr(benchmark, "plot", lambda *given: None)
     monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     return said

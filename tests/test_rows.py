@@ -25,7 +25,7 @@ BOUNDED = ("StreamingLLM, re-anchored", "SnapKV", "H2O", "TOVA", "expected atten
 @pytest.fixture(scope="module")
 def needles(base):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("benchmarks.harness.rows.model_directory", lambda name: base)
+        patch.setattr("benchmarks.harness.loading.model_directory", lambda name: base)
         patch.setattr(needle_rows, "TRAINED_STEPS", 2)
         bench = needle_rows.Bench("tiny", WINDOW, SINKS)
         bench.take(Needle("single 1", " ".join([SENTENCES] * 3), f" {QUESTIONS[0]}", "no such value", 0.5))
@@ -125,8 +125,7 @@ TALK = Sessions(
 
 @pytest.fixture
 def turns(base, monkeypatch):
-    for module in ("rows", "prompts"):
-        monkeypatch.setattr(f"benchmarks.harness.{module}.model_directory", lambda name: base)
+    monkeypatch.setattr("benchmarks.harness.loading.model_directory", lambda name: base)
     bench = turns_rows.Bench("tiny", STATE, SINKS)
     bench.take(TALK)
     return bench

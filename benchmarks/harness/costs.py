@@ -12,8 +12,9 @@ import platform
 import resource
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -36,6 +37,20 @@ def timed(device: torch.device, run: Callable[[], T]) -> tuple[float, T]:
     result = run()
     _synchronize(device)
     return time.perf_counter() - began, result
+
+
+def of_reading(
+    device: torch.device, read: Callable[[], T], decode: Callable[[T], object], size: Callable[[T], int], reads: int
+) -> dict[str, Any]:
+    """Seconds of each read and the fastest, of decoding after the first, bytes held after it and at its peak."""
+    meter = PeakMeter(device)
+    first, after = timed(device, read)
+    peak, held = meter.bytes(), size(after)
+    decoding, _ = timed(device, partial(decode, after))
+    del after  # of some systems, there is no room for a second state
+    every = [first, *(timed(device, read)[0] for _ in range(reads - 1))]
+    load = round(os.getloadavg()[0], 2)
+    return {"read": min(every), "reads": every, "decoding": decoding, "held": held, "peak": peak, "load_average": load}
 
 
 class PeakMeter:

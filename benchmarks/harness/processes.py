@@ -11,11 +11,13 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Any, TypeVar
 
 import torch
+
+T, R = TypeVar("T"), TypeVar("R")
 
 
 def share_cores(jobs: int) -> None:
@@ -27,6 +29,22 @@ def processes(jobs: int, begin: Callable[..., object] = share_cores, *given: obj
     """So many processes, in each of which `begin(jobs, *given)` is called first."""
     context = multiprocessing.get_context("spawn")  # a fork would take CUDA and its threads along
     return ProcessPoolExecutor(jobs, context, begin, (jobs, *given))
+
+
+def as_they_end(
+    jobs: int, tasks: Mapping[T, Callable[[], R]], begin: Callable[..., object] = share_cores, *given: object
+) -> Iterator[tuple[T, R]]:
+    """The tasks with what they return: one after the other in this process, or side by side in several."""
+    if jobs == 1:
+        begin(1, *given)
+        yield from ((name, task()) for name, task in tasks.items())
+        return
+    with processes(jobs, begin, *given) as pool:
+        pending = {pool.submit(task): name for name, task in tasks.items()}
+        try:
+            yield from ((pending[ended], ended.result()) for ended in as_completed(pending))
+        finally:
+            pool.shutdown(cancel_futures=True)  # of a run that is cut off: nothing more is begun
 
 
 def ask(module: str, arguments: Sequence[str]) -> dict[str, Any]:

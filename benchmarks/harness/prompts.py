@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from ttt_retrofit import Memory, TTTConfig, wrap
+from ttt_retrofit import Memory
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Writer
 from ttt_retrofit.util.phrasing import Phrasing
-
-from ..models import model_directory
 
 Message = dict[str, str]
 ANSWER_TOKENS = 32
@@ -23,13 +18,6 @@ ABSTAINS = (
     "don't have", "do not have", "can't assist", "cannot assist", "i'm sorry", "i am sorry", "not sure", "don't know",
     "do not know", "as an ai", "i am an ai", "unable to", "no information", "i'm not a", "i am not a",
 )  # fmt: skip
-
-
-def load(name: str, **settings: Any) -> tuple[Any, Any]:
-    """A model that carries memories and does not learn while it reads, in bfloat16, and its tokenizer."""
-    directory = model_directory(name)
-    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
-    return wrap(base, TTTConfig(learn_from="none", **settings)), AutoTokenizer.from_pretrained(directory)
 
 
 def told(text: str) -> list[Message]:

@@ -21,7 +21,8 @@ import torch
 from ttt_retrofit import Memory
 
 from ..texts import text
-from .prompts import Message, Recollector, load
+from .loading import carrier, tokenizer_of
+from .prompts import Message, Recollector
 
 DRIFT_TOKENS = 1024
 DRIFTS = {"drift_prose": "emma", "drift_code": "turtle"}
@@ -72,7 +73,7 @@ def changed(model: Any, tokenizer: Any, memory: Memory) -> float:
 def main() -> None:
     name, directory, *also = sys.argv[1:]
     questions = json.load(sys.stdin)
-    model, tokenizer = load(name)
+    model, tokenizer = carrier(name), tokenizer_of(name)
     memory = Memory.load(directory)
     began = time.perf_counter()
     notes = memory.with_notes([])

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ..models import model_directory
 from ..systems.evict import Context, Kept, Score, keep_top, read, whole
 from ..systems.kvzip import kvzip, kvzip_scores
 from ..systems.streaming_llm import streaming_llm
+from .loading import base_model, tokenizer_of
 from .processes import failure
 
 
@@ -34,15 +33,14 @@ class Bench:
     ) -> None:
         self.name, self.state, self.sinks = name, state, sinks  # tokens that every bounded state holds
         self.device, self.dtype = torch.device(device), dtype
-        self.directory = model_directory(name)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.directory)
+        self.tokenizer = tokenizer_of(name)
         self.model = self.base()
         configured = self.model.generation_config.eos_token_id
         self.ends = {configured} if isinstance(configured, int) else set(configured)
 
     def base(self) -> Any:
         """The plain model."""
-        return AutoModelForCausalLM.from_pretrained(self.directory, dtype=self.dtype).eval().to(self.device)
+        return base_model(self.name, self.dtype, self.device)
 
     def forget(self, *made: str) -> None:
         for name in made or self.made:

@@ -44,6 +44,21 @@ class Difference(NamedTuple):
         return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
 
 
+class Share(NamedTuple):
+    """Of questions that were answered rightly."""
+
+    right: int
+    asked: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval, Wilson's."""
+        n, p, z = self.asked, self.right / self.asked, 1.96
+        centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+        low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+        return max(low, 0.0), min(high, 1.0)
+
+
 def difference(pairs: Sequence[tuple[bool, bool]]) -> Difference | None:
     """Of whether one and the other were right about the same question; None without a question."""
     if not pairs:

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from ..consolidation.config import Budget, ConsolidationConfig
+from ..consolidation.config import REMOVED, Budget, ConsolidationConfig
 from ..consolidation.consolidate import Consolidation
 from ..consolidation.control import Control, Progress
 from ..consolidation.job import ConsolidationJob
@@ -346,7 +346,7 @@ def _check_recipe(config: Any, changes: dict[str, Any]) -> None:
             f"config is a {type(config).__name__}, expected a ConsolidationConfig. It holds the others, such as "
             "ConsolidationConfig(memory=MemoryConfig(rank=16))."
         )
-    unknown = sorted(set(changes) - set(field_names(ConsolidationConfig)))
+    unknown = sorted(set(changes) - set(field_names(ConsolidationConfig)) - REMOVED.keys())
     of_memory = sorted(set(unknown) & set(field_names(MemoryConfig)))
     if of_memory:
         given = ", ".join(f"{name}={changes[name]!r}" for name in of_memory)

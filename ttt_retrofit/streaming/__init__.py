@@ -1,4 +1,4 @@
-"""Reading a stream of tokens: what one call does, and what a conversation carries from call to call.
+"""Reading: one call is checked, aligned, read chunk by chunk and collected; what it leaves is a cache.
 
 The way of `input_ids` to the fast weights and back:
 
