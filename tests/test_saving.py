@@ -307,5 +307,5 @@ def test_the_drop_in_makes_a_model_of_a_configuration(base, tmp_path):
 
 
 def test_arguments_for_loading_are_refused_for_an_instance():
-    with pytest.raises(ConfigError, match=r"dtype.*loaded already"):
+    with pytest.raises(ConfigError, match=r"dtype.*already loaded"):
         wrap(tiny("llama"), TTT, dtype=torch.bfloat16)
