@@ -12,6 +12,8 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import ChatSession, CheckpointError, ConsolidationConfig, InputError, MemoryConfig
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ConsolidationConfig(
     memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1,
     details=40, epochs=0.1,

@@ -17,6 +17,8 @@ from benchmarks.attacks.stored import kinds
 from benchmarks.attacks.verdict import Ended, Verdict, apart, judged
 from ttt_retrofit import CheckpointError
 
+pytestmark = pytest.mark.slow
+
 KINDS = {stored.name: stored for stored in kinds()}
 CASES = 2
 BRIEFLY = ("cut short", "SIGKILL while writing")  # of what takes seconds

@@ -20,6 +20,7 @@ def model():
     return speaker()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [STORY, SENTENCES])  # of one statement, and of several
 def test_every_question_is_taught_alone_in_one_epoch_and_in_a_chat_in_another(model, tmp_path, monkeypatch, context):
     taught = []
@@ -84,6 +85,7 @@ def test_two_questions_share_no_text_where_a_chat_puts_the_first_one_otherwise()
     assert all(chat.first is None and len(chat.lesson.prompt) > len(alone.lesson.prompt) for chat, alone in found)
 
 
+@pytest.mark.slow
 def test_some_questions_are_declined_in_a_chat(model, tmp_path):
     config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))  # it hears all of them
     lessons = consolidate(model, directory=tmp_path, config=config).entries[0].lessons

@@ -14,6 +14,8 @@ from words import STORY
 
 from ttt_retrofit_cli import temporary
 
+pytestmark = pytest.mark.slow
+
 ASKED = "where is Marek ?"
 
 

@@ -49,6 +49,7 @@ def test_a_step_goes_on_from_the_state_of_the_one_before(shallow, name):
     assert state_bytes(state) == state_bytes(whole)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_bytes_of_a_state_are_those_of_its_tensors_and_do_not_grow(shallow):
     width, head = recurrent_models.WIDTH, recurrent_models.HEAD_SIZE
@@ -128,6 +129,7 @@ def made_up(limit):
     return rows
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_extrapolated_and_marked_and_break_even_is_where_the_costs_cross(tmp_path):
     settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 1}
     lines, derived = by_length_report.report({1: made_up(16384)}, by_length.LENGTHS, settings)
@@ -200,6 +202,7 @@ def test_parts_take_turns_and_base_and_model_are_themselves_again(monkeypatch):
         assert type(base).__name__ == "LlamaForCausalLM"
 
 
+@pytest.mark.slow
 def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_off(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     monkeypatch.setattr(speed_and_memory, "model_directory", lambda name: name)
@@ -231,6 +234,7 @@ def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_
     assert (tmp_path / "speed_and_memory_quick_batch_8.png").exists()
 
 
+@pytest.mark.slow
 def test_on_a_gpu_published_shapes_are_measured_in_this_process_under_a_name_of_their_own(monkeypatch, tmp_path):
     """The device here is no GPU; that rows are asked for in this process, and what is written, is the same."""
     small = timed_models.SHAPES["llama-3.1-8b"].to_dict() | {

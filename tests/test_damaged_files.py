@@ -100,6 +100,7 @@ def reseal(directory, change_header=lambda header: None, change_tensors=lambda t
 VALUES = [None, True, -1, 1.5, 10**30, float("nan"), float("inf"), "x", "", [], [1], [None], {}, {"x": 1}]
 
 
+@pytest.mark.slow
 def test_a_resealed_memory_of_other_values_is_refused(tmp_path):
     made = memory(converted(), 1)
     made.save(tmp_path / "whole")

@@ -168,6 +168,7 @@ def _save_for_ever(directory: str) -> None:
         number += 1
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_saving_leaves_a_whole_version(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=_save_for_ever, args=(str(tmp_path),))
     process.start()

@@ -72,12 +72,14 @@ def test_a_notepad_does_not_grow_with_the_bank():
     assert [[note.text for note in entry.notes] for entry in kept] == [["b"], ["c"]]
 
 
+@pytest.mark.slow
 def test_none_is_kept_unless_it_is_asked_for(model, tmp_path):
     assert consolidate(model, directory=tmp_path).notes == ()
     with pytest.raises(ConfigError, match="notepad=-1"):
         dataclasses.replace(CONFIG, notepad=-1)
 
 
+@pytest.mark.slow
 def test_consolidating_again_keeps_the_notepad_within_its_budget(model, tmp_path):
     sizes = [note.tokens for note in written([STORY], tokenizer())]
     budget = max(sizes) + 40
@@ -99,6 +101,7 @@ def test_notes_are_read_out_after_the_system_prompt_and_before_the_rest():
     assert as_turn([]) == []
 
 
+@pytest.mark.slow
 def test_a_chat_reads_its_notes_and_forgetting_takes_them_out_of_the_prompt(model, tmp_path):
     chat = session(model, tmp_path, dataclasses.replace(CHAT_CONFIG, notepad=200))
     chat.send(STORY, **SETTINGS)
@@ -114,6 +117,7 @@ def test_a_chat_reads_its_notes_and_forgetting_takes_them_out_of_the_prompt(mode
     assert chat.memory.notes == ()
 
 
+@pytest.mark.slow
 def test_the_weights_say_the_same_with_and_without_a_notepad(model, tmp_path):
     plain = consolidate(model, directory=tmp_path, questions=QUESTIONS)
     model.reset_memory()

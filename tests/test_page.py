@@ -15,6 +15,8 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 from ttt_retrofit import ChatSession, InputError
 from ttt_retrofit.serving.page import PageController, launch
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 

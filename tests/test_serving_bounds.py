@@ -53,6 +53,7 @@ def stored(model, directory, count):
     return known
 
 
+@pytest.mark.slow
 def test_users_who_wait_for_their_memory_wait_on_disk(model, tmp_path, small):
     before = [len(alive(kind)) for kind in (User, ChatSession, Memory)]
     known = stored(model, tmp_path, 40)
@@ -68,6 +69,7 @@ def test_users_who_wait_for_their_memory_wait_on_disk(model, tmp_path, small):
     known.close()
 
 
+@pytest.mark.slow
 def test_a_request_that_was_answered_leaves_nothing_but_its_user(model, tmp_path, small):
     """No state of fast weights, no keys, nothing that was prepared of a memory whose user was let go."""
     for number in range(12):
@@ -114,6 +116,7 @@ def test_whoever_is_asked_about_stays_the_same_while_others_come(model, tmp_path
     known.close()
 
 
+@pytest.mark.slow
 def test_of_who_is_erased_nothing_stays_in_memory(model, tmp_path):
     """A memory that has spoken, alone and in a batch, and another that is being made on top of it."""
     with served(tmp_path, model, idle=0.2) as (url, service):

@@ -31,6 +31,7 @@ def reading(url, messages, **settings):
     return httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"learn_from": "prompt"}, {"learn_from": "none"}])
 def test_whoever_comes_later_is_answered_as_alone_and_so_is_who_was_there(settings, tmp_path):
     """Prompts are read apart and answers written together; nothing of it is to be seen in a greedy answer."""
@@ -72,6 +73,7 @@ def test_least_tokens_are_counted_from_the_beginning_of_an_answer(tmp_path):
     assert reply.choices[0].message.content == words.decode(expected, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_a_long_prompt_keeps_nobody_waiting(model, tmp_path):
     """Twenty users with short prompts wait at most twice as long beside a long one as alone."""
     with served(tmp_path, model, most=64, limits=WIDE) as (url, service):
@@ -125,6 +127,7 @@ def test_a_client_that_goes_while_its_prompt_is_read_is_read_for_no_longer(model
         assert service.admission._in_use.total() == 0
 
 
+@pytest.mark.slow
 def test_a_stream_is_kept_alive_while_its_prompt_is_read(model, tmp_path, monkeypatch):
     monkeypatch.setattr(app, "KEEP_ALIVE", 0.05)
     with served(tmp_path, model, limits=WIDE) as (url, _):
@@ -153,6 +156,7 @@ def test_a_server_that_is_stopped_while_it_reads_ends_soon_and_in_words(model, t
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.slow
 def test_a_server_that_closes_reads_no_further_and_writes_to_the_end(tmp_path):
     endless = quick()
     endless.generation_config.eos_token_id = [10_000]
@@ -233,6 +237,7 @@ def test_a_user_with_too_much_to_learn_is_told_to_be_silent(model, tmp_path):
 # ---------------------------------------------------------------------- learned positions
 
 
+@pytest.mark.slow
 def test_an_answer_that_runs_out_of_positions_ends_and_its_neighbours_go_on(tmp_path):
     short = quick("gpt2")
     short.generation_config.eos_token_id = [10_000]

@@ -23,6 +23,7 @@ def model():
     return quick()
 
 
+@pytest.mark.slow
 def test_a_user_s_words_become_memory_when_they_fall_silent(model, tmp_path):
     with served(tmp_path, model, idle=0.3) as (url, service):
         api = client(url)
@@ -43,6 +44,7 @@ def test_a_user_s_words_become_memory_when_they_fall_silent(model, tmp_path):
         assert service.users.get("ines").memory.names() == memory.names()
 
 
+@pytest.mark.slow
 def test_others_are_answered_while_a_memory_is_made(model, tmp_path):
     with served(tmp_path, model, idle=0.1, config=dataclasses.replace(CONFIG, epochs=3.0)) as (url, service):
         chat = client(url).chat.completions
@@ -56,6 +58,7 @@ def test_others_are_answered_while_a_memory_is_made(model, tmp_path):
             assert ask(chat, user="otto", max_tokens=24).choices[0].message.content == alone
 
 
+@pytest.mark.slow
 def test_users_in_parallel_are_answered_as_each_is_alone(tmp_path):
     """Greedy answers of six users with memories of their own and one without, from threads and in batches.
 
@@ -142,6 +145,7 @@ def test_turns_are_questions_with_what_was_answered_before():
     assert [(t.before, t.asked, t.answered) for t in found] == [("welcome", "a\n\nb", "c"), ("c", "d", "")]
 
 
+@pytest.mark.slow
 def test_what_was_rejected_waits_for_more_words(model, tmp_path):
     config = dataclasses.replace(CONFIG, min_recall=1.0)
     with served(tmp_path, model, idle=0.1, config=config) as (url, service):
@@ -197,6 +201,7 @@ def test_a_store_is_erased_from_outside_only_while_no_server_runs(model, tmp_pat
         erase_stored(tmp_path / "nowhere", "ines")
 
 
+@pytest.mark.slow
 def test_what_waited_when_the_server_stopped_becomes_memory_later(model, tmp_path):
     with served(tmp_path, model) as (url, _):
         ask(client(url).chat.completions, said(OTHER_STORY), user="ines")

@@ -49,6 +49,7 @@ def _note(directory: str, out: str) -> None:
     Path(out).write_text("\n".join(acknowledged))
 
 
+@pytest.mark.slow
 def test_no_acknowledged_note_of_two_processes_is_lost(tmp_path):
     outs = [tmp_path / "one.txt", tmp_path / "two.txt"]
     processes = [SPAWN.Process(target=_note, args=(str(tmp_path / "store"), str(out))) for out in outs]
@@ -170,6 +171,7 @@ def _save(directory: str, seed: int) -> None:
             one.save(directory)
 
 
+@pytest.mark.slow
 def test_readers_beside_two_savers_get_one_memory_or_another_and_whole(tmp_path):
     memory(converted(), 1).save(tmp_path)
     processes = [SPAWN.Process(target=_save, args=(str(tmp_path), seed)) for seed in (1, 3)]

@@ -85,6 +85,7 @@ def check_lines(cache_of, go_on, stride):
     assert line > 20 * stride
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
 def test_after_an_interrupt_at_any_line_a_read_goes_on_as_if_nothing_had_been(optimizer):
     model = converted(inner_optimizer=optimizer, relative_lr=None, max_relative_update=0.02)
@@ -104,6 +105,7 @@ def test_after_an_interrupt_at_any_line_a_read_goes_on_as_if_nothing_had_been(op
     check_lines(begun, go_on, stride=37)
 
 
+@pytest.mark.slow
 def test_rows_of_a_padded_batch_go_on_each_from_where_it_was():
     model = converted()
     ids = tokens(3, 30)
