@@ -224,7 +224,7 @@ class ChatSession(Displayed):
         return True
 
     def _start(self) -> bool:
-        """Begin to consolidate the turns that are older than the last `keep_turns`, unless they were rejected before."""
+        """Begin to consolidate the turns before the last `keep_turns`, unless they were rejected already."""
         older = len(self.messages) - 2 * self.keep_turns
         if older <= self._rejected or older <= 0:
             return False
