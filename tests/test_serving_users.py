@@ -142,7 +142,7 @@ def test_turns_are_questions_with_what_was_answered_before():
         {"role": "user", "content": "d"},
     ]  # fmt: skip
     found = turns(conversation)
-    assert [(t.before, t.asked, t.answered) for t in found] == [("welcome", "a\n\nb", "c"), ("c", "d", "")]
+    assert [(t.previous_answer, t.question, t.answer) for t in found] == [("welcome", "a\n\nb", "c"), ("c", "d", "")]
 
 
 @pytest.mark.slow

@@ -47,19 +47,19 @@ KEEP_VERSIONS = 3  # of a user's memory
 class Turn:
     """A question, the answer to it, and the answer before it."""
 
-    before: str | None
-    asked: str
-    answered: str
+    previous_answer: str | None
+    question: str
+    answer: str
 
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps([self.before, self.asked]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([self.previous_answer, self.question]).encode()).hexdigest()[:32]
 
     def digest_as_first(self) -> str:
         """The digest of the same question in a conversation that begins with it."""
-        return Turn(None, self.asked, "").digest()
+        return Turn(None, self.question, "").digest()
 
     def messages(self) -> tuple[Message, Message]:
-        return {"role": "user", "content": self.asked}, {"role": "assistant", "content": self.answered}
+        return {"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}
 
 
 def _is_digest(item: Any) -> bool:
@@ -77,13 +77,13 @@ def turns(messages: Sequence[Message]) -> list[Turn]:
             merged[-1] = {**message, "content": f"{merged[-1]['content']}\n\n{message['content']}"}
         else:
             merged.append(dict(message))
-    before, found = None, []
+    previous_answer, found = None, []
     for index, message in enumerate(merged):
         if message["role"] == "user":
-            answered = merged[index + 1]["content"] if index + 1 < len(merged) else ""
-            found.append(Turn(before, message["content"], answered))
+            answer = merged[index + 1]["content"] if index + 1 < len(merged) else ""
+            found.append(Turn(previous_answer, message["content"], answer))
         else:
-            before = message["content"]
+            previous_answer = message["content"]
     return found
 
 
@@ -255,11 +255,8 @@ class Users:
     def __init__(
         self, directory: Path, open_session: Callable[[Path], ChatSession], keep_versions: int = KEEP_VERSIONS
     ) -> None:
-        self.directory, self._open_session, self.keep_versions = (
-            private_directory(directory),
-            open_session,
-            keep_versions,
-        )
+        self.directory, self.keep_versions = private_directory(directory), keep_versions
+        self._open_session = open_session
         self._store_lock = lock_store(directory)
         delete_leftovers(directory)
         self._lock = threading.RLock()
