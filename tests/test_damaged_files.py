@@ -18,8 +18,8 @@ from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import Question
 from ttt_retrofit.consolidation.work import STUDY, TRAINING, WRITTEN, Work
 from ttt_retrofit.consolidation.writer import Answer
+from ttt_retrofit.memory.memory_file import HEADER, HEADER_DIGEST
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.memory.stored import HEADER, HEADER_DIGEST
 from ttt_retrofit.util.files import read_list, write_list
 from ttt_retrofit.util.messages import is_message
 from ttt_retrofit.util.sealed import read_sealed, write_sealed

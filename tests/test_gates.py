@@ -1,4 +1,4 @@
-"""Which of several memories speaks: the one whose studied questions the text resembles most."""
+"""Which of several memories is active: the one whose studied questions the text resembles most."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def opened(text, memories, before=None):
 
 
 def settled(state):
-    return [state] * gates.SETTLED
+    return [state] * gates.MIN_TOKENS
 
 
 def test_of_two_memories_the_one_that_knows_speaks_and_of_equals_both():

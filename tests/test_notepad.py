@@ -13,7 +13,7 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory
 from ttt_retrofit.consolidation.notepad import best, bounded, rarity, written
-from ttt_retrofit.memory.notes import Note, as_turn, pack, unpack
+from ttt_retrofit.memory.notes import Note, as_turn, pack_notes, unpack_notes
 
 NOTES = (Note("The code is 7719.", 2.5, 9), Note("Thé key: “old” 🔑.", 1.25, 8))
 
@@ -30,8 +30,8 @@ def noted(*notes):
 
 
 def test_notes_come_back_as_they_were_whatever_their_script():
-    assert unpack(pack(NOTES)) == NOTES
-    assert pack(()) == {} and unpack({}) == ()
+    assert unpack_notes(pack_notes(NOTES)) == NOTES
+    assert pack_notes(()) == {} and unpack_notes({}) == ()
 
 
 def test_they_are_saved_and_checksummed_with_the_memory(tmp_path):

@@ -9,8 +9,8 @@ from typing import Any
 
 from ttt_retrofit import CheckpointError, InputError, Memory
 from ttt_retrofit.chat.directory import open_store
+from ttt_retrofit.memory.memory_file import HEADER
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.memory.stored import HEADER
 
 
 def chosen_memory(where: Path, version: int | None) -> Memory:

@@ -27,7 +27,7 @@ from ..memory.entry import Entry, GateKeys, Source
 from ..memory.gates import Background
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory, free_name
-from ..memory.projections import Places, find_places
+from ..memory.projections import Placement, find_placement
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
 from ..util.phrasing import Phrasing
@@ -126,8 +126,8 @@ class Consolidation:
 
     def _run(self, work: Work) -> Memory:
         plain = plain_copy(self.model)
-        places = find_places(plain, self.config.memory)
-        self._check_earlier(places)
+        placement = find_placement(plain, self.config.memory)
+        self._check_earlier(placement)
         teacher = KeptWriter(work, "teacher", plain, self.tokenizer, self.control.check)
         studied = work.load_study()
         if studied is None:
@@ -141,16 +141,16 @@ class Consolidation:
                 "no question about the context could be written and answered from it.", teacher.tokens
             )
 
-        student = Student(plain_copy(self.model), places)
+        student = Student(plain_copy(self.model), placement)
         elsewhere = self._elsewhere(student, teacher)
         plan = self._plan(student, teacher, questions, elsewhere)
         earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 
         def memories(leaves: Leaves) -> MemoryBatch:
             gated, device = self.config.memory.gated, plain.device
-            return with_new(earlier, plan.gate, elsewhere.background, gated, leaves, places.layer, device)
+            return with_new(earlier, plan.gate, elsewhere.background, gated, leaves, placement.layer, device)
 
-        state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
+        state = begin(fresh_leaves(placement, self.config.memory, self.config.seed, plain.device))
         taught = itertools.chain.from_iterable(plan.taught)
         prompts = [p.lesson.prompt for p in [*taught, *plan.negatives, *plan.replays, *plan.checks]]
         student.share(common_beginning(prompts), memories(state.leaves))
@@ -162,7 +162,7 @@ class Consolidation:
             )  # fmt: skip
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
-        candidate = self._candidate(plan, state, elsewhere.background, places)
+        candidate = self._candidate(plan, state, elsewhere.background, placement)
         checked = verify.chosen(plan.held_out, [question for question in asked if question.value])
         report = self._verify(student, teacher, candidate, checked, plan.unknown, elsewhere)
         self.control.at("done", 1, 1)
@@ -224,14 +224,14 @@ class Consolidation:
             unknown=unknown[::8],
         )
 
-    def _check_earlier(self, places: Places) -> None:
-        """Entries of one bank listen at one layer, and all have gates or none has."""
+    def _check_earlier(self, placement: Placement) -> None:
+        """Gates of one memory depend on one layer, and all its entries have gates or none has."""
         if self.others is None:
             return
-        if self.others.layer != places.layer:
+        if self.others.layer != placement.layer:
             raise ConfigError(
-                f"The loaded memory listens at {self.others.layer}, the new one would at {places.layer}. Use the "
-                "same MemoryConfig, or reset_memory() first."
+                f"The loaded memory has its gates at {self.others.layer}, the new one would have them at "
+                f"{placement.layer}. Use the same MemoryConfig, or reset_memory() first."
             )
         if self.others.config.gated != self.config.memory.gated:
             raise ConfigError(
@@ -317,7 +317,7 @@ class Consolidation:
             opens,
         )
 
-    def _candidate(self, plan: Plan, state: State, background: Background, places: Places) -> Memory:
+    def _candidate(self, plan: Plan, state: State, background: Background, placement: Placement) -> Memory:
         """On the CPU, as one that was loaded: memories of both kinds meet in a batch or a bank."""
         now = time.time()
         weights = {
@@ -349,7 +349,7 @@ class Consolidation:
             base=self.base,
             base_name=self.model.name_or_path,
             config=self.config.memory,
-            layer=places.layer,
+            layer=placement.layer,
             background=background.to(torch.device("cpu")),
             entries=bounded(entries, self.config.notepad) if self.config.notepad else entries,
             created=now,
@@ -382,11 +382,13 @@ class Consolidation:
         """The earlier memory as it was, with a report that says why nothing was added."""
         seconds = dict(self.control.seconds)
         report = Report(False, reason, None, None, 0, None, None, 0.0, 0.0, tokens=tokens, seconds=seconds)
-        places = find_places(self.model, self.config.memory)
+        placement = find_placement(self.model, self.config.memory)
         nothing = Background(
             torch.zeros(1, device="cpu"), torch.zeros(1, 0, device="cpu"), torch.zeros(0, device="cpu")
         )
-        earlier = self.earlier or Memory(self.base, self.model.name_or_path, self.config.memory, places.layer, nothing)
+        earlier = self.earlier or Memory(
+            self.base, self.model.name_or_path, self.config.memory, placement.layer, nothing
+        )
         return dataclasses.replace(earlier, report=report)
 
     def _ids(self, text: str) -> list[int]:

@@ -24,7 +24,7 @@ from ..memory.config import MemoryConfig
 from ..memory.entry import GateKeys
 from ..memory.gates import Background, Gates
 from ..memory.lessons import Lesson
-from ..memory.projections import Places
+from ..memory.projections import Placement
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
@@ -75,11 +75,11 @@ class State:
     known: int = 0  # the step after which all that is asked was right, 0 before
 
 
-def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
+def fresh_leaves(placement: Placement, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
     """Weights that say nothing yet: A random and B zero."""
     generator = torch.Generator().manual_seed(seed)
     leaves: Leaves = {}
-    for place in places.projections:
+    for place in placement.projections:
         a = torch.randn(config.rank, place.in_features, generator=generator, device="cpu")
         by_name = {
             "a": a / math.sqrt(place.in_features),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..memory.entry import GateKeys
-from ..memory.gates import SETTLED, Background, running_mean, scores
+from ..memory.gates import MIN_TOKENS, Background, running_mean, scores
 
 MOST_KEYS = 512
 DIRECTIONS = 128
@@ -36,7 +36,7 @@ def means_of(hidden: Tensor) -> Tensor:
 
 def find_background(unrelated: Sequence[Tensor]) -> Background:
     """Mean and main directions of unrelated texts, by what enters the gates' layer for each: (T, D)."""
-    means = torch.cat([means_of(hidden)[SETTLED - 1 :] for hidden in unrelated])
+    means = torch.cat([means_of(hidden)[MIN_TOKENS - 1 :] for hidden in unrelated])
     centre = means.mean(0)
     away = means - centre
     variance, vectors = torch.linalg.eigh(away.mT @ away / away.shape[0])  # ascending
@@ -91,7 +91,7 @@ def _keys(studied: Sequence[tuple[Tensor, int]], background: Background) -> Tens
 
 def nearness(hidden: Tensor, keys: Tensor, background: Background) -> Tensor:
     """The largest cosine to each key anywhere in a text, once it is about something. hidden: (T, D) -> (K,)."""
-    means = means_of(hidden)[min(SETTLED, hidden.shape[0]) - 1 :]
+    means = means_of(hidden)[min(MIN_TOKENS, hidden.shape[0]) - 1 :]
     return (background.float().whitened(means) @ keys.float().mT).amax(0)
 
 
