@@ -54,7 +54,7 @@ def number_of(lesson, lessons):
 
 def test_two_questions_of_different_statements_share_a_text_in_either_order():
     questions, lessons, said, phrasing = questions_about(0, 0, 0, 1, 1, 2)
-    found = chats.in_turns(questions, lessons, said, said, phrasing)
+    found = chats.pair_in_chats(questions, lessons, said, said, phrasing)
     met = []
     for chat, turned in found:
         one, other = number_of(chat.first, lessons), number_of(turned.first, lessons)
@@ -68,7 +68,7 @@ def test_two_questions_of_different_statements_share_a_text_in_either_order():
 def test_a_question_without_another_one_comes_after_a_general_one_and_alone():
     questions, lessons, said, phrasing = questions_about(0, 0, 0, 1)
     general = [("what is a boat ?", "a boat .")]
-    couple, *others = chats.in_turns(questions, lessons, said, general, phrasing)
+    couple, *others = chats.pair_in_chats(questions, lessons, said, general, phrasing)
     assert couple[0].first is not None
     for chat, alone in others:
         number = number_of(alone.lesson, lessons)
@@ -79,7 +79,7 @@ def test_a_question_without_another_one_comes_after_a_general_one_and_alone():
 def test_two_questions_share_no_text_where_a_chat_puts_the_first_one_otherwise():
     questions, lessons, said, phrasing = questions_about(0, 1)
     shorter = [dataclasses.replace(lesson, prompt=lesson.prompt[1:]) for lesson in lessons]
-    found = chats.in_turns(questions, shorter, said, said, phrasing)
+    found = chats.pair_in_chats(questions, shorter, said, said, phrasing)
     assert [number_of(alone.lesson, shorter) for _, alone in found] == [1, 0]
     assert all(chat.first is None and len(chat.lesson.prompt) > len(alone.lesson.prompt) for chat, alone in found)
 

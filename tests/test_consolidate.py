@@ -15,9 +15,8 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, distill, study
+from ttt_retrofit.consolidation import asking, distill, reference_set, study
 from ttt_retrofit.consolidation import consolidate as consolidation
-from ttt_retrofit.consolidation import reference_set as elsewhere
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.util.phrasing import Phrasing
 
@@ -132,8 +131,8 @@ def test_a_second_context_becomes_a_second_entry_and_the_first_only_stops_listen
 
 def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkeypatch):
     measured = []
-    find_gate = elsewhere.find_gate
-    monkeypatch.setattr(elsewhere, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
+    find_gate = reference_set.find_gate
+    monkeypatch.setattr(reference_set, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
     consolidate(model, directory=tmp_path)
     phrasing = Phrasing(tokenizer(), "")
     prompts = [phrasing.asked(question) for question in Prompts.load().general]

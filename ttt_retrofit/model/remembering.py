@@ -23,10 +23,10 @@ from ..consolidation.config import REMOVED, Budget, ConsolidationConfig
 from ..consolidation.consolidate import Consolidation
 from ..consolidation.control import Control, Progress
 from ..consolidation.job import ConsolidationJob
-from ..consolidation.pieces import understand
+from ..consolidation.pieces import parse_context
 from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
-from ..consolidation.work import default_directory
+from ..consolidation.work_directory import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
 from ..inner import hooks
 from ..memory.batch import MemoryBatch
@@ -305,7 +305,7 @@ class MemoryMixin(_Base):
         work = Consolidation(
             model=self,
             tokenizer=tokenizer,
-            context=understand(context, tokenizer, recipe.piece_tokens),
+            context=parse_context(context, tokenizer, recipe.piece_tokens),
             config=recipe,
             control=Control(Budget.of(budget), bar if progress is True else progress or None, bar.close),
             base=fingerprint(self),
