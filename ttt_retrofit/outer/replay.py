@@ -16,7 +16,7 @@ Output = Tensor | tuple[Any, ...]  # of a decoder layer
 
 
 @contextmanager
-def keeping(below: list[nn.Module]) -> Iterator[list[Output]]:
+def recording(below: list[nn.Module]) -> Iterator[list[Output]]:
     """The outputs of the topmost of the layers `below`, one for each forward inside."""
     kept: list[Output] = []
     if not below:
