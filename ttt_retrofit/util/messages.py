@@ -115,7 +115,7 @@ def prompt_ids(
         try:
             return _applied(tokenizer, messages, settings)
         except TemplateError:
-            return _applied(tokenizer, in_turns(messages), settings)
+            return _applied(tokenizer, alternating(messages), settings)
     except TemplateError as error:
         raise InputError(f"The model's chat template refuses these messages: {error}") from error
     except ValueError as error:
@@ -127,7 +127,7 @@ def prompt_ids(
         ) from error
 
 
-def in_turns(messages: Sequence[Message]) -> list[Message]:
+def alternating(messages: Sequence[Message]) -> list[Message]:
     """The messages as turns of user and assistant: the first is the user's, and neighbours of one role are one.
 
     What is neither is said by the user.
