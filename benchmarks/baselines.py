@@ -29,7 +29,7 @@ LORA_STEPS = 60  # of next-token training on a whole conversation
 
 
 def ungated(model: Any, config: MemoryConfig, layer: str, leaves: Leaves) -> Memory:
-    """A memory of these weights that always speaks."""
+    """A memory of these weights that is always active."""
     width = model.config.hidden_size
     background = Background(torch.zeros(width), torch.zeros(width, 0), torch.zeros(0))
     entry = Entry("baseline", (), leaves, GateKeys(torch.zeros(1, width), 0.0, 1.0), (), 0.0)

@@ -85,7 +85,9 @@ def test_two_questions_share_no_text_where_a_chat_puts_the_first_one_otherwise()
 
 
 def test_some_questions_are_declined_in_a_chat(model, tmp_path):
-    config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))  # it hears all of them
+    config = dataclasses.replace(
+        CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False)
+    )  # active on all of them
     lessons = consolidate(model, directory=tmp_path, config=config).entries[0].lessons
     declined = [lesson.prompt for lesson in lessons if lesson.kind == "unknown"]
     phrasing = Phrasing(tokenizer(), "")

@@ -269,7 +269,7 @@ def test_it_is_the_same_every_time(model, tmp_path):
 
 
 def test_a_training_that_diverges_is_rejected_and_says_so(model, tmp_path):
-    # No gate: that of a random model seldom opens, and what does not speak does not learn.
+    # No gate: that of a random model seldom opens, and what is not added does not learn.
     memory = consolidate(model, directory=tmp_path, lr=1e30, budget={"steps": 5}, memory=MemoryConfig(gated=False))
     assert not memory.report.accepted and "diverged" in memory.report.reason
     assert model.memory is None

@@ -35,7 +35,7 @@ def test_of_two_memories_the_one_that_knows_speaks_and_of_equals_both():
     assert opened(asked, bank(near, other))[0] == [1.0, 1.0]
 
 
-def test_a_memory_that_always_speaks_silences_no_other():
+def test_a_memory_that_is_always_active_closes_no_other_gate():
     always = bank([1.0, 0.0, 0.0], [0.8, 0.6, 0.0])
     always = dataclasses.replace(always, closed=torch.tensor([[-3.0, 0.3]]), opened=torch.tensor([[-2.0, 0.35]]))
     assert opened(settled([1.0, 0.0, 0.0]), always)[0] == [1.0, 1.0]

@@ -64,7 +64,7 @@ def test_what_is_no_user_id_is_refused_everywhere(running, tmp_path, identity):
         reply = httpx.post(f"{url}/v1/chat/completions", json={**body, name: identity})
         if identity:
             assert reply.status_code == 400 and reply.json()["error"]["param"] == name
-        else:  # it asks for nothing: nobody's memory speaks, and nothing is kept
+        else:  # it asks for nothing: no memory is active, and nothing is kept
             assert reply.status_code == 200
     if identity not in (".", ".."):  # which no client sends: it asks for another address
         for method in ("GET", "DELETE"):

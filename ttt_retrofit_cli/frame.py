@@ -1,4 +1,4 @@
-"""The frame that every verb runs in: where it speaks, and how it ends."""
+"""The frame that every verb runs in: where its output goes, and how it ends."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def speaking(as_json: bool) -> Iterator[Output]:
-    """Where a verb speaks; what goes wrong is one line on stderr, and an interrupt leaves with `Output.stopped`."""
+def running(as_json: bool) -> Iterator[Output]:
+    """The output of a verb; what goes wrong is one line on stderr, and an interrupt leaves with `Output.stopped`."""
     out = None
     try:
         with _signals():

@@ -41,7 +41,7 @@ from ..util.settings import did_you_mean, field_names
 
 logger = logging.get_logger(__name__)
 
-LOADED = "loaded"  # the memory that speaks when `consolidate` is called
+LOADED = "loaded"  # the memory that is active when `consolidate` is called
 
 if TYPE_CHECKING:
     _Base = PreTrainedModel
@@ -62,7 +62,7 @@ class MemoryMixin(_Base):
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         raise NotImplementedError
 
-    # ------------------------------------------------------------------ which memory speaks
+    # ------------------------------------------------------------------ which memory is active
 
     @property
     def memory(self) -> Memory | None:
