@@ -213,7 +213,7 @@ def test_progress_is_one_bar_with_the_stage_and_the_time_left_of_it(model, tmp_p
 
 def test_a_bar_is_closed_when_a_consolidation_fails(model, tmp_path, capsys, monkeypatch):
     logging.enable_progress_bar()
-    monkeypatch.setattr(verify, "judged", None)
+    monkeypatch.setattr(verify, "acceptance", None)
     with pytest.raises(TypeError):
         consolidate(model, directory=tmp_path, progress=True)
     assert capsys.readouterr().err.endswith("\n")

@@ -1,6 +1,6 @@
-"""Questions in a chat: what comes first in it alters all that follows, so each is taught after another one, too.
+"""Questions in a chat: the first one alters the hidden states of the second, so each is also taught after another one.
 
-Two that are learned one after the other in one text cost what they cost apart. Their order changes from epoch to epoch.
+Two lessons in one text cost what they cost apart. Their order changes from epoch to epoch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DECLINED_IN_A_CHAT = 6  # one in so many of the questions that are declined
 
 @dataclass(frozen=True)
 class ChatLesson:
-    """A lesson, and the one whose prompt and answer its prompt begins with: learned in the same text."""
+    """A lesson, and the one before it in the chat: its prompt begins with the prompt and the answer of that one."""
 
     lesson: Lesson
     first: Lesson | None = None

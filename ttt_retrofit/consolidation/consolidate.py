@@ -285,8 +285,8 @@ class Consolidation:
         lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
         turns = pair_in_chats(questions, lessons, said, general, self.phrasing)
         chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
-        prepared = self._encoded(student, [chat.lesson for chat in chats])
-        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, prepared)}
+        encoded = self._encoded(student, [chat.lesson for chat in chats])
+        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, encoded)}
         return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
 
     def _negatives(
@@ -372,7 +372,7 @@ class Consolidation:
         memories = collate([candidate], student.model.device, student.model.dtype)
         assert memories is not None
         moved = partial(verify.drift, student, reference.texts, reference.below_texts, memories)
-        report = verify.examined(
+        report = verify.verification_report(
             teacher, remembering, self.phrasing, questions, unknown, moved, self.config, self.control
         )
         self.tokens += remembering.tokens

@@ -31,7 +31,7 @@ class LessonText:
 
 @dataclass
 class EarlierLessons:
-    """Lessons of earlier entries; each is put into words once."""
+    """Lessons of earlier entries. Each is decoded once."""
 
     phrasing: Phrasing
     entries: Sequence[Entry] = ()

@@ -1,7 +1,7 @@
 """Selects the sentences of a context that are kept word for word: those that weights recall worst.
 
 Numbers, codes and rare names are what fast weights and studied answers lose, and what a tokenizer has no words for.
-So a sentence is worth its place by how many tokens its words take. That needs no forward pass and no question.
+So the worth of a sentence is its tokens per word. That needs no forward pass and no question.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def select_notes(notes: Sequence[Note], budget: int) -> list[int]:
 
 
 def within_budget(entries: Sequence[Entry], budget: int) -> tuple[Entry, ...]:
-    """The entries with the notes that are worth most among all of them: a notepad does not grow with the bank."""
+    """The entries with the notes of most worth among all of them, so that notes do not grow with the memory."""
     owners = [(index, note) for index, entry in enumerate(entries) for note in entry.notes]
     kept = [owners[number] for number in select_notes([note for _, note in owners], budget)]
     return tuple(

@@ -1,10 +1,10 @@
 """Back through one chunk: from what later chunks make of its results to what it makes of its beginning.
 
 A chunk turns fast weights W, optimizer state and keys K into a loss L(W, K, θ), new keys, and through the gradient
-g = ∂L/∂W a step. The outer loop goes back in two parts. `through_step` is elementwise: it gives u, the derivative of
-all that follows with respect to g. What is left is the derivative of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, with w the weight of
-this loss and λ what follows makes of the keys K' that are left behind. Its last term is second order. It exists twice,
-and a test compares the two:
+g = ∂L/∂W a step. The outer loop goes back in two parts. `through_step` is elementwise: it gives the cotangent u, the
+derivative of all that follows with respect to g. What is left is the derivative of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, with w
+the weight of this loss and λ the derivative of all that follows with respect to the keys K' that are left behind. Its
+last term is second order. It exists twice, and a test compares the two:
 
 - `by_double_backward`, the definition: a graph of the gradient. Needs attention that can be differentiated twice, whose
   scores, heads x chunk x (window + chunk), it keeps for every layer.
