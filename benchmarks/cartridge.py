@@ -24,8 +24,8 @@ from ttt_retrofit.consolidation import asking, study
 from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
 from ttt_retrofit.consolidation.distill import mean_divergence
-from ttt_retrofit.consolidation.pieces import understand
-from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.consolidation.model_copies import plain_copy
+from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Writer
 from ttt_retrofit.memory.lessons import Lesson
@@ -76,7 +76,7 @@ def lessons_of(model: Any, tokenizer: Any, messages: Sequence[Message]) -> list[
     """What `consolidate` would study."""
     config, prompts, control = ConsolidationConfig(), Prompts.load(), Control(Budget())
     teacher, formatter = Writer(plain_copy(model), tokenizer), PromptFormatter(tokenizer, prompts.plain)
-    context = understand(list(messages), tokenizer, config.piece_tokens)
+    context = parse_context(list(messages), tokenizer, config.piece_tokens)
     asked = asking.ask(context, teacher, prompts, config, control)
     questions = study.answer(asked, context, teacher, formatter, prompts, config, control)
     return [study.lesson(question, formatter) for question in questions]

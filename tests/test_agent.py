@@ -130,7 +130,7 @@ def test_what_is_being_made_goes_with_what_it_builds_on(model, tmp_path):
 
 
 def test_questions_of_work_that_was_given_up_do_not_stay(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ttt_retrofit.consolidation.work.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("ttt_retrofit.consolidation.work_directory.SAVE_EVERY", 0.0)
     chat = session(model, tmp_path)
     chat.send(STORY, **SETTINGS)
     chat.send("where is Marek ?", **SETTINGS)

@@ -55,7 +55,7 @@ def number_of(lesson, lessons):
 
 def test_two_questions_of_different_statements_share_a_text_in_either_order():
     questions, lessons, said, formatter = questions_about(0, 0, 0, 1, 1, 2)
-    found = chats.in_turns(questions, lessons, said, said, formatter)
+    found = chats.pair_in_chats(questions, lessons, said, said, formatter)
     met = []
     for chat, turned in found:
         one, other = number_of(chat.first, lessons), number_of(turned.first, lessons)
@@ -69,7 +69,7 @@ def test_two_questions_of_different_statements_share_a_text_in_either_order():
 def test_a_question_without_another_one_comes_after_a_general_one_and_alone():
     questions, lessons, said, formatter = questions_about(0, 0, 0, 1)
     general = [("what is a boat ?", "a boat .")]
-    couple, *others = chats.in_turns(questions, lessons, said, general, formatter)
+    couple, *others = chats.pair_in_chats(questions, lessons, said, general, formatter)
     assert couple[0].first is not None
     for chat, alone in others:
         number = number_of(alone.lesson, lessons)
@@ -80,14 +80,16 @@ def test_a_question_without_another_one_comes_after_a_general_one_and_alone():
 def test_two_questions_share_no_text_where_a_chat_puts_the_first_one_otherwise():
     questions, lessons, said, formatter = questions_about(0, 1)
     shorter = [dataclasses.replace(lesson, prompt=lesson.prompt[1:]) for lesson in lessons]
-    found = chats.in_turns(questions, shorter, said, said, formatter)
+    found = chats.pair_in_chats(questions, shorter, said, said, formatter)
     assert [number_of(alone.lesson, shorter) for _, alone in found] == [1, 0]
     assert all(chat.first is None and len(chat.lesson.prompt) > len(alone.lesson.prompt) for chat, alone in found)
 
 
 @pytest.mark.slow
 def test_some_questions_are_declined_in_a_chat(model, tmp_path):
-    config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))  # it hears all of them
+    config = dataclasses.replace(
+        CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False)
+    )  # active on all of them
     lessons = consolidate(model, directory=tmp_path, config=config).entries[0].lessons
     declined = [lesson.prompt for lesson in lessons if lesson.kind == "unknown"]
     formatter = PromptFormatter(tokenizer(), "")

@@ -196,7 +196,7 @@ def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined
     assert said["version"] == 1 and said["report"]["accepted"]
     listed = document("memory", "list", user)
     assert listed["current"] == 1 and listed["versions"][0]["entries"][0]["sources"][0]["kind"] == "chat"
-    assert "speaks" in run("memory", "list", user).stdout
+    assert "current" in run("memory", "list", user).stdout
     assert document("memory", "show", user)["entries"] == listed["versions"][0]["entries"]
     assert "recall" in run("memory", "show", user).stdout
     document("memory", "export", user, tmp_path / "adapter", "--rank", "4")
@@ -204,7 +204,7 @@ def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined
     assert len(document("memory", "combine", user, user, tmp_path / "both")["entries"]) == 2
     assert len(Memory.load(tmp_path / "both").names()) == 2
     assert document("memory", "rollback", user) == {"directory": str(user), "before": 1, "current": None}
-    assert "no version speaks" in fails("memory", "show", user)
+    assert "no version is current" in fails("memory", "show", user)
     assert "empty" in fails("memory", "rollback", user)
 
 

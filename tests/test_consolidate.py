@@ -15,9 +15,8 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, distill, study
+from ttt_retrofit.consolidation import asking, distill, reference_set, study
 from ttt_retrofit.consolidation import consolidate as consolidation
-from ttt_retrofit.consolidation import reference_set as elsewhere
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
@@ -138,8 +137,8 @@ def test_a_second_context_becomes_a_second_entry_and_the_first_only_stops_listen
 @pytest.mark.slow
 def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkeypatch):
     measured = []
-    find_gate = elsewhere.find_gate
-    monkeypatch.setattr(elsewhere, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
+    find_gate = reference_set.find_gate
+    monkeypatch.setattr(reference_set, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
     consolidate(model, directory=tmp_path)
     formatter = PromptFormatter(tokenizer(), "")
     prompts = [formatter.asked(question) for question in Prompts.load().general]
@@ -287,7 +286,7 @@ def test_it_is_the_same_every_time(model, tmp_path):
 
 @pytest.mark.slow
 def test_a_training_that_diverges_is_rejected_and_says_so(model, tmp_path):
-    # No gate: that of a random model seldom opens, and what does not speak does not learn.
+    # No gate: that of a random model seldom opens, and what is not added does not learn.
     memory = consolidate(model, directory=tmp_path, lr=1e30, budget={"steps": 5}, memory=MemoryConfig(gated=False))
     assert not memory.report.accepted and "diverged" in memory.report.reason
     assert model.memory is None

@@ -84,7 +84,7 @@ def test_cancelling_at_any_stage_leaves_everything_as_it_was(model, tmp_path, st
 
 @pytest.mark.slow
 def test_a_cancelled_job_goes_on_where_it_was_and_ends_the_same(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ttt_retrofit.consolidation.work.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("ttt_retrofit.consolidation.work_directory.SAVE_EVERY", 0.0)
     whole = consolidate(model, directory=tmp_path / "whole", budget={"steps": 6})
     model.reset_memory()
     found, watch = _stop_at("train", 4)
@@ -163,7 +163,7 @@ SCRIPT = """
 import sys
 import threading
 sys.path.insert(0, {tests!r})
-import ttt_retrofit.consolidation.work as work
+import ttt_retrofit.consolidation.work_directory as work
 work.SAVE_EVERY = 0.0
 from consolidated import consolidate
 from converted import speaker
@@ -219,7 +219,7 @@ def test_progress_is_one_bar_with_the_stage_and_the_time_left_of_it(model, tmp_p
 
 def test_a_bar_is_closed_when_a_consolidation_fails(model, tmp_path, capsys, monkeypatch):
     logging.enable_progress_bar()
-    monkeypatch.setattr(verify, "judged", None)
+    monkeypatch.setattr(verify, "acceptance", None)
     with pytest.raises(TypeError):
         consolidate(model, directory=tmp_path, progress=True)
     assert capsys.readouterr().err.endswith("\n")

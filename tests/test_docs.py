@@ -83,7 +83,7 @@ def indulgent(monkeypatch):
 
     monkeypatch.setattr(consolidate.study, "value", value)
     monkeypatch.setattr(consolidate.study, "made_up", lambda *_: set())
-    monkeypatch.setattr(consolidate.verify, "judged", judged)
+    monkeypatch.setattr(consolidate.verify, "acceptance", judged)
     train = consolidate.train
 
     def briefly(*args):

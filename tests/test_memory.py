@@ -185,7 +185,7 @@ def test_unwrap_takes_the_memory_away():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_merged_memory_always_speaks(family):
+def test_a_merged_memory_is_always_active(family):
     model, ids = converted(family), tokens(1, 12)
     model.configure_ttt(learn_from="none")
     model.load_memory(memory(model, 1, 2, gated=False))

@@ -19,8 +19,8 @@ from tiny import tiny, tokens
 
 from ttt_retrofit import CheckpointError, ConfigError, InputError, Memory
 from ttt_retrofit.memory.lora import truncated
+from ttt_retrofit.memory.memory_file import HEADER
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.memory.stored import HEADER
 
 
 def test_a_saved_memory_comes_back_bit_for_bit(tmp_path):

@@ -7,7 +7,7 @@ from words import tokenizer
 
 from ttt_retrofit.consolidation import overview as module
 from ttt_retrofit.consolidation.overview import overview
-from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import Question
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
@@ -39,7 +39,7 @@ def asked_about(*numbers):
 
 
 def test_a_conversation_is_retold_word_by_word_and_in_order():
-    context = understand([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
+    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
     lessons = overview(context, asked_about(2, 0, 1, 0), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
     assert [lesson.prompt for lesson in lessons] == [tuple(FORMATTER.asked(text)) for text in PROMPTS.overview]
     assert {lesson.answer for lesson in lessons} == {
@@ -48,13 +48,13 @@ def test_a_conversation_is_retold_word_by_word_and_in_order():
 
 
 def test_what_no_longer_holds_is_not_retold():
-    context = understand([{"role": "user", "content": text} for text in TOLD], WORDS, 64).without({1})
+    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64).without({1})
     lessons = overview(context, asked_about(0, 1, 2), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
     assert lessons[0].answer == tuple(FORMATTER.said('I remember this: "my dog is old. Runa has the code 7719."'))
 
 
 def test_names_and_numbers_have_precedence_where_there_is_no_room_for_all(monkeypatch):
-    context = understand([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
+    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
     size = len(WORDS(TOLD[2], add_special_tokens=False).input_ids)
     monkeypatch.setattr(module, "MOST_TOKENS", size)
     lessons = overview(context, asked_about(0, 1, 2), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
@@ -65,7 +65,7 @@ def test_names_and_numbers_have_precedence_where_there_is_no_room_for_all(monkey
     ("says", "kept"), [("Otto plays chess in Leeds.", True), ("I'm sorry.", False), ("Hello.", False)]
 )
 def test_a_document_is_summed_up_piece_by_piece_if_something_was_taken_from_it(says, kept):
-    context = understand(" ".join(TOLD), WORDS, 12)
+    context = parse_context(" ".join(TOLD), WORDS, 12)
     teacher = Teacher(says)
     control = SimpleNamespace(at=lambda *args: None)
     lessons = overview(context, [], teacher, FORMATTER, PROMPTS, control)

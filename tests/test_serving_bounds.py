@@ -17,7 +17,7 @@ from words import OTHER_STORY, STORY
 from ttt_retrofit.chat.session import ChatSession
 from ttt_retrofit.memory import Memory
 from ttt_retrofit.memory.batch import MemoryBatch
-from ttt_retrofit.memory.ready import AT_MOST, Ready
+from ttt_retrofit.memory.batch_cache import AT_MOST, BatchCache
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import directories
 from ttt_retrofit.serving import users as serving
@@ -131,7 +131,7 @@ def test_of_who_is_erased_nothing_stays_in_memory(model, tmp_path):
         until(user.consolidating)
         entry = user.memory.entries[0]
         gone = [weakref.ref(thing) for thing in (user, user.session, user.memory, entry, entry.lessons[0])]
-        gone += [weakref.ref(kept.batch) for kept in model._prepared._kept if kept.batch is not None]
+        gone += [weakref.ref(kept.batch) for kept in model._memory_batches._batches if kept.batch is not None]
         assert len(gone) >= 7
         del user, entry
         assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
@@ -144,18 +144,18 @@ def test_of_who_is_erased_nothing_stays_in_memory(model, tmp_path):
 
 
 def test_what_was_prepared_goes_with_its_memory_and_is_bounded(model):
-    ready, place = Ready(), (torch.device("cpu"), torch.float32)
+    cache, place = BatchCache(), (torch.device("cpu"), torch.float32)
     memories = [remembered(model, number) for number in range(AT_MOST + 2)]
     for memory in memories:
-        ready.put([memory, None], place, None)
-    assert len(ready) == AT_MOST
-    assert ready.find([memories[-1], None], place) is not None
-    assert ready.find([None, memories[-1]], place) is None and ready.find([None, None], place) is None
-    assert ready.find([memories[-1], None], (place[0], torch.float16)) is None
-    ready.put([memories[-1], memories[-2]], place, None)
+        cache.put([memory, None], place, None)
+    assert len(cache) == AT_MOST
+    assert cache.find([memories[-1], None], place) is not None
+    assert cache.find([None, memories[-1]], place) is None and cache.find([None, None], place) is None
+    assert cache.find([memories[-1], None], (place[0], torch.float16)) is None
+    cache.put([memories[-1], memories[-2]], place, None)
     memories.pop()
     del memory
-    assert len(ready) == AT_MOST - 2 and ready.find([None, None], place) is None
+    assert len(cache) == AT_MOST - 2 and cache.find([None, None], place) is None
 
 
 # ---------------------------------------------------------------------- on disk

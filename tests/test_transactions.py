@@ -24,9 +24,9 @@ def state_of(cache):
     """All that a cache carries, under names; keys and values of the tokens that can be seen, in their order."""
     found = {**cache.fast.tensors(), "seen": cache.tokens_seen, "digest": cache.digest, "marks": cache.marks}
     for index, layer in enumerate(cache.layers):
-        track = cache.tracks[cache.track_of[index]]
-        for row, (indices, seen) in enumerate(zip(track.indices, cache.counts)):
-            visible = ((indices >= seen - track.window + 1) | (indices < track.sinks)) & (indices >= 0)
+        group = cache.groups[cache.group_of[index]]
+        for row, (indices, seen) in enumerate(zip(group.indices, cache.counts)):
+            visible = ((indices >= seen - group.window + 1) | (indices < group.sinks)) & (indices >= 0)
             order = indices.masked_fill(~visible, 10**6).argsort()[: int(visible.sum())]
             found[f"keys {index} {row}"], found[f"values {index} {row}"] = (t[row][:, order] for t in layer.past())
     if cache.pending is not None:

@@ -42,11 +42,9 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Of a web page that may ask from a browser; repeat for more.")
     ] = None,
-    keep_versions: Annotated[
-        int, typer.Option(help="Of each user's memory, the one that speaks among them.", min=1)
-    ] = 3,
+    keep_versions: Annotated[int, typer.Option(help="Of each user's memory, the current one among them.", min=1)] = 3,
 ) -> None:
-    """Serve OpenAI's protocol; every user has a memory, made while they are silent."""
+    """Serve OpenAI's protocol; every user has a memory, made while they are idle."""
     from ttt_retrofit import MissingExtraError
 
     missing = [name for name in NEEDED if find_spec(name) is None]

@@ -14,8 +14,8 @@ import torch
 from ..memory.lessons import Lesson, LessonKind
 from ..util.messages import Message
 from ..util.prompt_formatter import PromptFormatter
-from .aliases import Pair, renamed, shortened
-from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
+from .aliases import Pair, renamed, without_qualifier
+from .asking import BATCH, QuestionDraft, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context
@@ -39,7 +39,7 @@ class Question:
 
 
 def answer(
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionDraft],
     context: Context,
     teacher: Writer,
     formatter: PromptFormatter,
@@ -95,13 +95,13 @@ def _batches(pieces: Sequence[int]) -> list[list[int]]:
     return [places[at : at + BATCH] for places in by_piece.values() for at in range(0, len(places), BATCH)]
 
 
-def _piece(asked: Asked, context: Context) -> int:
+def _piece(asked: QuestionDraft, context: Context) -> int:
     """The number of the piece that a question is about; the last where it is about no statement."""
     return context.statements[asked.statement].piece if asked.statement >= 0 else len(context.pieces) - 1
 
 
 def with_context(
-    asked: Asked, context: Context, formatter: PromptFormatter, prompts: Prompts, narrow: bool = False
+    asked: QuestionDraft, context: Context, formatter: PromptFormatter, prompts: Prompts, narrow: bool = False
 ) -> list[int]:
     """The prompt by which the teacher answers: the piece that the statement stands in, then the question.
 
@@ -151,7 +151,7 @@ def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> lis
     found = list(questions)
     texts = {question.text for question in questions}
     # Of two trains, neither is "my train".
-    briefs = [shortened(question.text) for question in questions]
+    briefs = [without_qualifier(question.text) for question in questions]
     told = Counter(brief for brief, _ in {*zip(briefs, (question.statement for question in questions))})
     for question, brief in zip(questions, briefs):
         for text in [*renamed(question.text, known), *([brief] if told[brief] == 1 else [])]:
@@ -200,7 +200,7 @@ def _as_i(text: str) -> bool:
     return bool({"i", "i'm", "i've"} & set(words(text)))
 
 
-def _source(asked: Asked, context: Context) -> str:
+def _source(asked: QuestionDraft, context: Context) -> str:
     if asked.source:
         return asked.source
     about = context.statements if asked.statement < 0 else [context.statements[asked.statement]]

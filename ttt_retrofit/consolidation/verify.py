@@ -86,7 +86,7 @@ def drift(
     return Drift(loss_memory / loss_base - 1, kl / max(count, 1))
 
 
-def judged(recall: float | None, questions: int, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
+def acceptance(recall: float | None, questions: int, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
     """Whether a candidate is accepted, and why."""
     if recall is None:
         return False, "no question has an answer out of the context, so nothing could be verified."
@@ -100,7 +100,7 @@ def judged(recall: float | None, questions: int, moved: Drift, config: Consolida
     return True, f"recall {recall:.0%} of {questions} questions, loss on unrelated text {moved.loss:+.2%}."
 
 
-def examined(
+def verification_report(
     teacher: Writer,
     remembering: Writer,
     formatter: PromptFormatter,
@@ -132,7 +132,7 @@ def examined(
     answers, after, false = asked(remembering)
     control.at("verify", 2, PARTS)
     drifted = moved()
-    accepted, reason = judged(after, len(questions), drifted, config)
+    accepted, reason = acceptance(after, len(questions), drifted, config)
     failures = tuple(
         (q.text, " ".join(sorted(q.value)), a) for q, a in zip(questions, answers) if not holds(a, q.value)
     )

@@ -6,7 +6,7 @@ import pytest
 from words import tokenizer
 
 from ttt_retrofit.consolidation import study
-from ttt_retrofit.consolidation.earlier import Earlier
+from ttt_retrofit.consolidation.earlier_lessons import EarlierLessons
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
@@ -32,7 +32,7 @@ def test_what_was_learned_of_a_name_is_learned_of_the_relation_it_turns_out_to_b
         ("what plays Lucien ?", "Lucien plays chess ."),
         ("who plays the oboe ?", "Otto plays the oboe ."),
     )
-    earlier = Earlier(formatter, [taught])
+    earlier = EarlierLessons(formatter, [taught])
     again = earlier.again([taught], [("my boss", "Lucien")], {"what plays my boss ?"})
     assert [(name, formatter.question_of(lesson.prompt)) for name, lesson in again] == [
         ("one", "where lives my boss ?")
@@ -47,7 +47,7 @@ def test_whoever_said_what_a_question_needs_is_what_it_was_learned_from(formatte
         entry(formatter, "one", ("who is my boss ?", "my boss is Lucien ."), learned_from=("zero",)),
         entry(formatter, "two", ("who plays chess ?", "Otto plays chess .")),
     ]
-    earlier = Earlier(formatter, entries)
+    earlier = EarlierLessons(formatter, entries)
     named = earlier.named(PROMPTS.named, [])
     assert named == {"zero": [], "one": [("my boss", "Lucien")], "two": []}
     told = [study.Question(text, frozenset(), None, 0) for text in ("where lives Lucien ?", "where lives my boss ?")]
