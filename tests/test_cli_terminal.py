@@ -1,8 +1,10 @@
 """`chat` at a real terminal: lines are edited, Ctrl-C stops an answer and not the chat, remarks have lines."""
 
+import contextlib
 import os
 import re
 import select
+import signal
 import sys
 import time
 
@@ -42,6 +44,14 @@ class Terminal:
         self.drain()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised):
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it has ended
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+
     def drain(self):
         try:
             while data := os.read(self.file, 4096):
@@ -51,35 +61,53 @@ class Terminal:
 
 
 def test_a_line_is_edited_and_those_before_come_back(base):
-    chat = Terminal(base, "--max-new-tokens", "2", *SMALL)
-    chat.until(PROMPT)
-    chat.type("/helq\x7fp\r")
-    chat.until("/rollback")
-    chat.until(PROMPT)
-    chat.type(f"{UP}\r")
-    chat.until("/rollback")
-    chat.until(PROMPT)
-    chat.type("\x04")
-    assert chat.status() == 0
+    with Terminal(base, "--max-new-tokens", "2", *SMALL) as chat:
+        chat.until(PROMPT)
+        chat.type("/helq\x7fp\r")
+        chat.until("/rollback")
+        chat.until(PROMPT)
+        chat.type(f"{UP}\r")
+        chat.until("/rollback")
+        chat.until(PROMPT)
+        chat.type("\x04")
+        assert chat.status() == 0
 
 
 def test_an_interrupt_stops_the_answer_and_not_the_chat(base, tmp_path):
-    chat = Terminal(base, "--memory", tmp_path, "--max-new-tokens", "3000", *SMALL)
-    chat.until(PROMPT)
-    chat.type("where is Marek ?\r")
-    chat.until(r"\w+ \w+ \w+ \w+ \w+ \w+ ")  # of the answer
-    chat.type(CTRL_C)
-    chat.until(r"\(stopped; this question and its answer are not kept\)")
-    chat.until(PROMPT)
-    chat.type("/memory\r")
-    assert "0 messages are still in words" in chat.until("in words")
-    chat.until(PROMPT)
-    chat.type(CTRL_C)
-    chat.until("Ctrl-C again")
-    chat.until(PROMPT)
-    chat.type(CTRL_C)
-    chat.until("Stopped. What was said is kept")
-    assert chat.status() == 130
+    with Terminal(base, "--memory", tmp_path, "--max-new-tokens", "3000", *SMALL) as chat:
+        chat.until(PROMPT)
+        chat.type("where is Marek ?\r")
+        chat.until(r"\w+ \w+ \w+ \w+ \w+ \w+ ")  # of the answer
+        chat.type(CTRL_C)
+        chat.until(r"\(stopped; this question and its answer are not kept\)")
+        chat.until(PROMPT)
+        chat.type("/memory\r")
+        assert "0 messages are still in words" in chat.until("in words")
+        chat.until(PROMPT)
+        chat.type(CTRL_C)
+        chat.until("Ctrl-C again")
+        chat.until(PROMPT)
+        chat.type(CTRL_C)
+        chat.until("Stopped. What was said is kept")
+        assert chat.status() == 130
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_is_raised_at_the_next_step():
+    from ttt_retrofit_cli.interrupts import Interrupts
+
+    class Finalized:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)  # the handler runs here, where nothing can be raised
+
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        interrupts.check()
+        Finalized()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_remark_takes_the_place_of_the_prompt_and_waits_while_a_line_is_typed(monkeypatch, capsys):
