@@ -387,7 +387,7 @@ def test_true_and_false_are_meant_in_any_case(word):
 
 
 def test_a_removed_field_of_a_recipe_says_what_to_do():
-    from ttt_retrofit_cli.remembering import recipe
+    from ttt_retrofit_cli.recipes import recipe
 
     for said in ("strategy=single", "memory.kind=full"):
         with pytest.raises(ConfigError, match="any more"):

@@ -40,6 +40,12 @@ class Terminal:
     def type(self, text):
         os.write(self.file, text.encode())
 
+    def interrupt_prompt(self):
+        """Ctrl-C at the prompt. Readline notes one that comes before it waits for keys, and sees it at the next key."""
+        self.until(PROMPT)
+        time.sleep(0.5)
+        self.type(CTRL_C)
+
     def status(self):
         self.drain()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -83,31 +89,11 @@ def test_an_interrupt_stops_the_answer_and_not_the_chat(base, tmp_path):
         chat.until(PROMPT)
         chat.type("/memory\r")
         assert "0 messages are still in words" in chat.until("in words")
-        chat.until(PROMPT)
-        chat.type(CTRL_C)
+        chat.interrupt_prompt()
         chat.until("Ctrl-C again")
-        chat.until(PROMPT)
-        chat.type(CTRL_C)
+        chat.interrupt_prompt()
         chat.until("Stopped. What was said is kept")
         assert chat.status() == 130
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_interrupt_that_python_drops_is_raised_at_the_next_step():
-    from ttt_retrofit_cli.interrupts import Interrupts
-
-    class Finalized:
-        def __del__(self):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.01)  # the handler runs here, where nothing can be raised
-
-    before = signal.getsignal(signal.SIGINT)
-    with Interrupts() as interrupts:
-        interrupts.check()
-        Finalized()
-        with pytest.raises(KeyboardInterrupt):
-            interrupts.check()
-    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_remark_takes_the_place_of_the_prompt_and_waits_while_a_line_is_typed(monkeypatch, capsys):

@@ -24,7 +24,6 @@ from ttt_retrofit.memory.report import Report
 from ttt_retrofit.util.shown import shown
 
 from .frame import Terminated
-from .interrupts import Interrupts
 from .output import Output
 
 logger = logging.get_logger(__name__)
@@ -42,15 +41,11 @@ Ctrl-C          stop the answer; twice at the prompt, leave"""
 
 
 class Streamer(TextStreamer):
-    """Writes an answer to the console word by word. `check` is called at every token, and may raise."""
+    """Writes an answer to the console word by word."""
 
-    def __init__(self, tokenizer: Any, out: Output, check: Callable[[], None]) -> None:
+    def __init__(self, tokenizer: Any, out: Output) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)
-        self.out, self.check = out, check
-
-    def put(self, value: Any) -> None:
-        self.check()
-        super().put(value)
+        self.out = out
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
         self.out.console.print(shown(text), end="\n" if stream_end else "", markup=False, soft_wrap=True)
@@ -95,9 +90,8 @@ class Terminal:
                 self.out.remark(f"error: {error}")
 
     def _say(self, line: str) -> None:
-        with Interrupts() as interrupts:
-            streamer = Streamer(self.session.tokenizer, self.out, interrupts.check)
-            answer = self.session.send(line, max_new_tokens=self.most, streamer=streamer)
+        streamer = Streamer(self.session.tokenizer, self.out)
+        answer = self.session.send(line, max_new_tokens=self.most, streamer=streamer)
         self.turns.append({"user": line, "assistant": answer})
         self._take(self.session.last_report, self.out.remark)
 
