@@ -6,11 +6,14 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+import torch
+import words
 
 from ttt_retrofit import InputError
 from ttt_retrofit.consolidation.facts.checks import missing, unlike, verbatim
 from ttt_retrofit.consolidation.facts.dates import relative_days
 from ttt_retrofit.consolidation.facts.extraction import prompt
+from ttt_retrofit.consolidation.facts.informative import holds, informative
 from ttt_retrofit.consolidation.facts.listing import facts_of
 from ttt_retrofit.consolidation.facts.turns import turns_of
 from ttt_retrofit.consolidation.facts.writers import EndpointWriter
@@ -182,3 +185,32 @@ def test_a_server_that_is_away_or_refuses_is_named(server):
     answers += [None]
     with pytest.raises(WriterError, match="no text"):
         EndpointWriter(url, "m").complete(asked, 8)
+
+
+def logprobs(*values):
+    return torch.tensor(values).log()
+
+
+def test_what_an_answer_must_hold_are_the_words_that_the_context_made_likely():
+    tokenizer = words.tokenizer()
+    ids = tokenizer("Otto is called Lucien .", add_special_tokens=False).input_ids
+    with_context, without = logprobs(0.9, 0.9, 0.9, 0.9, 0.9), logprobs(0.3, 0.8, 0.8, 0.01, 0.9)
+    assert informative(tokenizer, ids, with_context, without) == {"lucien"}
+    assert informative(tokenizer, ids, without, without) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "answer, value, right",
+    [
+        ("Your dog is called Bolt.", {"bolt"}, True),
+        ("Your dog is called Boltzmann.", {"bolt"}, False),
+        ("It is 44712.", {"4471"}, False),
+        ("Deine Schwester wohnt in KÖLN!", {"koln"}, True),
+        ("Mirelas Haus", {"mirela"}, True),
+        ("你的狗叫豆豆。", {"豆"}, True),
+        ("I do not know.", {"bolt"}, False),
+        ("anything", set(), False),
+    ],
+)
+def test_an_answer_is_right_when_it_has_every_word_of_the_value(answer, value, right):
+    assert holds(answer, value) is right
