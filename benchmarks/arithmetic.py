@@ -14,6 +14,7 @@ from torch import nn
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.inner.discovery import decoder_layers, find_sites
+from ttt_retrofit.inner.inner_rules import inner_rule
 
 # Attention does two products of queries x keys x head size forward. Its backward pass does five: the scores again, and
 # one for each of the gradients of scores, queries, keys and values.
@@ -54,5 +55,5 @@ def count(model: Any, config: TTTConfig) -> Arithmetic:
     lowest = min(site.layer for site in sites)
     above = sum(linear[lowest + 1 :]) + (len(layers) - lowest - 1) * ATTENTION_BACKWARD * product
     fast = sum(site.in_features * site.out_features for site in sites)
-    backward = head_cost + above if config.inner_rule == "gradient" else 0
+    backward = head_cost + above if inner_rule(config).backward else 0
     return Arithmetic(forward, backward + fast)

@@ -13,9 +13,11 @@ from torch import Tensor
 from ttt_retrofit import Memory, MemoryConfig
 from ttt_retrofit.consolidation.distill import Leaves, fresh_leaves
 from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.inner.context import ForwardContext, entering
+from ttt_retrofit.inner.hooks import bind
 from ttt_retrofit.memory import Entry
-from ttt_retrofit.memory.batch import Hearing, bind, hearing
-from ttt_retrofit.memory.collate import voices
+from ttt_retrofit.memory.batch import MemoryForward, hooks_for
+from ttt_retrofit.memory.collate import collate
 from ttt_retrofit.memory.entry import GateKeys
 from ttt_retrofit.memory.gates import Background
 from ttt_retrofit.memory.projections import find_places
@@ -44,7 +46,7 @@ def text_memory(model: Any, ids: Tensor, steps: int, lr: float = 1e-3, part: int
     config = MemoryConfig(gated=False)
     plain = plain_copy(model)
     places = find_places(plain, config)
-    bind(plain, places.layer, [projection.path for projection in places.projections])
+    bind(plain, hooks_for(places.layer, [projection.path for projection in places.projections]))
     leaves = fresh_leaves(places, config, 0, plain.device)
     tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
     optimizer = torch.optim.AdamW(tensors, lr=lr, weight_decay=0.0)
@@ -52,10 +54,11 @@ def text_memory(model: Any, ids: Tensor, steps: int, lr: float = 1e-3, part: int
     for step in track(range(steps), description="next-token LoRA"):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
-        speaking = voices([ungated(model, config, places.layer, leaves)], plain.device, torch.float32)
-        assert speaking is not None
+        memories = collate([ungated(model, config, places.layer, leaves)], plain.device, torch.float32)
+        assert memories is not None
         read = _part(ids, part, generator)
-        with torch.enable_grad(), hearing(Hearing(speaking, None, [len(read)])):
+        context = ForwardContext(memory=MemoryForward(memories, None, [len(read)]))
+        with torch.enable_grad(), entering(context):
             loss = _loss(plain, read)
         for tensor, gradient in zip(tensors, torch.autograd.grad(loss, tensors)):
             tensor.grad = gradient

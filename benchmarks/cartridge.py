@@ -128,7 +128,7 @@ def _loss(behind: Any, chosen: Sequence[Lesson]) -> torch.Tensor:
         logits = behind(input_ids=ids, attention_mask=mask).logits[:, -ids.shape[1] :]
         spans = [range(len(lesson.prompt) - 1, len(row) - 1) for lesson, row in zip(chosen, rows)]
         answers = torch.cat([logits[row, list(span)] for row, span in enumerate(spans)])
-        loss = mean_divergence(answers, chosen, [1.0] * len(chosen))
+        loss = mean_divergence(answers, chosen)
     if not math.isfinite(loss.item()):
         raise FloatingPointError("the cartridge diverged")
     return loss

@@ -1,7 +1,6 @@
 """Ten conversations, one after the other: is the first still known after the tenth, and what of facts that changed?
 
-python -m benchmarks.lifelong                   # ten conversations, a bank of memories
-python -m benchmarks.lifelong --strategy single # the same, one memory written anew each time
+python -m benchmarks.lifelong                     # ten conversations
 python -m benchmarks.lifelong --plan corrections
 
 Every answer is given in a fresh process that never saw a conversation. Memories are kept in `--work`, figures in
@@ -20,7 +19,6 @@ from typing import Any
 
 from rich.console import Console
 
-from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.words import holds, words
 
 from .consolidation import in_fresh_process, load, recall
@@ -45,6 +43,7 @@ NAME = "lifelong"
 CONVERSATIONS, FACTS, TURNS = 10, 6, 5
 ASKED_AFTER = (1, 2, 5, 10)  # conversations
 CORRECTED = 10
+BANK = "bank"  # of entries, one for each conversation
 STRIDE = 7  # from a question to the one that comes before it in a chat: of another conversation
 BUDGET = {"steps": 150}  # of one consolidation, the same for a bank and for one memory written anew
 PEOPLE = ("Zelda", "Bogdan", "Thandi", "Ewan", "Paavo", "Miriam", "Lorcan", "Sunniva")  # in no other fact
@@ -82,15 +81,14 @@ def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, An
     """Recall of each conversation right after it, and of the first ones later."""
     talks, together = draw(options.seed)
     model, tokenizer = load(options.model)
-    recipe = ConsolidationConfig(strategy=options.strategy)
-    kept = options.work / options.strategy / str(options.seed)
+    kept = options.work / BANK / str(options.seed)
     for number, talk in enumerate(talks, start=1):
         directory = kept / str(number)
         if str(number) in row["right_after"]:
             if any(list(row["accepted"].values())[:number]):
                 model.load_memory(directory)
             continue
-        learn(model, tokenizer, talk, recipe, kept, row, number)
+        learn(model, tokenizer, talk, kept, row, number)
         asked = [*talk.facts, *(talks[0].facts if number in ASKED_AFTER else ())]
         answers = recollected(model, tokenizer, options, directory, asked)
         row["right_after"][str(number)] = recall(answers[:FACTS], talk.facts)
@@ -117,14 +115,13 @@ def learn(
     model: Any,
     tokenizer: Any,
     talk: Conversation,
-    recipe: ConsolidationConfig,
     kept: Path,
     row: dict[str, Any],
     number: int,
 ) -> None:
     """Consolidate one conversation, and note what that cost."""
     report = model.consolidate(
-        list(talk.messages), tokenizer=tokenizer, budget=BUDGET, config=recipe, progress=True, work_dir=kept
+        list(talk.messages), tokenizer=tokenizer, budget=BUDGET, progress=True, work_dir=kept
     ).report
     row["accepted"][str(number)], row["steps"][str(number)] = report.accepted, report.steps
     row["reason"][str(number)] = report.reason
@@ -159,11 +156,10 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
     first = facts(CORRECTED, generator)
     changed = [correct(fact, generator) for fact in first]
     model, tokenizer = load(options.model)
-    recipe = ConsolidationConfig(strategy=options.strategy)
-    kept = options.work / "corrections" / options.strategy / str(options.seed)
+    kept = options.work / "corrections" / BANK / str(options.seed)
     for number, told in enumerate((first, changed), start=1):
         talk = conversation(told, 8, generator)
-        learn(model, tokenizer, talk, recipe, kept, row, number)
+        learn(model, tokenizer, talk, kept, row, number)
         row["answers"][str(number)] = recollected(model, tokenizer, options, kept / str(number), first)
     row["before"] = recall(row["answers"]["1"], first)
     row["new"] = recall(row["answers"]["2"], changed)
@@ -204,12 +200,11 @@ def report(rows: dict[str, Any]) -> list[str]:
     ]
     for plan, columns in TABLES.items():
         done = {key: row for key, row in rows.items() if key.startswith(plan) and row.get("done")}
-        strategies = sorted({key.split(", ")[1] for key in done})
         body = []
-        for strategy in strategies:
-            several = [row for key, row in done.items() if key.split(", ")[1] == strategy]
+        for kind in sorted({key.split(", ")[1] for key in done}):
+            several = [row for key, row in done.items() if key.split(", ")[1] == kind]
             shown = [over(several, find, form) for find, form in columns.values()]
-            body.append([strategy, str(len(several)), *shown, days(several)])
+            body.append([kind, str(len(several)), *shown, days(several)])
         lines += [*markdown_table(["memory", "seeds", *columns, "measured"], body), ""] if body else []
     return lines
 
@@ -223,11 +218,16 @@ def over(rows: Sequence[dict[str, Any]], find: Find, shown: str) -> str:
     return mean if least == most else f"{mean} ({least} to {most})"
 
 
+def key_of(options: argparse.Namespace) -> str:
+    """The row of a run. Results hold a row of one entry written anew for each context, too, which is no option now."""
+    return f"{options.plan}, {BANK}, seed {options.seed}"
+
+
 def keep(options: argparse.Namespace, row: dict[str, Any]) -> None:
     """Keep a row, finished or not."""
     path = DIRECTORY / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    rows[f"{options.plan}, {options.strategy}, seed {options.seed}"] = row
+    rows[key_of(options)] = row
     save(NAME, {"model": options.model, "machine": machine(), "rows": rows}, report(rows))
 
 
@@ -235,13 +235,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="qwen2.5-0.5b")
     parser.add_argument("--plan", choices=list(PLANS), default="successive")
-    parser.add_argument("--strategy", choices=["bank", "single"], default="bank")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=cache_directory() / NAME, help="where memories are kept meanwhile")
     options = parser.parse_args()
     path = DIRECTORY / f"{NAME}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    key = f"{options.plan}, {options.strategy}, seed {options.seed}"
+    key = key_of(options)
     empty = {name: {} for name in ("accepted", "reason", "seconds", "steps", "right_after", "first", "answers")}
     row = rows.get(key, empty)
     keep(options, row if row.get("done") else dated(PLANS[options.plan](options, row) | {"done": True}))

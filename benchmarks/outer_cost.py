@@ -31,7 +31,7 @@ from ttt_retrofit.outer.gradients import outer_gradients, through_updates
 from ttt_retrofit.outer.parameters import choose
 from ttt_retrofit.streaming import window
 from ttt_retrofit.streaming.attention import plain_attention
-from ttt_retrofit.streaming.reading import Outer, align, read
+from ttt_retrofit.streaming.reading import Outer, Settings, align, read
 
 from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
 from .models import model_directory
@@ -87,7 +87,8 @@ def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Ten
         window.tiled_attention = plain_attention  # type: ignore[attr-defined]
     if form == "autograd":
         losses = []
-        for segment in read(model, model.new_cache(), tokens, learn=True, outer=Outer(record=True, order=2)):
+        settings = Settings(learn=True, outer=Outer(record=True, order=2))
+        for segment in read(model, model.new_cache(), tokens, settings):
             part = ids[:, segment.starts[0] : segment.starts[0] + segment.taken[0]]
             losses.append(next_token_losses(segment.output.logits, part).mean())
         return list(torch.autograd.grad(torch.stack(losses).mean(), outer.all))

@@ -11,6 +11,17 @@ torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of fresh processes as well: with more, sums are taken in another order
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items):
+    """A test is `fast` unless it says otherwise; those that need CUDA are skipped without it."""
+    without = pytest.mark.skip(reason="needs CUDA")
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("slow", "real", "gpu")):
+            item.add_marker(pytest.mark.fast)
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(without)
+
+
 @pytest.fixture(autouse=True)
 def same_random_numbers():
     torch.manual_seed(0)

@@ -23,19 +23,18 @@ def entry(model: Any, config: MemoryConfig, seed: int, closed: float = -0.4, ope
 
     weights = {}
     for place in find_places(model, config).projections:
-        if config.kind == "full":
-            weights[place.path] = {"full": draw(place.out_features, place.in_features)}
-        else:
-            weights[place.path] = {
-                "a": draw(config.rank, place.in_features),
-                "b": draw(place.out_features, config.rank),
-            }
+        weights[place.path] = {"a": draw(config.rank, place.in_features), "b": draw(place.out_features, config.rank)}
     keys = torch.nn.functional.normalize(draw(3, width), dim=-1)
     lesson = Lesson(
         "fact", (5, 6, 7), (8, 9), torch.tensor([[8, 3], [9, 4]], dtype=torch.int32), torch.zeros(2, 2).half()
     )
     source = Source(f"{seed:064d}", "text", 12)
     return Entry(f"entry{seed}", (source,), weights, GateKeys(keys, closed, opened), (lesson,), float(seed))
+
+
+def digests(made: Memory) -> dict[str, str]:
+    """What tells the entries of two memories apart, by name."""
+    return {entry.name: entry.digest for entry in made.entries}
 
 
 def memory(model: Any, *seeds: int, gated: bool = True, **changes: Any) -> Memory:

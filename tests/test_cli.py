@@ -15,7 +15,7 @@ from tiny import tiny, tokens
 from words import OTHER_STORY, STORY, tokenizer
 
 import ttt_retrofit
-from ttt_retrofit import Memory, MemoryConfig, TTTCache, TTTConfig, wrap
+from ttt_retrofit import ConfigError, Memory, MemoryConfig, TTTCache, TTTConfig, wrap
 from ttt_retrofit.memory.store import MemoryStore
 
 QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "wordings=1", "details=40", "epochs=0.1"]
@@ -49,15 +49,15 @@ def test_interrupted_training_goes_on_from_its_checkpoint(base, story, tmp_path,
     target = tmp_path / "tuned"
     arguments = ["train", base, story, target, "--steps", "4", "--sequence-length", "32", *SMALL]
     arguments += ["--gradients", "first_order", "--training", "save_steps=2"]
-    from ttt_retrofit_cli import training
+    from ttt_retrofit_cli import following
 
-    class Interrupted(training.Follow):
+    class Interrupted(following.Follow):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == 3:
                 raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "Follow", Interrupted)
+        patched.setattr(following, "Follow", Interrupted)
         assert "goes on from the last checkpoint" in run(*arguments, code=130).stderr
     assert [path.name for path in tmp_path.iterdir()] == ["tuned-checkpoints"]
     result = run(*arguments, "--json")
@@ -253,9 +253,11 @@ def test_a_chat_keeps_turns_and_obeys_commands(base, tmp_path):
 
 
 def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monkeypatch):
-    from ttt_retrofit_cli import chatting
+    from ttt_retrofit_cli import output
+    from ttt_retrofit_cli.chat import chat
+    from ttt_retrofit_cli.options import ModelOptions, RecipeOptions
 
-    monkeypatch.setattr(chatting, "PATIENCE", 0.0)
+    monkeypatch.setattr("ttt_retrofit_cli.chat.PATIENCE", 0.0)
 
     class Typist:
         """Types three messages, waits until the memory is there, then asks for it and leaves."""
@@ -266,12 +268,12 @@ def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monke
                 time.sleep(0.05)
             yield from ("/memory\n", f"/save {tmp_path / 'saved'}\n", "/quit\n")
 
-    output = chatting.Output(as_json=True)
-    monkeypatch.setattr(chatting.sys, "stdin", Typist())
+    out = output.Output(as_json=True)
+    monkeypatch.setattr("sys.stdin", Typist())
     seen = []
-    monkeypatch.setattr(output, "remark", seen.append)
-    choices = chatting.Choices(window=64, settings=("chunk_size=8",))
-    chatting.chat(output, base, tmp_path, 4, Path(questions), QUICK, choices, "cpu")
+    monkeypatch.setattr(out, "remark", seen.append)
+    options = ModelOptions(window=64, settings=["chunk_size=8"], device="cpu")
+    chat(out, base, RecipeOptions(Path(questions), QUICK), options, tmp_path, max_new_tokens=4)
     assert any("consolidating older turns" in line for line in seen)
     assert any("accepted:" in line for line in seen) and any("Remembered, oldest first" in line for line in seen)
     assert len(Memory.load(tmp_path / "saved").names()) == 1
@@ -359,7 +361,7 @@ def test_bad_options_exit_with_2(base, story):
 
 
 def test_recipes_are_fields_of_the_configuration():
-    from ttt_retrofit_cli.remembering import recipe
+    from ttt_retrofit_cli.recipes import recipe
 
     made = recipe(QUICK)
     assert dataclasses.asdict(made)["epochs"] == 0.1 and made.min_recall == 0
@@ -369,13 +371,20 @@ def test_recipes_are_fields_of_the_configuration():
 
 @pytest.mark.parametrize("word", ["true", "True", "FALSE", "False"])
 def test_true_and_false_are_meant_in_any_case(word):
+    from ttt_retrofit_cli.recipes import recipe
+
+    assert recipe([f"keep_text={word}"]).keep_text is (word.lower() == "true")
+
+
+def test_a_removed_field_of_a_recipe_says_what_to_do():
     from ttt_retrofit_cli.remembering import recipe
 
-    made = recipe([f"keep_text={word}", f"distill={word}"])
-    assert made.keep_text is made.distill is (word.lower() == "true")
+    for said in ("strategy=single", "memory.kind=full"):
+        with pytest.raises(ConfigError, match="any more"):
+            recipe([said])
 
 
 def test_none_is_a_value_as_python_spells_it_and_a_word_otherwise():
-    from ttt_retrofit_cli.loading import settings
+    from ttt_retrofit_cli.settings import settings
 
     assert settings(["sliding_window=None", "learn_from=none"]) == {"sliding_window": None, "learn_from": "none"}

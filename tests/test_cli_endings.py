@@ -108,8 +108,8 @@ def test_words_and_memory_of_a_chat_are_erased_by_its_directory_alone(base, tmp_
 
 def test_libraries_keep_their_remarks_to_themselves():
     script = (
-        "import logging, warnings\nfrom ttt_retrofit_cli.options import saying\n"
-        "with saying(False):\n"
+        "import logging, warnings\nfrom ttt_retrofit_cli.frame import speaking\n"
+        "with speaking(False):\n"
         "    logging.getLogger('kernels').warning('kernels-community'); warnings.warn('kernels-community')\n"
         "    import transformers; transformers.logging.get_logger('transformers').warning('kernels-community')"
     )

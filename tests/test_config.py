@@ -44,7 +44,7 @@ WRONG = [
 WRONG_RECIPES = [
     ({"keep_text": "False"}, "keep_text='False'.*True or False"),
     ({"keep_text": 0}, "keep_text=0.*True or False"),
-    ({"distill": "no"}, "distill='no'.*True or False"),
+    ({"distill": False}, "no field 'distill' any more.*leave the field out"),
     ({"min_recall": "high"}, "min_recall='high'.*share from 0 to 1"),
     ({"min_recall": True}, "min_recall=True.*share"),
     ({"enough_recall": 1.5}, r"enough_recall=1\.5.*share"),
@@ -57,8 +57,9 @@ WRONG_RECIPES = [
     ({"epochs": None}, "epochs=None.*positive number"),
     ({"epochs": float("inf")}, "epochs=inf.*positive"),
     ({"max_drift": "none"}, "max_drift='none'.*at least 0"),
-    ({"text_weight": float("nan")}, "text_weight=nan.*at least 0"),
-    ({"strategy": "banks"}, "strategy='banks'.*'bank', 'single'"),
+    ({"max_drift": float("nan")}, "max_drift=nan.*at least 0"),
+    ({"text_weight": 0.1}, "no field 'text_weight' any more.*notepad=N"),
+    ({"strategy": "bank"}, "no field 'strategy' any more.*entry of its own"),
     ({"memory": {"rank": 4}}, r"memory=\{'rank': 4\}.*MemoryConfig\("),
 ]
 
@@ -69,7 +70,7 @@ WRONG_MEMORIES = [
     ({"layers": 2}, "layers=2.*indices"),
     ({"target_modules": []}, r"target_modules=\(\).*'attention'"),
     ({"target_modules": 5}, "target_modules=5.*q_proj"),
-    ({"kind": "loar"}, "kind='loar'.*'lora', 'full'"),
+    ({"kind": "full"}, "no field 'kind' any more.*by `rank`"),
 ]
 
 

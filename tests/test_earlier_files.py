@@ -11,6 +11,7 @@ from tiny import tokens
 from words import tokenizer
 
 from ttt_retrofit import AutoModelForCausalLM, ChatSession, Memory, TTTCache
+from ttt_retrofit.consolidation import prompts
 
 EARLIER = Path(__file__).parent / "data" / "earlier"
 
@@ -39,3 +40,9 @@ def test_a_memory(files):
 def test_the_store_of_a_chat(files):
     chat = ChatSession(speaker(), tokenizer(), files / "chat")
     assert [message["content"] for message in chat.messages] == ["My dog is Bolt.", "Nice."]
+
+
+def test_prompts_with_those_that_are_asked_no_more(tmp_path):
+    own = Path(prompts.__file__).with_name("prompts.toml").read_text()
+    (tmp_path / "prompts.toml").write_text(own + '\nquote = "What of {hidden}?"\nquoted = "{statement}"\n')
+    assert prompts.Prompts.load(tmp_path / "prompts.toml") == prompts.Prompts.load()

@@ -93,6 +93,13 @@ def test_an_agent_forgets_the_words_and_keeps_the_memory(directory, indulgent, c
     assert next(iter(module.TURNS)) not in capsys.readouterr().out  # it goes on; nothing is said again
 
 
+def test_a_rule_of_ones_own_learns_otherwise_than_the_gradient(directory):
+    losses = example("custom_rule").main(NAME, BOOK, tokens=96, window=32)
+    gradient, surprise = losses["gradient"], losses["surprise"]
+    assert len(gradient) == len(surprise) == 6
+    assert surprise[0] == gradient[0] and all(mine != its for mine, its in zip(surprise[1:], gradient[1:]))
+
+
 def test_a_base_in_4_bits_learns_as_well(directory):
     found = example("quantized").main(NAME, BOOK, **READING, rank=4)
     full, four = found["32 bits"], found["4 bits"]

@@ -144,7 +144,7 @@ def test_a_loaded_memory_goes_on_speaking_when_its_model_is_trained():
     model.load_memory(memory(model, 1))
     with torch.no_grad():
         model.model.layers[0].mlp.up_proj.weight[9, 9] += 1e-3
-    model.bind_memory()  # nothing is kept ready
+    model.bind_ttt()  # nothing is kept ready
     model(IDS)
     with pytest.raises(CheckpointError):
         model.load_memory(memory(converted(), 1))

@@ -7,10 +7,10 @@ from tiny import tiny, tokens
 
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.inner import inner_optimizers
+from ttt_retrofit.inner.context import FastTerms, ForwardContext, entering
 from ttt_retrofit.inner.inner_loop import chunk_loss, next_token_losses, next_token_losses_once
-from ttt_retrofit.inner.layer import FastTerms, applying
-from ttt_retrofit.streaming.reading import Outer, align, read
-from ttt_retrofit.streaming.window import Attended, attending
+from ttt_retrofit.streaming.reading import Outer, Settings, align, read
+from ttt_retrofit.streaming.window import Attended
 
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 10, "sink_tokens": 2, "rank": 3}
@@ -81,11 +81,11 @@ def test_the_step_is_the_gradient_of_the_chunk_loss(family, rows):
     with torch.no_grad():
         fast = model(ids).past_key_values.fast.sites
 
-    ranks = torch.arange(CHUNK).expand(rows, -1)
+    indices = torch.arange(CHUNK).expand(rows, -1)
 
     def loss(weights):
-        seen = attending(lambda: Attended(ranks, ranks, None, 0, False))
-        with torch.no_grad(), applying(FastTerms(weights, rows)), seen:
+        attended = Attended(indices, indices, None, 0, False)
+        with torch.no_grad(), entering(ForwardContext(FastTerms(weights, rows), attended=lambda: attended)):
             return next_token_losses(model.base_forward(input_ids=ids).logits, ids).mean(1)
 
     for name, state in fast.items():
@@ -105,7 +105,7 @@ def test_the_step_is_the_gradient_of_the_chunk_loss(family, rows):
 def total_loss(model, ids, order):
     """The outer loss: the mean over chunks of the loss taken before each update."""
     outer, losses = Outer(record=True, order=order), []
-    for segment in read(model, model.new_cache(), align(ids, None, None), learn=True, outer=outer):
+    for segment in read(model, model.new_cache(), align(ids, None, None), Settings(learn=True, outer=outer)):
         start = segment.starts[0]
         part = ids[:, start : start + segment.taken[0]]
         losses.append(next_token_losses(segment.output.logits, part).mean())

@@ -27,10 +27,9 @@ def test_a_loaded_memory_speaks_and_a_reset_one_leaves_the_model_exactly_as_it_w
     assert torch.equal(logits(model, ids), before)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_the_result_does_not_depend_on_how_tokens_are_split_into_calls(kind):
+def test_the_result_does_not_depend_on_how_tokens_are_split_into_calls():
     model, ids = converted(), tokens(2, 40)
-    model.load_memory(memory(model, 1, 2, kind=kind))
+    model.load_memory(memory(model, 1, 2))
     whole, parts, cache = logits(model, ids), [], None
     with torch.no_grad():
         for start in range(0, 40, 7):

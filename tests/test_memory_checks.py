@@ -78,11 +78,10 @@ def wider():
     return wrap(tiny("llama", intermediate_size=64), TTT)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "qwen3_moe"])
-def test_a_memory_fits_the_model_it_was_made_for(family, kind):
+def test_a_memory_fits_the_model_it_was_made_for(family):
     model, layers = converted(family), (0, 3) if family == "qwen3_moe" else (1, 2)
-    memory(model, 1, kind=kind, target_modules=("down", "attention"), layers=layers).check_fits(model)
+    memory(model, 1, target_modules=("down", "attention"), layers=layers).check_fits(model)
 
 
 def test_a_memory_still_fits_when_peft_has_put_adapters_around_the_projections():
@@ -92,10 +91,9 @@ def test_a_memory_still_fits_when_peft_has_put_adapters_around_the_projections()
     made.check_fits(model)
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_memory_of_other_widths_does_not_fit(kind):
+def test_a_memory_of_other_widths_does_not_fit():
     with pytest.raises(CheckpointError, match=r"for model\.layers\.1\.mlp\.gate_proj, which in .* is \(48, 32\)"):
-        memory(wider(), 1, kind=kind).check_fits(converted())
+        memory(wider(), 1).check_fits(converted())
 
 
 def test_a_memory_of_other_places_does_not_fit():

@@ -16,7 +16,7 @@ from ttt_retrofit.outer import smoothing
 from ttt_retrofit.outer.chunks import by_differences, by_double_backward
 from ttt_retrofit.outer.gradients import _second_order, outer_gradients, through_updates
 from ttt_retrofit.outer.parameters import choose
-from ttt_retrofit.streaming.reading import Outer, align, read
+from ttt_retrofit.streaming.reading import Outer, Settings, align, read
 
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 8, "sink_tokens": 2, "rank": 3}
@@ -37,21 +37,15 @@ def converted(family="gpt2", **changes):
 def wide_corner(monkeypatch):
     """Adam with a corner wide enough for finite differences to see, the same in all its forms."""
 
-    def adam_(weight, gradient, state, step, lr, done):
-        direction, new = inner_optimizers.adam(gradient, state, torch.full((1,), step))
-        weight.sub_(direction, alpha=lr)
-        for name, value in new.items():
-            state[name].copy_(value)
-
     monkeypatch.setattr(inner_optimizers, "ADAM_EPS", 1e-2)
-    monkeypatch.setitem(inner_optimizers.IN_PLACE, "adam", adam_)
-    monkeypatch.setattr(meta_chunks, "differentiable", lambda name: inner_optimizers.OPTIMIZERS[name])
+    monkeypatch.setattr(inner_optimizers.Adam, "step_", inner_optimizers.InnerOptimizer.step_)
+    monkeypatch.setattr(meta_chunks, "differentiable", lambda name: inner_optimizers.inner_optimizer(name).direction)
 
 
 def exact_loss(model, ids, order=1):
     """The mean over chunks of the loss taken before each update, with a graph."""
     losses, outer = [], Outer(record=True, order=order)
-    for segment in read(model, model.new_cache(), align(ids, None, None), learn=True, outer=outer):
+    for segment in read(model, model.new_cache(), align(ids, None, None), Settings(learn=True, outer=outer)):
         part = ids[:, segment.starts[0] : segment.starts[0] + segment.taken[0]]
         losses.append(next_token_losses(segment.output.logits, part).mean())
     return torch.stack(losses).mean()
@@ -345,7 +339,10 @@ def test_smoothing_leaves_a_direction_nearly_as_it_is():
     gradient = torch.randn(2, 8, 9).exp() * torch.randn(2, 8, 9).sign()
     state = {"m": torch.zeros_like(gradient), "v": torch.zeros_like(gradient)}
     step = torch.ones(2)
-    plain, smooth = inner_optimizers.adam(gradient, state, step), smoothing.smooth_adam(gradient, state, step)
+    plain, smooth = (
+        inner_optimizers.Adam().direction(gradient, state, step),
+        smoothing.smooth_adam(gradient, state, step),
+    )
     assert torch.cosine_similarity(plain[0].flatten(), smooth[0].flatten(), 0) > 0.95
     assert all(torch.equal(plain[1][name], smooth[1][name]) for name in state)
 

@@ -16,7 +16,7 @@ from words import OTHER_STORY, STORY
 
 from ttt_retrofit.chat.session import ChatSession
 from ttt_retrofit.memory import Memory
-from ttt_retrofit.memory.batch import Voices
+from ttt_retrofit.memory.batch import MemoryBatch
 from ttt_retrofit.memory.ready import AT_MOST, Ready
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import directories
@@ -72,7 +72,7 @@ def test_a_request_that_was_answered_leaves_nothing_but_its_user(model, tmp_path
     """No state of fast weights, no keys, nothing that was prepared of a memory whose user was let go."""
     for number in range(12):
         MemoryStore(tmp_path / folder(f"user {number}") / "memory").save(remembered(model, number))
-    kinds = (TTTCache, Exchange, Work, Voices, User, Memory)
+    kinds = (TTTCache, Exchange, Work, MemoryBatch, User, Memory)
     before = [len(alive(kind)) for kind in kinds]
     with served(tmp_path, model) as (url, _):
         chat = client(url).chat.completions
@@ -128,7 +128,7 @@ def test_of_who_is_erased_nothing_stays_in_memory(model, tmp_path):
         until(user.working)
         entry = user.memory.entries[0]
         gone = [weakref.ref(thing) for thing in (user, user.session, user.memory, entry, entry.lessons[0])]
-        gone += [weakref.ref(kept.voices) for kept in model._prepared._kept if kept.voices is not None]
+        gone += [weakref.ref(kept.batch) for kept in model._prepared._kept if kept.batch is not None]
         assert len(gone) >= 7
         del user, entry
         assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
@@ -144,7 +144,7 @@ def test_what_was_prepared_goes_with_its_memory_and_is_bounded(model):
     ready, place = Ready(), (torch.device("cpu"), torch.float32)
     memories = [remembered(model, number) for number in range(AT_MOST + 2)]
     for memory in memories:
-        ready.keep([memory, None], place, None)
+        ready.put([memory, None], place, None)
     assert len(ready) == AT_MOST
     assert ready.find([memories[-1], None], place) is not None
     assert ready.find([None, memories[-1]], place) is None and ready.find([None, None], place) is None

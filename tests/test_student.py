@@ -13,7 +13,7 @@ from ttt_retrofit.consolidation.plain import plain_copy
 from ttt_retrofit.consolidation.student import Student
 from ttt_retrofit.consolidation.study import certain
 from ttt_retrofit.memory import MemoryConfig
-from ttt_retrofit.memory.collate import voices
+from ttt_retrofit.memory.collate import collate
 from ttt_retrofit.memory.projections import find_places
 from ttt_retrofit.model.modeling import TTTMixin
 
@@ -28,14 +28,14 @@ def test_short_cuts_give_the_logits_of_a_plain_forward(family, lowest, shared):
     config = {"layers": tuple(range(lowest, 4))}
     made = memory(model, 1, 2, **config)
     student = Student(plain_copy(model), find_places(model, MemoryConfig(rank=2, **config)))
-    spoken = voices([made], model.device, model.dtype)
+    added = collate([made], model.device, model.dtype)
     beginning = tokens(1, 20)[0].tolist()  # long enough for the lower layers to share it, too
     lessons = [beginning + tokens(1, length, seed=length)[0].tolist() for length in (11, 7, 9)]
     below = student.below(lessons)
-    student.share(beginning[:shared], spoken)
+    student.share(beginning[:shared], added)
     assert student.beginning == beginning[:shared]
     positions = [range(8, len(lesson) - 1) for lesson in lessons]
-    quick = student.logits(below, lessons, positions, spoken)
+    quick = student.logits(below, lessons, positions, added)
     model.configure_ttt(sliding_window=None, learn_from="none")
     for lesson, span in zip(lessons, positions):
         with torch.no_grad():
@@ -48,7 +48,7 @@ def test_a_beginning_in_which_a_memory_speaks_is_not_shared():
     model = converted()
     made = memory(model, 1, gated=False)
     student = Student(plain_copy(model), find_places(model, made.config))
-    student.share(tokens(1, 6)[0].tolist(), voices([made], model.device, model.dtype))
+    student.share(tokens(1, 6)[0].tolist(), collate([made], model.device, model.dtype))
     assert student.beginning == []
 
 
@@ -57,28 +57,28 @@ def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(leng
     model = converted("llama")
     made = memory(model, 1, 2, layers=(2, 3))
     student = Student(plain_copy(model), find_places(model, made.config))
-    spoken = voices([made], model.device, model.dtype)
+    added = collate([made], model.device, model.dtype)
     lessons = [certain("fact", *tokens(2, length, seed=length).tolist()) for length in lengths]
     below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
-    chosen = [Prepared(*one) for one in zip(lessons, below, (1.0, 0.5, 2.0, 1.0))]
+    chosen = [Prepared(*one) for one in zip(lessons, below)]
     assert [len(some) for some in short_and_long(chosen)] == passes
-    logits = student.logits(below, [p.ids for p in chosen], [p.positions for p in chosen], spoken)
-    together = mean_divergence(logits, lessons, [p.weight for p in chosen])
-    assert torch.allclose(step_loss(student, chosen, spoken, distill=True), together, atol=1e-6)
+    logits = student.logits(below, [p.ids for p in chosen], [p.positions for p in chosen], added)
+    together = mean_divergence(logits, lessons)
+    assert torch.allclose(step_loss(student, chosen, added), together, atol=1e-6)
 
 
 def test_two_lessons_in_one_text_have_the_loss_of_two_texts():
     model = converted("llama")
     made = memory(model, 1, 2, layers=(2, 3))
     student = Student(plain_copy(model), find_places(model, made.config))
-    spoken = voices([made], model.device, model.dtype)
+    added = collate([made], model.device, model.dtype)
     alone = certain("fact", *tokens(2, 9, seed=1).tolist())
     second = certain("fact", [*alone.prompt, *alone.answer, 3, 4, 5], tokens(1, 4, seed=2)[0].tolist())
     below = student.below([(*lesson.prompt, *lesson.answer) for lesson in (alone, second)])
     apart = [Prepared(alone, below[0]), Prepared(second, below[1])]
     together = [Prepared(second, below[1], first=alone)]
-    expected = step_loss(student, apart, spoken, distill=True)
-    assert torch.allclose(step_loss(student, together, spoken, distill=True), expected, atol=1e-6)
+    expected = step_loss(student, apart, added)
+    assert torch.allclose(step_loss(student, together, added), expected, atol=1e-6)
 
 
 def test_a_batch_counts_lessons_and_an_epoch_has_every_text_once():

@@ -7,7 +7,7 @@ from converted import logits, ttt
 from tiny import SHAPE, tiny, tokens
 
 from ttt_retrofit import InputError, TTTConfig, UnsupportedModelError, wrap
-from ttt_retrofit.streaming.attention import twice_differentiable
+from ttt_retrofit.inner.context import ForwardContext, entering
 from ttt_retrofit.streaming.window import ttt_sdpa_attention
 
 STILL = TTTConfig(layers="all", chunk_size=6, sliding_window=None, inner_lr=0.0)
@@ -105,7 +105,7 @@ def test_attention_takes_its_arguments_by_position_and_by_keyword(second, mask):
     def attend(*args, **kwargs):
         if not second:
             return ttt_sdpa_attention(module, *args, **kwargs)[0]
-        with twice_differentiable():
+        with entering(ForwardContext(second_order=True)):
             return ttt_sdpa_attention(module, *args, **kwargs)[0]
 
     expected = attend(query, key, value, mask, scaling=0.3)

@@ -25,9 +25,9 @@ def state_of(cache):
     found = {**cache.fast.tensors(), "seen": cache.tokens_seen, "digest": cache.digest, "marks": cache.marks}
     for index, layer in enumerate(cache.layers):
         track = cache.tracks[cache.track_of[index]]
-        for row, (ranks, seen) in enumerate(zip(track.ranks, cache.counts)):
-            visible = ((ranks >= seen - track.window + 1) | (ranks < track.sinks)) & (ranks >= 0)
-            order = ranks.masked_fill(~visible, 10**6).argsort()[: int(visible.sum())]
+        for row, (indices, seen) in enumerate(zip(track.indices, cache.counts)):
+            visible = ((indices >= seen - track.window + 1) | (indices < track.sinks)) & (indices >= 0)
+            order = indices.masked_fill(~visible, 10**6).argsort()[: int(visible.sum())]
             found[f"keys {index} {row}"], found[f"values {index} {row}"] = (t[row][:, order] for t in layer.past())
     if cache.pending is not None:
         found["waiting"] = torch.tensor(cache.pending.lengths)

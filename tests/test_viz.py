@@ -207,7 +207,7 @@ def test_plot_shows_what_a_memory_changed(base, story, tmp_path):
 
 
 def test_plot_names_the_extra_when_matplotlib_is_missing(base, story, tmp_path, monkeypatch):
-    from ttt_retrofit_cli import plotting
+    from ttt_retrofit_cli import plot
 
-    monkeypatch.setattr(plotting, "find_spec", lambda name: None)
+    monkeypatch.setattr(plot, "find_spec", lambda name: None)
     assert "ttt-retrofit[viz]" in fails("plot", "reading", base, story, "--out", tmp_path / "x")

@@ -17,6 +17,7 @@ from .errors import (
     TTTError,
     UnsupportedModelError,
 )
+from .inner.registry import register_fast_weights, register_inner_optimizer, register_inner_rule
 from .memory import Memory, MemoryConfig
 from .model.auto import AutoModelForCausalLM, TTTModelConfig, wrap
 from .streaming.cache import TTTCache
@@ -48,6 +49,9 @@ __all__ = [
     "TTTTrainer",
     "TTTTrainingConfig",
     "UnsupportedModelError",
+    "register_fast_weights",
+    "register_inner_optimizer",
+    "register_inner_rule",
     "wrap",
 ]
 

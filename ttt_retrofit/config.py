@@ -1,4 +1,7 @@
-"""`TTTConfig`: everything that decides how a converted model reads. It knows nothing of models or tensors."""
+"""`TTTConfig`: everything that decides how a converted model reads.
+
+It knows nothing of models or tensors.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,9 @@ from fractions import Fraction
 from typing import Any, Literal, Self, get_args
 
 from .errors import ConfigError
+from .util.registry import Registry
+from .util.settings import settings
 
-FastWeightsName = Literal["delta", "lora", "prime"]
-RuleName = Literal["gradient", "in_place"]
-OptimizerName = Literal["sgd", "adam", "muon"]
 LearnFrom = Literal["all", "prompt", "none"]
 LayerSelection = str | float | tuple[int, ...]
 
@@ -30,10 +32,10 @@ RANGES: dict[str, tuple[Fraction, Fraction]] = {
     "upper": (Fraction(5, 6), Fraction(14, 15)),
 }
 
-# Rates for a matrix in units of the root mean square of its entries, on which two models whose matrices differ by a
-# factor of fourteen agree (`docs/design.md`, "A rate for any model").
-RELATIVE_LR: dict[OptimizerName, float] = {"adam": 2.6e-3, "muon": 2.6e-2, "sgd": 55.0}
-PRIME_ADAM = 1e-2  # an added MLP begins with nothing to lose
+# What a configuration names, and `inner` brings: the methods register themselves there.
+FAST_WEIGHTS = Registry("fast_weights", "ttt_retrofit.fast_weights")
+INNER_RULES = Registry("inner_rule", "ttt_retrofit.inner_rules")
+INNER_OPTIMIZERS = Registry("inner_optimizer", "ttt_retrofit.inner_optimizers")
 
 MOST = 2**24  # of anything that memory is set aside for: a larger number is a slip or a damaged file
 DECIDE_PARAMETERS = ("fast_weights", "rank", "layers", "target_modules")  # which ones a converted model has
@@ -49,15 +51,11 @@ SHAPES_STATE = (
 
 
 class JSONFields:
-    """A dataclass of settings as a dictionary of JSON values, and back."""
+    """Settings as a dictionary of JSON values, and back."""
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict`. Unknown keys raise `ConfigError`: they come from another version or a typo."""
-        known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(f"Unknown {cls.__name__} fields {unknown}. Known fields are {sorted(known)}.")
+        """The inverse of `to_dict`. Unknown keys raise `ConfigError`."""
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,7 +64,8 @@ class JSONFields:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-@dataclass(frozen=True)
+@settings()
+@dataclass(frozen=True, repr=False)
 class TTTConfig(JSONFields):
     """How a pretrained decoder learns while it reads (TTT-E2E, arXiv 2512.23675, §2, retrofitted).
 
@@ -76,41 +75,44 @@ class TTTConfig(JSONFields):
         For a value outside its range, or values that contradict each other, such as a chunk longer than the window.
     """
 
-    fast_weights: FastWeightsName = field(
+    fast_weights: str = field(
         default="delta",
         metadata={"help": "'delta' full matrix | 'lora' low rank | 'prime' an added gated MLP (TTT-E2E's dual MLP)"},
     )
     rank: int = field(default=16, metadata={"help": "rank of 'lora'; hidden width of 'prime'"})
     layers: LayerSelection = field(
         default="middle",
-        metadata={"help": "'all', 'middle', 'upper', 'last_quarter' and so on, a fraction from the top, or indices"},
+        metadata={
+            "help": "a range ('all', 'middle', 'upper', 'last_quarter', ...), a fraction from the top, or indices"
+        },
     )
     target_modules: tuple[str, ...] = field(
         default=("down",), metadata={"help": "roles 'gate', 'up', 'down', or module names such as 'down_proj'"}
     )
     chunk_size: int = field(default=256, metadata={"help": "the inner mini-batch, in tokens"})
     sliding_window: int | None = field(
-        default=2048, metadata={"help": "tokens a query attends to, itself included; None keeps the base's attention"}
+        default=2048, metadata={"help": "tokens a query attends to, including itself; None keeps the base's attention"}
     )
     sink_tokens: int = field(default=4, metadata={"help": "first tokens of a sequence, always attended to"})
-    inner_rule: RuleName = field(
+    inner_rule: str = field(
         default="gradient",
-        metadata={"help": "what a step is made of: the 'gradient' of the chunk's loss | 'in_place' (In-Place TTT)"},
+        metadata={"help": "direction of a step: the 'gradient' of the chunk's loss | 'in_place' (In-Place TTT)"},
     )
-    inner_optimizer: OptimizerName = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
+    inner_optimizer: str = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
     inner_lr: float | None = field(
-        default=None, metadata={"help": "step size of the inner optimizer; None: `relative_lr`, which suits any model"}
+        default=None,
+        metadata={"help": "step size of the inner optimizer; None uses `relative_lr`, which suits any model"},
     )
     relative_lr: float | None = field(
         default=None,
         metadata={
-            "help": "step size for a matrix in units of the root mean square of its entries, where `inner_lr` is None; "
-            "None: what was found for the optimizer"
+            "help": "step size in units of the root mean square of each matrix, used where `inner_lr` is None; "
+            "None uses the measured default of the optimizer"
         },
     )
     max_relative_update: float = field(
         default=0.1,
-        metadata={"help": "trust region: largest norm of the change of a matrix over the norm of that matrix"},
+        metadata={"help": "trust region: largest norm of the change of a matrix, relative to the norm of the matrix"},
     )
     learn_from: LearnFrom = field(
         default="all", metadata={"help": "tokens the inner loop learns from: 'all' | 'prompt' (not generated) | 'none'"}
@@ -149,12 +151,12 @@ class TTTConfig(JSONFields):
             return self.inner_lr, False
         if self.relative_lr is not None:
             return self.relative_lr, True
-        added = self.fast_weights == "prime" and self.inner_optimizer == "adam"
-        return PRIME_ADAM if added else RELATIVE_LR[self.inner_optimizer], True
+        own: dict[str, float] = FAST_WEIGHTS.get(self.fast_weights).relative_lr
+        return own.get(self.inner_optimizer, INNER_OPTIMIZERS.get(self.inner_optimizer).relative_lr), True
 
     @property
     def in_words(self) -> str:
-        """What sees, what learns and how, in one line."""
+        """The configuration in one line."""
         rate, relative = self.step_size
         window = "the base's own window" if self.sliding_window is None else f"window {self.sliding_window}"
         kind = self.fast_weights if self.fast_weights == "delta" else f"{self.fast_weights} of rank {self.rank}"
@@ -166,13 +168,13 @@ class TTTConfig(JSONFields):
 
     @property
     def reach(self) -> float:
-        """How far apart two tokens that see each other may be, the first of a text and its last words included."""
+        """The largest distance of two tokens that attend to each other, sinks included."""
         if self.sliding_window is None:
             return math.inf
         return self.sliding_window + self.chunk_size + self.sink_tokens
 
     def state_differences(self, here: TTTConfig) -> list[str]:
-        """What keeps state made with this configuration from being used with `here`, in words."""
+        """Why state made with this configuration cannot be used with `here`, in words; empty if it can."""
         return [
             f"{name}={getattr(self, name)!r} there, {getattr(here, name)!r} here"
             for name in SHAPES_STATE
@@ -180,20 +182,13 @@ class TTTConfig(JSONFields):
         ]
 
     def _check_choices(self) -> None:
-        for name, choices in (
-            ("fast_weights", FastWeightsName),
-            ("inner_rule", RuleName),
-            ("inner_optimizer", OptimizerName),
-            ("learn_from", LearnFrom),
-        ):
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                raise ConfigError(f"{name}={value!r} is not known. Choose one of {list(get_args(choices))}.")
-        if self.inner_rule == "in_place" and self.fast_weights != "delta":
+        for methods in (FAST_WEIGHTS, INNER_RULES, INNER_OPTIMIZERS):
+            methods.get(getattr(self, methods.setting))
+        if self.learn_from not in get_args(LearnFrom):
             raise ConfigError(
-                f"inner_rule='in_place' writes a whole matrix, and fast_weights={self.fast_weights!r} has none. Take "
-                "fast_weights='delta', or inner_rule='gradient'."
+                f"learn_from={self.learn_from!r} is not known. Choose one of {list(get_args(LearnFrom))}."
             )
+        INNER_RULES.get(self.inner_rule)().check_config(self)
         names = self.target_modules
         if not isinstance(names, tuple) or not names or not all(isinstance(name, str) and name for name in names):
             raise ConfigError(
@@ -248,13 +243,13 @@ def is_number(value: object) -> bool:
 
 
 def check_flag(name: str, value: object) -> None:
-    """Raise `ConfigError` for what is no bool: any word is true, "False" and "no" too."""
+    """Raise `ConfigError` unless `value` is a bool. Any string would count as true, "False" and "no" too."""
     if not isinstance(value, bool):
         raise ConfigError(f"{name}={value!r}: expected True or False.")
 
 
 def check_layers(layers: object) -> None:
-    """Raise `ConfigError` for what is no `LayerSelection`."""
+    """Raise `ConfigError` unless `layers` is a `LayerSelection`."""
     if isinstance(layers, str):
         valid = layers in RANGES
     elif isinstance(layers, float):

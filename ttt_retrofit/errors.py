@@ -1,12 +1,12 @@
-"""The errors this library raises. Each says what was found, what was expected and what to do."""
+"""The errors that this library raises. Each says what was found, what was expected and what to do next."""
 
 from typing import Any
 
-LONGEST = 4_000  # characters of a message: it says what was found, and does not repeat all of it
+LONGEST = 4_000  # characters of a message, which may quote what was found
 
 
 def clipped(text: str, most: int = LONGEST) -> str:
-    """The beginning and the end of a text that is longer than `most` characters, which says what to do."""
+    """`text`, or its beginning and its end when it has more than `most` characters. The end says what to do."""
     if len(text) <= most:
         return text
     end = most // 4
@@ -14,19 +14,19 @@ def clipped(text: str, most: int = LONGEST) -> str:
 
 
 def quoted(value: Any, most: int = 100) -> str:
-    """A value as it is repeated in a message."""
+    """The `repr` of a value, clipped for a message."""
     return clipped(repr(value), most)
 
 
 class TTTError(ValueError):
-    """Base of every error raised on purpose by `ttt_retrofit`."""
+    """Base of every error that `ttt_retrofit` raises deliberately."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(clipped(message))
 
 
 class ConfigError(TTTError):
-    """A `TTTConfig` that contradicts itself or the model it is meant for."""
+    """A setting that is out of range, or contradicts another setting or the model."""
 
 
 class UnsupportedModelError(TTTError):
@@ -50,7 +50,7 @@ class WriterError(TTTError):
 
 
 class MissingExtraError(TTTError, ImportError):
-    """A package that is not installed, for one of the extras brings it."""
+    """A missing optional dependency. The message names the extra that installs it."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(f"{what} needs {package}. Install it with: pip install 'ttt-retrofit[{extra}]'.")

@@ -1,10 +1,10 @@
-"""What can be said on the command line: verbs, options, help. What they do is in `ttt_retrofit_cli`.
+"""The command line: each verb in a file, with its options and its body.
 
-It stands beside the package because importing that takes seconds (torch, transformers), and `--help` should not; so
-every verb imports what it needs when it runs.
+Importing `ttt_retrofit` takes seconds (torch, transformers), and `--help` should not: a verb imports what it needs in
+its body. Other files of this package hold what several verbs do, and may import it on top.
 """
 
-from .verbs import app
+from .app import app
 
 __all__ = ["app", "main"]
 

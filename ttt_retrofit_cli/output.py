@@ -27,6 +27,8 @@ from rich.text import Text
 from ttt_retrofit.consolidation.control import Progress as Stage
 from ttt_retrofit.util.shown import shown, shown_in_json, shown_in_line
 
+from .frame import STOPPED
+
 Advance = Callable[[int], None]
 COLUMNS = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
 
@@ -38,10 +40,11 @@ class Output:
     ----------
     console : for results meant for eyes; stderr when stdout is to hold JSON.
     aside : stderr, for progress and remarks.
+    stopped : what is said when the verb is interrupted.
     """
 
     def __init__(self, as_json: bool) -> None:
-        self.as_json = as_json
+        self.as_json, self.stopped = as_json, STOPPED
         self.console = Console(stderr=as_json, highlight=False)
         self.aside = Console(stderr=True, highlight=False)
 

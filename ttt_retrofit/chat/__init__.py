@@ -1,1 +1,1 @@
-"""A conversation that turns into memory while nobody is talking."""
+"""`ChatSession`: a conversation that becomes a memory while it is idle."""

@@ -1,9 +1,9 @@
-"""`ChatSession`: a conversation that turns into memory while nobody is talking.
+"""`ChatSession`: a conversation that becomes a memory while it is idle.
 
-Recent turns stay in the prompt. Older ones are consolidated in idle time; only when the memory was accepted do their
-words and their keys and values go. Everything survives a restart from the session's store, which one session at a
-time may use: one that finds it changed by another says so and writes nothing. What is asked and what is written is one
-step under a lock, and what a session knows changes only after the disk has.
+Recent turns stay in the prompt. Older ones are consolidated in idle time. Their words, keys and values go only when the
+memory is accepted. Everything survives a restart from the session's store, which one session at a time may use: a
+session that finds it changed by another says so and writes nothing. Reading and writing the store is one step under a
+lock, and a session changes in memory only after the disk has.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
@@ -27,7 +27,9 @@ from ..errors import Cancelled, InputError
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..memory.store import MemoryStore
+from ..model.modeling import TTTMixin
 from ..streaming.cache import TTTCache
+from ..util.display import Displayed, Rows
 from ..util.files import (
     list_bytes,
     private_directory,
@@ -38,38 +40,39 @@ from ..util.files import (
     staged,
     write_list,
 )
+from ..util.given import check_tokenizer
 from ..util.messages import Message, is_message, prompt_ids, studied
+from .directory import LOCK, STORE, TURNS, WORK
 
-TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's directory
 PATIENCE = 30.0  # seconds to wait for another session's write
 
 
-class ChatSession:
+class ChatSession(Displayed):
     """A chat with one user.
 
     Parameters
     ----------
-    model : a converted model. Several sessions may share it: each speaks with its own memory.
+    model : a converted model. Several sessions may share it; each uses its own memory.
     tokenizer : with a chat template.
-    store : a directory for this user alone; made if it is not there.
+    store : a directory for this user alone. It is made if it does not exist.
     system : a system prompt, part of every prompt and never consolidated.
-    keep_turns : the last turns (a question and its answer each) that stay in the prompt as they are.
+    keep_turns : how many of the last turns (a question and its answer) stay in the prompt word for word.
     config : how older turns are consolidated.
-    questions : what this agent will want to know later, instead of questions the model writes itself.
+    questions : what this agent will ask later, in place of questions that the model writes.
     split_special_tokens : special tokens that a message spells are text, see `messages.prompt_ids`.
 
     Attributes
     ----------
-    messages : what has been said and is not yet in the memory.
-    memory : what is remembered, or None.
-    last_report : of the last consolidation that ended, accepted or not.
+    messages : the messages that are not yet in the memory.
+    memory : the memory of this session, or None.
+    last_report : the report of the last consolidation that ended, accepted or not.
     """
 
     def __init__(
         self,
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
-        store: str | os.PathLike,
+        store: str | os.PathLike[str],
         *,
         system: str | None = None,
         keep_turns: int = 2,
@@ -77,6 +80,12 @@ class ChatSession:
         questions: Sequence[str] | None = None,
         split_special_tokens: bool = True,
     ) -> None:
+        check_tokenizer(tokenizer)
+        if isinstance(model, (str, os.PathLike, PreTrainedModel)) and not isinstance(model, TTTMixin):
+            raise InputError(
+                f"ChatSession was given a {type(model).__name__}; expected a converted model, such as "
+                "wrap(model, TTTConfig(learn_from='none'))."
+            )
         if tokenizer.chat_template is None:
             raise InputError(
                 f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so turns cannot be told apart. Set "
@@ -106,16 +115,31 @@ class ChatSession:
         self._cache: TTTCache | None = None
         self._read: list[int] = []  # the tokens in the cache
 
+    def _rows(self) -> Rows:
+        memory, progress = self.memory, self.progress
+        return {
+            "store": str(self.directory),
+            "messages": len(self.messages),
+            "entries": 0 if memory is None else len(memory.entries),
+            "consolidating": None if progress is None else progress.stage,
+            "last_accepted": None if self.last_report is None else self.last_report.accepted,
+        }
+
     # ------------------------------------------------------------------ talking
 
     def send(self, text: str, **generate_kwargs: Any) -> str:
-        """Say something; returns the answer. A running consolidation waits; one that failed says so when idle.
+        """Send a message and return the answer. A running consolidation is paused. A failed one raises in `idle`.
 
         Raises
         ------
         InputError
-            When nothing is said, or another session has changed the store.
+            When the message is empty, or no text, or another session has changed the store.
         """
+        if not isinstance(text, str):
+            raise InputError(
+                f"send() was given a {type(text).__name__}; expected what the user says, as text. Turns that were "
+                "answered elsewhere are added with note()."
+            )
         if not text.strip():
             raise InputError("send() was given an empty message.")
         with self._alone():  # before the answer, which could not be kept
@@ -130,14 +154,14 @@ class ChatSession:
         return answer
 
     def note(self, *said: Message) -> None:
-        """Take turns that were answered elsewhere, to become memory like those of `send`.
+        """Add turns that were answered elsewhere. They become memory like those of `send`.
 
-        What the user and the assistant said is kept; system prompts, and what tools are asked and give back, are not.
+        Messages of the user and the assistant are kept. System prompts, tool calls and tool results are not.
 
         Raises
         ------
         InputError
-            For what is no message, or when another session has changed the store.
+            For anything that is not a message, or when another session has changed the store.
         """
         self._add(*studied(said))
 
@@ -169,11 +193,11 @@ class ChatSession:
     # ------------------------------------------------------------------ idle time
 
     def idle(self, seconds: float = 30.0) -> Report | None:
-        """Consolidate older turns for at most about `seconds`; goes on with it at the next idle time.
+        """Consolidate older turns for about `seconds`. The next call continues the work.
 
         Returns
         -------
-        The report if a consolidation ended, accepted or not; None if there was nothing to do or it is not done yet.
+        The report if a consolidation ended, accepted or not. None if there was nothing to do or it is not finished.
         """
         if not self.begin():
             return None
@@ -188,7 +212,7 @@ class ChatSession:
         return self.settle()
 
     def begin(self) -> bool:
-        """Consolidate older turns in the background, from here or from where it stopped; `settle` takes it over.
+        """Start or continue consolidating older turns in the background. `settle` takes over the result.
 
         Returns
         -------
@@ -225,17 +249,17 @@ class ChatSession:
         return True
 
     def settle(self) -> Report | None:
-        """Take over what a consolidation that has ended made: on acceptance the words and keys it has learned go.
+        """Take over the result of a consolidation that has ended. If it was accepted, the turns it learned are dropped.
 
         Returns
         -------
-        The report, accepted or not; None while it works, and where nothing was begun.
+        The report, accepted or not. None while it works, and when nothing was begun.
 
         Raises
         ------
         Exception
-            What it failed with; it is not tried again until more was said. Or what kept its memory from being
-            written: it stays, and is written by the next call.
+            The error of a failed consolidation; it is not tried again until there are new messages. Or the error of
+            writing the memory; the memory is kept, and the next call writes it.
         """
         job = self._job
         if job is None or not job.done():
@@ -261,18 +285,18 @@ class ChatSession:
         return report
 
     def _drop_keys(self) -> None:
-        """Let the keys and values go; the next answer reads its prompt anew."""
+        """Drop the keys and values. The next answer reads its prompt again."""
         self._cache, self._read = None, []
 
     def close(self) -> None:
-        """Stop a running consolidation; what it has done is kept for the next time."""
+        """Stop a running consolidation. Its work is kept for the next time."""
         if self._job is not None:
             self._job.cancel()
             self._job.wait()
             self.settle()
 
     def abandon(self) -> None:
-        """Stop a running consolidation and delete what it has done, whether it ended well or not."""
+        """Stop a running consolidation and delete its work, finished or not."""
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
@@ -287,7 +311,7 @@ class ChatSession:
     # ------------------------------------------------------------------ what is remembered
 
     def rollback(self) -> None:
-        """Back to the memory before the last consolidation. One that is running stands on it, and is abandoned."""
+        """Return to the memory before the last consolidation. A running one builds on it, and is abandoned."""
         with self._alone():
             self.memory = self.store.rollback()
             self._known = self._on_disk()
@@ -306,7 +330,7 @@ class ChatSession:
         self._drop_keys()
 
     def erase(self) -> None:
-        """Forget everything, words and memories, here and in the store, whatever another session wrote there."""
+        """Delete all messages and memories, here and in the store, including what another session wrote there."""
         self.abandon()
         with self._held():
             self.store.erase()

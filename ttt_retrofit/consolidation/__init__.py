@@ -1,5 +1,6 @@
-"""From context to memory: `pieces` cuts it, `study` has the model write questions, `distill` teaches, `verify` asks.
+"""From a context to a memory: cut it, study it, distil it, verify it.
 
-`job` runs these stages within a budget, keeps what was done on disk, and can be paused, cancelled and resumed. A model
-is known here only as something that can forward, generate and carry a memory.
+`pieces` cuts, `study` has the model write questions and answers, `distill` trains, `verify` asks. `job` runs these
+stages within a budget, keeps finished work on disk, and can be paused, cancelled and resumed. A model is known here as
+something that can forward, generate and carry a memory.
 """

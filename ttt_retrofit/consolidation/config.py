@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from ..config import check_flag, is_integer, is_number
 from ..errors import ConfigError
 from ..memory.config import MemoryConfig
+from ..util.settings import settings
 
-Strategy = Literal["bank", "single"]
 
-
-@dataclass(frozen=True)
+@settings()
+@dataclass(frozen=True, repr=False)
 class Budget:
     """What a consolidation may cost; None is no limit. It stops at the first limit reached, with what it has."""
 
-    seconds: float | None = None
-    steps: int | None = None
-    tokens: int | None = None
+    seconds: float | None = field(
+        default=None, metadata={"help": "of the study and the training; verification follows them"}
+    )
+    steps: int | None = field(default=None, metadata={"help": "of the training"})
+    tokens: int | None = field(default=None, metadata={"help": "of the training"})
 
     def __post_init__(self) -> None:
         for name in ("seconds", "steps", "tokens"):
@@ -36,18 +38,25 @@ class Budget:
         if isinstance(budget, Budget):
             return budget
         if isinstance(budget, Mapping):
-            unknown = sorted(set(budget) - {"seconds", "steps", "tokens"})
-            if unknown:
-                raise ConfigError(f"budget has unknown keys {unknown}; expected 'seconds', 'steps' or 'tokens'.")
             return cls(**budget)
         if is_number(budget):
             return cls(seconds=budget)
         raise ConfigError(f"budget={budget!r}: expected seconds, a mapping such as {{'steps': 60}}, or a Budget.")
 
 
-@dataclass(frozen=True)
+# Fields of earlier versions, and what to do instead.
+REMOVED = {
+    "strategy": "Every context gets an entry of its own: leave the field out. For one memory of several contexts, "
+    "consolidate them together.",
+    "distill": "The teacher's logits are always matched: leave the field out.",
+    "text_weight": "The questions carry the text: leave the field out. For its sentences word for word, set notepad=N.",
+}
+
+
+@settings(removed=REMOVED)
+@dataclass(frozen=True, repr=False)
 class ConsolidationConfig:
-    """The recipe (`docs/design.md` has the measurements behind the defaults).
+    """The recipe (`docs/research-log/distillation.md` has the measurements behind the defaults).
 
     Raises
     ------
@@ -55,9 +64,8 @@ class ConsolidationConfig:
         For a value of another type, or outside its range.
     """
 
-    memory: MemoryConfig = field(default_factory=MemoryConfig)
-    strategy: Strategy = field(
-        default="bank", metadata={"help": "'bank' one gated entry for each context | 'single' one entry, rewritten"}
+    memory: MemoryConfig = field(
+        default_factory=MemoryConfig, metadata={"help": "where the memory is written and how large it is"}
     )
     piece_tokens: int = field(default=512, metadata={"help": "the context is studied in pieces of this many tokens"})
     answer_tokens: int = field(default=32, metadata={"help": "longest answer that is studied"})
@@ -71,31 +79,24 @@ class ConsolidationConfig:
     batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
     epochs: float = field(default=7.0, metadata={"help": "most passes over the lessons"})
     least_steps: int = field(default=100, metadata={"help": "taken even where lessons are few, unless all is known"})
-    distill: bool = field(default=True, metadata={"help": "match the teacher's logits; False: only its tokens"})
-    text_weight: float = field(
-        default=0.0, metadata={"help": "of next-token loss on text that questions cover already"}
-    )
     negatives: float = field(default=0.25, metadata={"help": "share of a step given to questions without an answer"})
     replay: float = field(default=0.25, metadata={"help": "share of a step given to earlier contexts"})
     enough_recall: float = field(
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}
     )
-    # Held-out questions are odder than a user's: `docs/design.md` has both.
+    # Held-out questions are odder than a user's: `docs/research-log/study.md` has both.
     min_recall: float = field(default=0.5, metadata={"help": "of the questions asked in verification, to be accepted"})
     max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})
     notepad: int = field(
         default=0, metadata={"help": "tokens of sentences kept word for word, in the whole memory; see `with_notes`"}
     )
     keep_text: bool = field(default=False, metadata={"help": "keep the source text beside the memory"})
-    seed: int = 0
+    seed: int = field(default=0, metadata={"help": "of the order of lessons and of sampled questions"})
 
     def __post_init__(self) -> None:
         if not isinstance(self.memory, MemoryConfig):
             raise ConfigError(f"memory={self.memory!r}: expected a MemoryConfig, such as MemoryConfig(rank=16).")
-        if self.strategy not in get_args(Strategy):
-            raise ConfigError(f"strategy={self.strategy!r} is not known. Choose one of {list(get_args(Strategy))}.")
-        for name in ("distill", "keep_text"):
-            check_flag(name, getattr(self, name))
+        check_flag("keep_text", self.keep_text)
         positive = ("piece_tokens", "answer_tokens", "kept_logits", "batch_size")
         for name in (*positive, "details", "most_details", "wordings", "least_steps", "notepad"):
             value, least = getattr(self, name), int(name in positive)
@@ -111,7 +112,5 @@ class ConsolidationConfig:
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{name}={value!r}: expected a share from 0 to 1.")
-        for name in ("text_weight", "max_drift"):
-            value = getattr(self, name)
-            if not is_number(value) or not value >= 0:
-                raise ConfigError(f"{name}={value!r}: expected a number of at least 0.")
+        if not is_number(self.max_drift) or not self.max_drift >= 0:
+            raise ConfigError(f"max_drift={self.max_drift!r}: expected a number of at least 0.")

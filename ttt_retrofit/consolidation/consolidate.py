@@ -21,8 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigError
-from ..memory.batch import Voices
-from ..memory.collate import voices as voices_of
+from ..memory.batch import MemoryBatch
+from ..memory.collate import collate
 from ..memory.entry import Entry, GateKeys, Source
 from ..memory.gates import Background
 from ..memory.lessons import Lesson
@@ -141,22 +141,20 @@ class Consolidation:
         student = Student(plain_copy(self.model), places)
         elsewhere = self._elsewhere(student, teacher)
         plan = self._plan(student, teacher, questions, elsewhere)
-        # One entry that is written anew does not hear the one it replaces.
-        bank = self.config.strategy == "bank"
-        earlier = voices_of([plan.before], plain.device, torch.float32) if bank and plan.before is not None else None
+        earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 
-        def voices(leaves: Leaves) -> Voices:
+        def memories(leaves: Leaves) -> MemoryBatch:
             gated, device = self.config.memory.gated, plain.device
             return with_new(earlier, plan.gate, elsewhere.background, gated, leaves, places.layer, device)
 
         state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
         taught = itertools.chain.from_iterable(plan.taught)
         prompts = [p.lesson.prompt for p in [*taught, *plan.negatives, *plan.replays, *plan.checks]]
-        student.share(common_beginning(prompts), voices(state.leaves))
+        student.share(common_beginning(prompts), memories(state.leaves))
         work.load_training(state)
         try:
             stopped = train(
-                student, plan.taught, plan.negatives, plan.replays, plan.checks, voices, state, self.config,
+                student, plan.taught, plan.negatives, plan.replays, plan.checks, memories, state, self.config,
                 self.control, work.save_training,
             )  # fmt: skip
         except FloatingPointError as error:
@@ -182,18 +180,18 @@ class Consolidation:
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
-        single, background = self.config.strategy == "single", elsewhere.background
+        background = elsewhere.background
         asked = [question for question in questions if not question.held_out]
         facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
         gate = elsewhere.gate_of(facts)
-        before = self._revised(student, teacher, questions, lambda hidden: single or _opens(hidden, gate, background))
+        before = self._revised(student, teacher, questions, lambda hidden: _opens(hidden, gate, background))
         whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
-        # Earlier questions with new answers are learned as the context's own; a memory written anew learns all again.
+        # Earlier questions with new answers are learned as the context's own.
         anew = [study.lesson(question, self.phrasing) for question in before.taught]
         left, named = () if before.memory is None else before.memory.entries, _named(self.context, self.prompts)
         again = self.before.again(left, named, {question.text for question in questions})
         anew += [lesson for _, lesson in again]
-        facts += [*self._prepared(student, [*whole, *anew]), *(before.replays if single else ())]
+        facts += self._prepared(student, [*whole, *anew])
         gate = elsewhere.gate_of(facts)
         taught = {question.text for question in before.taught}
         held_out = [question for question in questions if question.held_out and question.text not in taught]
@@ -217,7 +215,7 @@ class Consolidation:
                 *([fact] for fact in (*facts[len(asked) :], *self._texts(student, asked))),
             ],
             negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
-            replays=() if single else before.replays,
+            replays=before.replays,
             checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
             held_out=held_out,
             unknown=unknown[::8],
@@ -269,10 +267,8 @@ class Consolidation:
         return [Prepared(lesson, hidden) for lesson, hidden in zip(lessons, below)]
 
     def _texts(self, student: Student, questions: Sequence[Question]) -> list[Prepared]:
-        """The raw statements, for a little next-token loss."""
-        lessons = study.quotes(self.context, questions, self.phrasing, self.prompts, self.config)
-        prepared = self._prepared(student, [lesson for lesson, _ in lessons])
-        return [dataclasses.replace(p, weight=weight) for p, (_, weight) in zip(prepared, lessons)]
+        """Statements of which something was not answered, word by word."""
+        return self._prepared(student, study.quotes(self.context, questions, self.phrasing, self.prompts, self.config))
 
     def _in_turns(
         self,
@@ -334,22 +330,17 @@ class Consolidation:
         held = (statement.text for statement in self.context.statements if statement.holds)
         notes = written(held, self.tokenizer) if self.config.notepad else []
         before = () if plan.before is None else plan.before.entries
-        single = self.config.strategy == "single"
         name = self.context.sha256[:12]
         entry = Entry(
-            name if single else free_name(name, [e.name for e in before]),
+            free_name(name, [e.name for e in before]),
             (source,),
             weights,
             dataclasses.replace(plan.gate, keys=plan.gate.keys.cpu()),
             tuple(plan.studied),
             now,
             tuple(notes),
-            () if single else tuple(other for other in plan.learned_from if other != name),
+            tuple(other for other in plan.learned_from if other != name),
         )
-        if single:
-            sources = (*(s for e in before for s in e.sources if s.sha256 != source.sha256), source)
-            notes = [*(note for e in before for note in e.notes), *notes]
-            entry, before = dataclasses.replace(entry, sources=sources, notes=tuple(notes)), ()
         entries = (*before, entry)
         return Memory(
             base=self.base,
@@ -375,9 +366,9 @@ class Consolidation:
         remembering = Writer(
             converted, self.tokenizer, self.control.check, converted.new_cache, memories=candidate, learn_from="none"
         )
-        voices = voices_of([candidate], student.model.device, student.model.dtype)
-        assert voices is not None
-        moved = partial(verify.drift, student, elsewhere.texts, elsewhere.below_texts, voices)
+        memories = collate([candidate], student.model.device, student.model.dtype)
+        assert memories is not None
+        moved = partial(verify.drift, student, elsewhere.texts, elsewhere.below_texts, memories)
         report = verify.examined(
             teacher, remembering, self.phrasing, questions, unknown, moved, self.config, self.control
         )

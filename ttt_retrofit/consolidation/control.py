@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import Cancelled
+from ..util.display import Bare, Displayed, Rows
 from .config import Budget
 
 
-@dataclass(frozen=True)
-class Progress:
+@dataclass(frozen=True, repr=False)
+class Progress(Displayed):
     """How far a consolidation is."""
 
     stage: str  # "study", "train", "verify", "done"
@@ -20,6 +21,14 @@ class Progress:
     total: int
     seconds: float  # since the start, pauses excluded
     seconds_left: float | None  # of this stage, at its pace so far
+
+    def _rows(self) -> Rows:
+        return {
+            "stage": self.stage,
+            "done": Bare(f"{self.done:,} of {self.total:,}"),
+            "seconds": round(self.seconds),
+            "seconds_left": None if self.seconds_left is None else round(self.seconds_left),
+        }
 
 
 class Control:

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..memory.batch import Term, Voices
-from ..memory.collate import AJAR, joined
+from ..memory.batch import MemoryBatch, Term
+from ..memory.collate import ALWAYS_OPEN, joined
 from ..memory.config import MemoryConfig
 from ..memory.entry import GateKeys
 from ..memory.gates import Background, Gates
@@ -32,7 +32,7 @@ from .student import Student
 Leaves = dict[str, dict[str, Tensor]]
 WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, and ends twice as high
 # A step of Adam changes what a projection says in proportion to its width (muTransfer, Yang et al. 2022). Measured at
-# widths 576 and 896 (`docs/design.md`).
+# widths 576 and 896 (`docs/research-log/distillation.md`).
 LR_TIMES_WIDTH, HIGHEST_LR = 1.8, 5e-3
 CLIP = 1.0  # norm of the gradient of a step
 ENOUGH_HELD_OUT = 6  # questions: a short context leaves few to hold out, and fewer do not end training early
@@ -47,7 +47,6 @@ class Prepared:
 
     lesson: Lesson
     below: Tensor  # (T, D)
-    weight: float = 1.0
     first: Lesson | None = None  # whose prompt and answer this prompt begins with: learned in the same text
 
     @property
@@ -77,17 +76,15 @@ class State:
 
 
 def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
-    """Weights that say nothing yet: A random and B zero, or a zero matrix."""
+    """Weights that say nothing yet: A random and B zero."""
     generator = torch.Generator().manual_seed(seed)
     leaves: Leaves = {}
     for place in places.projections:
-        if config.kind == "full":
-            by_name = {"full": torch.zeros(place.out_features, place.in_features, device="cpu")}
-        else:
-            a = torch.randn(config.rank, place.in_features, generator=generator, device="cpu") / math.sqrt(
-                place.in_features
-            )
-            by_name = {"a": a, "b": torch.zeros(place.out_features, config.rank, device="cpu")}
+        a = torch.randn(config.rank, place.in_features, generator=generator, device="cpu")
+        by_name = {
+            "a": a / math.sqrt(place.in_features),
+            "b": torch.zeros(place.out_features, config.rank, device="cpu"),
+        }
         leaves[place.path] = {name: tensor.to(device).requires_grad_() for name, tensor in by_name.items()}
     return leaves
 
@@ -98,17 +95,17 @@ def begin(leaves: Leaves) -> State:
 
 
 def with_new(
-    old: Voices | None,
+    old: MemoryBatch | None,
     gate: GateKeys,
     background: Background,
     gated: bool,
     leaves: Leaves,
     layer: str,
     device: torch.device,
-) -> Voices:
-    """The voices of a step: those of earlier entries, which stay as they are, and the one that is learned."""
+) -> MemoryBatch:
+    """The memories of a step: those of earlier entries, which stay as they are, and the one that is learned."""
     count = 0 if old is None else old.gates.keys.shape[1]
-    bounds = (gate.closed, gate.opened) if gated else AJAR
+    bounds = (gate.closed, gate.opened) if gated else ALWAYS_OPEN
     new = Gates(
         joined([background]).to(device),
         gate.keys.float()[None, None].to(device),
@@ -118,26 +115,13 @@ def with_new(
     terms = {} if old is None else dict(old.terms)
     for path, by_name in leaves.items():
         said = terms.get(path)
-        if "full" in by_name:
-            full = ((count, by_name["full"][None]),)
-            terms[path] = (
-                _only_full(full, device) if said is None else Term(said.a, said.b, said.owner, said.full + full)
-            )
-            continue
         a, b = by_name["a"][None], by_name["b"][None]
         owner = torch.full((a.shape[1],), count, device=device)
-        if said is None or said.owner.numel() == 0:
-            terms[path] = Term(a, b, owner, () if said is None else said.full)
+        if said is None:
+            terms[path] = Term(a, b, owner)
         else:
-            terms[path] = Term(
-                torch.cat([said.a, a], 1), torch.cat([said.b, b], 2), torch.cat([said.owner, owner]), said.full
-            )
-    return Voices(layer, gates, terms)
-
-
-def _only_full(full: tuple[tuple[int, Tensor], ...], device: torch.device) -> Term:
-    empty = torch.zeros(1, 0, 0, device=device)
-    return Term(empty, empty, torch.zeros(0, dtype=torch.long, device=device), full)
+            terms[path] = Term(torch.cat([said.a, a], 1), torch.cat([said.b, b], 2), torch.cat([said.owner, owner]))
+    return MemoryBatch(layer, gates, terms)
 
 
 def _side_by_side(old: Gates, new: Gates) -> Gates:
@@ -167,17 +151,14 @@ class _LogProbs(torch.autograd.Function):
         return onto.scatter_add_(-1, indices, gradient).to(ctx.dtype), None
 
 
-def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor, distill: bool = True) -> Tensor:
+def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor) -> Tensor:
     """KL(teacher ‖ student) of every token, nats.
 
     Parameters
     ----------
     logits : (N, V) of the student.
     indices, logprobs : (N, K) of the teacher, -inf where it keeps fewer; the rest of its mass is one event.
-    distill : False takes only the teacher's likeliest token, as a certainty.
     """
-    if not distill:
-        return -_LogProbs.apply(logits, indices[:, :1].long()).squeeze(-1)
     mine = _LogProbs.apply(logits, indices.long())  # (N, K)
     teacher, filled = logprobs.float(), torch.isinf(logprobs)
     kept = (teacher.exp() * (teacher - mine).masked_fill(filled, 0)).sum(-1)
@@ -192,7 +173,7 @@ def train(
     negatives: Sequence[Prepared],
     replays: Sequence[Prepared],
     held_out: Sequence[Prepared],
-    voices: Callable[[Leaves], Voices],
+    memories: Callable[[Leaves], MemoryBatch],
     state: State,
     config: ConsolidationConfig,
     control: Control,
@@ -235,7 +216,7 @@ def train(
             left *= 2 - step / state.known
         for group in state.optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / (WARMUP * total), 1) * left
-        loss = step_loss(student, chosen, voices(state.leaves), config.distill)
+        loss = step_loss(student, chosen, memories(state.leaves))
         # Where no gate opened there is nothing to learn.
         gradients = (
             torch.autograd.grad(loss, tensors, allow_unused=True) if loss.requires_grad else [None] * len(tensors)
@@ -250,7 +231,7 @@ def train(
         examined = state.step % per_epoch == 0 and state.step > per_epoch and len(held_out) >= ENOUGH_HELD_OUT
         if examined and not state.known:
             # Questions that it cannot answer are learned later than those that it can.
-            right = (right_share(student, some, voices(state.leaves)) for some in (held_out, declined) if some)
+            right = (right_share(student, some, memories(state.leaves)) for some in (held_out, declined) if some)
             state.known = state.step if all(share >= config.enough_recall for share in right) else 0
         save(state)
         if control.spent() >= 1:
@@ -281,17 +262,17 @@ def _cut(lessons: Sequence[Prepared], order: Sequence[int], size: int) -> list[l
     return [[i for _, i in stretch] for _, stretch in numbered]
 
 
-def step_loss(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
+def step_loss(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
     """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
-        losses = [_sum(student, some, voices, distill) for some in short_and_long(chosen)]
+        losses = [_sum(student, some, memories) for some in short_and_long(chosen)]
         return torch.stack(losses).sum() / sum(len(p.lessons) for p in chosen)
 
 
-def _sum(student: Student, chosen: Sequence[Prepared], voices: Voices, distill: bool) -> Tensor:
-    logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], voices)
-    lessons, weights = zip(*((lesson, p.weight) for p in chosen for lesson in p.lessons))
-    return len(lessons) * mean_divergence(logits, lessons, weights, distill)
+def _sum(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
+    logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], memories)
+    lessons = [lesson for p in chosen for lesson in p.lessons]
+    return len(lessons) * mean_divergence(logits, lessons)
 
 
 def short_and_long(chosen: Sequence[Prepared]) -> list[Sequence[Prepared]]:
@@ -305,15 +286,13 @@ def short_and_long(chosen: Sequence[Prepared]) -> list[Sequence[Prepared]]:
     return [some for some in (ordered[:cut], ordered[cut:]) if some]
 
 
-def mean_divergence(
-    logits: Tensor, lessons: Sequence[Lesson], weights: Sequence[float], distill: bool = True
-) -> Tensor:
-    """Mean over lessons of the mean `divergence` of their answers' tokens: each counts by its weight, not its length.
+def mean_divergence(logits: Tensor, lessons: Sequence[Lesson]) -> Tensor:
+    """Mean over lessons of the mean `divergence` of their answers' tokens: each counts alike, however long it is.
 
     logits : (N, V) of all answers, one after the other.
     """
-    by_token = divergence(logits, *targets(lessons, logits.device), distill)
-    shares = [weight / len(x.answer) for x, weight in zip(lessons, weights) for _ in x.answer]
+    by_token = divergence(logits, *targets(lessons, logits.device))
+    shares = [1 / len(lesson.answer) for lesson in lessons for _ in lesson.answer]
     return (by_token * torch.tensor(shares, device=logits.device)).sum() / len(lessons)
 
 
@@ -327,12 +306,12 @@ def targets(lessons: Sequence[Lesson], device: torch.device) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def right_share(student: Student, held_out: Sequence[Prepared], voices: Voices | None, batch: int = 32) -> float:
+def right_share(student: Student, held_out: Sequence[Prepared], memories: MemoryBatch | None, batch: int = 32) -> float:
     """Share of the held-out answers' tokens that come first in the student's logits."""
     right = total = 0
     for start in range(0, len(held_out), batch):
         some = held_out[start : start + batch]
-        logits = student.logits([p.below for p in some], [p.ids for p in some], [p.positions for p in some], voices)
+        logits = student.logits([p.below for p in some], [p.ids for p in some], [p.positions for p in some], memories)
         answers = torch.tensor([t for p in some for x in p.lessons for t in x.answer], device=logits.device)
         right += int((logits.argmax(-1) == answers).sum())
         total += answers.numel()

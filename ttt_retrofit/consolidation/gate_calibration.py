@@ -1,7 +1,8 @@
 """Where the gate of a new memory stands: keys from its own questions, bounds from text it must keep silent on.
 
 Hidden states of all texts share most of their length and most of their variation. Measured on 20 questions about a
-conversation against unrelated chats, prose and code (`docs/design.md`), plain cosines overlap; whitened ones do not.
+conversation against unrelated chats, prose and code, plain cosines overlap and whitened ones do not
+(`docs/research-log/gates.md`).
 T tokens, D model width, K keys, N directions.
 """
 

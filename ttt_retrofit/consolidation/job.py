@@ -8,11 +8,12 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from ..memory.memory import Memory
+from ..util.display import Displayed, Rows
 from .consolidate import Consolidation
 from .control import Progress
 
 
-class ConsolidationJob:
+class ConsolidationJob(Displayed):
     """What `consolidate(background=True)` returns.
 
     Attributes
@@ -32,6 +33,15 @@ class ConsolidationJob:
         self._future: Future[Memory] = Future()
         self._thread = threading.Thread(target=self._run, name="ttt-consolidate", daemon=True)
         self._thread.start()
+
+    def _rows(self) -> Rows:
+        if not self._future.done():
+            return {"ended": False, **self.progress._rows()}
+        error = self._future.exception()
+        if error is not None:
+            return {"ended": True, "error": type(error).__name__}
+        report = self._future.result().report
+        return {"ended": True, "accepted": None if report is None else report.accepted}
 
     @property
     def progress(self) -> Progress:

@@ -17,15 +17,14 @@ FIELDS = {
     "kind": {"gap", "hidden"},
     "conversation": {"gap", "hidden", "kind"},
     "document": {"gap", "hidden", "kind"},
-    "quote": {"hidden"},
-    "quoted": {"statement"},
-    "quote_document": {"hidden"},
-    "quoted_document": {"statement"},
     "overviewed": {"told"},
     "overviewed_document": {"told"},
     "reading": {"context", "question"},
     "plain": {"context", "question"},
 }
+
+# Of earlier versions, whose files still load.
+REMOVED = {"quote", "quoted", "quote_document", "quoted_document"}
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,6 @@ class Prompts:
     refusals: tuple[str, ...]
     usual: tuple[tuple[str, str], ...]
     introduced: tuple[str, str]
-    quote: str
-    quoted: str
-    quote_document: str
-    quoted_document: str
     overview: tuple[str, ...]
     overviewed: str
     overview_document: tuple[str, ...]
@@ -75,7 +70,7 @@ class Prompts:
         except (OSError, ValueError, RecursionError) as error:  # of TOML and of UTF-8, or what is no file
             raise ConfigError(f"The prompts in {name} cannot be read: {error}") from error
         expected = {field.name for field in dataclasses.fields(cls)}
-        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected)
+        missing, unknown = sorted(expected - set(values)), sorted(set(values) - expected - REMOVED)
         if missing or unknown:
             raise ConfigError(f"The prompts in {name} lack {missing} and have unknown keys {unknown}.")
         for key, placeholders in FIELDS.items():
@@ -86,7 +81,8 @@ class Prompts:
             for pair in [values[key]] if key == "introduced" else values[key]:
                 if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
                     raise ConfigError(f'{key!r} in {name} holds {pair!r}; expected pairs of texts, as ["...", "..."].')
-        fields: dict[str, Any] = {k: v.strip("\n") if isinstance(v, str) else tuple(v) for k, v in values.items()}
+        known = {key: value for key, value in values.items() if key in expected}
+        fields: dict[str, Any] = {k: v.strip("\n") if isinstance(v, str) else tuple(v) for k, v in known.items()}
         return cls(**fields)
 
 

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ..inner.context import ForwardContext, entering
 from ..inner.discovery import decoder_layers
-from ..memory.batch import Hearing, Voices, bind, hearing
-from ..memory.gates import Topic
+from ..inner.hooks import bind
+from ..memory.batch import MemoryBatch, MemoryForward, hooks_for
+from ..memory.gates import GateState
 from ..memory.projections import Places
 from .writer import shared_prefix
 
@@ -43,14 +45,14 @@ class Student:
         self.tokens = 0  # processed by the layers from the memory up
         self.beginning: list[int] = []
         self.past = DynamicCache(config=plain.config)  # after the beginning
-        self.topic: Topic | None = None
-        bind(plain, places.layer, [projection.path for projection in places.projections])
+        self.gate_state: GateState | None = None
+        bind(plain, hooks_for(places.layer, [projection.path for projection in places.projections]))
         for index in range(places.index):
             _make_replaying(self, self.layers[index], last=index == places.index - 1)
         plain.get_output_embeddings().register_forward_pre_hook(self._only_positions)
 
     @torch.no_grad()
-    def share(self, beginning: Sequence[int], voices: Voices) -> None:
+    def share(self, beginning: Sequence[int], memories: MemoryBatch) -> None:
         """Read once what the lessons that come begin with; `logits` then takes it as read.
 
         Nothing is shared where a gate opens in it: what a memory says there would change while it learns.
@@ -59,15 +61,15 @@ class Student:
             return
         past = DynamicCache(config=self.model.config)
         ids = torch.tensor([list(beginning)], device=self.model.device)
-        entering: list[Tensor] = []
-        handle = self._layer().register_forward_pre_hook(_keeping(entering), with_kwargs=True)
+        reached: list[Tensor] = []
+        handle = self._layer().register_forward_pre_hook(_keeping(reached), with_kwargs=True)
         self.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
         handle.remove()
-        heard = self._heard(entering[0][0], voices)
-        if heard.open is not None:
+        found = _gates_found(reached[0][0], memories)
+        if found.openings is not None:
             return
         self.beginning = list(beginning)
-        self.past, self.topic = past, heard.after
+        self.past, self.gate_state = past, found.after
 
     @torch.no_grad()
     def below(self, lessons: Sequence[Sequence[int]], batch: int = 32) -> list[Tensor]:
@@ -93,7 +95,7 @@ class Student:
         below: Sequence[Tensor],
         lessons: Sequence[Sequence[int]],
         positions: Sequence[Sequence[int]],
-        voices: Voices | None,
+        memories: MemoryBatch | None,
     ) -> Tensor:
         """Logits (N, V) after the given positions of every lesson, one lesson after the other."""
         shared = self._shared(lessons, positions)
@@ -107,11 +109,11 @@ class Student:
         if self.places.index > 0:
             self.replayed = pad_sequence([hidden[shared:] for hidden in below], batch_first=True)
         self.tokens += sum(len(lesson) for lesson in lessons)
-        cache, topic = self._begun(len(lessons)) if shared else (None, None)
+        cache, state = self._begun(len(lessons)) if shared else (None, None)
         mask = torch.cat([mask.new_ones(len(lessons), shared), mask], dim=1)
-        heard = None if voices is None else Hearing(voices, topic, [len(lesson) for lesson in lessons])
+        added = None if memories is None else MemoryForward(memories, state, [len(lesson) for lesson in lessons])
         try:
-            with hearing(heard):
+            with entering(ForwardContext(memory=added)):
                 inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
                 return self.model(**inputs, use_cache=cache is not None).logits[0]
         finally:
@@ -123,20 +125,15 @@ class Student:
         begins = all(list(lesson[:count]) == self.beginning for lesson in lessons)
         return count if begins and all(span[0] >= count for span in positions) else 0
 
-    def _begun(self, rows: int) -> tuple[DynamicCache, Topic]:
+    def _begun(self, rows: int) -> tuple[DynamicCache, GateState]:
         """The past of that many rows that have read the common beginning."""
-        assert self.topic is not None
-        topic = self.topic.select(torch.zeros(rows, dtype=torch.long, device=self.model.device))
-        return _repeated(self.past, rows), topic
+        assert self.gate_state is not None
+        state = self.gate_state.select(torch.zeros(rows, dtype=torch.long, device=self.model.device))
+        return _repeated(self.past, rows), state
 
-    def opens(self, below: Tensor, voices: Voices) -> bool:
+    def opens(self, below: Tensor, memories: MemoryBatch) -> bool:
         """Whether any gate opens anywhere in a text. below: (T, D)."""
-        return self._heard(below, voices).open is not None
-
-    def _heard(self, below: Tensor, voices: Voices) -> Hearing:
-        heard = Hearing(voices, None, [below.shape[0]])
-        heard.listen(below[None])
-        return heard
+        return _gates_found(below, memories).openings is not None
 
     def _padded(self, lessons: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         width = max(len(lesson) for lesson in lessons)
@@ -166,6 +163,13 @@ class Student:
             return None
         rows, columns = self.positions
         return (args[0][rows, columns][None], *args[1:])
+
+
+def _gates_found(below: Tensor, memories: MemoryBatch) -> MemoryForward:
+    """The gates along a text, from what enters their layer. below: (T, D)."""
+    forward = MemoryForward(memories, None, [below.shape[0]])
+    forward.find_gates(below[None])
+    return forward
 
 
 def _repeated(past: DynamicCache, rows: int) -> DynamicCache:

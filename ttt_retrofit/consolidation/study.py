@@ -128,28 +128,20 @@ def quotes(
     phrasing: Phrasing,
     prompts: Prompts,
     config: ConsolidationConfig,
-) -> list[tuple[Lesson, float]]:
-    """What was said about every detail, word by word, with the weight of the lesson: next-token loss on the raw text.
-
-    A detail that no question got an answer for is asked back, and answered by the statement itself. What no longer
-    holds is left out.
+) -> list[Lesson]:
+    """Details that no question got an answer for, asked back and answered by the statement itself, word by word. What
+    no longer holds is left out.
     """
-    template, reply = prompts.quote_document, prompts.quoted_document
-    if context.conversation:
-        template, reply = prompts.quote, prompts.quoted
     given = [(question.statement, stem(word)) for question in questions for word in question.value]
     lessons = []
     for number, detail in details_of(context, config):
         statement = context.statements[number]
         if not statement.holds:
             continue
-        if config.text_weight > 0:
-            quoted = phrasing.said(fill(reply, statement=statement.text))
-            lessons.append((certain("text", phrasing.asked(fill(template, hidden=detail)), quoted), config.text_weight))
         if not any((number, stem(word)) in given for word in content(detail)):
             back = asked_back(statement.text, detail)
             back = next(iter(turned(back, prompts)), back)
-            lessons.append((certain("text", phrasing.asked(back), phrasing.said(statement.text)), 1.0))
+            lessons.append(certain("text", phrasing.asked(back), phrasing.said(statement.text)))
     return lessons
 
 

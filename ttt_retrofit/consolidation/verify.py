@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..memory.batch import Voices
+from ..memory.batch import MemoryBatch
 from ..memory.report import Report
 from .config import ConsolidationConfig
 from .control import Control
@@ -65,7 +65,9 @@ def inventions(answers: Sequence[str], questions: Sequence[str], remembered: set
 
 
 @torch.no_grad()
-def drift(student: Student, texts: Sequence[Sequence[int]], below: Sequence[torch.Tensor], voices: Voices) -> Drift:
+def drift(
+    student: Student, texts: Sequence[Sequence[int]], below: Sequence[torch.Tensor], memories: MemoryBatch
+) -> Drift:
     """Loss and KL over unrelated texts. Where no gate opens the two are the same forward, which is made once."""
     loss_base = loss_memory = kl = 0.0
     count = 0
@@ -74,8 +76,8 @@ def drift(student: Student, texts: Sequence[Sequence[int]], below: Sequence[torc
         base = student.logits([hidden], [ids], [positions], None).float().log_softmax(-1)
         targets = torch.tensor(ids[1:], device=base.device)[:, None]
         with_memory = base
-        if student.opens(hidden, voices):
-            with_memory = student.logits([hidden], [ids], [positions], voices).float().log_softmax(-1)
+        if student.opens(hidden, memories):
+            with_memory = student.logits([hidden], [ids], [positions], memories).float().log_softmax(-1)
             kl += (base.exp() * (base - with_memory)).sum().item()
         loss_base -= base.gather(-1, targets).sum().item()
         loss_memory -= with_memory.gather(-1, targets).sum().item()

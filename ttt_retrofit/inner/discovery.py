@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from ..config import RANGES, ROLES, LayerSelection, TTTConfig
+from ..config import FAST_WEIGHTS, RANGES, ROLES, LayerSelection, TTTConfig
 from ..errors import ConfigError, UnsupportedModelError
 
 logger = logging.get_logger(__name__)
@@ -74,7 +74,8 @@ def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
     explicit = isinstance(config.layers, tuple)
     chosen = _without_cross_attention(model, select_layers(config.layers, len(layers)), explicit)
     found = {index: find_mlps(layers[index], f"{prefix}.{index}", index, hidden_size) for index in chosen}
-    if config.fast_weights == "prime":
+    kind = FAST_WEIGHTS.get(config.fast_weights)(config.rank)
+    if kind.beside_block:
         return [
             site
             for index, mlps in found.items()
@@ -93,7 +94,8 @@ def find_sites(model: PreTrainedModel, config: TTTConfig) -> list[Site]:
                 f"Roles are {list(ROLES)}; the projections seen are {_projection_names(projections)}."
             )
     sites = [site for site in projections if any(_matches(site, target) for target in config.target_modules)]
-    _check_rank(config, sites)
+    for site in sites:
+        kind.check(site)
     return sites
 
 
@@ -235,16 +237,6 @@ def _block_sites(layer: nn.Module, path: str, index: int, hidden_size: int, mlps
         f"{path} holds its MLP projections directly ({_child_names(layer)}), so there is no block to put a prime MLP "
         "beside. Use fast_weights='delta' or 'lora'."
     )
-
-
-def _check_rank(config: TTTConfig, sites: list[Site]) -> None:
-    for site in sites:
-        limit = min(site.in_features, site.out_features)
-        if config.fast_weights == "lora" and config.rank > limit:
-            raise ConfigError(
-                f"rank={config.rank} is larger than the matrix {site.path} ({site.out_features} x {site.in_features}). "
-                f"Take rank <= {limit}, or fast_weights='delta'."
-            )
 
 
 def is_projection(module: nn.Module) -> bool:

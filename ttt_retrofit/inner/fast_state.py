@@ -60,8 +60,12 @@ class FastState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor under a unique name, for counting, selecting and saving."""
+        self.settle()
+        return self._named()
+
+    def _named(self) -> dict[str, Tensor]:
         named = {} if self.steps is None else {"steps": self.steps}
-        for site, state in self.sites.items():
+        for site, state in self._sites.items():
             for name, weight in state.weights.items():
                 named[f"{site}|{name}"] = weight
                 for slot, value in state.optimizer[name].items():
@@ -72,7 +76,8 @@ class FastState:
     def nbytes(self) -> int:
         prepared = (weight for weights in self._prepared.values() for weight in weights.values())
         # Prepared weights of the same dtype may be the very tensors.
-        unique = {tensor.data_ptr(): tensor.nbytes for tensor in (*self.tensors().values(), *prepared)}
+        # A step that is due is taken in place: it changes no size.
+        unique = {tensor.data_ptr(): tensor.nbytes for tensor in (*self._named().values(), *prepared)}
         return sum(unique.values())
 
     @classmethod

@@ -8,48 +8,77 @@ Every weight is batch-first, one set per row, with shape (B or 1, ...): 1 is sha
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from abc import abstractmethod
+from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config import TTTConfig
+from ..config import FAST_WEIGHTS, TTTConfig
+from ..errors import ConfigError
 from .discovery import Site
+from .registry import register_fast_weights
 
 Weights = dict[str, Tensor]
 
 
 class FastWeights(Protocol):
-    """What a kind of fast weights has to say."""
+    """What a kind of fast weights has to say. It keeps no tensors itself.
 
-    learned_start: tuple[str, ...]
+    Parameters
+    ----------
+    rank : `TTTConfig.rank`, which a kind without a size of its own passes by.
+    """
+
+    learned_start: ClassVar[tuple[str, ...]] = ()
     """Names whose start is a stored parameter; the others start at zero and are not stored."""
 
-    def shapes(self, site: Site) -> dict[str, tuple[int, int]]: ...
+    beside_block: ClassVar[bool] = False
+    """Whether they stand beside whole MLP blocks, and not beside the projections that `target_modules` names."""
+
+    relative_lr: ClassVar[dict[str, float]] = {}
+    """`TTTConfig.relative_lr` by optimizer, where that of the optimizer does not suit."""
+
+    rank: int
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    @abstractmethod
+    def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
+        """The matrices of a site, by name: (rows, columns) each."""
+
+    def check(self, site: Site) -> None:
+        """Raises `ConfigError` for a site that they cannot be added to."""
 
     def start(self, site: Site, generator: torch.Generator) -> Weights:
         """The learned starts, (rows, columns) each, float32."""
-        ...
+        return {}
 
     def unit(self, site: Site, norm: Tensor) -> Tensor:
-        """The scale of a step, beside a projection of this Frobenius norm; scalars."""
-        ...
+        """The scale of a step, beside a projection of this Frobenius norm: the root mean square of entries; scalars."""
+        return norm / math.sqrt(site.out_features * site.in_features)
 
+    @abstractmethod
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         """The site's output `onto`, (B, T, O), plus the fast term of its input x, (B, T, I)."""
-        ...
-
-    def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
-        """`weights` moved back towards `start` until the relative change of every matrix is at most `bound`.
-
-        scale holds the Frobenius norms to compare with, as scalars.
-        """
-        ...
 
     def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
-        """(B,) the largest relative change of a matrix of this site."""
-        ...
+        """(B,) the largest relative change of a matrix of this site.
+
+        scale holds the Frobenius norms to compare with, as scalars: of the learned starts by name, and "base", that of
+        the projection.
+        """
+        return torch.stack([_change(name, weight, start, scale) for name, weight in weights.items()]).amax(0)
+
+    def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
+        """`weights` moved back towards `start` until the relative change of every matrix is at most `bound`."""
+        shrunk: Weights = {}
+        for name, weight in weights.items():
+            factor = _largest_step(_change(name, weight, start, scale), bound)
+            shrunk |= _interpolate({name: weight}, start, factor)
+        return shrunk
 
 
 def frobenius(matrix: Tensor) -> Tensor:
@@ -71,6 +100,13 @@ def add_batch_linear(onto: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     return torch.baddbmm(onto, x, weight.mT)
 
 
+def _change(name: str, weight: Tensor, start: Weights, scale: dict[str, Tensor]) -> Tensor:
+    """(B,) ‖W - W₀‖ over the norm of W₀, or of the projection where W starts at zero."""
+    if name in start:
+        return frobenius(weight - start[name]) / scale[name]
+    return frobenius(weight) / scale["base"]
+
+
 def _interpolate(weights: Weights, start: Weights, factor: Tensor) -> Weights:
     """start + factor * (weights - start), factor: (B,) in [0, 1]; a name without a start begins at zero."""
     moved, factor = {}, factor[:, None, None]
@@ -82,39 +118,30 @@ def _interpolate(weights: Weights, start: Weights, factor: Tensor) -> Weights:
     return moved
 
 
-class Delta:
+@register_fast_weights("delta")
+class Delta(FastWeights):
     """A full matrix added to the projection: y = W x + Δ x, Δ starting at zero."""
-
-    learned_start: tuple[str, ...] = ()
 
     def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
         return {"delta": (site.out_features, site.in_features)}
 
-    def start(self, site: Site, generator: torch.Generator) -> Weights:
-        return {}
-
-    def unit(self, site: Site, norm: Tensor) -> Tensor:
-        """The root mean square of the projection's entries."""
-        return norm / math.sqrt(site.out_features * site.in_features)
-
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         return add_batch_linear(onto, x, weights["delta"])
 
-    def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
-        return frobenius(weights["delta"]) / scale["base"]
 
-    def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
-        factor = _largest_step(self.displacement(weights, start, scale), bound)
-        return _interpolate(weights, start, factor)
-
-
-class LoRA:
+@register_fast_weights("lora")
+class LoRA(FastWeights):
     """A low-rank matrix added to the projection: y = W x + B (A x), with A random and B zero at the start."""
 
-    learned_start: tuple[str, ...] = ("a", "b")
+    learned_start = ("a", "b")
 
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
+    def check(self, site: Site) -> None:
+        limit = min(site.in_features, site.out_features)
+        if self.rank > limit:
+            raise ConfigError(
+                f"rank={self.rank} is larger than the matrix {site.path} ({site.out_features} x {site.in_features}). "
+                f"Take rank <= {limit}, or fast_weights='delta'."
+            )
 
     def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
         return {"a": (self.rank, site.in_features), "b": (site.out_features, self.rank)}
@@ -143,20 +170,20 @@ class LoRA:
         return _interpolate(weights, start, _largest_step(largest, bound))
 
 
-class Prime:
+@register_fast_weights("prime")
+class Prime(FastWeights):
     """A gated MLP beside the base's own: y = MLP(x) + V (silu(G x) * U x), V zero at the start.
 
     TTT-E2E's dual MLP (§2.3), in parallel rather than in series: in series it needs norms that no checkpoint has.
     """
 
-    learned_start: tuple[str, ...] = ("gate", "up", "down")
-
-    def __init__(self, width: int) -> None:
-        self.width = width
+    learned_start = ("gate", "up", "down")
+    beside_block = True
+    relative_lr: ClassVar[dict[str, float]] = {"adam": 1e-2}  # an added MLP begins with nothing to lose
 
     def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
-        inward = (self.width, site.in_features)
-        return {"gate": inward, "up": inward, "down": (site.out_features, self.width)}
+        inward = (self.rank, site.in_features)
+        return {"gate": inward, "up": inward, "down": (site.out_features, self.rank)}
 
     def start(self, site: Site, generator: torch.Generator) -> Weights:
         shapes = self.shapes(site)
@@ -167,21 +194,11 @@ class Prime:
 
     def unit(self, site: Site, norm: Tensor) -> Tensor:
         """The root mean square of a V as wide as this one that has the norm of the block's projection."""
-        return norm / math.sqrt(site.out_features * self.width)
+        return norm / math.sqrt(site.out_features * self.rank)
 
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         hidden = F.silu(batch_linear(x, weights["gate"])) * batch_linear(x, weights["up"])
         return add_batch_linear(onto, hidden, weights["down"])
-
-    def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
-        return torch.stack([frobenius(w - start[n]) / scale[n] for n, w in weights.items()]).amax(0)
-
-    def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
-        shrunk: Weights = {}
-        for name, weight in weights.items():
-            factor = _largest_step(frobenius(weight - start[name]) / scale[name], bound)
-            shrunk |= _interpolate({name: weight}, start, factor)
-        return shrunk
 
 
 def _largest_step(displacement: Tensor, bound: float) -> Tensor:
@@ -192,6 +209,5 @@ def _largest_step(displacement: Tensor, bound: float) -> Tensor:
 
 def fast_weights(config: TTTConfig) -> FastWeights:
     """The kind that a configuration names."""
-    if config.fast_weights == "delta":
-        return Delta()
-    return LoRA(config.rank) if config.fast_weights == "lora" else Prime(config.rank)
+    kind: FastWeights = FAST_WEIGHTS.get(config.fast_weights)(config.rank)
+    return kind

@@ -1,4 +1,4 @@
-"""In-Place TTT's rule, for comparison: what a chunk writes into the down projections, in closed form.
+"""In-Place TTT's rule, for comparison, as a plug-in: what a chunk writes into the down projections, in closed form.
 
 In-Place Test-Time Training (Feng et al., ICLR 2026, arXiv 2604.06169). Each down projection W is given a loss of its
 own, -⟨Z Wᵀ, V̂⟩, with keys Z, the MLP's intermediate activations, and values V̂ = Conv1D(X₀) W_target, made of the token
@@ -16,12 +16,16 @@ B batch rows, C chunk, F feed-forward, D model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ..config import TTTConfig
 from ..errors import ConfigError, UnsupportedModelError
 from .discovery import Site
+from .fast_weights import Weights
+from .inner_rules import InnerRule, ReadChunk
+from .registry import register_inner_rule
 
 
 def gradient(keys: Tensor, embeddings: Tensor, targets: Tensor) -> Tensor:
@@ -37,18 +41,41 @@ def gradient(keys: Tensor, embeddings: Tensor, targets: Tensor) -> Tensor:
     return -values.mT @ keys[:, :-1]
 
 
-def check(sites: Iterable[Site], words: nn.Module) -> None:
-    """Raises where the rule has no meaning: projections other than down, outputs not as wide as the embeddings."""
-    others = [f"{site.role}: {site.path}" for site in sites if site.role != "down"]
-    if others:
-        raise ConfigError(
-            f"inner_rule='in_place' is defined for the MLP's down projection; found {others}. Take "
-            "target_modules=('down',), or inner_rule='gradient'."
-        )
-    width = words.embedding_dim if isinstance(words, nn.Embedding) else None
-    narrow = [f"{site.path} ({site.out_features})" for site in sites if site.out_features != width]
-    if narrow:
-        raise UnsupportedModelError(
-            f"inner_rule='in_place' writes token embeddings, of width {width}, into the output of {narrow}; the widths "
-            "must agree. Take inner_rule='gradient'."
-        )
+@register_inner_rule("in_place")
+class InPlace(InnerRule):
+    """The write of every down projection, as the gradient that it stands for."""
+
+    backward = False
+    inputs = True
+
+    def gradients(self, chunk: ReadChunk) -> dict[str, Weights]:
+        embeddings = chunk.embed(chunk.ids)
+        writes: dict[str, Weights] = {}
+        for name, keys in chunk.inputs.items():
+            delta = chunk.weights[name]["delta"]
+            writes[name] = {"delta": gradient(keys.to(delta), embeddings.to(delta), chunk.targets)}
+        return writes
+
+    def check_config(self, ttt: TTTConfig) -> None:
+        """A whole matrix is what it writes."""
+        if ttt.fast_weights != "delta":
+            raise ConfigError(
+                f"inner_rule='in_place' writes a whole matrix, and fast_weights={ttt.fast_weights!r} has none. Take "
+                "fast_weights='delta', or inner_rule='gradient'."
+            )
+
+    def check_model(self, sites: Sequence[Site], embeddings: nn.Module) -> None:
+        """It has no meaning for projections other than down, and for outputs not as wide as the embeddings."""
+        others = [f"{site.role}: {site.path}" for site in sites if site.role != "down"]
+        if others:
+            raise ConfigError(
+                f"inner_rule='in_place' is defined for the MLP's down projection; found {others}. Take "
+                "target_modules=('down',), or inner_rule='gradient'."
+            )
+        width = embeddings.embedding_dim if isinstance(embeddings, nn.Embedding) else None
+        narrow = [f"{site.path} ({site.out_features})" for site in sites if site.out_features != width]
+        if narrow:
+            raise UnsupportedModelError(
+                f"inner_rule='in_place' writes token embeddings, of width {width}, into the output of {narrow}; the "
+                "widths must agree. Take inner_rule='gradient'."
+            )

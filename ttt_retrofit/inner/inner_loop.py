@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from ..config import TTTConfig
 from .fast_weights import FastWeights, Weights
-from .inner_optimizers import IN_PLACE, OPTIMIZERS, Optimizer, State, state_names
+from .inner_optimizers import Optimizer, State, inner_optimizer
 
 IGNORED = -100  # cross_entropy's mark for a position without a target
 
@@ -103,11 +103,12 @@ def fresh_state(
 ) -> SiteState:
     """The state before the first update, for `rows` rows, with the dtype and device of `like`."""
     weights, optimizer = {}, {}
+    slots = inner_optimizer(config.inner_optimizer).slots
     for name, shape in shapes.items():
         zero = like.new_zeros(rows, *shape)
         # A clone, because updates in place must not reach the stored start.
         weights[name] = constants.start[name].expand(rows, *shape).clone() if name in constants.start else zero
-        optimizer[name] = {slot: torch.zeros_like(zero) for slot in state_names(config.inner_optimizer)}
+        optimizer[name] = {slot: torch.zeros_like(zero) for slot in slots}
     return SiteState(weights, optimizer)
 
 
@@ -128,7 +129,7 @@ def update(
     step : (B,) the number of this update in each row, from 1.
     optimize : in place of the configured optimizer, for the outer loop.
     """
-    optimize = optimize or OPTIMIZERS[config.inner_optimizer]
+    optimize = optimize or inner_optimizer(config.inner_optimizer).direction
     weights, optimizer = {}, {}
     for name, gradient in gradients.items():
         direction, optimizer[name] = optimize(gradient, state.optimizer[name], step)
@@ -167,11 +168,10 @@ def update_(
     Over large matrices the inner step is bound by memory traffic; this form passes over each tensor a few times less.
     One that was interrupted may be called again: what has been `stepped` is not stepped twice.
     """
-    lr = float(constants.lr)
+    lr, optimizer = float(constants.lr), inner_optimizer(config.inner_optimizer)
     for name, gradient in gradients.items():
         if stepped[name].begin():
-            step_ = IN_PLACE[config.inner_optimizer]
-            step_(state.weights[name], gradient, state.optimizer[name], step, lr, stepped[name].done)
+            optimizer.step_(state.weights[name], gradient, state.optimizer[name], step, lr, stepped[name].done)
     displacement = kind.displacement(state.weights, constants.start, constants.scale)
     if not bool((displacement <= config.max_relative_update).all()):  # so asked, NaN is outside too
         state.weights = kind.shrink(state.weights, constants.start, constants.scale, config.max_relative_update)

@@ -1,17 +1,13 @@
 """The TTT MLP: `mlp.ttt` holds what the outer loop may tune, and a hook adds each row's fast weights.
 
-A hook on the projection's output is the one mechanism that works for every base: dense, 4-bit, LoRA-wrapped, offloaded.
 The base's weights are never read while reading. Fast weights are not stored here: they belong to a sequence and arrive
-through `applying` for the time of one forward.
+in the `ForwardContext`, for the time of one forward.
 B batch rows, T tokens, I in features, O out features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,12 +17,14 @@ from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from ..config import RELATIVE_LR, TTTConfig
+from ..config import TTTConfig
 from ..errors import UnsupportedModelError
+from .context import FastTerms, current
 from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
 from .fast_weights import Delta, FastWeights, Weights
+from .hooks import Hook
 from .inner_loop import SiteConstants
-from .inner_optimizers import absolute_lr
+from .inner_optimizers import Adam, inner_optimizer
 
 logger = logging.get_logger(__name__)
 
@@ -41,47 +39,6 @@ INTEGER_MODULES = (
 )  # torch's own quantization, of weights to integers
 
 
-@dataclass(frozen=True)
-class FastTerms:
-    """The fast weights of one forward, by site name; a site without an entry adds nothing.
-
-    An entry may hold `FOLDED` alone: base plus fast matrix, (O, I), which takes the place of both.
-    """
-
-    weights: dict[str, Weights]
-    rows: int
-    record: bool = False  # build a graph from the first site on; the layers below stay without one
-    withheld: dict[str, Tensor] = field(default_factory=dict)  # inputs kept from projections that are folded
-    seen: dict[str, Tensor] | None = None  # if given, each projection's input is put here, (B, T, I), without a graph
-    added: set[str] = field(default_factory=set)  # sites that the forward has come by
-
-
-_TERMS: ContextVar[FastTerms | None] = ContextVar("ttt_fast_terms", default=None)
-
-
-@contextmanager
-def applying(terms: FastTerms) -> Iterator[None]:
-    """The forward inside adds these fast weights.
-
-    Raises
-    ------
-    UnsupportedModelError
-        When it came by none of the hooks of a site: its fast weights would have been left out.
-    """
-    token = _TERMS.set(terms)
-    try:
-        yield
-    finally:
-        _TERMS.reset(token)
-    missed = sorted(terms.weights.keys() - terms.added)
-    if missed:
-        raise UnsupportedModelError(
-            f"The forward never called {len(missed)} of the {len(terms.weights)} modules that fast weights are added "
-            f"to, such as that of {missed[0]}. Something computes with their weights around them, or skips their "
-            "layers. Undo that (a patched forward, layerdrop), or unwrap() first."
-        )
-
-
 class _Link:
     """A module that a site refers to without owning it: no submodule, and copied only with the whole model."""
 
@@ -92,7 +49,7 @@ class _Link:
         return _Link(memo.get(id(self.module), self.module))
 
 
-class TTTSite(nn.Module):
+class TTTSite(Hook, nn.Module):
     """What is stored for one site: where its fast weights start, its inner learning rate, the norm it is measured by.
 
     Bare parameters, never `nn.Linear`: quantizers and `target_modules="all-linear"` must pass them by.
@@ -101,6 +58,7 @@ class TTTSite(nn.Module):
     def __init__(self, site: Site, kind: FastWeights, device: torch.device | str | None = None) -> None:
         super().__init__()
         self.site = site
+        self.path = site.path
         self.kind = kind
         self._hooked: _Link | None = None
         self.log_lr = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
@@ -129,7 +87,7 @@ class TTTSite(nn.Module):
         lr, relative = ttt.step_size
         if not relative:
             return lr * self.log_lr.exp()
-        return absolute_lr(ttt.inner_optimizer, lr, self.unit) * self.log_lr.exp()
+        return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, self.unit) * self.log_lr.exp()
 
     def constants(self, ttt: TTTConfig) -> SiteConstants:
         """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
@@ -146,21 +104,35 @@ class TTTSite(nn.Module):
             self.get_parameter(f"start_{name}").copy_(value)
         self.get_buffer("base_norm").copy_(base_norm)
 
+    def module_in(self, model: nn.Module) -> nn.Module:
+        """The projection (or block) at the path, which must still be what was converted, or PEFT's adapter around it.
+
+        Its output receives the fast term.
+        """
+        module, place = module_at(model, self.path), self.site
+        inside = without_adapters(module)
+        if place.role == "block":
+            return module
+        width = place.out_features if not place.fused else 2 * place.out_features
+        if not is_projection(inside) or features(inside) != (place.in_features, width):
+            raise UnsupportedModelError(
+                f"At {place.path} stands a {type(inside).__module__}.{type(inside).__name__} now, where a projection "
+                f"from {place.in_features} to {width} features was converted. Put one of that size there (a "
+                "torch.nn.Linear, one of bitsandbytes, with or without a PEFT adapter), or unwrap() before modules are "
+                "exchanged and wrap() afterwards."
+            )
+        return module
+
     def connect(self, module: nn.Module) -> None:
-        """Hook onto the projection (or block) whose output receives the fast term."""
         self._hooked = _Link(module)
         module.register_forward_pre_hook(self.withhold_input)
         module.register_forward_hook(self.add_term)
-
-    def is_on(self, module: nn.Module) -> bool:
-        """Whether the hooks were set on this very module."""
-        return self._hooked is not None and self._hooked.module is module
 
     @property
     def _dense(self) -> nn.Linear | None:
         """The projection, where it is a plain matrix that this site adds another to."""
         module = None if self._hooked is None else self._hooked.module
-        matrix = type(module) is nn.Linear and isinstance(self.kind, Delta) and not self.site.fused
+        matrix = type(module) is nn.Linear and type(self.kind) is Delta and not self.site.fused
         return module if matrix and isinstance(module, nn.Linear) else None
 
     def foldable(self, rows: int) -> Tensor | None:
@@ -178,7 +150,7 @@ class TTTSite(nn.Module):
     @torch.compiler.disable
     def withhold_input(self, module: nn.Module, args: tuple) -> tuple | None:
         """Forward pre-hook: where a folded matrix stands ready, the base's own product has nothing to compute."""
-        terms = _TERMS.get()
+        terms = _terms()
         if terms is None or FOLDED not in terms.weights.get(self.site.name, {}):
             return None
         terms.withheld[self.site.name] = args[0]
@@ -187,7 +159,7 @@ class TTTSite(nn.Module):
     @torch.compiler.disable
     def add_term(self, module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         """Forward hook of the projection (or block): its output plus the fast term of each row."""
-        terms = _TERMS.get()
+        terms = _terms()
         if terms is None:
             return None
         weights = terms.weights.get(self.site.name)
@@ -218,6 +190,11 @@ class TTTSite(nn.Module):
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
+def _terms() -> FastTerms | None:
+    context = current()
+    return None if context is None else context.fast
+
+
 def _norm_or(start: Tensor, base: Tensor) -> Tensor:
     norm = torch.linalg.vector_norm(start)
     return torch.where(norm > 0, norm, base)
@@ -240,8 +217,8 @@ def projection_norm(projection: nn.Module, site: Site, generator: torch.Generato
     return torch.sqrt(response.square().sum(1).mean())
 
 
-def attach(model: PreTrainedModel, sites: list[Site], kind: FastWeights) -> None:
-    """Give each MLP its `ttt` module. Hooks are set by `bind`."""
+def add_sites(model: PreTrainedModel, sites: list[Site], kind: FastWeights) -> None:
+    """Give each MLP its `ttt` module. Hooks are set by `hooks.bind`."""
     for site in sites:
         container = model.get_submodule(site.container)
         if TTT not in container._modules:
@@ -262,23 +239,6 @@ def active_site(model: nn.Module, place: Site) -> TTTSite:
     site = getattr(module_at(model, f"{place.container}.{TTT}"), place.key)
     assert isinstance(site, TTTSite)
     return site
-
-
-def bind(model: PreTrainedModel) -> None:
-    """Hook every site onto the module that stands at its path now; quantizers replace projections while loading."""
-    standing = [(site, _standing_at(model, site.site)) for site in ttt_sites(model)]  # raises before anything changes
-    unbind(model)
-    _keep_gradients(model)
-    for site, module in standing:
-        site.connect(module)
-
-
-def is_bound(model: nn.Module, sites: list[TTTSite]) -> bool:
-    """Whether every site is hooked onto the module that stands at its path now.
-
-    `model.dequantize()`, PEFT and assignments replace modules, and the hooks go with those that were there.
-    """
-    return all(site.is_on(module_at(model, site.site.path)) for site in sites)
 
 
 def check_modules(model: PreTrainedModel) -> None:
@@ -308,24 +268,7 @@ def _check_compiled(model: PreTrainedModel, path: str) -> None:
         )
 
 
-def _standing_at(model: nn.Module, place: Site) -> nn.Module:
-    """The module at the path of a place, which must still be what was converted, or a PEFT adapter around it."""
-    module = module_at(model, place.path)
-    inside = without_adapters(module)
-    if place.role == "block":
-        return module
-    width = place.out_features if not place.fused else 2 * place.out_features
-    if not is_projection(inside) or features(inside) != (place.in_features, width):
-        raise UnsupportedModelError(
-            f"At {place.path} stands a {type(inside).__module__}.{type(inside).__name__} now, where a projection from "
-            f"{place.in_features} to {width} features was converted. Put one of that size there (a torch.nn.Linear, "
-            "one of bitsandbytes, with or without a PEFT adapter), or unwrap() before modules are exchanged and "
-            "wrap() afterwards."
-        )
-    return module
-
-
-def _keep_gradients(model: nn.Module) -> None:
+def keep_gradients(model: nn.Module) -> None:
     """Keep bitsandbytes from packing 4-bit weights for AVX-512, a form through which gradients are silently zero."""
     for module in model.modules():
         if vars(module).get("support_avx512bf16_for_cpu"):
@@ -333,18 +276,8 @@ def _keep_gradients(model: nn.Module) -> None:
             module.__dict__["support_avx512bf16_for_cpu"] = False
 
 
-def unbind(model: nn.Module) -> None:
-    """Remove the hooks of `bind`, wherever they are."""
-    for module in model.modules():
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for key, hook in list(hooks.items()):
-                if isinstance(getattr(hook, "__self__", None), TTTSite):
-                    del hooks[key]
-
-
-def detach(model: PreTrainedModel) -> None:
-    """Remove hooks and `ttt` modules: the base as it was."""
-    unbind(model)
+def remove_sites(model: PreTrainedModel) -> None:
+    """Remove the `ttt` modules: the base as it was."""
     for container in {site.site.container for site in ttt_sites(model)}:
         del model.get_submodule(container)._modules[TTT]
 
@@ -362,11 +295,11 @@ def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:
     if ttt.inner_lr is None or ttt.inner_optimizer != "adam" or not sites:
         return
     unit = min(float(site.unit) for site in sites)
-    if ttt.inner_lr > LARGE_STEP * RELATIVE_LR["adam"] * unit:
+    if ttt.inner_lr > LARGE_STEP * Adam.relative_lr * unit:
         logger.warning(
             "inner_lr=%g moves every entry of a matrix by %.2g times their root mean square at each chunk, where %g "
             "was found to suit. Leave inner_lr out, or set relative_lr.",
-            *(ttt.inner_lr, ttt.inner_lr / unit, RELATIVE_LR["adam"]),
+            *(ttt.inner_lr, ttt.inner_lr / unit, Adam.relative_lr),
         )
 
 

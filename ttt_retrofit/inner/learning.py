@@ -17,8 +17,8 @@ from torch import Tensor
 from transformers.utils import logging
 
 from ..config import TTTConfig
-from ..errors import UnsupportedModelError
-from . import in_place
+from ..errors import ConfigError, UnsupportedModelError
+from .context import FastTerms
 from .fast_state import FastState
 from .fast_weights import FastWeights, Weights
 from .inner_loop import (
@@ -33,7 +33,8 @@ from .inner_loop import (
     update_,
 )
 from .inner_optimizers import Optimizer
-from .layer import FOLDED, FastTerms, TTTSite
+from .inner_rules import ReadChunk, inner_rule
+from .layer import FOLDED, TTTSite
 
 logger = logging.get_logger(__name__)
 
@@ -87,6 +88,11 @@ class Outer:
         """Whether the forward keeps a graph below the first TTT site, too."""
         return self.record or bool(self.along)
 
+    @property
+    def second_order(self) -> bool:
+        """Whether the gradient of the inner loss is itself differentiated."""
+        return self.record and self.order == 2
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -131,13 +137,12 @@ def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dic
 
 def terms_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> FastTerms:
     """The fast weights for a forward that is learned from, which leaves behind what the inner rule asks for."""
-    leaves = leaves_of(decoder, fast, rows, outer)
-    if decoder.ttt.inner_rule == "in_place":
-        return FastTerms(leaves, rows, seen={})
-    return FastTerms(leaves, rows, record=not outer.everywhere)
+    rule, leaves = inner_rule(decoder.ttt), leaves_of(decoder, fast, rows, outer)
+    record = rule.backward and not outer.everywhere
+    return FastTerms(leaves, rows, record=record, seen={} if rule.inputs else None)
 
 
-def present(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
+def weights_in_use(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:
     """The fast weights for a forward without a graph. Before the first update nothing is copied per row."""
     if fast.sites:
         bases = _kept_bases(decoder, rows)
@@ -179,7 +184,7 @@ def losses_of(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:
     return next_token_losses(logits, ids) if outer.record else next_token_losses_once(logits, ids)
 
 
-def learn_from(
+def inner_step(
     decoder: Decoder,
     fast: FastState,
     terms: FastTerms,
@@ -195,12 +200,21 @@ def learn_from(
     """
     firing = torch.tensor(fires, device=losses.device)
     by_row = chunk_loss(losses, targets)
-    if terms.seen is None:
-        gradients, along = _gradients(fast, terms.weights, torch.where(firing, by_row, 0).sum(), outer)
-    else:
-        gradients, along = _writes(decoder, fast, terms.seen, ids, targets), ()
+    along: list[Tensor | None] = []
+
+    def gradients_of(loss: Tensor) -> dict[str, Weights]:
+        taken, others = _gradients(fast, terms.weights, torch.where(firing, loss, 0).sum(), outer)
+        along.extend(others)
+        return taken
+
+    weights = {name: state.weights for name, state in fast.sites.items()}
+    chunk = ReadChunk(ids, targets, losses, by_row, weights, terms.seen or {}, decoder.embeddings_of, gradients_of)
+    rule = inner_rule(decoder.ttt)
+    with torch.set_grad_enabled(rule.backward):
+        gradients = rule.gradients(chunk)
+    _check_shapes(decoder.ttt.inner_rule, gradients, weights)
     if outer.observe is not None:
-        outer.observe(Learned(fast, gradients, along, by_row.detach(), firing))
+        outer.observe(Learned(fast, gradients, tuple(along), by_row.detach(), firing))
     with torch.set_grad_enabled(outer.record):
         new = step_of(decoder, fast, by_row, gradients, firing)
     return new, by_row.tolist()
@@ -219,7 +233,7 @@ def _gradients(
     taken = torch.autograd.grad(
         loss,
         [*flat, *outer.along],
-        create_graph=outer.record and outer.order == 2,
+        create_graph=outer.second_order,
         retain_graph=outer.record,
         allow_unused=bool(outer.along),
     )
@@ -231,17 +245,18 @@ def _gradients(
     return gradients, taken[len(flat) :]
 
 
-@torch.no_grad()
-def _writes(
-    decoder: Decoder, fast: FastState, seen: dict[str, Tensor], ids: Tensor, targets: Tensor
-) -> dict[str, Weights]:
-    """In-Place TTT's rule for every site, as the gradients that it stands for. seen: (R, C, I) by site."""
-    embeddings = decoder.embeddings_of(ids)
-    writes: dict[str, Weights] = {}
-    for name, keys in seen.items():
-        delta = fast.sites[name].weights["delta"]
-        writes[name] = {"delta": in_place.gradient(keys.to(delta), embeddings.to(delta), targets)}
-    return writes
+def _check_shapes(rule: str, gradients: dict[str, Weights], weights: dict[str, Weights]) -> None:
+    """Raise `ConfigError` unless a rule gave one gradient for every fast weight."""
+    found, expected = (
+        {(site, name): tuple(tensor.shape) for site, by_name in of.items() for name, tensor in by_name.items()}
+        for of in (gradients, weights)
+    )
+    for key in expected.keys() | found.keys():
+        if found.get(key) != expected.get(key):
+            raise ConfigError(
+                f"inner_rule={rule!r} gave a gradient of shape {found.get(key)} for {key[1]!r} of {key[0]}, where one "
+                f"of {expected.get(key)} was expected. It must give one for every fast weight, and no other."
+            )
 
 
 def step_of(

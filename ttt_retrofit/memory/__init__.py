@@ -1,6 +1,8 @@
-"""Memories: what they are (`memory`), where they attach (`projections`), how several speak at once (`chorus`).
+"""Memories: entries of low-rank weights behind gates, what they add to a forward, their files and exports.
 
-Their versions on disk are in `store`, their exchange with PEFT in `lora`. Nothing here knows how a memory is made.
+`memory` is the bank and `projections` where it attaches. `collate` stacks those of a batch, and `batch` adds them by
+hooks, as far as `gates` are open. `store` has the versions on disk, `lora` the exchange with PEFT. Nothing here knows
+how a memory is made.
 """
 
 from .config import MemoryConfig

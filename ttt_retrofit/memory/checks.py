@@ -73,9 +73,8 @@ def _check_entry(entry: Entry, width: int) -> None:
            f"the keys of {entry.name!r} are of shape {tuple(keys.shape)}")  # fmt: skip
     for path, weights in entry.weights.items():
         plain = all(tensor.is_floating_point() and tensor.ndim == 2 and tensor.numel() for tensor in weights.values())
-        whole = set(weights) == {"full"}
         factors = set(weights) == {"a", "b"} and plain and weights["a"].shape[0] == weights["b"].shape[1] > 0
-        _check(plain and (whole or factors), f"the weights of {entry.name!r} for {path} are no matrices that fit")
+        _check(factors, f"the weights of {entry.name!r} for {path} are no matrices that fit")
     for lesson in entry.lessons:
         _check(bool(lesson.prompt) and min((*lesson.prompt, *lesson.answer)) >= 0, "a lesson holds no token ids")
         sure = lesson.indices.dtype == torch.int32 and lesson.logprobs.is_floating_point()

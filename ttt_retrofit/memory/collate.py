@@ -1,4 +1,4 @@
-"""How the memories of a batch speak together: entries of every row stacked into the `Voices` of one forward.
+"""Stacks the entries of every row's memory into the `MemoryBatch` of one forward.
 
 B rows, M entries of the row that has most, K keys, D model width, R ranks of all entries together.
 """
@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
-from .batch import Term, Voices
+from .batch import MemoryBatch, Term
 from .entry import Entry
 from .gates import Background, Gates
 from .memory import Memory
 
 # Cosines never reach these: the gate of a row without a memory stays shut.
-SHUT = (2.0, 3.0)
-# And every cosine is above these: the gate of a memory that always speaks stands open.
-AJAR = (-3.0, -2.0)
+NEVER_OPEN = (2.0, 3.0)
+# And every cosine is above these: the gate of a memory without one stands open.
+ALWAYS_OPEN = (-3.0, -2.0)
 
 
-def voices(memories: Sequence[Memory | None], device: torch.device, dtype: torch.dtype) -> Voices | None:
+def collate(memories: Sequence[Memory | None], device: torch.device, dtype: torch.dtype) -> MemoryBatch | None:
     """What the rows' memories add, or None where no row has one. Equal memories in all rows are held once.
 
     Raises
@@ -44,7 +44,7 @@ def voices(memories: Sequence[Memory | None], device: torch.device, dtype: torch
     banks = [() if memory is None else memory.entries for memory in rows]
     gates = _gates(rows, device)
     paths = dict.fromkeys(path for bank in banks for entry in bank for path in entry.weights)
-    return Voices(layers[0], gates, {path: _term(path, banks, device, dtype) for path in paths})
+    return MemoryBatch(layers[0], gates, {path: _term(path, banks, device, dtype) for path in paths})
 
 
 def _gates(rows: list[Memory | None], device: torch.device) -> Gates:
@@ -53,12 +53,12 @@ def _gates(rows: list[Memory | None], device: torch.device) -> Gates:
     most = max(entry.gate.keys.shape[0] for memory in present for entry in memory.entries)
     width = present[0].background.centre.shape[0]
     keys = torch.zeros(len(rows), count, most, width, device="cpu")
-    closed, opened = (torch.full((len(rows), count), value, device="cpu") for value in SHUT)
+    closed, opened = (torch.full((len(rows), count), value, device="cpu") for value in NEVER_OPEN)
     for row, memory in enumerate(rows):
         for index, entry in enumerate(() if memory is None else memory.entries):
             assert memory is not None
             keys[row, index, : entry.gate.keys.shape[0]] = entry.gate.keys.float()
-            bounds = (entry.gate.closed, entry.gate.opened) if memory.config.gated else AJAR
+            bounds = (entry.gate.closed, entry.gate.opened) if memory.config.gated else ALWAYS_OPEN
             closed[row, index], opened[row, index] = bounds
     # A row without a memory is given any background: its gates stay shut.
     backgrounds = [(present[0] if memory is None else memory).background for memory in rows]
@@ -81,24 +81,17 @@ def joined(backgrounds: list[Background]) -> Background:
 def _term(path: str, banks: list[tuple[Entry, ...]], device: torch.device, dtype: torch.dtype) -> Term:
     count = max(len(bank) for bank in banks)
     a, b, owner = [], [], []
-    full = []
     for index in range(count):
         held = [bank[index].weights.get(path, {}) if index < len(bank) else {} for bank in banks]
-        ranks = max((weights["a"].shape[0] for weights in held if "a" in weights), default=0)
+        ranks = max((weights["a"].shape[0] for weights in held if weights), default=0)
         if ranks:
             a.append(_stack([_padded(weights.get("a"), 0, ranks) for weights in held]))
             b.append(_stack([_padded(weights.get("b"), 1, ranks) for weights in held]))
             owner += [index] * ranks
-        if any("full" in weights for weights in held):
-            full.append((index, _stack([weights.get("full") for weights in held]).to(device, dtype)))
-    if not owner:
-        empty = torch.zeros(1, 0, 0, device=device, dtype=dtype)
-        return Term(empty, empty, torch.zeros(0, dtype=torch.long, device=device), tuple(full))
     return Term(
         torch.cat(a, dim=1).to(device, dtype),
         torch.cat(b, dim=2).to(device, dtype),
         torch.tensor(owner, device=device),
-        tuple(full),
     )
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 from ..config import JSONFields, LayerSelection, check_flag, check_layers, is_integer
 from ..errors import ConfigError
+from ..util.settings import settings
 
-MemoryKind = Literal["lora", "full"]
+# Fields of earlier versions, and what to do instead.
+REMOVED = {"kind": "Every memory is of low rank: leave the field out, and choose the size by `rank`."}
 
 
-@dataclass(frozen=True)
+@settings(removed=REMOVED)
+@dataclass(frozen=True, repr=False)
 class MemoryConfig(JSONFields):
     """Where a memory is written and how large it is. Nothing of the base changes, whatever is chosen.
 
@@ -21,8 +23,7 @@ class MemoryConfig(JSONFields):
         For a value outside its range. Layers and modules are checked against a model when a memory is made for it.
     """
 
-    kind: MemoryKind = field(default="lora", metadata={"help": "'lora' low rank | 'full' whole matrices"})
-    rank: int = field(default=8, metadata={"help": "rank of 'lora'"})
+    rank: int = field(default=8, metadata={"help": "rank of the change to each projection"})
     layers: LayerSelection = field(
         default=0.5, metadata={"help": "as in TTTConfig; the layers below the lowest run once and are never trained"}
     )
@@ -41,8 +42,6 @@ class MemoryConfig(JSONFields):
             object.__setattr__(self, "target_modules", (self.target_modules,))
         elif isinstance(self.target_modules, list):
             object.__setattr__(self, "target_modules", tuple(self.target_modules))
-        if self.kind not in get_args(MemoryKind):
-            raise ConfigError(f"kind={self.kind!r} is not known. Choose one of {list(get_args(MemoryKind))}.")
         if not is_integer(self.rank) or self.rank < 1:
             raise ConfigError(f"rank={self.rank!r}: expected an integer of at least 1.")
         check_layers(self.layers)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from ..util.display import Bare, Displayed, Rows, in_bytes
 from . import notes as notepad
 from .lessons import Lesson, pack, unpack
 from .notes import Note
@@ -34,21 +35,30 @@ class Source:
     sha256: str  # of the text
     kind: str  # "text", "chat", "ids" or "cache"
     tokens: int
-    text: str | None = None  # only with keep_text
+    text: str | None = field(default=None, repr=False)  # only with keep_text
 
 
-@dataclass(frozen=True)
-class Entry:
+@dataclass(frozen=True, repr=False)
+class Entry(Displayed):
     """What is remembered of one context (or of several, distilled into one)."""
 
     name: str
     sources: tuple[Source, ...]
-    weights: dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
+    weights: dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)}
     gate: GateKeys
     lessons: tuple[Lesson, ...]
     created: float  # seconds since the epoch
     notes: tuple[Note, ...] = ()  # kept word for word, where a notepad was asked for
     learned_from: tuple[str, ...] = ()  # earlier entries that said who is called what in it, or what of whom it names
+
+    def _rows(self) -> Rows:
+        return {
+            "name": self.name,
+            "of": Bare(", ".join(f"{source.kind} of {source.tokens:,} tokens" for source in self.sources) or "unknown"),
+            "lessons": len(self.lessons),
+            "notes": len(self.notes) or None,
+            "size": in_bytes(self.nbytes),
+        }
 
     @property
     def nbytes(self) -> int:

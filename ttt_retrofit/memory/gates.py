@@ -1,15 +1,16 @@
-"""When a memory speaks: gates found, token by token, from what the text has lately been about.
+"""Gates: how much of a memory is added, found token by token from what the text has lately been about.
 
 What a text is about is a running mean of the hidden states entering one layer. It looks back only, so a gate never
 depends on what comes later, nor on how tokens are split into calls. A memory's gate opens where that mean resembles one
 of the keys kept from its study questions (retrieval by activation, as in GRACE, Hartvigsen et al. 2023, §3).
-Of several memories the one that the last few tokens resembled most speaks: no single word of a reply makes another one
-take over.
+Of several memories the one that the last few tokens resembled most is added: no single word of a reply makes another
+one take over.
 B rows, T tokens, M memories, K keys, D model width, N directions.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,38 +23,79 @@ REACH = 8
 SETTLED = 8
 # Over about this many tokens, memories are compared with each other.
 LASTING = 3
-# Of several memories, those speak fully whose cosine is this close to the best, and from twice as far none does: what
-# one was taught to decline, another may know.
+# Of several memories, those are added in full whose cosine is this close to the best, and from twice as far none is:
+# what one was taught to decline, another may know.
 RIVALRY = 0.01
 
 
 @dataclass(frozen=True)
-class Topic:
-    """Where the rows of a batch stand between two forwards."""
+class GateState:
+    """What gates carry from one forward to the next, for each row of a batch."""
 
     sums: Tensor  # (B, D) float32, exponentially weighted sums of hidden states
     near: Tensor  # (B, M) float32, the same of the cosines to each memory's nearest key
     seen: Tensor  # (B,) tokens so far
 
     @classmethod
-    def fresh(cls, like: Tensor) -> Topic:
+    def fresh(cls, like: Tensor) -> GateState:
         """Before the first token of rows whose hidden states are `like` (B, ..., D)."""
         blank = torch.zeros(like.shape[0], like.shape[-1], device=like.device)
         return cls(blank, blank[:, :0], torch.zeros(like.shape[0], dtype=torch.long, device=like.device))
 
-    def among(self, memories: int) -> Topic:
-        """The same before so many memories; of others than so far, none is nearer yet."""
+    def at_start(self) -> GateState:
+        """That of the same rows before their first token."""
+        return GateState.fresh(self.sums)
+
+    @classmethod
+    def join(cls, states: Sequence[tuple[GateState | None, int]]) -> GateState | None:
+        """One of all rows. states: each with its number of rows; None where no gate has been asked for."""
+        known = [state for state, _ in states if state is not None]
+        if not known:
+            return None
+        memories = max(state.near.shape[1] for state in known)
+        blank = known[0].sums
+        parts = [
+            (cls.fresh(blank.new_zeros(rows, blank.shape[1])) if state is None else state).resized(memories).tensors()
+            for state, rows in states
+        ]
+        return cls(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+
+    def resized(self, memories: int) -> GateState:
+        """The same where the longest memory of the batch has so many entries: each row's own come first."""
+        near = self.near[:, :memories]
+        return replace(self, near=F.pad(near, [0, memories - near.shape[1]]))
+
+    def of_memories(self, memories: int) -> GateState:
+        """The same before so many memories; if they are others than so far, none is nearer yet."""
         if self.near.shape[1] == memories:
             return self
         return replace(self, near=self.near.new_zeros(self.near.shape[0], memories))
 
-    def select(self, rows: Tensor) -> Topic:
-        return Topic(*(tensor.index_select(0, rows) for tensor in self.tensors().values()))
+    def select(self, rows: Tensor) -> GateState:
+        return GateState(*(tensor.index_select(0, rows) for tensor in self.tensors().values()))
 
-    def replace_rows(self, rows: Tensor, other: Topic) -> Topic:
+    def replace_rows(self, rows: Tensor, other: GateState) -> GateState:
         """This with the rows `rows` taken from `other`, which has as many rows as this and is the later one."""
-        both = zip(self.among(other.near.shape[1]).tensors().values(), other.select(rows).tensors().values())
-        return Topic(*(mine.index_copy(0, rows, chosen) for mine, chosen in both))
+        both = zip(self.of_memories(other.near.shape[1]).tensors().values(), other.select(rows).tensors().values())
+        return GateState(*(mine.index_copy(0, rows, chosen) for mine, chosen in both))
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> GateState | None:
+        """What `tensors` gave, or None of none."""
+        return cls(**tensors) if tensors else None
+
+    @staticmethod
+    def expected(found: dict[str, Tensor], rows: int, width: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shapes and dtypes of the tensors that a file must hold where it holds `found`. width: D."""
+        if "sums" not in found:
+            return {}
+        near = found.get("near")
+        memories = near.shape[-1] if near is not None and near.ndim else 0
+        return {
+            "sums": ((rows, width), torch.float32),
+            "near": ((rows, memories), torch.float32),
+            "seen": ((rows,), torch.long),
+        }
 
     def tensors(self) -> dict[str, Tensor]:
         return dict(vars(self))
@@ -98,8 +140,8 @@ class Gates:
 
     background: Background
     keys: Tensor  # (B or 1, M, K, D) whitened, of unit length, or zero where a memory has fewer
-    closed: Tensor  # (B or 1, M) cosine up to which a memory is silent
-    opened: Tensor  # (B or 1, M) cosine from which it speaks fully
+    closed: Tensor  # (B or 1, M) cosine up to which its gate is shut
+    opened: Tensor  # (B or 1, M) cosine from which it is open
 
     def select(self, rows: Tensor) -> Gates:
         keys, closed, opened = (_rows(tensor, rows) for tensor in (self.keys, self.closed, self.opened))
@@ -110,7 +152,7 @@ def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
     return tensor if tensor.shape[0] == 1 else tensor.index_select(0, rows)
 
 
-def running_mean(hidden: Tensor, before: Topic | None, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def running_mean(hidden: Tensor, before: GateState | None, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The mean after every token, how many tokens it has seen, and the sums to carry on.
 
     Every hidden state counts with length 1: the first token of a text is often a hundred times longer than the rest.
@@ -122,9 +164,9 @@ def running_mean(hidden: Tensor, before: Topic | None, real: Tensor) -> tuple[Te
 
     Returns
     -------
-    means (B, T, D) float32, seen (B, T), and `Topic.sums` (B, D) after each row's last real token.
+    means (B, T, D) float32, seen (B, T), and `GateState.sums` (B, D) after each row's last real token.
     """
-    before = before or Topic.fresh(hidden)
+    before = before or GateState.fresh(hidden)
     seen = before.seen[:, None] + torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
     means, carried = _faded(F.normalize(hidden.detach().float(), dim=-1), before.sums, seen, real, REACH)
     return means, seen, carried
@@ -146,21 +188,23 @@ def scores(whitened: Tensor, keys: Tensor) -> Tensor:
     """Cosine to the nearest key of each memory. (B, T, D), (B or 1, M, K, D) -> (B, T, M)."""
     batch, memories, count, width = keys.shape
     cosine = whitened @ keys.reshape(batch, memories * count, width).mT
-    return cosine.unflatten(-1, (memories, count)).amax(-1)
+    return cosine.view(*cosine.shape[:2], memories, count).amax(-1)
 
 
-def follow(hidden: Tensor, before: Topic | None, real: Tensor, gates: Gates) -> tuple[Tensor, Topic]:
-    """How far each gate is open, from 0 (silent) to 1, after every token: (B, T, M); and where the text stands then.
+def openings_and_state(
+    hidden: Tensor, before: GateState | None, real: Tensor, gates: Gates
+) -> tuple[Tensor, GateState]:
+    """How far each gate is open, from 0 to 1, after every token: (B, T, M); and the state after the last.
 
     Parameters as of `running_mean`.
     """
-    before = (before or Topic.fresh(hidden)).among(gates.keys.shape[1])
+    before = (before or GateState.fresh(hidden)).of_memories(gates.keys.shape[1])
     means, seen, sums = running_mean(hidden, before, real)
     cosine = scores(gates.background.whitened(means), gates.keys)
     # What is about nothing yet, or has no number, resembles nothing.
     cosine = torch.where((seen >= SETTLED)[..., None] & cosine.isfinite(), cosine, -1)
     near, carried = _faded(cosine.clamp_min(0), before.near, seen, real, LASTING)
-    return openings(cosine, near, gates), Topic(sums, carried, before.seen + real)
+    return openings(cosine, near, gates), GateState(sums, carried, before.seen + real)
 
 
 def openings(cosine: Tensor, near: Tensor, gates: Gates) -> Tensor:

@@ -12,11 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..util.display import Displayed, Rows
+
 LessonKind = Literal["fact", "overview", "unknown", "general", "text"]
 
 
-@dataclass(frozen=True)
-class Lesson:
+@dataclass(frozen=True, repr=False)
+class Lesson(Displayed):
     """One thing studied: what is asked, what the teacher answered, and how sure it was of every token."""
 
     kind: LessonKind
@@ -25,6 +27,9 @@ class Lesson:
     indices: Tensor  # (N, P) int32, the teacher's likeliest tokens
     logprobs: Tensor  # (N, P) float16, their log probabilities; what is left is the tail's
     held_out: bool = False  # asked in verification, never trained on
+
+    def _rows(self) -> Rows:
+        return {"kind": self.kind, "tokens": self.tokens, "held_out": self.held_out or None}  # not what was said
 
     @property
     def tokens(self) -> int:

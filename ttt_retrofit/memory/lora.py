@@ -22,14 +22,14 @@ from ..config import is_number
 from ..errors import CheckpointError, ConfigError
 from ..util.files import check_regular, parsed, private_directory, read_regular, write_atomically
 
-Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)} or {"full": (O, I)}
+Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 def write_adapter(
-    said: Sequence[Weights], base_name: str, directory: str | os.PathLike, rank: int, transposed: bool
+    said: Sequence[Weights], base_name: str, directory: str | os.PathLike[str], rank: int, transposed: bool
 ) -> dict[str, float]:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
@@ -53,7 +53,7 @@ def write_adapter(
     paths = dict.fromkeys(path for weights in said for path in weights)
     tensors: dict[str, Tensor] = {}
     kept: dict[str, float] = {}
-    factors = {path: _factors([weights[path] for weights in said if path in weights]) for path in paths}
+    factors = {path: _together([weights[path] for weights in said if path in weights]) for path in paths}
     most = min(rank, max(a.shape[0] for a, _ in factors.values()))
     for path, (a, b) in factors.items():
         a, b, kept[path] = truncated(a, b, most)
@@ -78,7 +78,7 @@ def write_adapter(
     return kept
 
 
-def read_adapter(directory: str | os.PathLike) -> Weights:
+def read_adapter(directory: str | os.PathLike[str]) -> Weights:
     """The factors of a PEFT LoRA adapter by projection, its scale folded into B.
 
     Raises
@@ -139,23 +139,16 @@ def truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
     return (root[:, None] * vh[:rank]) @ right.mT, left @ (u[:, :rank] * root), share
 
 
-def _factors(weights: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
+def _together(weights: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
     """(R, I) and (O, R) whose product is what all entries say together."""
-    low = []
-    for by_name in weights:
-        if "full" in by_name:
-            u, singular, vh = torch.linalg.svd(by_name["full"].float(), full_matrices=False)
-            low.append((singular[:, None] * vh, u))
-        else:
-            low.append((by_name["a"].float(), by_name["b"].float()))
-    return torch.cat([a for a, _ in low]), torch.cat([b for _, b in low], dim=1)
+    return torch.cat([low["a"].float() for low in weights]), torch.cat([low["b"].float() for low in weights], dim=1)
 
 
 def _matching(pattern: dict[str, Any], name: str, default: float) -> float:
     return next((value for key, value in pattern.items() if name == key or name.endswith("." + key)), default)
 
 
-def _check_settings(directory: str | os.PathLike, config: Any) -> None:
+def _check_settings(directory: str | os.PathLike[str], config: Any) -> None:
     """Raise `CheckpointError` where the settings that are read here are of other types."""
     patterns = config.get("alpha_pattern") if isinstance(config, dict) else None
     if (
@@ -167,7 +160,7 @@ def _check_settings(directory: str | os.PathLike, config: Any) -> None:
         raise CheckpointError(f"{directory} holds no settings of a PEFT adapter that can be read. Save it again.")
 
 
-def _check_plain(directory: str | os.PathLike, config: dict[str, Any]) -> None:
+def _check_plain(directory: str | os.PathLike[str], config: dict[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise CheckpointError(f"{directory} is a PEFT adapter of type {config.get('peft_type')!r}, expected 'LORA'.")
     # `fan_in_fan_out` says how the base lays out its matrix, for merging; the factors are laid out alike.

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 
 from ..errors import CheckpointError, ConfigError
 from ..inner.discovery import decoder_layers
+from ..util.display import Displayed, Rows, in_bytes, in_percent
 from ..util.files import write_atomically
 from ..util.fingerprint import fingerprint, same_base
 from ..util.hub_ids import hub_id
@@ -40,8 +41,8 @@ from .report import Report
 from .stored import LOCK, background_tensors, read, write
 
 
-@dataclass(frozen=True)
-class Memory:
+@dataclass(frozen=True, repr=False)
+class Memory(Displayed):
     """A bank of entries for one base.
 
     Attributes
@@ -68,6 +69,18 @@ class Memory:
         return sum(entry.nbytes for entry in self.entries) + sum(
             t.nbytes for t in background_tensors(self.background).values()
         )
+
+    def _rows(self) -> Rows:
+        report = self.report
+        return {
+            "entries": len(self.entries),
+            "lessons": sum(len(entry.lessons) for entry in self.entries),
+            "notes": len(self.notes) or None,
+            "base": self.base_name,
+            "size": in_bytes(self.nbytes),
+            "recall": None if report is None else in_percent(report.recall),
+            "accepted": None if report is None else report.accepted,
+        }
 
     def __str__(self) -> str:
         """What it may do, by its weights; and its report, which is what the file says of itself."""
@@ -120,8 +133,7 @@ class Memory:
             if entry.name in names and len(entry.sources) > 1:
                 raise ConfigError(
                     f"Entry {entry.name!r} holds {len(entry.sources)} contexts, distilled into one, which cannot be "
-                    "told apart. Reset the memory and consolidate those that are to stay; strategy='bank' keeps "
-                    "contexts apart."
+                    "told apart. Reset the memory and consolidate those that are to stay, one by one."
                 )
         left = tuple(e for e in self.entries if e.name not in names)
         later = [e.name for e in left if not set(names).isdisjoint(e.learned_from)]
@@ -133,15 +145,6 @@ class Memory:
                 "consolidated again afterwards."
             )
         return dataclasses.replace(self, entries=left, report=None, created=time.time())
-
-    def diff(self, other: Memory) -> dict[str, list[str]]:
-        """Names of entries that are only here, only in `other`, or in both but changed."""
-        here, there = ({entry.name: entry.digest for entry in memory.entries} for memory in (self, other))
-        return {
-            "only_here": [name for name in here if name not in there],
-            "only_there": [name for name in there if name not in here],
-            "changed": [name for name in here if name in there and here[name] != there[name]],
-        }
 
     @cached_property
     def not_finite(self) -> str | None:
@@ -213,9 +216,11 @@ class Memory:
         Raises
         ------
         ConfigError
-            For no memory, weights of another number or all 0, or memories of different bases or places, or of which
-            some have gates and some have none.
+            For no list of memories or an empty one, weights of another number or all 0, or memories of different bases
+            or places, or of which some have gates and some have none.
         """
+        if not isinstance(memories, Sequence) or not all(isinstance(memory, Memory) for memory in memories):
+            raise ConfigError("Memory.combine() takes a list of memories: Memory.combine([first, second]).")
         if not memories:
             raise ConfigError("Memory.combine() was given no memory; expected at least one.")
         weights = [1.0] * len(memories) if weights is None else list(weights)
@@ -259,7 +264,7 @@ class Memory:
                 entries[named.name] = named
         return dataclasses.replace(first, entries=tuple(entries.values()), report=None, created=time.time())
 
-    def to_lora(self, directory: str | os.PathLike, rank: int = 16, transposed: bool = False) -> dict[str, float]:
+    def to_lora(self, directory: str | os.PathLike[str], rank: int = 16, transposed: bool = False) -> dict[str, float]:
         """Write a PEFT LoRA adapter, for `PeftModel.from_pretrained(base, directory)`.
 
         PEFT has no gates: the adapter says always what this memory says with its gates open.
@@ -279,7 +284,7 @@ class Memory:
         return write_adapter([entry.weights for entry in self.entries], self.base_name, directory, rank, transposed)
 
     @classmethod
-    def from_lora(cls, directory: str | os.PathLike, model: PreTrainedModel) -> Memory:
+    def from_lora(cls, directory: str | os.PathLike[str], model: PreTrainedModel) -> Memory:
         """Read a PEFT LoRA adapter as a memory of `model` that always speaks.
 
         Raises
@@ -348,7 +353,7 @@ class Memory:
 
     # ------------------------------------------------------------------ disk
 
-    def save(self, directory: str | os.PathLike) -> Path:
+    def save(self, directory: str | os.PathLike[str]) -> Path:
         """Write `memory.json` and its tensors. The JSON is replaced last, so that a kill leaves what was there.
 
         Raises
@@ -359,7 +364,7 @@ class Memory:
         return write(Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
     @classmethod
-    def load(cls, path: str | os.PathLike, **hub_kwargs: Any) -> Memory:
+    def load(cls, path: str | os.PathLike[str], **hub_kwargs: Any) -> Memory:
         """Read a directory that `save` wrote, or a repository on the Hub.
 
         Raises

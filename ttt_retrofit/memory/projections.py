@@ -36,10 +36,8 @@ class Projection:
     out_features: int
 
     def takes(self, weights: dict[str, Tensor]) -> bool:
-        """Whether they are {"full": (O, I)}, or {"a": (R, I), "b": (O, R)} of any rank."""
+        """Whether they are {"a": (R, I), "b": (O, R)} of any rank."""
         shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
-        if "full" in shapes:
-            return shapes == {"full": (self.out_features, self.in_features)}
         rank = shapes.get("a", ())[:1]
         return shapes == {"a": (*rank, self.in_features), "b": (self.out_features, *rank)}
 
@@ -107,9 +105,9 @@ def find_places(model: PreTrainedModel, config: MemoryConfig) -> Places:
         )
     for projection in found:
         limit = min(projection.in_features, projection.out_features)
-        if config.kind == "lora" and config.rank > limit:
+        if config.rank > limit:
             raise ConfigError(
                 f"rank={config.rank} is larger than {projection.path} ({projection.out_features} x "
-                f"{projection.in_features}). Take rank <= {limit}, or kind='full'."
+                f"{projection.in_features}). Take rank <= {limit}."
             )
     return Places(f"{prefix}.{chosen[0]}", chosen[0], tuple(found))

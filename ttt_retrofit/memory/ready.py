@@ -1,4 +1,4 @@
-"""`Ready`: the latest combinations of memories that were made ready to speak.
+"""`Ready`: the latest combinations of memories that were collated.
 
 Preparing stacks and converts every tensor, which is too much for each token. Nothing here keeps a memory alive: when
 one of a combination is let go, all that was prepared of it goes with it.
@@ -14,27 +14,27 @@ from typing import Any
 
 import torch
 
-from .batch import Voices
+from .batch import MemoryBatch
 from .memory import Memory
 
 AT_MOST = 4  # combinations
 
-Place = tuple[torch.device, torch.dtype]
+Placement = tuple[torch.device, torch.dtype]
 
 
 @dataclass(frozen=True, eq=False)
 class Combination:
-    """What speaks in the rows of a batch; None for a row that has no memory."""
+    """The memories of the rows of a batch; None for a row that has none."""
 
     memories: tuple[weakref.ref[Memory] | None, ...]
-    place: Place
-    voices: Voices | None
+    placement: Placement
+    batch: MemoryBatch | None
 
-    def fits(self, memories: Sequence[Memory | None], place: Place) -> bool:
+    def fits(self, memories: Sequence[Memory | None], placement: Placement) -> bool:
         return (
-            self.place == place
+            self.placement == placement
             and len(self.memories) == len(memories)
-            and all(a is b if a is None or b is None else a() is b for a, b in zip(self.memories, memories))
+            and all((a if a is None or b is None else a()) is b for a, b in zip(self.memories, memories))
         )
 
 
@@ -52,11 +52,11 @@ class Ready:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def find(self, memories: Sequence[Memory | None], place: Place) -> Combination | None:
+    def find(self, memories: Sequence[Memory | None], placement: Placement) -> Combination | None:
         """The combination of these very objects, one for each row, if it is ready."""
-        return next((kept for kept in self._kept if kept.fits(memories, place)), None)
+        return next((kept for kept in self._kept if kept.fits(memories, placement)), None)
 
-    def keep(self, memories: Sequence[Memory | None], place: Place, voices: Voices | None) -> None:
+    def put(self, memories: Sequence[Memory | None], placement: Placement, batch: MemoryBatch | None) -> None:
         """Keep what was prepared until one of the memories goes, or others have been prepared since."""
         this = weakref.ref(self)
 
@@ -68,7 +68,7 @@ class Ready:
         refs = {id(memory): weakref.ref(memory, gone) for memory in memories if memory is not None}
         known = tuple(None if memory is None else refs[id(memory)] for memory in memories)
         with self._lock:
-            self._kept = [*self._kept[1 - AT_MOST :], Combination(known, place, voices)]
+            self._kept = [*self._kept[1 - AT_MOST :], Combination(known, placement, batch)]
 
     def _drop(self, memory: weakref.ref[Memory]) -> None:
         with self._lock:

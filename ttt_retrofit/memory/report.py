@@ -6,11 +6,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..util.display import Bare, Displayed, Rows, in_percent
 from ..util.shown import shown_in_line
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(Displayed):
     """The verification of a memory. Rates are shares from 0 to 1; a rate over nothing asked is None."""
 
     accepted: bool
@@ -37,6 +38,18 @@ class Report:
     def from_dict(cls, values: dict[str, Any]) -> Report:
         failures = tuple(tuple(failure) for failure in values.get("failures", ()))
         return cls(**{**values, "failures": failures})
+
+    def _rows(self) -> Rows:
+        return {
+            "accepted": self.accepted,
+            "recall": in_percent(self.recall),
+            "before": in_percent(self.recall_before),
+            "questions": self.questions,
+            "false_memories": in_percent(self.false_memories),
+            "drift": Bare(f"{self.drift_loss:+.2%}"),
+            "seconds": round(sum(self.seconds.values())),
+            "reason": self.reason,
+        }
 
     def __str__(self) -> str:
         def share(value: float | None) -> str:

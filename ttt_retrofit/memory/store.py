@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 
 from ..config import is_integer
 from ..errors import CheckpointError, ConfigError, InputError
+from ..util.display import Displayed, Rows
 from ..util.files import parsed, private_directory, read_regular, remove, remove_unfinished, write_atomically
 from ..util.sealed import DIGEST
 from .memory import Memory
@@ -29,7 +30,7 @@ CURRENT = "current.json"
 VERSIONS = "versions"
 
 
-class MemoryStore:
+class MemoryStore(Displayed):
     """Versions of a memory on disk, numbered from 1.
 
     Parameters
@@ -37,9 +38,12 @@ class MemoryStore:
     directory : made if it is not there, readable by its owner only.
     """
 
-    def __init__(self, directory: str | os.PathLike) -> None:
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = private_directory(Path(directory))
         self._lock = FileLock(self.directory / "lock", mode=0o600)
+
+    def _rows(self) -> Rows:
+        return {"directory": str(self.directory)}
 
     @contextmanager
     def writing(self) -> Iterator[None]:

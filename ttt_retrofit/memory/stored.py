@@ -71,7 +71,7 @@ def write(path: Path, parts: Mapping[str, Any]) -> Path:
     return path
 
 
-def read(path: str | os.PathLike, hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+def read(path: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same from a directory, or from a repository on the Hub.
 
     Raises
@@ -124,7 +124,7 @@ def _parts(directory: Path, data: bytes) -> dict[str, Any]:
         parts = {
             "base": header["base"],
             "base_name": header["base_name"],
-            "config": MemoryConfig.from_dict(header["config"]),
+            "config": _config(directory, header["config"]),
             "layer": header["layer"],
             "background": Background(*(tensors[f"background|{name}"] for name in BACKGROUND)),
             "entries": entries,
@@ -139,6 +139,19 @@ def _parts(directory: Path, data: bytes) -> dict[str, Any]:
         raise _incomplete(directory, Path(error.filename).name) from error
     except UNREADABLE as error:
         raise CheckpointError(f"{directory} cannot be read as a memory: {error!r}. Take another copy.") from error
+
+
+def _config(directory: Path, fields: dict[str, Any]) -> MemoryConfig:
+    """Earlier versions wrote the `kind` of a memory's weights, too."""
+    kind = fields.pop("kind", "lora")
+    if kind == "full":
+        raise CheckpointError(
+            f"{directory} is a memory of full matrices (kind='full'), which this version does not load. Consolidate "
+            "the context again: a memory of low rank holds as much."
+        )
+    if kind != "lora":
+        raise ValueError(f"it holds weights of kind {kind!r}")
+    return MemoryConfig.from_dict(fields)
 
 
 def _incomplete(directory: Path, name: str) -> CheckpointError:
@@ -164,7 +177,7 @@ def _header_digest(header: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(header, sort_keys=True).encode()).hexdigest()
 
 
-def _check_digest(path: str | os.PathLike, name: str, found: str, recorded: str) -> None:
+def _check_digest(path: str | os.PathLike[str], name: str, found: str, recorded: str) -> None:
     if found != recorded:
         raise CheckpointError(
             f"{path} was altered or cut short: the sha256 of {name} is not the one recorded. "

@@ -70,11 +70,9 @@ def _longest(vectors: Tensor) -> float:
 
 
 def _norm(weights: dict[str, Tensor]) -> float:
-    """The Frobenius norm of {"full": (O, I)}, or of b a, (O, R) (R, I): ‖b a‖² = ⟨bᵀ b, a aᵀ⟩."""
-    if "full" in weights:
-        return torch.linalg.vector_norm(weights["full"].double()).item()
+    """The Frobenius norm of b a, (O, R) (R, I): ‖b a‖² = ⟨bᵀ b, a aᵀ⟩."""
     a, b = weights["a"].double(), weights["b"].double()
-    return ((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0).sqrt().item()
+    return float(((b.mT @ b) * (a @ a.mT)).sum().clamp_min(0).sqrt())
 
 
 def _norm_of(model: PreTrainedModel, path: str) -> float:
@@ -82,4 +80,4 @@ def _norm_of(model: PreTrainedModel, path: str) -> float:
     weight = without_adapters(module_at(model, path)).weight
     if weight.is_meta or not weight.is_floating_point():
         return float("inf")
-    return torch.linalg.vector_norm(weight.detach().float()).item()
+    return float(torch.linalg.vector_norm(weight.detach().float()))

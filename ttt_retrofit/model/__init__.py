@@ -1,1 +1,1 @@
-"""What a converted model is: wrapping, classes, generation, checkpoints, memories."""
+"""The converted model: wrapping, classes, forward and generation, checkpoints, its memories."""

@@ -2,8 +2,8 @@
 
 On disk a converted model's `config.json` is the base's flat config plus `model_type: "ttt_retrofit"`,
 `base_model_type`, `base_model_name_or_path`, a `ttt` block and an `auto_map`. In memory its class derives from the
-family's class. The class's `__name__` and its config's `model_type` stay the family's, for by these Trainer, PEFT, TRL
-and pipelines decide how a model is treated. Its `__qualname__`, under which pickle finds it, is ours.
+family's class. The class's `__name__` and its config's `model_type` stay the family's, because Trainer, PEFT,
+TRL and pipelines decide by them how to treat a model. Its `__qualname__`, under which pickle finds it, is ours.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..errors import CheckpointError, ConfigError, TTTError, UnsupportedModelErr
 from ..inner import layer
 from ..util.files import check_regular_inside
 from ..util.hub_ids import hub_id
+from ..util.settings import field_names
 from . import hub
 from .alike import records_alike
 from .modeling import TTTMixin, derived_forward
@@ -152,7 +153,7 @@ def __getattr__(name: str) -> Any:
 
 
 class TTTModelConfig(PreTrainedConfig):
-    """The front door for `model_type: "ttt_retrofit"`: gives back the derived config of the right family."""
+    """The configuration class of `model_type: "ttt_retrofit"`: returns the derived config of the right family."""
 
     model_type = hub.MODEL_TYPE
 
@@ -197,7 +198,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     Parameters
     ----------
     model : a transformers model, converted in place; or a name or directory, loaded with `kwargs`.
-    config : how it reads; when not given, as a converted checkpoint was saved, and a base by `TTTConfig()`.
+    config : how it reads. Default: the saved configuration of a converted checkpoint, `TTTConfig()` for a base.
 
     Returns
     -------
@@ -206,7 +207,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     Raises
     ------
     UnsupportedModelError
-        When the model cannot be converted, or was already dispatched over devices. It is left as it was.
+        When the model cannot be converted, or was already dispatched over devices. The model is unchanged.
     ConfigError
         When `config` does not fit the model.
     """
@@ -216,8 +217,9 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
         )
     if isinstance(model, (str, os.PathLike)):
         return AutoModelForCausalLM.from_pretrained(model, ttt_config=config, **kwargs)
+    _check_not_ours(kwargs, "wrap(model, TTTConfig({}))")
     if kwargs:
-        raise ConfigError(f"{sorted(kwargs)} are for loading by name; this model is loaded already.")
+        raise ConfigError(f"{sorted(kwargs)} are for loading by name, but this model is already loaded.")
     config = TTTConfig() if config is None else config
     _check_wrappable(model)
     base, converted = type(model), model
@@ -252,6 +254,14 @@ def _mark(config: Any, base_name: str | None, ttt: TTTConfig) -> None:
     config.__class__ = derived_config(type(config))
     config.base_model_name_or_path = base_name
     config.ttt = ttt.to_dict()
+
+
+def _check_not_ours(kwargs: dict[str, Any], remedy: str) -> None:
+    """Raise for fields of `TTTConfig` among what no configuration of a base has taken."""
+    ours = {name: value for name, value in kwargs.items() if name in field_names(TTTConfig)}
+    if ours:
+        given = ", ".join(f"{name}={value!r}" for name, value in ours.items())
+        raise ConfigError(f"{sorted(ours)} belong to TTTConfig: {remedy.format(given)}.")
 
 
 def _check_wrappable(model: Any) -> None:
@@ -301,7 +311,7 @@ class AutoModelForCausalLM:
     ) -> Any:
         """As transformers' `from_pretrained`, with `ttt_config` for a base.
 
-        Code that stands beside a model runs only with `trust_remote_code=True`; nobody is asked on stdin.
+        Code that comes with a model runs only with `trust_remote_code=True`. There is no prompt on stdin.
 
         Raises
         ------
@@ -310,12 +320,15 @@ class AutoModelForCausalLM:
         CheckpointError
             When the checkpoint is damaged or incomplete.
         """
+        if any(isinstance(given, TTTConfig) for given in (*args, kwargs.get("config"))):
+            raise ConfigError("A TTTConfig is passed by name: from_pretrained(name, ttt_config=TTTConfig(...)).")
         check_regular_inside(Path(path))
         load = transformers.AutoModelForCausalLM.from_pretrained
         kwargs = {"trust_remote_code": False, **kwargs}
         if kwargs.get("gguf_file"):
             return wrap(load(path, *args, **kwargs), ttt_config)
         config, rest = _load_config(path, kwargs)
+        _check_not_ours(rest, "ttt_config=TTTConfig({})")
         if isinstance(config, TTTConfigMixin):
             _check_agrees(path, config, ttt_config)
             return load(path, *args, config=config, **rest)
@@ -330,9 +343,9 @@ class AutoModelForCausalLM:
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, *, ttt_config: TTTConfig | None = None, **kwargs: Any) -> Any:
-        """A converted model with random weights, of the config of a base or of a converted model.
+        """A converted model with random weights, from the config of a base or of a converted model.
 
-        `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config stays as it is.
+        `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config is not changed.
 
         Raises
         ------

@@ -1,43 +1,28 @@
 """The layers of a converted model called without its head, as TRL calls `model.base_model(...)` for a loss of its own.
 
-Such a call would see no window, learn nothing and hear no memory. So each module that stands between a model and its
-list of layers becomes an instance of a class derived from its own, whose forward hands a call from outside to the whole
-model, and gives back the hidden states that the head was given.
+Such a call would see no window, learn nothing and get nothing of a memory. So each module that stands between a model
+and its list of layers becomes an instance of a class derived from its own, whose forward hands a call from outside to
+the whole model, and gives back the hidden states that the head was given.
 """
 
 from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import UnsupportedModelError
+from ..inner.context import current
 from ..inner.discovery import decoder_layers
-from ..streaming.calls import LAST
+from ..streaming.call import LAST
 from .alike import AlikeMixin, records_alike
 
 ADDED = ("learn_from", "memories")  # what forward and generate take over and above the family's
 READER = "_ttt_reader"
 
 _DERIVED: dict[type, type] = {}
-
-
-@dataclass
-class _Wanted:
-    """How deep the backbone that was called lies, and what it, or what it would call, put out last.
-
-    OPT's head calls the decoder inside OPT's model, past the model itself, which would add nothing.
-    """
-
-    depth: int
-    hidden: Tensor | None = None
 
 
 class _Reader:
@@ -59,30 +44,15 @@ class _Reader:
         return _Reader, (self.model, self.depth)
 
 
-_INSIDE: ContextVar[bool] = ContextVar("ttt_inside_forward", default=False)
-_WANTED: ContextVar[_Wanted | None] = ContextVar("ttt_wanted_hidden_states", default=None)
-
-
-@contextmanager
-def inside() -> Iterator[None]:
-    """A model's own forward is running: its backbone computes."""
-    token = _INSIDE.set(True)
-    try:
-        yield
-    finally:
-        _INSIDE.reset(token)
-
-
 def forward_of_segment(model: Any, kwargs: dict[str, Any]) -> Any:
     """The family's forward; where hidden states are wanted, its output holds them too, (B, T, D)."""
-    wanted = _WANTED.get()
-    if wanted is not None:
-        kwargs.pop("logits_to_keep", None)  # Gemma 4 computes no other hidden states than those of the logits
-    with inside():
-        output = model._base_class.forward(model, **kwargs)
-    if wanted is not None:
-        output[LAST] = wanted.hidden
-        wanted.hidden = None
+    context = current()
+    assert context is not None
+    if context.hidden_of is None:
+        return model._base_class.forward(model, **kwargs)
+    kwargs.pop("logits_to_keep", None)  # Gemma 4 computes no other hidden states than those of the logits
+    output = model._base_class.forward(model, **kwargs)
+    output[LAST], context.hidden = context.hidden, None
     return output
 
 
@@ -112,11 +82,13 @@ def _routed_forward(base: type[PreTrainedModel]) -> Any:
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         reader: _Reader = vars(self)[READER]
-        if _INSIDE.get():
+        context = current()
+        if context is not None:  # the model's own forward is running
             output = base.forward(self, *args, **kwargs)
-            wanted = _WANTED.get()
-            if wanted is not None and wanted.depth <= reader.depth:
-                wanted.hidden = output[0]
+            # OPT's head calls the decoder inside OPT's model, past the model itself, which would add nothing: what the
+            # backbone that was called would call stands for it.
+            if context.hidden_of is not None and context.hidden_of <= reader.depth:
+                context.hidden = output[0]
             return output
         model = reader.model
         if model is None:
@@ -129,11 +101,7 @@ def _routed_forward(base: type[PreTrainedModel]) -> Any:
         given |= given.pop("kwargs", {}) | own
         del given["self"]
         given.pop("logits_to_keep", None)  # of a loss that takes its logits from what is given back
-        token = _WANTED.set(_Wanted(reader.depth))
-        try:
-            return model.ttt_forward(**given)
-        finally:
-            _WANTED.reset(token)
+        return model.ttt_forward(**given, hidden_of=reader.depth)
 
     forward.__signature__ = signature  # type: ignore[attr-defined]
     forward.__doc__ = base.forward.__doc__

@@ -1,7 +1,6 @@
 """`ForwardMixin`: one call of a converted model, and reading a whole context.
 
-A call's way is check, align, read, collect. What is checked and collected is in `calls`, how tokens become chunks and
-chunks fast weights in `reading`.
+A call's way is check, align, read, collect: `streaming.call` goes it, and this says what the model has to do with it.
 B batch rows, T tokens, V vocabulary.
 """
 
@@ -15,17 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.utils import logging
 
 from ..config import LearnFrom, TTTConfig
 from ..errors import InputError
-from ..inner import layer, learning
+from ..inner import layer
 from ..inner.discovery import Site
 from ..inner.fast_weights import FastWeights
+from ..inner.learning import Outer, taking_part
 from ..memory import Memory
-from ..streaming import calls, packed, reading
+from ..streaming import call, inputs, packed
 from ..streaming.cache import TTTCache
+from ..streaming.reading import Settings
 from ..util.fingerprint import fingerprint, same_base
+from ..util.given import check_text_or_ids, check_tokenizer
 from ..util.inference import outside_inference_mode
 from ..util.texts import text_ids
 from . import backbone
@@ -121,66 +124,68 @@ class ForwardMixin(MemoryMixin):
         memories: Memory | Sequence[Memory | None] | None = None,
         return_dict: bool | None = None,
         ended: Tensor | None = None,
+        hidden_of: int | None = None,
+        on_segment: Callable[[int], None] | None = None,
         **kwargs: Any,
     ) -> Any:
         """The family's signature, read chunk by chunk. Logits (B, T, V) are those before each chunk's update.
 
-        `memories` gives one memory, or None, for each row, or one for all of them; when it is not given, the loaded
-        memory speaks in all. `ended` (B, T) marks what `generate` writes into rows after their last word.
+        `memories` gives one memory (or None) for each row, or one for all rows. By default the loaded memory is active
+        in all rows.
 
-        Where it is interrupted, the cache has read some of the tokens or none: go on from `cache.get_seq_length()`.
+        Three more are the library's own. `ended` (B, T) marks what `generate` writes into rows after their last word;
+        `hidden_of` is a backbone whose output is wanted in place of the logits, as in `ForwardContext`; `on_segment` is
+        told how many columns a segment has read, and the output is then the cache alone.
+
+        After an interruption the cache has read some of the tokens or none: continue from `cache.get_seq_length()`.
 
         Raises
         ------
         InputError
-            For inputs that are not token ids, or a cache of another kind or batch, or a mask that does not agree with
-            what the cache has read.
+            For inputs that are not token ids, a cache of another kind or batch, or a mask that contradicts what the
+            cache has read.
         """
-        # check
-        ids = calls.checked_ids(input_ids, kwargs, self.vocabulary_size)
         for_loss = {str(name): kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
-        mask = calls.checked_mask(attention_mask, ids, cache)
-        new = None if mask is None else mask[:, -ids.shape[1] :]
-        positions = calls.text_positions(packed.positions_of(position_ids, kwargs, ids), new)
-        calls.check_rest(positions, learn_from, ids)
-        spans = None if mask is not None else packed.documents(positions, len(ids), use_cache is False)
+        given = call.check(
+            cache, input_ids, attention_mask, position_ids, ended, learn_from, self.vocabulary_size, kwargs
+        )
+        spans = packed.documents(given, alone=use_cache is False)
         if spans is not None:
-            assert positions is not None
-            calls.check_new(cache)
-            kwargs |= {"learn_from": learn_from, "use_cache": use_cache}
-            output = packed.read_apart(self.ttt_forward, ids, positions, spans, memories, logits_to_keep, **kwargs)
+            inputs.check_new(cache)
+            kwargs |= {"learn_from": learn_from, "use_cache": use_cache, "hidden_of": hidden_of}
+            output = packed.read_apart(self.ttt_forward, given, spans, memories, logits_to_keep, **kwargs)
             return self._returned(output, labels, None, for_loss, return_dict)
-        late = calls.late(cache, mask, ids.shape[1])
-        real = new if ended is None else ~ended if new is None else new & ~ended
-        # align
-        tokens = reading.align(ids, real, positions, cache.ahead)
-        calls.check_real(max(tokens.counts))
-        counts = tokens.counts if late is None else [n + m for n, m in zip(tokens.counts, late.sum(1).tolist())]
-        self._check_length(cache, counts)
+
         learn = (learn_from or self.ttt.learn_from) != "none"
-        voices = self.voices_of(memories, ids.shape[0])
-        room = reading.room_left(cache, ids.shape[0], self.ttt.chunk_size, learn)
-        together = late is None and tokens.order is None and (ids.shape[1] == 1 or cache.in_step)
-        whole = together and max(tokens.counts) <= min(room)
-        calls.check_outputs(kwargs, self.config.get_text_config(decoder=True), together, whole, labels)
-        # read
-        settings = {"learn": learn, "outer": self._outer(), "voices": voices, **kwargs}
-        if late is not None:
-            reading.read_late(self, cache, late, calls.late_positions(positions, late, new), **settings)
+        aligned = call.align(cache, given, learn)
+        self._check_length(cache, aligned.counts)
+        inputs.check_outputs(kwargs, self.config.get_text_config(decoder=True), aligned.together, aligned.whole, labels)
+
         # Keeping the last few columns of a ragged batch needs other places in every row: keep all, choose later.
-        keep = logits_to_keep if isinstance(logits_to_keep, int) and together else 0
-        call = reading.Call(real, ids.shape[1], cache.columns, calls.held_after(cache, ids, ended))
-        collected = calls.Collector(tokens, ids.shape[1], logits_to_keep, together)
-        record = partial(call.hand_in, tokens)
-        for segment in reading.read(self, cache, tokens, logits_to_keep=keep, record=record, **settings):
+        keep = logits_to_keep if isinstance(logits_to_keep, int) and (aligned.together or on_segment is not None) else 0
+        settings = Settings(
+            learn,
+            self._outer(),
+            memory=self.memory_batch_of(memories, len(given.ids)),
+            hidden_of=hidden_of,
+            logits_to_keep=keep,
+            family=kwargs,
+        )
+        segments = aligned.read(self, cache, settings)
+        if on_segment is not None:
+            for _ in segments:
+                on_segment(cache.columns - aligned.before)
+            return BaseModelOutputWithPast(past_key_values=cache)
+
+        collected = call.Collector(aligned, logits_to_keep)
+        for segment in segments:
             collected.add(segment)
-        # collect
         output = collected.output(cache.detach_() if use_cache is not False else None)
         if torch.is_grad_enabled():
-            made = calls.LAST if calls.LAST in output else "logits"
-            output[made] = learning.taking_part(self, output[made])
-        return self._returned(output, labels, new, for_loss, return_dict)
+            made = call.LAST if call.LAST in output else "logits"
+            output[made] = taking_part(self, output[made])
+        return self._returned(output, labels, given.new, for_loss, return_dict)
 
     def _returned(
         self,
@@ -192,7 +197,7 @@ class ForwardMixin(MemoryMixin):
     ) -> Any:
         """The output of a call as it was asked for, with its loss in front."""
         if labels is not None:
-            kept, counted = calls.labels_after_padding(labels, mask)
+            kept, counted = call.labels_after_padding(labels, mask)
             loss = self.loss_function(logits=output.logits, labels=kept, vocab_size=self.vocabulary_size, **for_loss)
             if for_loss.get("num_items_in_batch") is not None and "shift_labels" not in for_loss:
                 loss = loss * counted
@@ -211,66 +216,59 @@ class ForwardMixin(MemoryMixin):
         memories: Memory | Sequence[Memory | None] | None = None,
         progress: bool | Callable[[int], None] = False,
     ) -> TTTCache:
-        """Run the inner loop over a context, keeping only the state: constant memory, however long the context.
+        """Run the inner loop over a context and keep only the state. Memory is constant in the length of the context.
 
         Parameters
         ----------
         text_or_ids : text, a list of token ids, or ids (T,) or (B, T).
-        tokenizer : for text; found by the model's name when not given.
-        add_special_tokens : of a text. When not given, what the tokenizer puts before a text, such as BOS, stands once
-            at the start of a conversation. A text that goes on from a cache gets none, and nothing, such as EOS, is put
-            behind one. True is the tokenizer's own way at every call, False none.
-        past_key_values : a cache to go on from.
-        memories : as in forward; what is learned while reading adds to them.
-        progress : show a progress bar, or a function that is called with the number of tokens just read.
+        tokenizer : for text. Default: the tokenizer of the model's name.
+        add_special_tokens : for text. By default, what the tokenizer puts before a text (such as BOS) is added once, at
+            the start of a conversation. A text that continues a cache gets none, and nothing (such as EOS) is added
+            after a text. True applies the tokenizer's own rule at every call, False adds none.
+        past_key_values : a cache to continue.
+        memories : as in `forward`. What is learned while reading adds to them.
+        progress : True shows a progress bar; a function is called with the number of tokens just read.
 
         Returns
         -------
-        TTTCache, to be passed on as `past_key_values`; see its `loss_by_chunk`, `tokens_seen`, `nbytes`.
+        TTTCache, to pass on as `past_key_values`. See its `loss_by_chunk`, `tokens_seen` and `nbytes`.
 
         Raises
         ------
         InputError
-            For an empty context, or a single token with nothing before it, from which nothing can be learned; and for
-            whatever forward refuses, before anything is read.
+            For an empty context, a single token with nothing before it (nothing can be learned from it), and whatever
+            `forward` refuses. Nothing has been read then.
         """
         begins = not isinstance(past_key_values, TTTCache) or past_key_values.columns == 0
         ids = self._to_ids(text_or_ids, tokenizer, add_special_tokens, begins)
-        fresh = past_key_values is None
-        if ids.shape[1] == 0 or (fresh and ids.shape[1] == 1):
+        if ids.shape[1] == 0 or (past_key_values is None and ids.shape[1] == 1):
             raise InputError(
                 f"read() was given {ids.shape[1]} token{'s' * (ids.shape[1] != 1)}, expected at least 2: the inner "
                 "loss is on the next token. Check that the text is not empty."
             )
-        ids = calls.checked_ids(ids, {}, self.vocabulary_size)
-        cache = self.new_cache() if fresh else self.own_cache(past_key_values)
-        mask = calls.checked_mask(attention_mask, ids, cache)
-        mask = None if mask is None else mask[:, -ids.shape[1] :]
-        counts = [ids.shape[1]] * ids.shape[0] if mask is None else mask.sum(1).tolist()
-        calls.check_real(max(counts))
-        self._check_length(cache, counts)
         bar = logging.tqdm(total=ids.shape[1], unit="tok", disable=progress is not True)
+        read = 0
+
+        def tell(columns: int) -> None:
+            """columns: of the context, that have been read so far."""
+            nonlocal read
+            new, read = columns - read, columns
+            bar.update(new)
+            if callable(progress):
+                progress(new)
+
         with torch.no_grad(), bar:
-            step = self.ttt.chunk_size
-            for start in range(0, ids.shape[1], step):
-                part = ids[:, start : start + step]
-                real = None if mask is None else mask[:, start : start + step]
-                if real is not None and not bool(real.any()):
-                    cache.columns += part.shape[1]
-                else:
-                    outputs = self(
-                        input_ids=part,
-                        attention_mask=real,
-                        past_key_values=cache,
-                        learn_from=learn_from,
-                        memories=memories,
-                        use_cache=True,
-                        logits_to_keep=1,
-                    )
-                    cache = outputs.past_key_values
-                bar.update(part.shape[1])
-                if callable(progress):
-                    progress(part.shape[1])
+            outputs = self(
+                input_ids=ids,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                learn_from=learn_from,
+                memories=memories,
+                use_cache=True,
+                logits_to_keep=1,
+                on_segment=tell,
+            )
+        cache: TTTCache = outputs.past_key_values
         return cache
 
     def new_cache(self) -> TTTCache:
@@ -282,8 +280,8 @@ class ForwardMixin(MemoryMixin):
         return cache
 
     def own_cache(self, cache: Any) -> TTTCache:
-        """A cache that this model can go on from: its own, or one of another with the same weights."""
-        checked = calls.checked_cache(cache, self.ttt)
+        """A cache that this model can continue: its own, or that of a model with the same weights."""
+        checked = inputs.checked_cache(cache, self.ttt)
         self.check_bound()
         if checked.owner != self._identity:
             if not same_base(checked.base, fingerprint(self)):
@@ -291,9 +289,9 @@ class ForwardMixin(MemoryMixin):
             checked.owner = self._identity
         return checked
 
-    def _outer(self) -> reading.Outer:
+    def _outer(self) -> Outer:
         record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
-        return reading.Outer(record=record, rematerialise=self._rematerialise and self.training)
+        return Outer(record=record, rematerialise=self._rematerialise and self.training)
 
     def _to_ids(
         self,
@@ -302,6 +300,8 @@ class ForwardMixin(MemoryMixin):
         add_special_tokens: bool | None,
         begins: bool,
     ) -> Tensor:
+        check_text_or_ids(text_or_ids)
+        check_tokenizer(tokenizer)
         if isinstance(text_or_ids, str):
             tokenizer = tokenizer or self._own_tokenizer()
             if add_special_tokens is None:
@@ -313,8 +313,6 @@ class ForwardMixin(MemoryMixin):
                 f"add_special_tokens={add_special_tokens} is for a text, and read() was given a "
                 f"{type(text_or_ids).__name__}. Token ids are read as they are: leave it out."
             )
-        if not isinstance(text_or_ids, (Tensor, list, tuple)):
-            raise InputError(f"read() was given a {type(text_or_ids).__name__}; expected text or token ids.")
         try:
             ids = torch.as_tensor(text_or_ids, device=self.device)
         except (TypeError, ValueError) as error:
@@ -327,11 +325,15 @@ class ForwardMixin(MemoryMixin):
         return ids[None] if ids.ndim == 1 else ids
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
+        if not self.name_or_path:
+            raise InputError(
+                "No tokenizer was found for this model, which names no checkpoint that it comes from. Pass tokenizer=."
+            )
         try:
             return AutoTokenizer.from_pretrained(self.name_or_path, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or token ids instead of text."
+                f"No tokenizer was found for {self.name_or_path!r}. Pass tokenizer=, or to read() token ids."
             ) from error
 
     def _check_length(self, cache: TTTCache, counts: list[int]) -> None:

@@ -1,15 +1,12 @@
 """`GenerateMixin`: transformers' `generate` for a model that learns.
 
-It goes on from a `TTTCache`, ends rows that have no position left, and closes the doors that cannot be right
-for such a model. Sampling, beams and streaming are transformers' own.
+It continues a `TTTCache`, ends rows that have no position left, and refuses modes that cannot be right for such a
+model. Sampling, beams and streaming are transformers' own.
 B rows, T tokens of a call, L tokens so far.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +16,9 @@ from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria, Sto
 from ..config import TTTConfig
 from ..errors import InputError, UnsupportedModelError
 from ..memory.memory import Memory
-from ..streaming import calls
 from ..streaming.cache import TTTCache
+from ..streaming.inputs import check_begins
+from ..util.given import check_ids
 
 # The mixin stands before the family's class, from which it inherits everything it calls.
 if TYPE_CHECKING:
@@ -66,17 +64,9 @@ class _Watched(StoppingCriteriaList):
         return done
 
 
-# Of the `generate` that runs in this thread: transformers tells forward nothing of the rows that have ended.
-ROWS: ContextVar[RowsThatEnd | None] = ContextVar("ttt_rows_that_end", default=None)
-
-
-@contextmanager
-def watching_rows() -> Iterator[None]:
-    token = ROWS.set(RowsThatEnd())
-    try:
-        yield
-    finally:
-        ROWS.reset(token)
+# Among the arguments of one `generate`, which it hands to `prepare_inputs_for_generation`: transformers tells forward
+# nothing of the rows that have ended. It is about many forwards, and so no part of a `ForwardContext`.
+ROWS = "rows_that_end"
 
 
 class GenerateMixin(_Base):
@@ -97,14 +87,16 @@ class GenerateMixin(_Base):
         raise NotImplementedError
 
     def generate(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, those that were read included.
+        """transformers' `generate`. With `past_key_values`, `inputs` are all tokens, including those already read.
 
         Raises
         ------
         InputError
-            When the cache has read all of them, so that there is none to go on from, or when it has read others.
+            When the cache has already read all of them, or has read other tokens; for a text, messages, or a batch
+            that is not unpacked.
         """
         ids, cache = kwargs.get("input_ids") if inputs is None else inputs, kwargs.get("past_key_values")
+        check_ids(ids, "model.generate")
         if isinstance(cache, TTTCache) and isinstance(ids, Tensor):
             given, mask = ids.shape[-1], kwargs.get("attention_mask")
             whole = mask is None or mask.shape == ids.shape  # else new tokens alone, under a mask of all
@@ -115,23 +107,21 @@ class GenerateMixin(_Base):
                     "but the last, such as model.read(ids[:, :-1])."
                 )
         family: Any = super()
-        with watching_rows():
-            return family.generate(inputs, *args, **kwargs)
+        return family.generate(inputs, *args, **kwargs)
 
     def _get_stopping_criteria(self, generation_config: Any, *args: Any, **kwargs: Any) -> StoppingCriteriaList:
         family: Any = super()
         criteria: StoppingCriteriaList = family._get_stopping_criteria(generation_config, *args, **kwargs)
         if self.longest is not None:
             criteria.append(_NoPositionLeft(self.longest, generation_config))
-        rows = ROWS.get()
-        return criteria if rows is None or generation_config.num_beams > 1 else rows.watch(criteria)
+        return criteria if generation_config.num_beams > 1 else generation_config._rows.watch(criteria)
 
     def _prefill(self, input_ids: Tensor, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any) -> Any:
         cache, mask = model_kwargs.get("past_key_values"), model_kwargs.get("attention_mask")
         # transformers drops a mask of ones, and notes how wide it was.
         width = vars(generation_config).get("_mask_length") if mask is None else mask.shape[1]
         if isinstance(cache, TTTCache) and width == input_ids.shape[1]:
-            calls.check_begins(cache, input_ids, torch.ones_like(input_ids) if mask is None else mask)
+            check_begins(cache, input_ids, torch.ones_like(input_ids) if mask is None else mask)
         family: Any = super()
         return family._prefill(input_ids, generation_config, model_kwargs, *args, **kwargs)
 
@@ -148,13 +138,13 @@ class GenerateMixin(_Base):
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, *args: Any, is_first_iteration: bool | None = False, **kwargs: Any
     ) -> dict:
+        rows = kwargs.pop(ROWS, None)
         family: Any = super()
         inputs = family.prepare_inputs_for_generation(input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
         if inputs.get("past_key_values") is not kwargs.get("past_key_values"):
             # Families whose rotary frequencies change would read all anew; here they stay, and no state is dropped.
             plain: Any = GenerationMixin.prepare_inputs_for_generation
             inputs = plain(self, input_ids, *args, is_first_iteration=is_first_iteration, **kwargs)
-        rows = ROWS.get()
         if rows is not None and not is_first_iteration:
             inputs |= rows.ended_columns(input_ids.shape[1], inputs["input_ids"].shape[1], inputs.get("attention_mask"))
         if (kwargs.get("learn_from") or self.ttt.learn_from) == "prompt" and not is_first_iteration:
@@ -168,6 +158,7 @@ class GenerateMixin(_Base):
     ) -> None:
         # On this call's own copy of the settings, as transformers does: another thread may be generating.
         generation_config._positions = model_kwargs["position_ids"]
+        generation_config._rows = model_kwargs[ROWS] = RowsThatEnd()
         implementation = generation_config.cache_implementation
         if implementation not in (None, "dynamic"):
             raise UnsupportedModelError(

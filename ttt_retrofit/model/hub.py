@@ -148,7 +148,7 @@ class CheckpointMixin(_Base):
     def push_to_hub(  # type: ignore[override]
         self, repo_id: str, *, losses: Losses | None = None, **kwargs: Any
     ) -> str:
-        """As `PreTrainedModel.push_to_hub`. A card on the hub already is kept, and its measured losses renewed."""
+        """As `PreTrainedModel.push_to_hub`. A card on the Hub is kept, and its measured losses are renewed."""
         kwargs["tags"] = [*TAGS, *(kwargs.get("tags") or [])]
         self._card_losses = losses
         try:

@@ -1,4 +1,4 @@
-"""`TTTMixin`: what a converted model gains over its family's class.
+"""`TTTMixin`: what a converted model has beyond its family's class.
 
 `TTTQwen3ForCausalLM(TTTMixin, Qwen3ForCausalLM)` is made by `auto.py` at run time; the family's modelling code runs
 unchanged underneath. Calling and reading, generating, remembering and saving are mixins of their own.
@@ -18,18 +18,20 @@ from transformers.utils.generic import ModelOutput
 
 from ..config import DECIDE_PARAMETERS, TTTConfig
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
-from ..inner import in_place, layer
-from ..inner.discovery import Site, find_sites, learned_positions
+from ..inner import hooks, layer
+from ..inner.discovery import find_sites, learned_positions
 from ..inner.fast_weights import fast_weights
-from ..memory import batch as hooks
+from ..inner.inner_rules import inner_rule
+from ..memory.ready import Ready
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
 from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
+from ..util.given import check_ids
 from . import backbone, hub
 from .alike import AlikeMixin
+from .ask import AskMixin
 from .backbone import ADDED
-from .forwarding import ForwardMixin
-from .generating import GenerateMixin
+from .summary import SummaryMixin
 
 logger = logging.get_logger(__name__)
 
@@ -44,10 +46,10 @@ ATTACHED = (
     "_versions",
     "_prepared",
 )
-HIDDEN = ("ended",)  # what only `generate` hands to forward
+INTERNAL = ("ended", "on_segment")  # what only `generate` and `read` hand to forward
 
 
-class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
+class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
     """Test-time training for a causal language model of any family."""
 
     _base_class: type[PreTrainedModel]  # set on the derived class
@@ -67,12 +69,12 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
     def attach_ttt(self, ttt: TTTConfig) -> None:
         """Add the TTT sites to a plain decoder. Raises before anything is changed."""
         sites = find_sites(self, ttt)
-        self._check_rule(ttt, sites)
+        inner_rule(ttt).check_model(sites, self.get_input_embeddings())
         _check_forward(self._base_class)
         TTTCache(self.config, ttt, "")  # raises for layers whose state cannot be carried
         set_windowed_attention(self)
         self.ttt, self.kind = ttt, fast_weights(ttt)
-        layer.attach(self, sites, self.kind)
+        layer.add_sites(self, sites, self.kind)
         backbone.attach(self)
         self.learned_positions, self._reach = learned_positions(self), None
         self._identity = uuid4().hex
@@ -83,26 +85,32 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
         self.bind_ttt()
 
     def bind_ttt(self) -> None:
-        """(Re)connect the sites to the modules that now stand at their paths; adapters around them included."""
-        layer.bind(self)
-        self._places = [site.site for site in layer.ttt_sites(self)]
+        """(Re)connect the sites to the modules that now stand at their paths; adapters around them included.
+
+        Memories are hooked on after them, when they are next collated.
+        """
+        sites = layer.ttt_sites(self)
+        hooks.bind(self, sites, alone=True)
+        layer.keep_gradients(self)
+        self._places, self._prepared = [site.site for site in sites], Ready()
         if self.device.type != "meta":  # else the family has still to fill in its frequencies
             self._reach = rotary.freeze(self)
-        self.bind_memory()
 
     def check_bound(self) -> None:
         """Follow where modules were replaced since (dequantized, adapted by PEFT, assigned), or offloaded."""
-        if any(site.log_lr.is_meta for site in self.sites):
+        sites = self.sites
+        if any(site.log_lr.is_meta for site in sites):
             hub.settle(self, fresh=False)
-        if not layer.is_bound(self, self.sites):
+            sites = self.sites
+        if not hooks.is_bound(self, sites):
             layer.check_modules(self)
             self.bind_ttt()
 
     def configure_ttt(self, **changes: Any) -> TTTConfig:
-        """Change how the model reads from now on: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
+        """Change how the model reads: window, chunk, inner rule, optimizer, learning rate, `learn_from`.
 
-        Caches made before keep to the window and chunk they were made with, and are refused afterwards. Raises
-        `ConfigError` for changes that would need other parameters.
+        Caches with another window or chunk are refused afterwards. Raises `ConfigError` for changes that would need
+        other parameters.
         """
         fixed = set(DECIDE_PARAMETERS) & set(changes)
         if fixed:
@@ -110,7 +118,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
                 f"{sorted(fixed)} decide which parameters exist. Call unwrap() and wrap() again to change them."
             )
         changed = TTTConfig.from_dict({**self.ttt.to_dict(), **changes})
-        self._check_rule(changed, self._places)
+        inner_rule(changed).check_model(self._places, self.get_input_embeddings())
         self.ttt = changed
         self.config.ttt = self.ttt.to_dict()
         layer.warn_of_large_steps(self.sites, self.ttt)
@@ -124,23 +132,19 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, ForwardMixin, GenerateMixin):
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
         set_windowed_attention(self)
 
-    def _check_rule(self, ttt: TTTConfig, sites: list[Site]) -> None:
-        if ttt.inner_rule == "in_place":
-            in_place.check(sites, self.get_input_embeddings())
-
     def unwrap(self, merge: bool = False) -> PreTrainedModel:
-        """Back to the plain class of the family, in place, as it was before `wrap`.
+        """Return to the plain class of the family, in place, as before `wrap`.
 
         Parameters
         ----------
-        merge : fold the loaded memory into the weights, always speaking. Raises `ConfigError` when none is loaded, or
-            they are no plain matrices.
+        merge : fold the loaded memory into the weights; it then acts on every token. Raises `ConfigError` when no
+            memory is loaded, or the weights are not plain matrices.
         """
         if merge:
             self.merge_memory()
-        layer.detach(self)
-        backbone.detach(self)
         hooks.unbind(self)
+        layer.remove_sites(self)
+        backbone.detach(self)
         restore_attention(self)
         rotary.release(self)
         checkpointing = self._rematerialise and self.supports_gradient_checkpointing
@@ -198,10 +202,11 @@ def derived_forward(base: type[PreTrainedModel]) -> Any:
     # that are compiled by themselves are run so, within.
     @torch.compiler.disable
     def forward(self: TTTMixin, *args: Any, **kwargs: Any) -> ModelOutput | tuple:
-        own = {name: kwargs.pop(name, None) for name in (*ADDED, *HIDDEN)}
+        own = {name: kwargs.pop(name, None) for name in (*ADDED, *INTERNAL)}
         bound = signature.bind(self, *args, **kwargs).arguments
         bound.pop("self")
         extra = bound.pop("kwargs", {})
+        check_ids(bound.get("input_ids"), "model")
         return self.ttt_forward(**bound, **extra, **own)
 
     parameters = list(signature.parameters.values())

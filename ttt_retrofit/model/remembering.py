@@ -1,4 +1,4 @@
-"""`MemoryMixin`: what a converted model gains for remembering: consolidating, loading, rolling back, forgetting.
+"""`MemoryMixin`: the memories of a converted model: consolidating, loading, rolling back, forgetting.
 
 The work is done in `consolidation/`, the data are `memory/`; this is where a model meets them.
 B batch rows.
@@ -7,6 +7,7 @@ B batch rows.
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,13 +27,16 @@ from ..consolidation.pieces import understand
 from ..consolidation.prompts import Prompts
 from ..consolidation.work import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
-from ..memory import batch as hooks
-from ..memory.batch import Voices
-from ..memory.collate import voices
+from ..inner import hooks
+from ..memory.batch import MemoryBatch
+from ..memory.collate import collate
+from ..memory.config import MemoryConfig
 from ..memory.memory import Memory
 from ..memory.ready import Ready
 from ..memory.trust import check_bounds
 from ..util.fingerprint import fingerprint, same_base
+from ..util.given import check_tokenizer
+from ..util.settings import did_you_mean, field_names
 
 logger = logging.get_logger(__name__)
 
@@ -45,7 +49,7 @@ else:
 
 
 class MemoryMixin(_Base):
-    """Memories of a converted model. Those it was given stay with it as versions, the last one speaking."""
+    """Memories of a converted model. Each one it was given stays as a version; the last one is active."""
 
     _versions: list[Memory]
     _prepared: Ready
@@ -61,22 +65,28 @@ class MemoryMixin(_Base):
 
     @property
     def memory(self) -> Memory | None:
-        """The memory that speaks in every call that is not given `memories`."""
+        """The memory that is active in every call without `memories`."""
         return self._versions[-1] if self._versions else None
 
     def load_memory(self, memory: Memory | str | os.PathLike, *, safe: bool = True) -> Memory:
-        """Let a memory speak from now on: an object, a directory, or a repository on the Hub. Nothing is reloaded.
+        """Make a memory active: an object, a directory, or a repository on the Hub. The model is not reloaded.
 
         Parameters
         ----------
-        safe : of a directory or repository, take only one that keeps within what `consolidate` makes: weights of MLPs,
-            of bounded size, behind a gate. False takes any, of somebody you trust. An object is taken as it is.
+        safe : accept a directory or repository only if it stays within what `consolidate` makes: weights of MLPs, of
+            bounded size, behind a gate. False accepts any; use it for authors you trust. Objects are not checked.
 
         Raises
         ------
         CheckpointError
-            When it is damaged, was made for another base, or is not `safe`. The memory before it stays.
+            When it is damaged, was made for another base, or is not `safe`. The previous memory stays active.
+        InputError
+            For anything that is neither a memory nor a place of one.
         """
+        if not isinstance(memory, (Memory, str, os.PathLike)):
+            raise InputError(
+                f"load_memory() was given a {type(memory).__name__}; expected a Memory, a directory or a repository."
+            )
         loaded = memory if isinstance(memory, Memory) else Memory.load(memory)
         self.check_memory(loaded)
         if not isinstance(memory, Memory):
@@ -87,11 +97,11 @@ class MemoryMixin(_Base):
         return loaded
 
     def reset_memory(self) -> None:
-        """Forget every loaded memory: the model as it was before the first. Memories saved elsewhere stay there."""
+        """Forget every loaded memory. The model is then as before the first one. Saved memories are not deleted."""
         self._versions, self._prepared = [], Ready()
 
     def rollback_memory(self) -> Memory | None:
-        """Back to the version before; returns what speaks now.
+        """Return to the previous version, and return the memory that is now active.
 
         Raises
         ------
@@ -104,22 +114,22 @@ class MemoryMixin(_Base):
         return self.memory
 
     def memory_versions(self) -> list[Memory]:
-        """What was loaded and accepted so far, oldest first; the last one speaks."""
+        """The memories loaded and accepted so far, oldest first. The last one is active."""
         return list(self._versions)
 
     def forget_memory(self, name: str, *others: str) -> Memory:
-        """A new version without the entry `name`, or several (see `memory.names()`); returns it."""
+        """Make and return a new version without the named entries (see `memory.names()`)."""
         if self.memory is None:
             raise ConfigError(f"forget_memory({name!r}): no memory is loaded.")
         return self.load_memory(self.memory.forget(name, *others))
 
     def merge_memory(self) -> None:
-        """Fold the loaded memory into the base's weights, as if its gates stood open always.
+        """Fold the loaded memory into the base's weights, as if its gates were always open.
 
         Raises
         ------
         ConfigError
-            When no memory is loaded, or a projection is no plain matrix (quantized, adapted, offloaded). Nothing is
+            When no memory is loaded, or a projection is not a plain matrix (quantized, adapted, offloaded). Nothing is
             changed then.
         """
         if self.memory is None:
@@ -133,15 +143,15 @@ class MemoryMixin(_Base):
                         f"{path} is a {type(module).__name__}, into which a memory cannot be folded; expected a plain "
                         "matrix in memory. Load the base without quantization, adapters or offloading first."
                     )
-                change = weights["full"] if "full" in weights else weights["b"].float() @ weights["a"].float()
+                change = weights["b"].float() @ weights["a"].float()
                 added.append((module.weight, change.mT if isinstance(module, Conv1D) else change))
         with torch.no_grad():
             for weight, change in added:
                 weight += change.to(weight.device, weight.dtype)
         self.reset_memory()
 
-    def voices_of(self, memories: Memory | Sequence[Memory | None] | None, rows: int) -> Voices | None:
-        """What speaks in the rows of a call, ready for its forwards.
+    def memory_batch_of(self, memories: Memory | Sequence[Memory | None] | None, rows: int) -> MemoryBatch | None:
+        """The memories of the rows of a call, ready for its forwards.
 
         Parameters
         ----------
@@ -167,30 +177,28 @@ class MemoryMixin(_Base):
         where = self.device, self.dtype
         known = self._prepared.find(chosen, where)
         if known is not None:
-            if known.voices is None or hooks.is_bound(self, known.voices):
-                return known.voices
-            self.bind_memory()  # a module was replaced since
+            if known.batch is None or hooks.is_bound(self, known.batch.hooks):
+                return known.batch
+            self._prepared = Ready()  # a module was replaced since
         for memory in {id(m): m for m in chosen if m is not None}.values():
             # One that was loaded stays this model's own, also when the model is trained or dequantized afterwards.
             if any(memory is own for own in self._versions):
                 memory.check_fits(self)
             else:
                 self.check_memory(memory)
-        ready = voices(chosen, *where)
-        if ready is not None:
-            hooks.bind(self, ready.layer, ready.terms)
-        self._prepared.keep(chosen, where, ready)
-        return ready
-
-    def bind_memory(self) -> None:
-        """Hook memories on anew, after the sites of the fast weights."""
-        hooks.unbind(self)
-        self._prepared = Ready()
+        batch = collate(chosen, *where)
+        if batch is not None:
+            hooks.bind(self, batch.hooks)
+        self._prepared.put(chosen, where, batch)
+        return batch
 
     def check_memory(self, memory: Memory) -> None:
         """Raise unless `memory` is one of this base, with a place for each of its weights."""
         if not isinstance(memory, Memory):
-            raise InputError(f"memories holds a {type(memory).__name__}, expected a Memory or None.")
+            raise InputError(
+                f"memories holds a {type(memory).__name__}, expected a Memory or None. A directory is loaded first: "
+                "Memory.load(directory)."
+            )
         here = fingerprint(self)
         if not same_base(memory.base, here):
             raise CheckpointError(
@@ -220,37 +228,39 @@ class MemoryMixin(_Base):
         load: bool = True,
         **changes: Any,
     ) -> Any:
-        """Distil a context into a memory, verify that it is recalled, and let it speak if it is.
+        """Distil a context into a memory, verify that it is recalled, and make it active if it is.
 
-        The model studies the context by writing questions and answering them with the context before it; a small
-        memory learns to answer the same without (`docs/design.md`). Nothing of the base changes.
+        The model writes questions about the context and answers them with the context in its prompt. A small memory
+        learns to give the same answers without the context (`docs/memories.md`). The base does not change.
 
         Parameters
         ----------
         context : a text, chat messages, token ids (T,), or a `TTTCache` that kept its text.
-        tokenizer : found by the model's name when not given.
-        budget : seconds, or {"seconds": ..., "steps": ..., "tokens": ...}. Steps and tokens are of training. Of the
-            seconds, the study takes no more than half; verification follows them, some 15 seconds on two cores.
-        config : the recipe; `changes` are applied to it, such as min_recall=0.9 or keep_text=True.
-        questions : what may be asked later, instead of questions the model writes itself.
+        tokenizer : default: the tokenizer of the model's name.
+        budget : seconds, or {"seconds": ..., "steps": ..., "tokens": ...}. Steps and tokens count training. The study
+            takes at most half of the seconds. Verification comes on top, about 15 seconds on two cores.
+        config : the recipe. `changes` are applied to it, such as min_recall=0.9 or keep_text=True.
+        questions : what will be asked later, in place of questions that the model writes.
         writer : another (plain model, tokenizer) that writes the questions.
         prompts : a file in place of the library's `prompts.toml`.
-        background : return a `ConsolidationJob` at once; the model goes on answering with its old memory.
-        on_done : called with the memory when a consolidation has ended, accepted or not.
-        progress : show a progress bar, or a function that is called with every `Progress`.
-        work_dir : where work in progress is kept, to go on from after a cancel or a kill.
-        earlier : the memory to add to, or None; the loaded one when not given.
-        load : False only returns the memory, which then does not speak.
+        background : return a `ConsolidationJob` at once. The model keeps answering with its old memory.
+        on_done : called with the memory when the consolidation ends, accepted or not.
+        progress : True shows a progress bar; a function is called with every `Progress`.
+        work_dir : where work in progress is kept, so that it continues after a cancel or a kill.
+        earlier : the memory to add to, or None. Default: the loaded one.
+        load : False returns the memory without making it active.
 
         Returns
         -------
-        Memory, or a job. `memory.report.accepted` says whether it now speaks; if not, the memory before it still does,
-        and the report says why.
+        Memory, or a job. `memory.report.accepted` says whether it is now active. If not, the previous memory is still
+        active, and the report says why.
 
         Raises
         ------
         InputError
-            For an empty context, one that another process is working on, or questions that are one string.
+            For an empty context, a context that another process is working on, or a string as `questions`.
+        ConfigError
+            For arguments that neither this method nor `ConsolidationConfig` has.
         """
         if isinstance(questions, str):
             raise InputError(f"questions={questions!r} is one string, expected a list of questions: [{questions!r}].")
@@ -259,6 +269,8 @@ class MemoryMixin(_Base):
                 f"earlier={earlier!r} is a string, expected a memory, None or {LOADED!r}. Load it first: "
                 f"Memory.load({earlier!r})."
             )
+        _check_recipe(config, changes)
+        check_tokenizer(tokenizer)
         recipe = dataclasses.replace(config or ConsolidationConfig(), **changes)
         tokenizer = tokenizer or self._own_tokenizer()
         before = self.memory
@@ -302,6 +314,29 @@ class MemoryMixin(_Base):
         if on_done is not None:
             on_done(memory)
         return memory
+
+
+def _check_recipe(config: Any, changes: dict[str, Any]) -> None:
+    """Raise `ConfigError` for a configuration of another kind, or arguments that neither it nor `consolidate` has."""
+    if not isinstance(config, ConsolidationConfig | None):
+        raise ConfigError(
+            f"config is a {type(config).__name__}, expected a ConsolidationConfig. It holds the others, such as "
+            "ConsolidationConfig(memory=MemoryConfig(rank=16))."
+        )
+    unknown = sorted(set(changes) - set(field_names(ConsolidationConfig)))
+    of_memory = sorted(set(unknown) & set(field_names(MemoryConfig)))
+    if of_memory:
+        given = ", ".join(f"{name}={changes[name]!r}" for name in of_memory)
+        raise ConfigError(
+            f"{of_memory} belong to MemoryConfig: consolidate(..., memory=MemoryConfig({given})). "
+            "How the model reads is set by wrap() and configure_ttt()."
+        )
+    if unknown:
+        arguments = [*inspect.signature(MemoryMixin.consolidate).parameters, *field_names(ConsolidationConfig)]
+        raise ConfigError(
+            f"consolidate() takes no {unknown}{did_you_mean(unknown, arguments)}. Beside its own arguments it takes "
+            "the fields of ConsolidationConfig."
+        )
 
 
 def _reporter(progress: bool | Callable[[Progress], None]) -> tuple[Callable[[Progress], None] | None, Callable]:

@@ -1,4 +1,4 @@
-"""The outer loop: where fast weights start and how they step, learned from what a read loses.
+"""The outer loop: meta-learns where fast weights start and how they step.
 
-`TTTTrainer` is a thin `transformers.Trainer`; `gradients` holds the mathematics, `data` the sequences it reads.
+`TTTTrainer` is a thin `transformers.Trainer`. `gradients` holds the mathematics, `data` the sequences that are read.
 """

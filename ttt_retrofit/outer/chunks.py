@@ -31,12 +31,12 @@ from ..inner.fast_weights import Weights
 from ..inner.inner_loop import SiteState, next_token_losses, next_token_losses_once, sound_rows
 from ..inner.learning import Learned, Outer, step_of
 from ..streaming.cache import TTTCache
-from ..streaming.reading import Tokens, read
+from ..streaming.reading import Settings, Tokens, read
 from .parameters import Found, OuterParameters
 from .replay import Output, replaying
 from .smoothing import differentiable
 
-# Of a whole inner step: how far W is moved to take a difference (`docs/design.md` has the error of others).
+# Of a whole inner step: how far W is moved to take a difference. `docs/research-log/outer-loop.md` has the errors.
 DIFFERENCE = {torch.float32: 0.02, torch.float64: 1e-6}
 
 Keys = list[tuple[Tensor, Tensor] | None]  # (B, H, N, D) keys and values by layer; None where nothing depends on W or θ
@@ -190,7 +190,7 @@ class _Forward:
         self.with_past, self.past = _with_past(cache, outer.lowest), open_past(cache, outer.lowest)
         record = Outer(record=True, order=order, folded=order == 1 and outer.folded)
         with replaying(outer.below, chunk.below):
-            (segment,) = read(model, cache, chunk.tokens, learn=False, outer=record)
+            (segment,) = read(model, cache, chunk.tokens, Settings(learn=False, outer=record))
         losses = next_token_losses if order == 2 else next_token_losses_once
         by_token = losses(segment.output.logits, chunk.tokens.ids)  # (B, C - 1)
         self.losses = torch.where(chunk.learned.firing, by_token.mean(1), 0)

@@ -9,6 +9,7 @@ from transformers import TrainingArguments
 
 from ..config import TTTConfig, check_flag, is_integer
 from ..errors import ConfigError
+from ..util.settings import settings
 from .choices import OUTER_PARAMETERS, Gradients
 
 SHARDED = (
@@ -18,9 +19,12 @@ SHARDED = (
 )
 
 
-@dataclass
+@settings()
+@dataclass(repr=False)
 class TTTTrainingConfig(TrainingArguments):
     """How the outer loop trains (TTT-E2E, arXiv 2512.23675, §2.2, retrofitted).
+
+    It takes every field of transformers' `TrainingArguments` as well.
 
     Raises
     ------
@@ -75,8 +79,8 @@ class TTTTrainingConfig(TrainingArguments):
         """Raises `ConfigError` where these settings contradict how the model reads, or how far it can."""
         if ttt.inner_rule != "gradient":
             raise ConfigError(
-                f"inner_rule={ttt.inner_rule!r}: the outer loop goes back through gradients of the chunk's loss, and "
-                "this rule takes none. configure_ttt(inner_rule='gradient') before training."
+                f"inner_rule={ttt.inner_rule!r}: the outer loop goes back through the gradient of the chunk's loss, "
+                "which is not what this rule steps along. configure_ttt(inner_rule='gradient') before training."
             )
         chunk = ttt.chunk_size
         if self.sequence_length < 2 * chunk or self.sequence_length % chunk:

@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from ..config import TTTConfig
 from ..inner.discovery import decoder_layers, find_sites
 from ..inner.fast_weights import fast_weights
-from ..inner.inner_optimizers import state_names
+from ..inner.inner_optimizers import inner_optimizer
 from .choices import Gradients
 
 # Attention multiplies queries x keys x head size twice forward, and five times backward (the scores again, and one each
@@ -113,7 +113,9 @@ def estimate(
         per_token += forward_below + forward_above
 
     rows = sequences_per_device
-    state = (1 + len(state_names(ttt.inner_optimizer))) * fast * FULL  # per row, as the trained starts are not
+    state = (
+        (1 + len(inner_optimizer(ttt.inner_optimizer).slots)) * fast * FULL
+    )  # per row, as the trained starts are not
     kept = (getattr(text, "num_key_value_heads", None) or heads) * head_size * 2 * keys * len(layers) * compute_bytes
     boundary = state + fast * FULL + 2 * kept + ttt.chunk_size * text.hidden_size * compute_bytes
     held = 2 * math.ceil(math.sqrt(exact)) if gradient_checkpointing else exact

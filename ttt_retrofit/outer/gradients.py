@@ -32,7 +32,7 @@ from ..errors import InputError
 from ..inner.inner_loop import next_token_losses
 from ..inner.learning import Learned, Outer, fresh
 from ..streaming.cache import TTTCache
-from ..streaming.reading import Tokens, align, read
+from ..streaming.reading import Settings, Tokens, align, read
 from .choices import Gradients
 from .chunks import (
     Adjoint,
@@ -188,9 +188,10 @@ def _second_order(model: Any) -> Reading:
 
 def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, weight: float, rematerialise: bool) -> Outcome:
     cache, losses = model.new_cache(), []
+    settings = Settings(learn=False, outer=Outer(record=True, rematerialise=rematerialise))
     for piece in pieces(tokens, model.ttt.chunk_size):
         real = torch.tensor([count > 0 for count in piece.counts], device=tokens.ids.device)
-        (segment,) = read(model, cache, piece, learn=False, outer=Outer(record=True, rematerialise=rematerialise))
+        (segment,) = read(model, cache, piece, settings)
         with torch.enable_grad():
             by_row = next_token_losses(segment.output.logits, piece.ids).mean(1)
             losses.append(torch.where(real, by_row, torch.nan))
@@ -225,6 +226,6 @@ def pieces(tokens: Tokens, size: int, together_at: Literal["start", "end"] = "st
 
 def _read(model: Any, cache: TTTCache, piece: Tokens, outer: Outer) -> None:
     with torch.enable_grad():  # what is dropped from the window must not cut the rest off from its gradient
-        for _ in read(model, cache, piece, learn=True, outer=outer):
+        for _ in read(model, cache, piece, Settings(learn=True, outer=outer)):
             pass
     cache.detach_()  # of keys that gradients were taken of

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import ConfigError
 from ..inner.discovery import Site, decoder_layers, without_lora
 from ..inner.fast_state import FastState
-from ..inner.fast_weights import Weights
+from ..inner.fast_weights import Delta, Weights
 from ..inner.layer import TTT, TTTSite
 from ..inner.learning import Learned
 from .choices import OUTER_PARAMETERS
@@ -111,7 +111,7 @@ def choose(model: Any, names: Sequence[str]) -> OuterParameters:
                 key: Start(site.get_parameter(f"start_{key}"), site.site, True) for key in site.kind.learned_start
             }
             if not stored and not everything:
-                stored = {"delta": _folded_start(model, site.site)}
+                stored = {"delta": _folded_start(model, site)}
             starts[site.site.name] = stored
         if everything or "log_lr" in names:
             rates[site.site.name] = site
@@ -125,9 +125,14 @@ def choose(model: Any, names: Sequence[str]) -> OuterParameters:
     return chosen
 
 
-def _folded_start(model: Any, site: Site) -> Start:
-    module = model.get_submodule(site.path)
-    module = without_lora(module)
+def _folded_start(model: Any, of: TTTSite) -> Start:
+    site = of.site
+    if type(of.kind) is not Delta:
+        raise ConfigError(
+            f"outer_parameters has 'start', and fast weights of kind {model.ttt.fast_weights!r} have none: they start "
+            "at zero. Take outer_parameters=['log_lr'], or 'everything'."
+        )
+    module = without_lora(model.get_submodule(site.path))
     if type(module) not in (nn.Linear, Conv1D):
         raise ConfigError(
             f"The start of fast weights of kind 'delta' is the projection itself, and {site.path} is a "

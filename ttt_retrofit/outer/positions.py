@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..inner.inner_loop import next_token_losses
-from ..streaming.reading import align, read
+from ..streaming.reading import Settings, align, read
 from .gradients import pieces
 
 QUARTERS = 4
@@ -21,7 +21,7 @@ def chunk_losses(model: Any, ids: Tensor, mask: Tensor | None, learn: bool) -> T
     """(B, chunks) nats per token of every whole chunk, before its update; NaN where a row has ended."""
     cache, losses = model.new_cache(), []
     for piece in pieces(align(ids, mask, None), model.ttt.chunk_size):
-        (segment,) = read(model, cache, piece, learn=learn)
+        (segment,) = read(model, cache, piece, Settings(learn))
         real = torch.tensor([count > 0 for count in piece.counts], device=ids.device)
         losses.append(torch.where(real, next_token_losses(segment.output.logits, piece.ids).mean(1), torch.nan))
     return torch.stack(losses, 1)

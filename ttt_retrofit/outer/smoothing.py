@@ -15,15 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..config import OptimizerName
-from ..inner.inner_optimizers import ADAM_BETAS, ADAM_EPS, OPTIMIZERS, Optimizer, State
+from ..inner.inner_optimizers import ADAM_BETAS, ADAM_EPS, Optimizer, State, inner_optimizer
 
 SMOOTHING = 0.1
 BETA1, BETA2 = ADAM_BETAS
 
 
 def smooth_adam(gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
-    """`inner_optimizers.adam` with an eps that follows the size of the gradients, (B, O, I); by autograd."""
+    """`inner_optimizers.Adam` with an eps that follows the size of the gradients, (B, O, I); by autograd."""
     t = step.view(-1, 1, 1).to(gradient.dtype)
     m = torch.lerp(gradient, state["m"], BETA1)
     v = torch.lerp(gradient * gradient, state["v"], BETA2)
@@ -37,9 +36,9 @@ def smooth_adam_once(gradient: Tensor, state: State, step: Tensor) -> tuple[Tens
     return direction, {"m": m, "v": v}
 
 
-def differentiable(name: OptimizerName) -> Optimizer:
+def differentiable(name: str) -> Optimizer:
     """The optimizer of that name, as the outer loop goes back through it."""
-    return smooth_adam_once if name == "adam" else OPTIMIZERS[name]
+    return smooth_adam_once if name == "adam" else inner_optimizer(name).direction
 
 
 def _root(v: Tensor, correction: Tensor) -> Tensor:

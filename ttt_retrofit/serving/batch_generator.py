@@ -108,7 +108,8 @@ class Reader:
     @property
     def at_last(self) -> bool:
         """Whether the next turn is the last one."""
-        return self.left <= self.model.ttt.chunk_size
+        chunk: int = self.model.ttt.chunk_size
+        return self.left <= chunk
 
     @property
     def share(self) -> float:

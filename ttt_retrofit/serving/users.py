@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from ..chat.session import TURNS, ChatSession
+from ..chat.directory import TURNS
+from ..chat.session import ChatSession
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..util.files import private_directory, read_list, write_list

@@ -3,15 +3,13 @@
 PyTorch's fused kernels have no second derivative, and its math form keeps several tensors of all scores, heads x
 queries x keys, for every layer. `tiled_attention` keeps its inputs alone: forward, backward, and the backward of the
 backward go over a few queries at a time and compute the scores anew. `plain_attention` beside it is the definition.
-`twice_differentiable` selects it for what runs inside; the window's attention asks `needs_second_order`.
+The window's attention takes it where `ForwardContext.second_order` asks for it.
 B batch rows, H heads, Q queries, K keys, D head dimension.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,22 +17,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 TILE = 2**21  # scores held at a time
-
-_SECOND_ORDER: ContextVar[bool] = ContextVar("ttt_second_order", default=False)
-
-
-@contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Within it, windowed attention keeps a graph that can itself be differentiated."""
-    token = _SECOND_ORDER.set(True)
-    try:
-        yield
-    finally:
-        _SECOND_ORDER.reset(token)
-
-
-def needs_second_order() -> bool:
-    return _SECOND_ORDER.get()
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,14 +20,14 @@ from transformers import PreTrainedConfig
 from ..config import TTTConfig
 from ..errors import InputError, UnsupportedModelError
 from ..inner.fast_state import FastState
-from ..memory.gates import Topic
+from ..util.display import Bare, Displayed, Rows, in_bytes, span
 from .digest import carried_on
-from .kv import RankedCache, ViewLayer, layout
+from .kv import IndexedCache, ViewLayer, layout
 from .saved_cache import SavedCache
-from .state import Held, Log, Pending, Sinks
+from .state import Held, Log, Pending, RowState, Sinks
 
 
-class TTTCache(SavedCache):
+class TTTCache(Displayed, SavedCache):
     """The state of a batch of conversations under test-time training.
 
     Attributes
@@ -52,15 +53,31 @@ class TTTCache(SavedCache):
         self.ahead: list[int] = []  # tokens by row that were read beyond them, where a call was interrupted
         self.held: Held | None = None  # the last of these columns, where some rows have not read theirs
         self.digest: Tensor | None = None  # (B,) of the tokens read so far; None in a file that does not tell
-        self.ranks_seen: Tensor | None = None  # (B,) real tokens read so far
+        self.next_index: Tensor | None = None  # (B,) of the token that comes next: the real tokens read so far
         self.counts: list[int] = []  # the same, where Python decides and a device must not be waited for
         self.sinks: Sinks | None = None
         self.uniform = True  # no row ever held padding: all rows keep the same columns
         self.pending: Pending | None = None
-        self.topic: Topic | None = None  # what each row is about, once a memory has listened
+        self.gate_state: RowState | None = None  # of memories, once there were any
         self.fast = FastState()
         self._losses = Log([])
         self._text: Log | None = None
+
+    def _rows(self) -> Rows:
+        if self.rows is None:
+            return {"tokens": 0}
+        held = next((layer for layer in self.layers if layer.is_initialized), None)
+        losses = [of_row for of_row in self.losses if of_row]
+        first, last = ([of_row[place] for of_row in losses] for place in (0, -1))
+        return {
+            "rows": self.rows if self.rows > 1 else None,
+            "tokens": span(self.counts),
+            "chunks": span([len(of_row) for of_row in self.losses]),
+            "loss": Bare(f"{fmean(first):.3f} → {fmean(last):.3f}") if losses else None,
+            "size": in_bytes(self.nbytes),
+            "device": None if held is None else Bare(held.device),
+            "dtype": None if held is None else Bare(held.dtype),
+        }
 
     @property
     def losses(self) -> list[list[float]]:
@@ -96,7 +113,7 @@ class TTTCache(SavedCache):
 
     @property
     def tokens_seen(self) -> Tensor:
-        return torch.zeros(0, dtype=torch.long, device="cpu") if self.ranks_seen is None else self.ranks_seen
+        return torch.zeros(0, dtype=torch.long, device="cpu") if self.next_index is None else self.next_index
 
     def keep_text(self) -> TTTCache:
         """Keep the ids of all tokens from now on (8 bytes each), so that `consolidate` can take this cache.
@@ -111,7 +128,7 @@ class TTTCache(SavedCache):
         self._text = self._text or Log([])
         return self
 
-    def remember(self, ids: Tensor, taken: list[int]) -> None:
+    def note_tokens(self, ids: Tensor, taken: list[int]) -> None:
         """Note which real tokens a segment holds, and keep them, if they are to be kept."""
         if self.digest is not None:
             self.digest = carried_on(self.digest, ids, taken)
@@ -121,15 +138,15 @@ class TTTCache(SavedCache):
 
     @property
     def nbytes(self) -> int:
-        tracked = sum(track.ranks.nbytes for track in self.tracks if track.ranks is not None)
+        tracked = sum(track.indices.nbytes for track in self.tracks if track.indices is not None)
         fast = self.fast.nbytes
-        waiting = (part.nbytes for part in (self.pending, self.topic) if part is not None)
+        waiting = (part.nbytes for part in (self.pending, self.gate_state) if part is not None)
         return sum(layer.nbytes for layer in self.layers) + tracked + fast + sum(waiting)
 
     @property
     def rows(self) -> int | None:
         """Batch rows, or None before the first token."""
-        return None if self.ranks_seen is None else self.ranks_seen.shape[0]
+        return None if self.next_index is None else self.next_index.shape[0]
 
     @property
     def in_step(self) -> bool:
@@ -142,18 +159,19 @@ class TTTCache(SavedCache):
         return self.columns
 
     def prepare(self, rows: int, device: torch.device) -> None:
-        """Bind an empty cache to a batch size, or check that it has this one."""
-        if self.ranks_seen is None:
-            self.ranks_seen = torch.zeros(rows, dtype=torch.long, device=device)
-            self.counts = [0] * rows
-            self.sinks = Sinks(self.ranks_seen.new_zeros(rows, self.ttt.sink_tokens), [0] * rows)
-            self.digest, self.marks, self.ahead = (
-                self.ranks_seen.clone(),
-                self.ranks_seen.new_zeros(rows, 2),
-                [0] * rows,
-            )
-            self.start_logs([[] for _ in range(rows)])
-        elif self.rows != rows:
+        """Give an empty cache its rows."""
+        self.next_index = torch.zeros(rows, dtype=torch.long, device=device)
+        self.counts = [0] * rows
+        self.sinks = Sinks(self.next_index.new_zeros(rows, self.ttt.sink_tokens), [0] * rows)
+        self.digest, self.marks, self.ahead = (
+            self.next_index.clone(),
+            self.next_index.new_zeros(rows, 2),
+            [0] * rows,
+        )
+        self.start_logs([[] for _ in range(rows)])
+
+    def check_rows(self, rows: int) -> None:
+        if self.rows != rows:
             raise InputError(
                 f"The cache holds {self.rows} rows but the input has {rows}. Continue with the same batch, or start "
                 "a new cache."
@@ -195,66 +213,65 @@ class TTTCache(SavedCache):
         self.columns, self.marks, self.held, self.ahead = columns, None, None, [0] * len(self.counts)
 
     def begin(self, incoming: Tensor, width: int) -> None:
-        """Announce the ranks (B, T) of the tokens that come next, and make room for them."""
+        """Announce the indices (B, T) of the tokens that come next, and make room for them."""
         self.incoming = incoming
         pending = self.pending.lengths if self.pending else [0] * incoming.shape[0]
-        for index, track in enumerate(self.tracks):
+        for number, track in enumerate(self.tracks):
             if track.capacity is None or track.length + width <= track.capacity:
                 continue
-            assert self.ranks_seen is not None and track.ranks is not None
-            first = self.ranks_seen - torch.tensor(pending, device=self.ranks_seen.device)
-            keep = track.surplus(first, self.uniform)
-            assert keep is not None
-            if keep.ndim == 1:
-                track.ranks = track.ranks.index_select(1, keep)
+            assert self.next_index is not None and track.indices is not None
+            first = self.next_index - torch.tensor(pending, device=self.next_index.device)
+            columns = track.columns_to_keep(first, self.uniform)
+            if columns.ndim == 1:
+                track.indices = track.indices.index_select(1, columns)
             else:
-                track.ranks = track.ranks.gather(1, keep.clamp_min(0)).masked_fill(keep < 0, -1)
+                track.indices = track.indices.gather(1, columns.clamp_min(0)).masked_fill(columns < 0, -1)
             for layer, owner in zip(self.layers, self.track_of):
-                if owner == index:
-                    layer.keep(keep)
+                if owner == number:
+                    layer.keep_columns(columns)
 
     def finish(self, taken: list[int]) -> None:
         """Record the tokens announced by `begin`, `taken` by row, now that every layer holds them."""
-        assert self.incoming is not None and self.ranks_seen is not None
+        assert self.incoming is not None and self.next_index is not None
         for track in self.tracks:
-            track.ranks = self.incoming if track.ranks is None else torch.cat([track.ranks, self.incoming], dim=1)
+            track.indices = self.incoming if track.indices is None else torch.cat([track.indices, self.incoming], dim=1)
         read = (self.incoming >= 0).sum(1) if self.padded else self.incoming.shape[1]
-        self.ranks_seen = self.ranks_seen + read
+        self.next_index = self.next_index + read
         self.counts = [count + take for count, take in zip(self.counts, taken)]
         self.incoming = None
 
-    def view(self) -> RankedCache:
+    def view(self) -> IndexedCache:
         """A read-only look at the present past, for a forward that builds a graph."""
         layers = [ViewLayer(layer.past() if layer.is_initialized else None, layer.is_sliding) for layer in self.layers]
-        # Copies of the tracks: a recomputation, later, must find the ranks of now.
-        view = RankedCache(layers, [replace(track) for track in self.tracks], self.track_of)
+        # Copies of the tracks: a recomputation, later, must find the indices of now.
+        view = IndexedCache(layers, [replace(track) for track in self.tracks], self.track_of)
         view.incoming, view.padded = self.incoming, self.padded
         return view
 
-    def view_before_pending(self, rows: list[int]) -> RankedCache:
+    def view_before_pending(self, rows: list[int]) -> IndexedCache:
         """The past of `rows` as it was before their unfinished chunk, to read that chunk again."""
-        assert self.ranks_seen is not None and self.pending is not None
-        device = self.ranks_seen.device
-        index = torch.tensor(rows, device=device)
+        assert self.next_index is not None and self.pending is not None
+        device = self.next_index.device
+        chosen = torch.tensor(rows, device=device)
         everyone = len(rows) == self.rows
-        start = self.ranks_seen[index] - torch.tensor([self.pending.lengths[row] for row in rows], device=device)
+        start = self.next_index[chosen] - torch.tensor([self.pending.lengths[row] for row in rows], device=device)
         tracks = []
         for track in self.tracks:
-            assert track.ranks is not None
-            ranks = track.ranks[index]
-            tracks.append(replace(track, ranks=ranks.masked_fill(ranks >= start[:, None], -1)))
+            assert track.indices is not None
+            indices = track.indices[chosen]
+            tracks.append(replace(track, indices=indices.masked_fill(indices >= start[:, None], -1)))
         layers = []
         for layer in self.layers:
             past = layer.past() if layer.is_initialized else None
             if past is not None and not everyone:
-                past = past[0].index_select(0, index), past[1].index_select(0, index)
+                past = past[0].index_select(0, chosen), past[1].index_select(0, chosen)
             layers.append(ViewLayer(past, layer.is_sliding))
-        view = RankedCache(layers, tracks, self.track_of)
+        view = IndexedCache(layers, tracks, self.track_of)
         chunk = torch.arange(self.pending.ids.shape[1], device=device)
         view.incoming, view.padded = start[:, None] + chunk, True
         return view
 
-    def absorb(self, view: RankedCache, with_graph: bool) -> None:
+    def absorb(self, view: IndexedCache, with_graph: bool) -> None:
         """Take over the keys and values that a forward through `view` added."""
         for layer, added in zip(self.layers, view.layers):
             keys, values = added.keys, added.values
@@ -275,24 +292,24 @@ class TTTCache(SavedCache):
         """Back to the state before the first token."""
         super().reset()
         for track in self.tracks:
-            track.ranks = None
-        self.columns, self.ranks_seen, self.uniform, self.padded = 0, None, True, False
+            track.indices = None
+        self.columns, self.next_index, self.uniform, self.padded = 0, None, True, False
         self.pending, self.sinks, self.fast, self._losses, self.counts = None, None, FastState(), Log([]), []
         self.marks, self.ahead, self.held, self.digest = None, [], None, None
-        self.topic, self._text = None, None if self._text is None else Log([])
+        self.gate_state, self._text = None, None if self._text is None else Log([])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows follow their beams: keys, values, fast weights and unfinished chunks alike."""
         self._select_rows(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        if self.ranks_seen is not None:
-            rows = torch.arange(self.ranks_seen.shape[0], device=self.ranks_seen.device)
+        if self.next_index is not None:
+            rows = torch.arange(self.next_index.shape[0], device=self.next_index.device)
             self._select_rows(rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        if self.ranks_seen is not None:
-            rows = torch.arange(self.ranks_seen.shape[0], device=self.ranks_seen.device)
+        if self.next_index is not None:
+            rows = torch.arange(self.next_index.shape[0], device=self.next_index.device)
             self._select_rows(rows[indices])
 
     def crop(self, tokens_to_remove: int) -> None:
@@ -306,23 +323,23 @@ class TTTCache(SavedCache):
         raise UnsupportedModelError("A TTTCache cannot record its past for a rollback; see `TTTCache.crop`.")
 
     def _select_rows(self, rows: Tensor) -> None:
-        assert self.ranks_seen is not None
+        assert self.next_index is not None
         listed = rows.tolist()
-        if listed == list(range(self.ranks_seen.shape[0])):
+        if listed == list(range(self.next_index.shape[0])):
             return
         # `generate` reorders beams in the caller's mode; tensors made in inference mode could never be updated again.
         with torch.inference_mode(False):
             forked = self.fork()
-            forked._take_rows(torch.tensor(listed, device=self.ranks_seen.device), listed)
+            forked._take_rows(torch.tensor(listed, device=self.next_index.device), listed)
             self.become(forked)
 
     def _take_rows(self, rows: Tensor, listed: list[int]) -> None:
-        assert self.ranks_seen is not None
+        assert self.next_index is not None
         for layer in self.layers:
             layer.select(rows)
         for track in self.tracks:
-            track.ranks = None if track.ranks is None else track.ranks.index_select(0, rows)
-        self.ranks_seen = self.ranks_seen.index_select(0, rows)
+            track.indices = None if track.indices is None else track.indices.index_select(0, rows)
+        self.next_index = self.next_index.index_select(0, rows)
         self.fast = self.fast.select(rows)
         self.marks = None if self.marks is None else self.marks.index_select(0, rows)
         self.digest = None if self.digest is None else self.digest.index_select(0, rows)
@@ -331,7 +348,7 @@ class TTTCache(SavedCache):
         self.held = None if self.held is None else self.held.select(rows)
         self.pending = None if self.pending is None else self.pending.select(rows)
         self.sinks = None if self.sinks is None else self.sinks.select(rows)
-        self.topic = None if self.topic is None else self.topic.select(rows)
+        self.gate_state = None if self.gate_state is None else self.gate_state.select(rows)
         self._text = None if self._text is None else self._text.select(listed)
 
 

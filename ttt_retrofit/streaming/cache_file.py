@@ -10,7 +10,9 @@ import glob
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from torch import Tensor
 
 from ..config import TTTConfig, is_integer, is_number
 from ..errors import CheckpointError, ConfigError
+from ..memory.gates import GateState
 from ..util.files import parsed, private_directory, remove_left_over
+from ..util.registry import NotRegisteredError
 from ..util.sealed import read_sealed, side_by_side, write_sealed
 from .digest import of_text
 from .kv import Track
@@ -27,7 +31,7 @@ from .kv import Track
 CACHE_FORMAT = 2
 TEXT = "ttt_cache"  # the header's name in the file
 PENDING_TENSORS = ("ids", "positions", "learned")
-TOPIC_TENSORS = ("sums", "near", "seen")
+GATE_STATES = ("topic", "pending_topic")  # of the cache, and of the unfinished chunk
 HELD_TENSORS = ("held_ids", "held_unread")
 # What a later text or mask is compared with, where it is known; earlier versions wrote neither, nor `ahead`.
 COMPARED = ("marks", "digest")
@@ -48,7 +52,7 @@ class Expected:
     fast: dict[str, tuple[int, int]]  # shapes of fast weights and of what their optimizer carries, by name
 
 
-def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def write_file(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Raises `OSError`, with the path in it, where the disk is full; what was there before stays."""
     private_directory(path.parent)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a save of this very file that was killed
@@ -57,7 +61,7 @@ def write(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -> Non
     write_sealed(path, tensors, {TEXT: json.dumps(header)})
 
 
-def read(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_file(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and tensors, as they were written but not yet compared with any model.
 
     Raises
@@ -76,10 +80,18 @@ def read(path: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Te
     return header, tensors
 
 
+def parts_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors called `name|part`, by part."""
+    prefix = f"{name}|"
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
 def configuration(path: Path, header: dict[str, Any]) -> TTTConfig:
     """The configuration that a file names. Raises `CheckpointError` where that is none."""
     try:
         return TTTConfig.from_dict(header["ttt"])
+    except NotRegisteredError as error:
+        raise CheckpointError(f"{path} cannot be read by this process: {error}") from error
     except (ConfigError, TypeError, KeyError, ValueError) as error:
         raise CheckpointError(f"{path} names no configuration: {error}. Take another copy.") from error
 
@@ -90,6 +102,7 @@ def check(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], expect
         raise CheckpointError(f"{path} cannot be a conversation of this model: {wrong}. Take another copy.")
 
 
+# In the file an index is called a rank, as earlier versions wrote it.
 # Every check below yields what is wrong; the first one is reported, so a check may build on those before it.
 
 
@@ -114,7 +127,7 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
         if not finite:
             yield f"{name} holds numbers that are not finite"
     yield from _range_faults(header, tensors, expected)
-    yield from _rank_faults(header, tensors, expected)
+    yield from _index_faults(header, tensors, expected)
     yield from _text_faults(header["text"], header["counts"], tensors.get("digest"), expected)
 
 
@@ -177,7 +190,7 @@ def _shapes(header: dict[str, Any], tensors: dict[str, Tensor], rows: int, expec
     ttt = expected.ttt
     shapes: dict[str, Shape] = {"ranks_seen": ((rows,), _is_long), "sink_ids": ((rows, ttt.sink_tokens), _is_long)}
     kept = [tensors.get(f"ranks|{index}") for index in range(len(expected.tracks))]
-    lengths = [0 if ranks is None or not ranks.ndim else ranks.shape[-1] for ranks in kept]
+    lengths = [0 if indices is None or not indices.ndim else indices.shape[-1] for indices in kept]
     if any(header["counts"]):
         for index, length in enumerate(lengths):
             shapes[f"ranks|{index}"] = ((rows, length), _is_long)
@@ -193,13 +206,9 @@ def _shapes(header: dict[str, Any], tensors: dict[str, Tensor], rows: int, expec
     if header["pending_lengths"] is not None:
         for name, kind in zip(PENDING_TENSORS, (_is_long, _is_long, _is_bool)):
             shapes[f"pending|{name}"] = ((rows, ttt.chunk_size), kind)
-    for name in ("topic", "pending_topic"):
-        if f"{name}|sums" in tensors and (name == "topic" or header["pending_lengths"] is not None):
-            near = tensors.get(f"{name}|near")
-            memories = near.shape[-1] if near is not None and near.ndim else 0
-            sizes_of = ((rows, expected.width), (rows, memories), (rows,))
-            for part, shape, kind in zip(TOPIC_TENSORS, sizes_of, (_is_single, _is_single, _is_long)):
-                shapes[f"{name}|{part}"] = (shape, kind)
+    for name in GATE_STATES if header["pending_lengths"] is not None else GATE_STATES[:1]:
+        for part, (shape, dtype) in GateState.expected(parts_of(tensors, name), rows, expected.width).items():
+            shapes[f"{name}|{part}"] = (shape, partial(eq, dtype))
     if "fast|steps" in tensors:
         shapes["fast|steps"] = ((rows,), _is_long)
         shapes |= {f"fast|{name}": ((rows, *shape), _is_wide) for name, shape in expected.fast.items()}
@@ -238,29 +247,29 @@ def _range_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: 
                 yield f"{name} holds negative mean squares"
 
 
-def _rank_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expected) -> Iterator[str]:
+def _index_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expected) -> Iterator[str]:
     """Of the tokens that are kept: each once, none unread, and all that the next query reaches back to."""
     seen = tensors["ranks_seen"][:, None]
     waiting = torch.tensor(header["pending_lengths"] or [0] * len(seen), device=seen.device)[:, None]
     for index, track in enumerate(expected.tracks):
-        ranks = tensors.get(f"ranks|{index}")
-        if ranks is None:
+        indices = tensors.get(f"ranks|{index}")
+        if indices is None:
             continue
-        ordered = ranks.sort(1).values
+        ordered = indices.sort(1).values
         again = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-        if bool(((ranks < -1) | (ranks >= seen)).any()) or bool(again.any()):
+        if bool(((indices < -1) | (indices >= seen)).any()) or bool(again.any()):
             yield f"ranks|{index} names tokens that were not read, or one twice"
-        if bool((ranks < 0).any()) and (header["uniform"] or not header["padded"]):
+        if bool((indices < 0).any()) and (header["uniform"] or not header["padded"]):
             yield f"ranks|{index} has padding where its rows are said to have none"
-        if header["uniform"] and not bool((ranks == ranks[:1]).all()):
+        if header["uniform"] and not bool((indices == indices[:1]).all()):
             yield f"ranks|{index} differs between rows that are called alike"
         # Rows of different lengths are kept as wide as the widest, beside which a chunk has room.
-        if track.capacity is not None and ranks.shape[1] > track.capacity + expected.ttt.chunk_size:
-            yield f"ranks|{index} keeps {ranks.shape[1]} tokens, where {track.capacity} have room"
+        if track.capacity is not None and indices.shape[1] > track.capacity + expected.ttt.chunk_size:
+            yield f"ranks|{index} keeps {indices.shape[1]} tokens, where {track.capacity} have room"
         oldest = torch.zeros_like(seen) if track.window is None else (seen - waiting - track.window + 1).clamp_min(0)
         sinks = seen.clamp_max(track.sinks)
-        missing = (((ranks >= oldest).sum(1, keepdim=True) != seen - oldest)
-                   | (((ranks >= 0) & (ranks < sinks)).sum(1, keepdim=True) != sinks))  # fmt: skip
+        missing = (((indices >= oldest).sum(1, keepdim=True) != seen - oldest)
+                   | (((indices >= 0) & (indices < sinks)).sum(1, keepdim=True) != sinks))  # fmt: skip
         if bool(missing.any()):
             yield f"ranks|{index} lacks tokens that are still attended to"
 
@@ -304,10 +313,6 @@ def _is_bool(dtype: torch.dtype) -> bool:
 
 def _is_float(dtype: torch.dtype) -> bool:
     return dtype.is_floating_point
-
-
-def _is_single(dtype: torch.dtype) -> bool:
-    return dtype == torch.float32
 
 
 def _is_wide(dtype: torch.dtype) -> bool:

@@ -1,14 +1,13 @@
 """Joins caches: conversations that were read apart go on together, each exactly where it stood.
 
-Rows are told apart by ranks and counts alone, so what is missing in one of them is filled up with columns that no token
-sees. It knows of a model only what fresh fast weights look like.
+Rows are told apart by indices and counts alone, so what is missing in one of them is filled up with columns that no
+token sees. It knows of a model only what fresh fast weights look like.
 B rows of all caches together, N kept columns of the longest, C chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..inner.fast_state import FastState
 from ..inner.learning import Decoder, Outer, fresh
-from ..memory.gates import Topic
+from ..memory.gates import GateState
 from .cache import TTTCache
 from .state import Pending, Sinks
 
@@ -30,10 +29,10 @@ def join(decoder: Decoder, into: TTTCache, caches: Sequence[TTTCache]) -> TTTCac
     with torch.inference_mode(False):
         for index, track in enumerate(into.tracks):
             longest = max(cache.tracks[index].length for cache in caches)
-            track.ranks = torch.cat([_filled(cache.tracks[index].ranks, 1, longest, -1) for cache in caches])
+            track.indices = torch.cat([_filled(cache.tracks[index].indices, 1, longest, -1) for cache in caches])
         for layer, track_index in zip(range(len(into.layers)), into.track_of):
             _join_layer(into, layer, into.tracks[track_index].length, caches)
-        into.ranks_seen = torch.cat([_there(cache.ranks_seen) for cache in caches])
+        into.next_index = torch.cat([_there(cache.next_index) for cache in caches])
         into.counts = [count for cache in caches for count in cache.counts]
         into.start_logs([losses for cache in caches for losses in cache.losses])
         digests = [cache.digest for cache in caches if cache.digest is not None]
@@ -42,7 +41,7 @@ def join(decoder: Decoder, into: TTTCache, caches: Sequence[TTTCache]) -> TTTCac
         into.uniform, into.padded = False, True
         sinks = [cache.sinks for cache in caches if cache.sinks is not None]
         into.sinks = Sinks(torch.cat([s.ids for s in sinks]), [anchor for s in sinks for anchor in s.anchors])
-        into.topic = _join_topics([(cache.topic, len(cache.counts)) for cache in caches])
+        into.gate_state = GateState.join([(_gate_state(cache), len(cache.counts)) for cache in caches])
         into.pending = _join_pending(caches)
         into.fast = _join_fast(decoder, caches)
         return into
@@ -50,19 +49,18 @@ def join(decoder: Decoder, into: TTTCache, caches: Sequence[TTTCache]) -> TTTCac
 
 def stay(cache: TTTCache, rows: Sequence[int], memories: int) -> None:
     """Keep these rows; the others have ended. memories: entries of the longest memory among those who stay."""
-    assert cache.ranks_seen is not None
-    cache.batch_select_indices(torch.tensor(rows, device=cache.ranks_seen.device))
+    assert cache.next_index is not None
+    cache.batch_select_indices(torch.tensor(rows, device=cache.next_index.device))
     cache.recount(max(cache.counts))
-    if cache.topic is not None:
-        cache.topic = _among(cache.topic, memories)
-    if cache.pending is not None and cache.pending.topic is not None:
-        cache.pending.topic = _among(cache.pending.topic, memories)
+    for part in (cache, cache.pending):
+        if part is not None and part.gate_state is not None:
+            part.gate_state = part.gate_state.resized(memories)
 
 
-def _among(topic: Topic, memories: int) -> Topic:
-    """The same where the longest memory of the batch is another one: each row's own entries come first."""
-    near = topic.near[:, :memories]
-    return replace(topic, near=F.pad(near, [0, memories - near.shape[1]]))
+def _gate_state(part: TTTCache | Pending | None) -> GateState | None:
+    state = None if part is None else part.gate_state
+    assert state is None or isinstance(state, GateState)
+    return state
 
 
 def _there(tensor: Tensor | None) -> Tensor:
@@ -83,20 +81,6 @@ def _join_layer(into: TTTCache, index: int, length: int, caches: Sequence[TTTCac
         into.layers[index].update(*(torch.cat([_filled(t, 2, length, 0.0) for t in kind]) for kind in zip(*pasts)))
 
 
-def _join_topics(topics: Sequence[tuple[Topic | None, int]]) -> Topic | None:
-    """topics: with the rows each is of; None where no memory has listened."""
-    known = [topic for topic, _ in topics if topic is not None]
-    if not known:
-        return None
-    memories = max(topic.near.shape[1] for topic in known)
-    blank = known[0].sums
-    parts = [
-        _among(Topic.fresh(blank.new_zeros(rows, blank.shape[1])) if topic is None else topic, memories).tensors()
-        for topic, rows in topics
-    ]
-    return Topic(**{name: torch.cat([part[name] for part in parts]) for name in parts[0]})
-
-
 def _join_pending(caches: Sequence[TTTCache]) -> Pending | None:
     known = [cache.pending for cache in caches if cache.pending is not None]
     if not known:
@@ -115,8 +99,8 @@ def _join_pending(caches: Sequence[TTTCache]) -> Pending | None:
         for cache in caches
         for length in (cache.pending.lengths if cache.pending is not None else [0] * len(cache.counts))
     ]
-    topic = _join_topics([(None if c.pending is None else c.pending.topic, len(c.counts)) for c in caches])
-    return Pending(part("ids"), part("positions"), part("learned"), lengths, topic)
+    state = GateState.join([(_gate_state(cache.pending), len(cache.counts)) for cache in caches])
+    return Pending(part("ids"), part("positions"), part("learned"), lengths, state)
 
 
 def _join_fast(decoder: Decoder, caches: Sequence[TTTCache]) -> FastState:

@@ -1,7 +1,7 @@
 """Windowed keys and values: which tokens layers keep, in constant memory, and what each token attends to.
 
-Tokens are numbered by *rank* within their row, padding excluded; `window.py` builds masks from ranks, so what is kept,
-in which order, and beside which padding never changes a result.
+A token's *index* counts the real tokens of its row from 0; `window.py` builds masks from indices, so what is kept, in
+which order, and beside which padding never changes a result.
 B batch rows, H key-value heads, N kept tokens, T new tokens, D head dimension.
 """
 
@@ -26,33 +26,33 @@ BORROWING = "dummy"
 
 @dataclass
 class Track:
-    """Which tokens a group of layers keeps: all its layers share one reach, hence one list of ranks."""
+    """Which tokens a group of layers keeps: all its layers share one reach, hence one list of indices."""
 
     window: int | None  # tokens a query reaches back to, itself included; None for all
     sinks: int
     room: int  # tokens that must fit beside the window: the unfinished chunk
-    ranks: Tensor | None = None  # (B, N)
+    indices: Tensor | None = None  # (B, N), -1 for padding
 
     @property
     def length(self) -> int:
-        return 0 if self.ranks is None else self.ranks.shape[1]
+        return 0 if self.indices is None else self.indices.shape[1]
 
     def empty(self) -> Track:
         """The same reach, before the first token."""
-        return replace(self, ranks=None)
+        return replace(self, indices=None)
 
     @property
     def capacity(self) -> int | None:
         return None if self.window is None else self.sinks + self.window - 1 + self.room
 
-    def surplus(self, first_query: Tensor, uniform: bool) -> Tensor | None:
+    def columns_to_keep(self, first_query: Tensor, uniform: bool) -> Tensor:
         """Which kept tokens to go on keeping when the oldest token still to be read, or read again, is `first_query`.
 
         Returns (M,) column indices if the rows are alike, else (B, M) with -1 where a row keeps fewer.
         """
-        assert self.ranks is not None and self.window is not None
+        assert self.indices is not None and self.window is not None
         oldest = first_query[:, None] - (self.window - 1)
-        keep = (self.ranks >= 0) & ((self.ranks >= oldest) | (self.ranks < self.sinks))
+        keep = (self.indices >= 0) & ((self.indices >= oldest) | (self.indices < self.sinks))
         if uniform:
             return keep[0].nonzero()[:, 0]
         order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
@@ -100,17 +100,17 @@ class WindowedLayer(CacheLayerMixin):
     def past(self) -> tuple[Tensor, Tensor]:
         return self._kept(self._keys), self._kept(self._values)
 
-    def keep(self, index: Tensor) -> None:
-        """Drop all columns but `index`, as `Track.surplus` gives them."""
+    def keep_columns(self, columns: Tensor) -> None:
+        """Drop all columns but these, as `Track.columns_to_keep` gives them."""
         if not self.is_initialized:
             return
-        self.length = index.shape[-1]
+        self.length = columns.shape[-1]
         for name in ("keys", "values"):
             old = getattr(self, name)
-            if index.ndim == 1:
-                kept = old.index_select(2, index)
+            if columns.ndim == 1:
+                kept = old.index_select(2, columns)
             else:
-                kept = old.gather(2, index.clamp_min(0)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3]))
+                kept = old.gather(2, columns.clamp_min(0)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3]))
             setattr(self, name, kept if old.requires_grad else self._with_room(kept, self.length))
 
     def rewrite(self, rows: Tensor, columns: Tensor, keys: Tensor, values: Tensor) -> None:
@@ -187,8 +187,8 @@ class ViewLayer(CacheLayerMixin):
         keys, values = self.past
         return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
 
-    def keep(self) -> None:
-        """Copy the past: the cache overwrites its buffers, and a recomputation must find them as they are now."""
+    def copy_past(self) -> None:
+        """The cache overwrites its buffers; a recomputation must find what they hold now."""
         if self.past is not None:
             keys, values = self.past
             self.past = (keys, values) if keys.requires_grad else (keys.clone(), values.clone())
@@ -203,7 +203,7 @@ class ViewLayer(CacheLayerMixin):
         return -1
 
 
-class RankedCache(Cache):
+class IndexedCache(Cache):
     """A cache that can say what the tokens of the present forward attend to."""
 
     layers: list[Any]  # WindowedLayer or ViewLayer: transformers' union of kinds knows neither
@@ -212,7 +212,7 @@ class RankedCache(Cache):
         super().__init__(layers=layers)
         self.tracks = tracks
         self.track_of = track_of
-        self.incoming: Tensor | None = None  # (B, T) ranks of the tokens being forwarded
+        self.incoming: Tensor | None = None  # (B, T) indices of the tokens being forwarded
         self.padded = False
         self._asked = 0
 
@@ -225,8 +225,8 @@ class RankedCache(Cache):
         """What the incoming tokens see in the layers whose mask is being built."""
         track = self.tracks[self.track_of[self._asked]]
         assert self.incoming is not None
-        ranks = self.incoming if track.ranks is None else torch.cat([track.ranks, self.incoming], dim=1)
-        return Attended(self.incoming, ranks, track.window, track.sinks, self.padded)
+        indices = self.incoming if track.indices is None else torch.cat([track.indices, self.incoming], dim=1)
+        return Attended(self.incoming, indices, track.window, track.sinks, self.padded)
 
 
 def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer], list[Track], list[int]]:

@@ -12,24 +12,21 @@ B batch rows, T tokens, C chunk, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..inner.layer import FastTerms, applying
-from ..inner.learning import Decoder, Outer, fresh, learn_from, losses_of, present, starting_weights, terms_of
-from ..memory.batch import Hearing, Voices, hearing
-from ..memory.gates import Topic
+from ..inner.context import FastTerms, ForwardContext, entering
+from ..inner.learning import Decoder, Outer, fresh, inner_step, losses_of, starting_weights, terms_of, weights_in_use
+from ..memory.batch import MemoryBatch, MemoryForward
+from ..memory.gates import GateState
 from . import sinks
-from .attention import twice_differentiable
 from .cache import TTTCache, marks_of
-from .kv import RankedCache
-from .state import Held, Pending
-from .window import attending
+from .kv import IndexedCache
+from .state import Held, Pending, RowState
 
 
 @dataclass(frozen=True)
@@ -52,31 +49,15 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Call:
-    """The columns that a call hands in: which tokens of them are real, and which of those have been read before."""
+class Settings:
+    """How the tokens of a call are read."""
 
-    real: Tensor | None  # (B, T) bool, None if all are
-    width: int  # T
-    before: int  # columns that were handed in before it
-    held: Held | None = None  # what of it waits for a mask to say whether it is real
-
-    def hand_in(self, tokens: Tokens, cache: TTTCache, read: list[int]) -> None:
-        """Tell `cache` how far the call is when `read` of the tokens have been read, by row.
-
-        Columns count as handed in up to the first that any row has still to read. Where a call is interrupted, rows
-        may have read beyond, and the next one passes over that.
-        """
-        nexts = [self.width] * len(read)
-        unfinished = [row for row, (done, count) in enumerate(zip(read, tokens.counts)) if done < count]
-        for row in unfinished:
-            nexts[row] = read[row] if tokens.order is None else int(tokens.order[row, read[row]])
-        first = min(nexts)
-        beyond = [column - first for column in nexts]
-        if self.real is not None and any(beyond):
-            beyond = [int(self.real[row, first:column].sum()) for row, column in enumerate(nexts)]
-        cache.hand_in(self.real, self.before, first, beyond if unfinished else [0] * len(read))
-        if not unfinished:
-            cache.held = self.held
+    learn: bool  # whether they are targets of the inner loss
+    outer: Outer = field(default_factory=Outer)
+    memory: MemoryBatch | None = None  # the memories that are added
+    hidden_of: int | None = None  # as in `ForwardContext`
+    logits_to_keep: int = 0  # for the family's forward, where nothing else needs the logits; 0 keeps all
+    family: dict[str, Any] = field(default_factory=dict)  # more arguments for the family's forward
 
 
 def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: list[int] | None = None) -> Tokens:
@@ -103,46 +84,36 @@ def read(
     decoder: Decoder,
     cache: TTTCache,
     tokens: Tokens,
-    *,
-    learn: bool,
-    outer: Outer = Outer(),
-    logits_to_keep: int = 0,
-    voices: Voices | None = None,
+    settings: Settings,
     record: Callable[[TTTCache, list[int]], None] | None = None,
-    **kwargs: Any,
 ) -> Iterator[Segment]:
     """Read `tokens` on top of `cache`, one segment at a time, updating fast weights whenever a chunk is full.
 
-    Parameters
-    ----------
-    learn : whether these tokens are targets of the inner loss.
-    logits_to_keep : passed to the family's forward where nothing else needs the logits; 0 keeps all.
-    voices : the memories that speak while these tokens are read.
     record : what else a segment changes: called with the cache that it leaves, and the tokens of the call read so far.
     """
-    rows, size = len(tokens.counts), decoder.ttt.chunk_size
+    rows = len(tokens.counts)
     if cache.rows is None:
         bound = cache.fork()
         bound.prepare(rows, tokens.ids.device)
         cache.become(bound)
-    cache.prepare(rows, tokens.ids.device)
+    cache.check_rows(rows)
     starts = [0] * rows
-    _finish(decoder, cache, outer, voices)  # what an interrupt has left
+    _finish(decoder, cache, settings)  # what an interrupt has left
     while any(start < count for start, count in zip(starts, tokens.counts)):
-        room = room_left(cache, rows, size, learn)
+        room = room_left(cache, rows, settings.learn)
         taken = [min(r, count - s) for r, count, s in zip(room, tokens.counts, starts)]
         done = [start + take for start, take in zip(starts, taken)]
         forked = cache.fork()
-        segment = _read_segment(decoder, forked, tokens, starts, taken, learn, outer, logits_to_keep, voices, kwargs)
+        segment = _read_segment(decoder, forked, tokens, starts, taken, settings)
         if record is not None:
             record(forked, done)
         cache.become(forked)
-        _finish(decoder, cache, outer, voices)
+        _finish(decoder, cache, settings)
         yield segment
         starts = done
 
 
-def read_late(decoder: Decoder, cache: TTTCache, late: Tensor, positions: Tensor | None, **settings: Any) -> None:
+def read_late(decoder: Decoder, cache: TTTCache, late: Tensor, positions: Tensor | None, settings: Settings) -> None:
     """Read the tokens that are held and turned out to be real, late: (B, S) bool, at positions (B, S)."""
     assert cache.held is not None
     ids, unread = cache.held.ids, cache.held.unread
@@ -154,104 +125,92 @@ def read_late(decoder: Decoder, cache: TTTCache, late: Tensor, positions: Tensor
         if marks is not None:
             forked.marks = marks + marks_of(taken, numbers)
 
-    marks = cache.marks
-    for _ in read(decoder, cache, align(ids, late, positions), logits_to_keep=1, record=still_unread, **settings):
+    marks, settings = cache.marks, replace(settings, logits_to_keep=1)
+    for _ in read(decoder, cache, align(ids, late, positions), settings, still_unread):
         pass
 
 
-def _finish(decoder: Decoder, cache: TTTCache, outer: Outer, voices: Voices | None) -> None:
-    """Take the step that is due, and learn from chunks that are full and were read in parts."""
-    cache.fast.settle()
-    full = [
-        row
-        for row, length in enumerate(cache.pending.lengths if cache.pending else ())
-        if length == cache.ttt.chunk_size
-    ]
-    if full:
-        forked = cache.fork()
-        _read_again(decoder, forked, full, outer, voices)
-        cache.become(forked)
-        cache.fast.settle()
-
-
-def room_left(cache: TTTCache, rows: int, size: int, learn: bool) -> list[int]:
+def room_left(cache: TTTCache, rows: int, learn: bool) -> list[int]:
     """How many tokens each row takes in one segment, at most."""
+    size = cache.ttt.chunk_size
     waiting = cache.pending.lengths if cache.pending else [0] * rows
     # Unlearned tokens belong to no chunk; they are cut at multiples of the chunk size, for bounded memory.
     return [size - (w if learn or w else seen % size) for w, seen in zip(waiting, cache.counts or [0] * rows)]
 
 
+def _finish(decoder: Decoder, cache: TTTCache, settings: Settings) -> None:
+    """Take the step that is due, and learn from chunks that are full and were read in parts."""
+    cache.fast.settle()
+    lengths = cache.pending.lengths if cache.pending else ()
+    full = [row for row, length in enumerate(lengths) if length == cache.ttt.chunk_size]
+    if full:
+        forked = cache.fork()
+        _read_again(decoder, forked, full, settings)
+        cache.become(forked)
+        cache.fast.settle()
+
+
 def _read_segment(
-    decoder: Decoder,
-    cache: TTTCache,
-    tokens: Tokens,
-    starts: list[int],
-    taken: list[int],
-    learn: bool,
-    outer: Outer,
-    logits_to_keep: int,
-    voices: Voices | None,
-    kwargs: dict[str, Any],
+    decoder: Decoder, cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], settings: Settings
 ) -> Segment:
-    size, width = decoder.ttt.chunk_size, max(taken)
-    ids, positions, ranks = _cut(cache, tokens, starts, taken, width)
+    learn, outer = settings.learn, settings.outer
+    ids, positions, indices = _cut(cache, tokens, starts, taken)
     waiting = list(cache.pending.lengths) if cache.pending else [0] * len(taken)
-    chunk_ends = [wait + take == size for wait, take in zip(waiting, taken)]
     # A chunk that is read whole is learned from in the same forward; one that arrived in parts is read again, when it
     # is all there.
-    at_once = [learn and ends and wait == 0 for wait, ends in zip(waiting, chunk_ends)]
+    at_once = [learn and wait == 0 and take == cache.ttt.chunk_size for wait, take in zip(waiting, taken)]
 
     moving = sinks.rows_to_move(cache, decoder.trained_length, waiting, taken, learn)
     if moving:
-        shift = None if tokens.positions is None else positions[:, 0] - ranks[:, 0]
-        at_start = FastTerms(starting_weights(decoder), len(moving))
-        with torch.set_grad_enabled(outer.everywhere), applying(at_start), decoder.only(moving):
-            sinks.move(cache, moving, shift, decoder.base_forward)
-    sinks.remember(cache, ids, taken)
-    cache.remember(ids, taken)
-    cache.begin(ranks, width)
-    inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **kwargs}
-    before = cache.topic
-    heard = None if voices is None else Hearing(voices, before, taken)
+        shift = None if tokens.positions is None else positions[:, 0] - indices[:, 0]
+        with torch.set_grad_enabled(outer.everywhere), decoder.only(moving):
+            sinks.move(decoder, cache, moving, shift, FastTerms(starting_weights(decoder), len(moving)))
+    sinks.note_ids(cache, ids, taken)
+    cache.note_tokens(ids, taken)
+    cache.begin(indices, ids.shape[1])
+    inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **settings.family}
+    before = cache.gate_state
+    assert before is None or isinstance(before, GateState)
+    memory = None if settings.memory is None else MemoryForward(settings.memory, before, taken)
     if outer.record or any(at_once):
         view = cache.view()
         fast = cache.fast
         if not fast.sites and (learn or decoder.kind.learned_start):
             fast = fresh(decoder, len(taken), outer)
         terms = terms_of(decoder, fast, len(taken), outer)
-        output = _forward(decoder, view, terms, inputs, outer, heard)
+        context = ForwardContext(terms, memory, view.attended, outer.second_order, settings.hidden_of)
+        output = _forward(decoder, view, context, inputs, outer)
         cache.absorb(view, with_graph=outer.record)
         cache.finish(taken)
         if any(at_once):
             with torch.enable_grad():
                 losses = losses_of(output.logits, ids, outer)
                 targets = torch.ones_like(losses, dtype=torch.bool)
-                cache.fast, by_row = learn_from(decoder, fast, terms, ids, losses, targets, at_once, outer)
+                cache.fast, by_row = inner_step(decoder, fast, terms, ids, losses, targets, at_once, outer)
             cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
         if not outer.record:
             _drop_graph(output)
     else:
-        terms = FastTerms(present(decoder, cache.fast, len(taken)), len(taken))
-        with torch.no_grad(), applying(terms), hearing(heard), attending(cache.attended):
-            output = decoder.base_forward(past_key_values=cache, logits_to_keep=logits_to_keep, **inputs)
+        terms = FastTerms(weights_in_use(decoder, cache.fast, len(taken)), len(taken))
+        context = ForwardContext(terms, memory, cache.attended, hidden_of=settings.hidden_of)
+        with torch.no_grad(), entering(context):
+            output = decoder.base_forward(past_key_values=cache, logits_to_keep=settings.logits_to_keep, **inputs)
         cache.finish(taken)
 
     if learn or any(waiting):
-        _wait(cache, size, ids, positions, taken, waiting, learn)
-    if heard is not None:
-        cache.topic = heard.after
-        _keep_topic(cache, before, waiting)
+        _wait(cache, ids, positions, taken, waiting, learn)
+    if memory is not None:
+        cache.gate_state = memory.after
+        _keep_gate_state(cache, before, waiting)
     return Segment(output, starts, taken)
 
 
-def _cut(
-    cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int], width: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """This segment's ids, positions and ranks, (B, width) each; padding has rank -1."""
-    assert cache.ranks_seen is not None
-    device = tokens.ids.device
+def _cut(cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """This segment's ids, positions and indices, (B, W) each with W the most that a row takes; padding has index -1."""
+    assert cache.next_index is not None
+    width, device = max(taken), tokens.ids.device
     offsets = torch.arange(width, device=device)
-    ranks = cache.ranks_seen[:, None] + offsets
+    indices = cache.next_index[:, None] + offsets
     if len(set(taken)) == 1 and len(set(starts)) == 1:
         columns = slice(starts[0], starts[0] + width)
         ids = tokens.ids[:, columns]
@@ -262,37 +221,26 @@ def _cut(
         columns_by_row = (torch.tensor(starts, device=device)[:, None] + offsets).clamp_max(tokens.ids.shape[1] - 1)
         ids = tokens.ids.gather(1, columns_by_row)
         positions = None if tokens.positions is None else tokens.positions.gather(1, columns_by_row)
-        ranks = ranks.masked_fill(~real, -1)
-    return ids, ranks.clamp_min(0) if positions is None else positions, ranks
+        indices = indices.masked_fill(~real, -1)
+    return ids, indices.clamp_min(0) if positions is None else positions, indices
 
 
 def _forward(
-    decoder: Decoder,
-    view: RankedCache,
-    terms: FastTerms,
-    inputs: dict[str, Any],
-    outer: Outer,
-    heard: Hearing | None,
+    decoder: Decoder, view: IndexedCache, context: ForwardContext, inputs: dict[str, Any], outer: Outer
 ) -> Any:
     """A forward that is learned from.
 
-    Its graph is of everything for the outer loop, else of what `terms` ask for: from the first TTT site up, or none.
+    Its graph is of everything for the outer loop, else of what the fast terms ask for: from the first TTT site up, or
+    none.
     """
 
     def run() -> Any:
-        second = twice_differentiable() if outer.record and outer.order == 2 else nullcontext()
-        with (
-            torch.set_grad_enabled(outer.everywhere),
-            applying(terms),
-            hearing(heard),
-            attending(view.attended),
-            second,
-        ):
+        with torch.set_grad_enabled(outer.everywhere), entering(context):
             return decoder.base_forward(past_key_values=view, **inputs)
 
     if outer.record and outer.rematerialise:
         for past in view.layers:
-            past.keep()
+            past.copy_past()
         return checkpoint(run, use_reentrant=False)
     return run()
 
@@ -306,13 +254,12 @@ def _drop_graph(output: Any) -> None:
             output[name] = tuple(part.detach() if isinstance(part, Tensor) else part for part in value)
 
 
-def _wait(
-    cache: TTTCache, size: int, ids: Tensor, positions: Tensor, taken: list[int], waiting: list[int], learn: bool
-) -> None:
+def _wait(cache: TTTCache, ids: Tensor, positions: Tensor, taken: list[int], waiting: list[int], learn: bool) -> None:
     """Put aside the tokens of every chunk that is unfinished, or was finished in more than one part.
 
     A row that has nothing waiting and is not learning puts nothing aside: its next chunk starts where learning does.
     """
+    size = cache.ttt.chunk_size
     stays = [wait > 0 or (learn and take < size) for wait, take in zip(waiting, taken)]
     if not any(stays):
         return
@@ -328,22 +275,22 @@ def _wait(
             pending.lengths[row] = wait + take
 
 
-def _keep_topic(cache: TTTCache, before: Topic | None, waiting: list[int]) -> None:
-    """Remember where the rows whose chunk has just begun stood before it, for when it is read again."""
+def _keep_gate_state(cache: TTTCache, before: RowState | None, waiting: list[int]) -> None:
+    """Keep the state before the chunk of rows whose chunk has just begun, for when it is read again."""
     pending = cache.pending
-    if pending is None or cache.topic is None:
+    if pending is None or cache.gate_state is None:
         return
-    before = before or Topic.fresh(cache.topic.sums)
+    before = before or cache.gate_state.at_start()
     begun = [row for row, (wait, length) in enumerate(zip(waiting, pending.lengths)) if wait == 0 and length > 0]
-    if pending.topic is None:
-        pending.topic = before
+    if pending.gate_state is None:
+        pending.gate_state = before
     elif begun:
-        pending.topic = pending.topic.replace_rows(torch.tensor(begun, device=pending.ids.device), before)
+        pending.gate_state = pending.gate_state.replace_rows(torch.tensor(begun, device=pending.ids.device), before)
 
 
-def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer, voices: Voices | None) -> None:
+def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], settings: Settings) -> None:
     """Fire the update of chunks that arrived in parts: forward them once more, whole, with a graph."""
-    pending = cache.pending
+    pending, outer = cache.pending, settings.outer
     assert pending is not None and cache.rows is not None
     index = torch.tensor(rows, device=pending.ids.device)
     targets = pending.learned[index, 1:]
@@ -356,14 +303,17 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], outer: Outer
         fast = cache.fast if everyone else cache.fast.select(index)
         terms = terms_of(decoder, fast, len(rows), outer)
         inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
-        heard = None
-        if voices is not None and pending.topic is not None:
-            heard = Hearing(voices.select(index), pending.topic.select(index), [ids.shape[1]] * len(rows))
+        memory = None
+        if settings.memory is not None and pending.gate_state is not None:
+            before = pending.gate_state.select(index)
+            assert isinstance(before, GateState)
+            memory = MemoryForward(settings.memory.select(index), before, [ids.shape[1]] * len(rows))
+        context = ForwardContext(terms, memory, view.attended, outer.second_order)
         with decoder.only(rows):
-            output = _forward(decoder, view, terms, inputs, outer, heard)
+            output = _forward(decoder, view, context, inputs, outer)
         with torch.enable_grad():
             losses = losses_of(output.logits, ids, outer)
-            new, by_row = learn_from(decoder, fast, terms, ids, losses, targets, [True] * len(rows), outer)
+            new, by_row = inner_step(decoder, fast, terms, ids, losses, targets, [True] * len(rows), outer)
         cache.fast = new if everyone else cache.fast.replace_rows(index, new)
         cache.log_losses(dict(zip(rows, by_row)))
     for row in rows:

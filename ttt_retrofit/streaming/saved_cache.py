@@ -17,14 +17,14 @@ from ..config import TTTConfig
 from ..errors import CheckpointError
 from ..inner.fast_state import FastState
 from ..inner.fast_weights import FastWeights
-from ..inner.inner_optimizers import state_names
+from ..inner.inner_optimizers import inner_optimizer
 from ..inner.layer import TTTSite
-from ..memory.gates import Topic
+from ..memory.gates import GateState
 from ..util.fingerprint import same_base
 from . import cache_file
-from .cache_file import COMPARED, PENDING_TENSORS, Expected
-from .kv import RankedCache
-from .state import Held, Log, Pending, Sinks
+from .cache_file import COMPARED, GATE_STATES, PENDING_TENSORS, Expected, parts_of
+from .kv import IndexedCache
+from .state import Held, Log, Pending, RowState, Sinks
 
 # (H, D) of the keys and of the values of every layer, by base; asking a model takes a forward.
 _KEPT: dict[str, list[tuple[tuple[int, int], tuple[int, int]] | None]] = {}
@@ -53,7 +53,7 @@ class Owner(Protocol):
     def __call__(self, **kwargs: Any) -> Any: ...
 
 
-class SavedCache(RankedCache):
+class SavedCache(IndexedCache):
     """A cache that can be written to a file and read from it."""
 
     ttt: TTTConfig
@@ -62,13 +62,13 @@ class SavedCache(RankedCache):
     uniform: bool
     counts: list[int]
     ahead: list[int]
-    ranks_seen: Tensor | None
+    next_index: Tensor | None
     marks: Tensor | None
     digest: Tensor | None
     held: Held | None
     sinks: Sinks | None
     pending: Pending | None
-    topic: Topic | None
+    gate_state: RowState | None
     fast: FastState
     _losses: Log
     _text: Log | None
@@ -80,22 +80,22 @@ class SavedCache(RankedCache):
             if layer.is_initialized:
                 tensors[f"keys|{index}"], tensors[f"values|{index}"] = layer.past()
         for index, track in enumerate(self.tracks):
-            if track.ranks is not None:
-                tensors[f"ranks|{index}"] = track.ranks.clone()  # tracks may share it, which safetensors refuses
+            if track.indices is not None:
+                tensors[f"ranks|{index}"] = track.indices.clone()  # tracks may share it, which safetensors refuses
         compared = [name for name in COMPARED if getattr(self, name) is not None]
         tensors |= {name: getattr(self, name) for name in compared}
-        if self.ranks_seen is not None:
-            tensors["ranks_seen"] = self.ranks_seen
+        if self.next_index is not None:
+            tensors["ranks_seen"] = self.next_index
         if self.held is not None:
             tensors |= {"held_ids": self.held.ids, "held_unread": self.held.unread}
         if self.sinks is not None:
             tensors["sink_ids"] = self.sinks.ids
         if self.pending is not None:
             tensors |= {f"pending|{name}": getattr(self.pending, name) for name in PENDING_TENSORS}
-        topics = {"topic": self.topic, "pending_topic": self.pending.topic if self.pending else None}
-        for name, topic in topics.items():
-            if topic is not None:
-                tensors |= {f"{name}|{part}": tensor.clone() for part, tensor in topic.tensors().items()}
+        pending_state = self.pending.gate_state if self.pending else None
+        for name, state in zip(GATE_STATES, (self.gate_state, pending_state)):
+            if state is not None:
+                tensors |= {f"{name}|{part}": tensor.clone() for part, tensor in state.tensors().items()}
         header = {
             "base": self.base,
             "ttt": self.ttt.to_dict(),
@@ -110,7 +110,7 @@ class SavedCache(RankedCache):
             "ahead": self.ahead,
             "compared": compared,
         }
-        cache_file.write(Path(path), header, tensors)
+        cache_file.write_file(Path(path), header, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike, model: Owner) -> Self:
@@ -123,7 +123,7 @@ class SavedCache(RankedCache):
             not what a cache of this model may hold.
         """
         path = Path(path)
-        header, tensors = cache_file.read(path, model.device)
+        header, tensors = cache_file.read_file(path, model.device)
         cache = model.new_cache()
         if not same_base(str(header.get("base")), cache.base):
             raise CheckpointError(f"{path} belongs to another base model than {model.name_or_path!r}. Load that one.")
@@ -140,7 +140,7 @@ class SavedCache(RankedCache):
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
         self.columns, self.uniform, self.padded = header["columns"], header["uniform"], header["padded"]
-        self._losses, self.counts, self.ranks_seen = Log(header["losses"]), header["counts"], tensors.get("ranks_seen")
+        self._losses, self.counts, self.next_index = Log(header["losses"]), header["counts"], tensors.get("ranks_seen")
         # Files of earlier versions do not tell which columns were real, and nothing can be compared with them.
         self.marks, self.digest = tensors.get("marks"), tensors.get("digest")
         self.ahead = header.get("ahead", [0] * len(self.counts))
@@ -149,23 +149,17 @@ class SavedCache(RankedCache):
         if header["anchors"] is not None:
             self.sinks = Sinks(tensors["sink_ids"], header["anchors"])
         for index, track in enumerate(self.tracks):
-            track.ranks = tensors.get(f"ranks|{index}")
+            track.indices = tensors.get(f"ranks|{index}")
         for index, layer in enumerate(self.layers):
             if f"keys|{index}" in tensors:
                 # The model may have been loaded in another dtype than when the cache was saved.
                 layer.update(tensors[f"keys|{index}"].to(dtype), tensors[f"values|{index}"].to(dtype))
+        self.gate_state, pending_state = (GateState.from_tensors(parts_of(tensors, name)) for name in GATE_STATES)
         if header["pending_lengths"] is not None:
             ids, positions, learned = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
-            topic = _topic(tensors, "pending_topic")
-            self.pending = Pending(ids, positions, learned, header["pending_lengths"], topic)
-        self.topic, self._text = _topic(tensors, "topic"), None if header["text"] is None else Log(header["text"])
-        fast = {key.removeprefix("fast|"): value for key, value in tensors.items() if key.startswith("fast|")}
-        self.fast = FastState.from_tensors(fast)
-
-
-def _topic(tensors: dict[str, Tensor], name: str) -> Topic | None:
-    parts = {key.removeprefix(f"{name}|"): value for key, value in tensors.items() if key.startswith(f"{name}|")}
-    return Topic(**parts) if parts else None
+            self.pending = Pending(ids, positions, learned, header["pending_lengths"], pending_state)
+        self._text = None if header["text"] is None else Log(header["text"])
+        self.fast = FastState.from_tensors(parts_of(tensors, "fast"))
 
 
 def _expected(model: Owner, fresh: SavedCache) -> Expected:
@@ -173,7 +167,7 @@ def _expected(model: Owner, fresh: SavedCache) -> Expected:
     fast: dict[str, tuple[int, int]] = {}
     for site in model.sites:
         for name, shape in model.kind.shapes(site.site).items():
-            slots = (f"|{slot}" for slot in state_names(fresh.ttt.inner_optimizer))
+            slots = (f"|{slot}" for slot in inner_optimizer(fresh.ttt.inner_optimizer).slots)
             fast |= {f"{site.site.name}|{name}{slot}": shape for slot in ("", *slots)}
     return Expected(
         ttt=fresh.ttt,

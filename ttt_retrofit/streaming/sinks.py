@@ -1,27 +1,25 @@
 """Keeps attention sinks within the distance that the model was trained for.
 
 The window moves on while the sinks stay at the start, until they are further behind than any two tokens ever were in
-training; rotary attention then fails (`docs/design.md` has the measurement). Sinks see only each other, so their keys
+training; rotary attention then fails (`docs/research-log/window.md`). Sinks see only each other, so their keys
 at any other position are one forward of a few tokens away: before a chunk that would leave them too far behind, they
 are read again at positions right before the window, as StreamingLLM (arXiv 2309.17453, section 3.2) numbers tokens
-within its cache. It happens at ranks that do not depend on how tokens were split into calls.
-B batch rows, R rows to move, S sinks.
+within its cache. It happens at indices that do not depend on how tokens were split into calls.
+B batch rows, M rows to move, S sinks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ..inner.context import FastTerms, ForwardContext, entering
+from ..inner.learning import Decoder
 from .cache import TTTCache
-from .kv import RankedCache, ViewLayer
-from .window import attending
+from .kv import IndexedCache, ViewLayer
 
 
-def remember(cache: TTTCache, ids: Tensor, taken: list[int]) -> None:
+def note_ids(cache: TTTCache, ids: Tensor, taken: list[int]) -> None:
     """Note the ids of sinks among the tokens (B, T) that are read next, `taken` by row."""
     assert cache.sinks is not None
     size = cache.sinks.ids.shape[1]
@@ -52,13 +50,13 @@ def rows_to_move(
     ]
 
 
-def move(cache: TTTCache, rows: list[int], shift: Tensor | None, forward: Callable[..., Any]) -> None:
+def move(decoder: Decoder, cache: TTTCache, rows: list[int], shift: Tensor | None, fast: FastTerms) -> None:
     """Read the sinks of `rows` again, right before their windows, and put their keys and values in place.
 
     Parameters
     ----------
-    shift : (B,) position minus rank of the next token, or None where they are the same.
-    forward : the family's forward, with the fast weights the sinks were first read with.
+    shift : (B,) position minus index of the next token, or None where they are the same.
+    fast : the fast weights that the sinks were first read with.
     """
     sinks, window = cache.sinks, cache.ttt.sliding_window
     assert sinks is not None and window is not None
@@ -70,14 +68,14 @@ def move(cache: TTTCache, rows: list[int], shift: Tensor | None, forward: Callab
     if shift is not None:
         first = first + shift[index]
     offsets = torch.arange(size, device=sinks.ids.device)
-    view = RankedCache(
+    view = IndexedCache(
         [ViewLayer(None, layer.is_sliding) for layer in cache.layers],
         [track.empty() for track in cache.tracks],
         cache.track_of,
     )
     view.incoming = offsets.expand(len(rows), size)
-    with attending(view.attended):
-        forward(
+    with entering(ForwardContext(fast, attended=view.attended)):
+        decoder.base_forward(
             input_ids=sinks.ids[index],
             position_ids=first[:, None] + offsets,
             past_key_values=view,
@@ -87,6 +85,6 @@ def move(cache: TTTCache, rows: list[int], shift: Tensor | None, forward: Callab
     for layer, added, owner in zip(cache.layers, view.layers, cache.track_of):
         track = cache.tracks[owner]
         if track.sinks and added.keys is not None:
-            assert track.ranks is not None
-            columns = (track.ranks[index][:, None, :] == offsets[:, None]).to(torch.uint8).argmax(-1)  # (R, S)
+            assert track.indices is not None
+            columns = (track.indices[index][:, None, :] == offsets[:, None]).to(torch.uint8).argmax(-1)  # (M, S)
             layer.rewrite(index, columns, added.keys, added.values)

@@ -6,12 +6,33 @@ B batch rows, C chunk, S sinks. Every tensor is batch-first, so that rows can be
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
 
-from ..memory.gates import Topic
+
+class RowState(Protocol):
+    """What memories carry from one forward to the next, for each row. Only `memory` knows what is in it."""
+
+    @property
+    def nbytes(self) -> int: ...
+
+    def at_start(self) -> Self:
+        """That of the same rows before their first token."""
+        ...
+
+    def select(self, rows: Tensor) -> Self: ...
+
+    def resized(self, memories: int) -> Self:
+        """The same for a batch whose longest memory has so many entries."""
+        ...
+
+    def replace_rows(self, rows: Tensor, other: Self) -> Self:
+        """This with the rows `rows` taken from `other`, which has as many rows and is the later one."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
 
 
 @dataclass
@@ -22,12 +43,12 @@ class Pending:
     positions: Tensor  # (B, C)
     learned: Tensor  # (B, C) bool: whether the token is a target of the inner loss
     lengths: list[int]  # tokens present, by row
-    topic: Topic | None = None  # where each row stood before its chunk, if a memory listened
+    gate_state: RowState | None = None  # that before the chunk, if there was a memory
 
     @property
     def nbytes(self) -> int:
         tokens = self.ids.nbytes + self.positions.nbytes + self.learned.nbytes
-        return tokens + (self.topic.nbytes if self.topic else 0)
+        return tokens + (self.gate_state.nbytes if self.gate_state else 0)
 
     def fork(self) -> Pending:
         """The same, to go on with: what is written beyond `lengths` is not there for whoever has the shorter ones."""
@@ -35,13 +56,13 @@ class Pending:
 
     def select(self, rows: Tensor) -> Pending:
         ids, positions, learned = (tensor.index_select(0, rows) for tensor in (self.ids, self.positions, self.learned))
-        topic = None if self.topic is None else self.topic.select(rows)
-        return Pending(ids, positions, learned, [self.lengths[row] for row in rows.tolist()], topic)
+        gate_state = None if self.gate_state is None else self.gate_state.select(rows)
+        return Pending(ids, positions, learned, [self.lengths[row] for row in rows.tolist()], gate_state)
 
 
 @dataclass
 class Sinks:
-    """The first tokens of each row, and the rank at whose position their keys now stand."""
+    """The first tokens of each row, and the index at whose position their keys now stand."""
 
     ids: Tensor  # (B, S)
     anchors: list[int]  # 0 until they are moved

@@ -1,18 +1,16 @@
 """Sliding window and attention sinks for any family, without touching its modelling code.
 
 The window lives in a mask function and an attention function registered with transformers under `ttt_sdpa` and
-`ttt_eager`. A family builds its own causal or sliding pattern; the mask function evaluates that pattern on *ranks* (a
-token's number among its row's real tokens, padding -1) and narrows it to window and sinks. Counting real tokens instead
-of columns is what makes padding, eviction and ragged batches invisible to the result.
+`ttt_eager`. A family builds its own causal or sliding pattern; the mask function evaluates that pattern on *indices* (a
+token's index counts its row's real tokens from 0; that of padding is -1) and narrows it to window and sinks. Counting
+real tokens instead of columns is what makes padding, eviction and ragged batches invisible to the result.
 B batch rows, Q queries, K keys.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +24,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from transformers.modeling_utils import AttentionInterface
 
 from ..errors import UnsupportedModelError
-from .attention import needs_second_order, tiled_attention
+from ..inner.context import current
+from .attention import tiled_attention
 
 PREFIX = "ttt_"
 SUPPORTED = ("sdpa", "eager")
@@ -36,43 +35,30 @@ SUPPORTED = ("sdpa", "eager")
 class Attended:
     """What the tokens of one forward may look at, for one group of layers that keep the same tokens."""
 
-    query_ranks: Tensor  # (B, Q)
-    key_ranks: Tensor  # (B, K), padding -1
+    query_indices: Tensor  # (B, Q)
+    key_indices: Tensor  # (B, K), padding -1
     window: int | None
     sinks: int
-    padded: bool  # whether any rank may be -1, known without reading the tensors
-
-
-# The function that transformers calls to build a mask is handed sizes, never the cache. The cache is reached through
-# this variable instead, which is local to the thread, so that several conversations may run on one model.
-_ATTENDED: ContextVar[Callable[[], Attended] | None] = ContextVar("ttt_attended", default=None)
-
-
-@contextmanager
-def attending(attended: Callable[[], Attended]) -> Iterator[None]:
-    """Masks built inside follow the ranks that `attended` returns."""
-    token = _ATTENDED.set(attended)
-    try:
-        yield
-    finally:
-        _ATTENDED.reset(token)
+    padded: bool  # whether any index may be -1, known without reading the tensors
 
 
 def _attended() -> Attended:
-    current = _ATTENDED.get()
-    if current is None:
+    # transformers calls the mask function with sizes, never with the cache: that is reached through the context.
+    context = current()
+    if context is None or context.attended is None:
         raise UnsupportedModelError(
             "Layers of a converted model, or of a plain one that was loaded with its attn_implementation, were called "
             "without a converted model around them: they would see no window and learn nothing. Call the model, or its "
             "base_model for hidden states. A reference that TRL loads by the policy's path is converted where that is: "
             "save the converted model, and load the policy from there. unwrap() gives back the plain model."
         )
-    return current()
+    attended: Attended = context.attended()
+    return attended
 
 
 def visible(pattern: Callable, attended: Attended) -> Tensor:
     """Which key each query sees: (B, 1, Q, K) bool. pattern: transformers' (batch, head, query, key) -> bool."""
-    query, key = attended.query_ranks[:, None, :, None], attended.key_ranks[:, None, None, :]
+    query, key = attended.query_indices[:, None, :, None], attended.key_indices[:, None, None, :]
     rows = torch.arange(query.shape[0], device=query.device)[:, None, None, None]
     seen = pattern(rows, rows.new_zeros(1, 1, 1, 1), query, key)
     if attended.window is not None:
@@ -119,7 +105,8 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
 
 def ttt_sdpa_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
     """transformers' scaled-dot-product attention, twice differentiable where that is asked for."""
-    if needs_second_order():
+    context = current()
+    if context is not None and context.second_order:
         return _twice_differentiable_attention(module, *args, **kwargs), None
     if _grouped_on_cpu(module, *args, **kwargs):
         return _grouped_attention(*args, **kwargs), None

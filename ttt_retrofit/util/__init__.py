@@ -1,1 +1,1 @@
-"""What every package may use and knows nothing of any."""
+"""Helpers that know no other package: files, checksums, fingerprints, texts, messages."""

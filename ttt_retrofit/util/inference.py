@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def outside_inference_mode(function: Callable) -> Callable:
+def outside_inference_mode(function: Callable[..., Any]) -> Callable[..., Any]:
     """A method that takes gradients, for callers in inference mode, whose tensors could never carry one."""
 
     def normal(value: Any) -> Any:

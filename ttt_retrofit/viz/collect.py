@@ -129,7 +129,8 @@ def _lens(model: Any, states: Tensor) -> Tensor:
     """
     norm, head = final_norm(model), model.get_output_embeddings()
     normed = torch.cat([norm(states[:-1].to(model.dtype)), states[-1:].to(model.dtype)])
-    return head(normed).float().log_softmax(-1)
+    logits: Tensor = head(normed)
+    return logits.float().log_softmax(-1)
 
 
 def final_norm(model: PreTrainedModel) -> torch.nn.Module:

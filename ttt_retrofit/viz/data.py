@@ -60,7 +60,8 @@ class MemoryEffect:
         points = self.states[:, :, layer].flatten(0, 1).float()  # (3 Q, D)
         centred = points - points.mean(0)
         _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-        return (centred @ directions[:2].mT).unflatten(0, self.states.shape[:2])
+        plane: Tensor = centred @ directions[:2].mT
+        return plane.view(*self.states.shape[:2], 2)
 
 
 def running_mean(losses: Tensor, average: int) -> tuple[list[int], list[float]]:

@@ -8,11 +8,15 @@ from __future__ import annotations
 from html import escape
 from io import StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .data import TextRead
-from .figures import SHADES, SURPRISED, WHITE_FROM, Figure
+from .figures import SHADES, SURPRISED, WHITE_FROM
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Of an SVG: it would name who drew it, with an address, and when.
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -1,35 +1,43 @@
 """`plot`: pictures of a text that is read, and of what a memory changes; on the terminal and as files."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from ttt_retrofit import evaluation as measure
-from ttt_retrofit.errors import MissingExtraError
-from ttt_retrofit.evaluation import FULL, SINKS, TTT
-from ttt_retrofit.viz import collect, text
-from ttt_retrofit.viz.data import HOW_TO_READ
+import typer
 
-from .contexts import read_context, read_text
-from .loading import Choices, load_model, load_tokenizer, token_ids
-from .output import Output
-from .remembering import chosen_memory
+from .options import Model, ModelOptions, Saved
 
+if TYPE_CHECKING:
+    from .output import Output
+
+Folder = Annotated[Path | None, typer.Option("--out", help="Directory for PNG and HTML files.")]
 SHOWN = 180  # tokens of the surprise picture; its page has them all
 
 
-def plot_reading(
-    out: Output, name: str, file: Path, target: Path | None, tokens: int, choices: Choices, device: str | None
+def reading(
+    out: "Output",
+    model: Model,
+    file: Annotated[Path, typer.Argument(help="A UTF-8 text; - is stdin.", show_default=False)],
+    options: ModelOptions,
+    target: Folder = None,
+    tokens: Annotated[int, typer.Option(help="Of the text, at most.", min=2)] = 6144,
 ) -> None:
-    """Loss by position, changes of weights, surprise and state, all from reading one text in three ways."""
+    """Loss by position, which layers learned when, surprise over the text, and bytes of state."""
+    from ttt_retrofit.evaluation import FULL, SINKS, TTT, full_attention
+    from ttt_retrofit.viz import collect, text
+    from ttt_retrofit.viz.data import HOW_TO_READ
+
+    from .contexts import read_text
+    from .loading import load_model, load_tokenizer, token_ids
+
     _check_matplotlib(target)
     story = read_text(file)
-    model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
+    reader, tokenizer = load_model(model, options), load_tokenizer(model, options)
     ids = token_ids(tokenizer, story, tokens)
     with out.bars([SINKS, TTT, FULL], ids.shape[1]) as bars:
-        read = collect.text_read(model, tokenizer, ids, bars)
-        read = collect.with_full_attention(read, measure.full_attention(model.unwrap(), ids, bars[FULL]))
+        read = collect.text_read(reader, tokenizer, ids, bars)
+        read = collect.with_full_attention(read, full_attention(reader.unwrap(), ids, bars[FULL]))
     first = max(len(read.tokens) - SHOWN, 0)
     seen = {
         "loss": text.loss_by_position(read),
@@ -53,7 +61,7 @@ def plot_reading(
         title = f"Surprise: {file.name}, {len(read.tokens):,} tokens"
         (target / "surprise.html").write_text(pages.surprise(read, title, HOW_TO_READ["surprise"]), encoding="utf-8")
     document = {
-        "model": name,
+        "model": model,
         "file": str(file),
         "tokens": len(read.tokens),
         "loss": {SINKS: read.without.mean().item(), TTT: read.updated.mean().item()},
@@ -66,40 +74,46 @@ def plot_reading(
     out.result(document, *shown, *_where(files))
 
 
-def plot_memory(
-    out: Output,
-    name: str,
-    where: Path,
-    file: Path,
-    questions: list[str],
-    target: Path | None,
-    choices: Choices,
-    device: str | None,
+def effect(
+    out: "Output",
+    model: Model,
+    memory: Saved,
+    context: Annotated[Path, typer.Argument(help="What the memory was made of.", show_default=False)],
+    question: Annotated[list[str], typer.Option(help="That the context answers; repeat it for more.")],
+    options: ModelOptions,
+    target: Folder = None,
 ) -> None:
-    """What a memory changes in the hidden states, against the context itself."""
+    """What a memory changes in the hidden states, layer by layer, against the context itself."""
+    from ttt_retrofit.viz import collect, text
+    from ttt_retrofit.viz.data import HOW_TO_READ
+
+    from .contexts import read_context
+    from .loading import load_model, load_tokenizer
+    from .stores import chosen_memory
+
     _check_matplotlib(target)
-    context, memory = read_context(file), chosen_memory(where, None)
-    model, tokenizer = load_model(name, choices, device), load_tokenizer(name, choices)
+    said, remembered = read_context(context), chosen_memory(memory, None)
+    speaker, tokenizer = load_model(model, options), load_tokenizer(model, options)
     with out.aside.status("asking with the context, without, and with the memory"):
-        effect = collect.memory_effect(model, tokenizer, memory, context, questions)
+        changed = collect.memory_effect(speaker, tokenizer, remembered, said, question)
     files: dict[str, list[str]] = {}
     if target is not None:
         from ttt_retrofit.viz import figures, pages
 
-        title = f"What the memory “{where.name}” changed"
-        saved = pages.save(figures.memory_effect(effect), HOW_TO_READ["memory"], title, target / "memory")
+        title = f"What the memory “{memory.name}” changed"
+        saved = pages.save(figures.memory_effect(changed), HOW_TO_READ["memory"], title, target / "memory")
         files["memory"] = [str(path) for path in saved]
     document = {
-        "model": name,
-        "memory": str(where),
-        "questions": effect.questions,
-        "answers_begin_with": effect.answers,
-        "cosine_by_layer": dict(zip(("without", "with"), effect.closeness.mean(1).tolist())),
-        "answer_log_probability_by_layer": dict(zip(("context", "without", "with"), effect.lens.mean(1).tolist())),
+        "model": model,
+        "memory": str(memory),
+        "questions": changed.questions,
+        "answers_begin_with": changed.answers,
+        "cosine_by_layer": dict(zip(("without", "with"), changed.closeness.mean(1).tolist())),
+        "answer_log_probability_by_layer": dict(zip(("context", "without", "with"), changed.lens.mean(1).tolist())),
         "files": files,
         "how_to_read": HOW_TO_READ["memory"],
     }
-    out.result(document, text.memory_effect(effect), f"{HOW_TO_READ['memory']}\n", *_where(files))
+    out.result(document, text.memory_effect(changed), f"{HOW_TO_READ['memory']}\n", *_where(files))
 
 
 def _where(files: dict[str, list[str]]) -> list[str]:
@@ -108,4 +122,6 @@ def _where(files: dict[str, list[str]]) -> list[str]:
 
 def _check_matplotlib(target: Path | None) -> None:
     if target is not None and find_spec("matplotlib") is None:
+        from ttt_retrofit import MissingExtraError
+
         raise MissingExtraError("Writing pictures with --out (without, the terminal shows them)", "matplotlib", "viz")

@@ -1,6 +1,6 @@
-"""One call of a converted model: what it may be given, and the one output made of the segments that were read.
+"""What a call of a converted model may be given, input by input. The call itself is in `call.py`.
 
-It knows nothing of models. B batch rows, T tokens, V vocabulary.
+It knows nothing of models. B batch rows, T tokens.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from ..config import LearnFrom, TTTConfig
 from ..errors import InputError
-from ..inner.inner_loop import IGNORED
 from .cache import TTTCache, marks_of
 from .digest import of_text
-from .reading import Segment, Tokens
 from .state import Held
 
-LAST = "last_hidden_state"  # what a backbone puts out, by transformers' name
 IMAGES_AND_SOUND = ("pixel_values", "pixel_values_videos", "input_features", "inputs_embeds", "mm_encoder_outputs")
+# What collators pack rows with for kernels of variable length, beside positions or in their place.
+BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
 def checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> Tensor:
@@ -104,7 +102,7 @@ def check_begins(cache: TTTCache, ids: Tensor, mask: Tensor) -> None:
         )
 
 
-def late(cache: TTTCache, mask: Tensor | None, width: int) -> Tensor | None:
+def late_tokens(cache: TTTCache, mask: Tensor | None, width: int) -> Tensor | None:
     """Which of the tokens that are held the mask of a call of `width` columns calls real: (B, S) bool, None if none.
 
     A mask of the new tokens alone says nothing of them: a row's last word is then real, the padding behind it is not.
@@ -157,6 +155,24 @@ def checked_cache(cache: Any, ttt: TTTConfig) -> TTTCache:
     return cache
 
 
+def positions_of(positions: Tensor | None, kwargs: dict[str, Any], ids: Tensor) -> Tensor | None:
+    """The positions (B, T) of a call; where only boundaries of documents are given, those that follow from them.
+
+    Takes the boundaries out of `kwargs`: no kernel here is handed them.
+    """
+    given = {name: kwargs.pop(name) for name in BOUNDARIES if kwargs.get(name) is not None}
+    boundaries = given.get("cu_seq_lens_q")
+    if positions is not None or boundaries is None:
+        return positions
+    if ids.shape[0] != 1 or int(boundaries[0]) != 0 or int(boundaries[-1]) != ids.shape[1]:
+        raise InputError(
+            f"cu_seq_lens_q is {boundaries.tolist()} for input_ids of shape {tuple(ids.shape)}; expected one row, with "
+            f"boundaries from 0 to {ids.shape[1]}."
+        )
+    lengths = boundaries.diff().tolist()
+    return torch.cat([torch.arange(length, device=ids.device) for length in lengths])[None]
+
+
 def text_positions(positions: Tensor | None, mask: Tensor | None) -> Tensor | None:
     """One position for each token, (B, T), of Qwen-VL's several, (axes, B, T): in text they are all the same."""
     if positions is None or positions.ndim != 3:
@@ -174,9 +190,12 @@ def text_positions(positions: Tensor | None, mask: Tensor | None) -> Tensor | No
     return positions[0]
 
 
-def check_rest(positions: Tensor | None, learn_from: str | None, ids: Tensor) -> None:
+def check_learn_from(learn_from: str | None) -> None:
     if learn_from is not None and learn_from not in get_args(LearnFrom):
         raise InputError(f"learn_from={learn_from!r} is not known. Choose one of {list(get_args(LearnFrom))}.")
+
+
+def check_positions(positions: Tensor | None, ids: Tensor) -> None:
     if positions is not None and tuple(positions.shape) not in (tuple(ids.shape), (1, ids.shape[1])):
         raise InputError(
             f"position_ids has shape {tuple(positions.shape)}; expected {tuple(ids.shape)}, one for each new token."
@@ -215,77 +234,3 @@ def check_outputs(
             "output_router_logits=True: the auxiliary loss that balances experts is of a whole text, which is read "
             "chunk by chunk. Set it to False, here or in the model's config; the loss is then that of the next token."
         )
-
-
-def kept(logits: Tensor, logits_to_keep: int | Tensor) -> Tensor:
-    """The columns of logits (B, T, V) that were asked for: the last few, all for 0, or those of an index."""
-    if isinstance(logits_to_keep, Tensor):
-        return logits[:, logits_to_keep]
-    return logits[:, -logits_to_keep:] if logits_to_keep > 0 else logits
-
-
-def labels_after_padding(labels: Tensor, mask: Tensor | None) -> tuple[Tensor, float]:
-    """The labels of a padded batch, and by how much the mean over the tokens that were counted must grow.
-
-    Nothing predicts the first token after padding, though whoever counts tokens by their labels has counted it.
-    mask: (B, T) bool.
-    """
-    if mask is None:
-        return labels, 1.0
-    predicted = torch.cat([labels[:, :1], labels[:, 1:].masked_fill(~mask[:, :-1], IGNORED)], dim=1)
-    counted, left = ((some[:, 1:] != IGNORED).sum() for some in (labels, predicted))
-    return predicted, float(counted / left) if bool(left) else 1.0
-
-
-class Collector:
-    """Puts the logits of segments back into the columns their tokens came from."""
-
-    def __init__(self, tokens: Tokens, columns: int, logits_to_keep: int | Tensor, together: bool) -> None:
-        """together: every segment holds the same columns of all rows."""
-        self.tokens, self.columns, self.keep, self.together = tokens, columns, logits_to_keep, together
-        self.logits: list[Tensor] = []
-        self.hidden: list[tuple[Tensor, ...]] = []
-        self.last: Any = None
-        self.full: Tensor | None = None
-
-    def add(self, segment: Segment) -> None:
-        output, self.last = segment.output, segment.output
-        if output.get("hidden_states") is not None:
-            self.hidden.append(output.hidden_states)
-        logits = output.get(LAST, output.logits)
-        if self.together:
-            self._append(logits)
-        else:
-            self._scatter(logits, segment)
-
-    def _append(self, logits: Tensor) -> None:
-        self.logits.append(logits)
-        if isinstance(self.keep, int) and self.keep > 0:
-            while len(self.logits) > 1 and sum(part.shape[1] for part in self.logits[1:]) >= self.keep:
-                self.logits.pop(0)
-
-    def _scatter(self, logits: Tensor, segment: Segment) -> None:
-        if self.full is None:
-            self.full = logits.new_zeros(logits.shape[0], self.columns, logits.shape[-1])
-        for row, (start, taken) in enumerate(zip(segment.starts, segment.taken)):
-            order = self.tokens.order
-            columns = slice(start, start + taken) if order is None else order[row, start : start + taken]
-            self.full[row, columns] = logits[row, :taken]
-
-    def output(self, cache: TTTCache | None) -> Any:
-        if self.full is not None:
-            logits = self.full
-        else:
-            # A single piece is handed on as it is: logits are the largest tensor there is.
-            logits = self.logits[0] if len(self.logits) == 1 else torch.cat(self.logits, dim=1)
-        logits = kept(logits, self.keep)
-        fields = {name: value for name, value in self.last.items() if name not in ("past_key_values", "loss")}
-        fields["logits"] = logits
-        if self.hidden:
-            fields["hidden_states"] = tuple(torch.cat(parts, dim=-2) for parts in zip(*self.hidden))
-        if cache is not None:
-            fields["past_key_values"] = cache
-        if LAST in fields:  # the backbone was called
-            rest = {name: fields.get(name) for name in ("past_key_values", "hidden_states", "attentions")}
-            return BaseModelOutputWithPast(last_hidden_state=logits, **rest)
-        return type(self.last)(**fields)

@@ -1,66 +1,63 @@
 """`train`: the outer loop over texts, a thin front of `TTTTrainer`."""
 
-from __future__ import annotations
-
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
-import torch
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback, TrainerControl, TrainerState
+import typer
 
-from ttt_retrofit.errors import ConfigError, MissingExtraError
+from .options import Model, ModelOptions
 
-from .contexts import read_text
-from .loading import Choices, check_free, load_model, load_tokenizer, settings
-from .output import Advance, Output, facts
-
-
-class Follow(TrainerCallback):
-    """Moves a bar on stderr; Trainer's own callbacks print on stdout."""
-
-    def __init__(self, advance: Advance) -> None:
-        self.advance = advance
-
-    def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.advance(state.global_step)
-
-    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.advance(1)
+if TYPE_CHECKING:
+    from .output import Output
 
 
 def train(
-    out: Output,
-    name: str,
-    data: list[Path],
-    target: Path,
-    held_out: list[Path],
-    steps: int,
-    length: int,
-    gradients: str,
-    said: list[str],
-    choices: Choices,
-    device: str | None,
+    out: "Output",
+    model: Model,
+    data: Annotated[list[Path], typer.Argument(help="UTF-8 texts, each one a document.", show_default=False)],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Directory to write; must not hold anything.", show_default=False)
+    ],
+    options: ModelOptions,
+    held_out: Annotated[list[Path] | None, typer.Option(help="A text to evaluate on, before and after.")] = None,
+    steps: Annotated[int, typer.Option(min=1)] = 100,
+    sequence_length: Annotated[int, typer.Option(help="In tokens, a multiple of the chunk.")] = 4096,
+    gradients: Annotated[str, typer.Option(help="exact, truncated, first_order or none.")] = "exact",
+    training: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Any field of TTTTrainingConfig.")
+    ] = None,
 ) -> None:
-    """Tune where the fast weights start and how fast they learn; write the result to `target` when all is done.
+    """Meta-learn where the fast weights start and how fast they learn."""
+    from ttt_retrofit import ConfigError, MissingExtraError
 
-    Checkpoints stand beside it while it trains; the same command goes on from the last one.
-    """
     if find_spec("accelerate") is None:
         raise MissingExtraError("train", "accelerate", "train")
-    from ttt_retrofit.outer.checkpoints import UNFINISHED, newest_whole
-    from ttt_retrofit.outer.config import TTTTrainingConfig
-    from ttt_retrofit.outer.trainer import TTTTrainer
+    from transformers import PrinterCallback, ProgressCallback
 
-    documents, checks = [read_text(path) for path in data], [read_text(path) for path in held_out]
+    from ttt_retrofit import TTTTrainer, TTTTrainingConfig
+    from ttt_retrofit.outer.checkpoints import UNFINISHED, newest_whole
+
+    from . import following
+    from .contexts import read_text
+    from .loading import load_model, load_tokenizer
+    from .output import facts
+    from .settings import settings
+    from .targets import check_free
+
+    # Checkpoints stand beside the target, which is written when all is done.
+    out.stopped = "Stopped. The same command goes on from the last checkpoint."
+    options = replace(options, dtype=options.dtype or "float32")
+    documents, checks = [read_text(path) for path in data], [read_text(path) for path in held_out or ()]
     checkpoints = target.with_name(f"{target.name}-checkpoints")
     check_free(target)
-    with out.aside.status(f"loading {name}"):
-        model, tokenizer = load_model(name, choices, device, torch.float32), load_tokenizer(name, choices)
+    with out.aside.status(f"loading {model}"):
+        learner, tokenizer = load_model(model, options), load_tokenizer(model, options)
     arguments = {
         "max_steps": steps,
-        "sequence_length": length,
+        "sequence_length": sequence_length,
         "gradients": gradients,
         "per_device_train_batch_size": 1,
         "lr_scheduler_type": "cosine",
@@ -69,8 +66,8 @@ def train(
         "save_total_limit": 2,
         "report_to": "none",
         "disable_tqdm": True,
-        "use_cpu": model.device.type == "cpu",
-    } | settings(said)
+        "use_cpu": learner.device.type == "cpu",
+    } | settings(training or ())
     if "output_dir" in arguments:
         raise ConfigError(f"output_dir={arguments['output_dir']!r}: checkpoints stand beside the target, {target}.")
     unknown = sorted(set(arguments) - set(TTTTrainingConfig.__dataclass_fields__))
@@ -81,9 +78,9 @@ def train(
     except ConfigError:
         raise
     except (TypeError, ValueError) as error:  # of transformers, for fields that are its own
-        raise ConfigError(f"--training {' '.join(said)}: transformers refuses it. {error}") from None
+        raise ConfigError(f"--training {' '.join(training or ())}: transformers refuses it. {error}") from None
     trainer = TTTTrainer(
-        model,
+        learner,
         args,
         documents,
         eval_dataset=checks or None,
@@ -95,7 +92,7 @@ def train(
     if begun is not None:
         out.remark(f"Going on from {begun}.")
     with out.bars(["steps"], arguments["max_steps"]) as bars:
-        trainer.add_callback(Follow(bars["steps"]))
+        trainer.add_callback(following.Follow(bars["steps"]))
         before = trainer.evaluate() if checks and begun is None else None
         outcome = trainer.train(resume_from_checkpoint=begun and str(begun))
         after = trainer.evaluate() if checks else None
@@ -104,7 +101,7 @@ def train(
     trainer.save_model(str(whole))
     whole.replace(target)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    document = {"model": name, "saved": str(target), "steps": outcome.global_step, "loss": outcome.training_loss}
+    document = {"model": model, "saved": str(target), "steps": outcome.global_step, "loss": outcome.training_loss}
     document |= {"evaluation_before": before, "evaluation": after}
     shown = {"saved in": str(target), "steps": str(outcome.global_step), "loss": f"{outcome.training_loss:.3f}"}
     if after is not None:

@@ -1,0 +1,43 @@
+"""What a `ChatSession` keeps in the directory of its user, and how that is deleted without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..errors import InputError
+from ..memory.store import VERSIONS, MemoryStore
+from ..util.files import remove, remove_unfinished
+
+TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's directory
+
+
+def is_session_directory(directory: Path) -> bool:
+    """Whether a session has kept words or a memory there."""
+    return (directory / TURNS).is_file() or (directory / STORE).is_dir()
+
+
+def open_store(directory: Path) -> MemoryStore:
+    """The memory store in a user's directory, or the directory itself where it is one.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    for path in (directory / STORE, directory):
+        if (path / VERSIONS).is_dir():
+            return MemoryStore(path)
+    raise InputError(
+        f"{directory} holds no memory store. Expected the directory that was given to `chat --memory`, to "
+        "`consolidate --memory` or to ChatSession."
+    )
+
+
+def erase_directory(directory: Path) -> None:
+    """Delete words, memory and work in progress of a user, while no session is open on the directory."""
+    store = MemoryStore(directory / STORE)
+    store.erase()
+    with store.writing():
+        (directory / TURNS).unlink(missing_ok=True)
+        remove(directory / WORK)
+        remove_unfinished(directory)

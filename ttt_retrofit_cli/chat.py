@@ -1,0 +1,76 @@
+"""`chat`: a conversation that becomes memory while nobody types, in a terminal or on a page."""
+
+import threading
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Model, ModelOptions, RecipeOptions, Split
+
+if TYPE_CHECKING:
+    from .output import Output
+
+PATIENCE = 3.0  # seconds of silence after which idle time begins
+
+
+def chat(
+    out: "Output",
+    model: Model,
+    making: RecipeOptions,
+    options: ModelOptions,
+    memory: Annotated[Path | None, typer.Option(help="Directory of this user: conversation and memory.")] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt; it is never remembered.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
+    page: Annotated[bool, typer.Option("--page", help="In a browser, with what is remembered beside it.")] = False,
+    port: Annotated[int | None, typer.Option(help="Of the page; one that is free.", min=1, max=65535)] = None,
+    split_special_tokens: Split = True,
+) -> None:
+    """Talk; older turns become memory while you are away from the keyboard."""
+    from ttt_retrofit import ChatSession, MissingExtraError
+
+    from .loading import load_model, load_tokenizer
+    from .recipes import read_questions, recipe
+    from .temporary import passing_directory
+    from .terminal import Terminal
+
+    kept = "Nothing of what was said is kept." if memory is None else "What was said is kept, but no unfinished answer."
+    out.stopped = f"Stopped. {kept}"
+    if page and find_spec("gradio") is None:
+        raise MissingExtraError("--page", "gradio", "chat")
+    with nullcontext(memory) if memory else passing_directory() as directory:
+        config, asked = recipe(making.recipe), read_questions(making.questions)
+        with out.aside.status(f"loading {model}"):
+            speaker, tokenizer = load_model(model, options), load_tokenizer(model, options)
+        session = ChatSession(
+            speaker,
+            tokenizer,
+            directory,
+            system=system,
+            config=config,
+            questions=asked,
+            split_special_tokens=split_special_tokens,
+        )
+        kept = f"Kept in {memory}." if memory else "Nothing is kept when you leave; --memory DIR keeps it."
+        if page:
+            from ttt_retrofit.serving.page import Talk, launch
+
+            with launch(Talk(session, max_new_tokens, PATIENCE), "ttt-retrofit", port) as url:
+                out.result({"url": url}, f"The page is at {url}. {kept} Ctrl-C stops.")
+                threading.Event().wait()
+        out.remark(f"{kept} /help lists the commands.")
+        talk = Terminal(out, session, max_new_tokens, PATIENCE)
+        try:
+            talk.run()
+        finally:
+            session.close()
+    document = {
+        "directory": None if memory is None else str(memory),
+        "turns": talk.turns,
+        "consolidations": [report.to_dict() for report in talk.reports],
+        "entries": [] if session.memory is None else session.memory.names(),
+        "messages": session.messages,
+    }
+    out.result(document, "")

@@ -1,0 +1,140 @@
+"""`memory`: memories on disk."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Saved
+
+if TYPE_CHECKING:
+    from .output import Output
+
+Store = Annotated[Path, typer.Argument(help="A user's directory, as given to --memory.", show_default=False)]
+Target = Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist.", show_default=False)]
+Version = Annotated[int | None, typer.Option(help="Of a store; the one that speaks when not given.")]
+
+
+def list_versions(out: "Output", directory: Store) -> None:
+    """Every version, and which one speaks."""
+    from ttt_retrofit.chat.directory import open_store
+
+    from .output import table
+    from .stores import document_of, load_version, when
+
+    store = open_store(directory)
+    current, found = store.current(), {number: load_version(store, number) for number in store.versions()}
+    shown = table(f"Memory in {directory}", ["version", "", "made", "contexts", "recall", "drift", "kB"])
+    for number, memory in found.items():
+        recall = "" if memory.report is None or memory.report.recall is None else f"{memory.report.recall:.0%}"
+        drift = "" if memory.report is None else f"{memory.report.drift_loss:+.2%}"
+        cells = [when(memory.created), str(len(memory.entries)), recall, drift, f"{memory.nbytes / 1e3:,.0f}"]
+        shown.add_row(str(number), "speaks" if number == current else "", *cells)
+    versions = [{"version": number} | document_of(memory) for number, memory in found.items()]
+    out.result({"directory": str(directory), "current": current, "versions": versions}, shown)
+
+
+def show(out: "Output", memory: Saved, version: Version = None) -> None:
+    """Contexts, sizes and the report of one memory."""
+    from .output import table
+    from .stores import chosen_memory, document_of, when
+
+    found = chosen_memory(memory, version)
+    shown = table(f"{found.base_name}, {found.nbytes / 1e3:,.0f} kB, made {when(found.created)}",
+                  ["entry", "made", "contexts", "tokens", "lessons", "kB"])  # fmt: skip
+    for entry in found.entries:
+        tokens = sum(source.tokens for source in entry.sources)
+        figures = (len(entry.sources), tokens, len(entry.lessons), round(entry.nbytes / 1e3))
+        shown.add_row(entry.name, when(entry.created), *(f"{figure:,}" for figure in figures))
+    report = "No report: entries were combined or dropped."
+    if found.report is not None:
+        report = f"As the file says:\n{found.report}"
+    out.result(document_of(found), shown, report)
+
+
+def rollback(out: "Output", directory: Store) -> None:
+    """Back to the version before."""
+    from ttt_retrofit.chat.directory import open_store
+
+    store = open_store(directory)
+    before = store.current()
+    store.rollback()
+    now = store.current()
+    spoken = "nothing is remembered now" if now is None else f"version {now} speaks now"
+    out.result(
+        {"directory": str(directory), "before": before, "current": now}, f"Rolled back version {before}: {spoken}."
+    )
+
+
+def export(
+    out: "Output",
+    memory: Saved,
+    target: Target,
+    version: Version = None,
+    rank: Annotated[int, typer.Option(help="Largest rank of the adapter.", min=1)] = 16,
+    transposed: Annotated[bool, typer.Option("--transposed", help="For GPT-2, whose projections are Conv1D.")] = False,
+) -> None:
+    """Write a PEFT LoRA adapter that says what the memory says with its gates open."""
+    from .stores import chosen_memory
+    from .targets import check_new
+
+    check_new(target)
+    kept = chosen_memory(memory, version).to_lora(target, rank=rank, transposed=transposed)
+    least = min(kept.values())
+    said = f"{target}: a LoRA adapter of rank at most {rank}, which keeps at least {least:.0%} of every projection."
+    out.result({"saved": str(target), "rank": rank, "energy_kept": kept}, said)
+
+
+def combine(
+    out: "Output",
+    sources: Annotated[list[Path], typer.Argument(help="Memories or users' directories.", show_default=False)],
+    target: Target,
+    weight: Annotated[list[float] | None, typer.Option(help="How loud each speaks, in order.")] = None,
+) -> None:
+    """Write one memory with the entries of several."""
+    from ttt_retrofit import Memory
+
+    from .stores import chosen_memory, document_of
+    from .targets import check_new
+
+    check_new(target)
+    memory = Memory.combine([chosen_memory(source, None) for source in sources], weight or None)
+    memory.save(target)
+    said = f"{target}: {len(memory.entries)} entries of {len(sources)} memories."
+    out.result({"saved": str(target)} | document_of(memory), said)
+
+
+def erase(
+    out: "Output",
+    store: Annotated[
+        Path, typer.Argument(help="What was given to `serve --store`, or to `chat --memory`.", show_default=False)
+    ],
+    user: Annotated[
+        str | None,
+        typer.Argument(
+            help="Of a server, as the requests named them; after -- if it begins with a dash.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Delete all that a chat or a server, which must not be running, has stored of a user."""
+    from ttt_retrofit import InputError
+    from ttt_retrofit.chat.directory import erase_directory, is_session_directory
+    from ttt_retrofit.serving.directories import erase_stored
+
+    one_user = is_session_directory(store)
+    if user is None:
+        if not one_user:
+            raise InputError(
+                f"{store} holds neither words nor memory of one user. Expected what was given to `chat --memory` "
+                "or `consolidate --memory`; of a server's store, name the user as well: memory erase STORE USER."
+            )
+        erase_directory(store)
+        out.result({"store": str(store), "user": None}, f"Erased: words and memory in {store}.")
+        return
+    if one_user:
+        raise InputError(
+            f"{store} is the directory of one user, not a server's store. To erase it: memory erase {store}"
+        )
+    if not erase_stored(store, user):
+        raise InputError(f"Nothing is stored of a user {user!r} in {store}.")
+    out.result({"store": str(store), "user": user}, f"Erased: words and memory of {user}.")

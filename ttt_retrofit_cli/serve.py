@@ -1,0 +1,94 @@
+"""`serve`: a server with OpenAI's protocol, in which every user has a memory."""
+
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Model, ModelOptions, RecipeOptions, Split
+
+if TYPE_CHECKING:
+    from .output import Output
+
+NEEDED = ("starlette", "uvicorn", "pydantic")
+
+
+def serve(
+    out: "Output",
+    model: Model,
+    making: RecipeOptions,
+    options: ModelOptions,
+    store: Annotated[Path | None, typer.Option(help="Directory for the memories of all users.")] = None,
+    host: Annotated[str, typer.Option(help="Address; any but a local one needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="0 is any that is free.", min=0, max=65535)] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(help="That every request must bring.", envvar="TTT_RETROFIT_API_KEY")
+    ] = None,
+    idle: Annotated[
+        float, typer.Option(help="Seconds of silence after which a user's words become memory.", min=0)
+    ] = 60,
+    batch: Annotated[int, typer.Option(help="Requests answered together; each takes a state of its own.", min=1)] = 4,
+    max_concurrent: Annotated[int, typer.Option(help="Requests waiting or being answered.", min=1)] = 16,
+    max_per_user: Annotated[int, typer.Option(help="The same, of one user.", min=1)] = 4,
+    max_unlearned: Annotated[
+        int, typer.Option(help="Messages of one user that wait to become memory.", min=1)
+    ] = 10_000,
+    max_body: Annotated[int, typer.Option(help="Bytes of a request.", min=1)] = 1 << 20,
+    max_prompt: Annotated[int, typer.Option(help="Tokens of a prompt, at most.", min=1)] = 1 << 16,
+    max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 1024,
+    split_special_tokens: Split = True,
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(help="Of a web page that may ask from a browser; repeat for more.")
+    ] = None,
+    keep_versions: Annotated[
+        int, typer.Option(help="Of each user's memory, the one that speaks among them.", min=1)
+    ] = 3,
+) -> None:
+    """Serve OpenAI's protocol; every user has a memory, made while they are silent."""
+    from ttt_retrofit import MissingExtraError
+
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError("serve", ", ".join(missing), "serve")
+    from ttt_retrofit.serving.auth import check_exposure
+    from ttt_retrofit.serving.places import Limits
+    from ttt_retrofit.serving.server import listen, make_server
+
+    from .loading import load_model, load_tokenizer
+    from .recipes import read_questions, recipe
+    from .temporary import passing_directory
+
+    kept = "Nothing of what was said is kept." if store is None else "What was said is kept, but no unfinished answer."
+    out.stopped = f"Stopped. {kept}"
+    origins = allow_origin or []
+    check_exposure(host, api_key, origins)
+    config, asked = recipe(making.recipe), read_questions(making.questions)
+    # Bound before the model is loaded: that the port is taken is said at once.
+    listening, url = listen(host, port)
+    with listening, nullcontext(store) if store else passing_directory() as directory:
+        with out.aside.status(f"loading {model}"):
+            speaker, tokenizer = load_model(model, options), load_tokenizer(model, options)
+        local = Path(model).expanduser()
+        served = local.resolve().name if local.exists() else model
+        limits = Limits(max_body, max_prompt, max_new_tokens, max_concurrent, max_per_user, max_unlearned)
+        server = make_server(
+            speaker,
+            tokenizer,
+            directory,
+            name=served,
+            key=api_key,
+            origins=origins,
+            limits=limits,
+            idle=idle,
+            batch=batch,
+            keep_versions=keep_versions,
+            config=config,
+            questions=asked,
+            split_special_tokens=split_special_tokens,
+        )
+        kept = f"Memories are kept in {store}." if store else "Nothing is kept; --store DIR keeps memories."
+        document = {"url": url, "model": served, "store": None if store is None else str(store)}
+        out.result(document, f"Serving {served} at {url}. {kept} Ctrl-C stops.")
+        server.run(sockets=[listening])
