@@ -15,32 +15,26 @@ Another model's results are kept in a file of their own; other tokens or another
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import torch
-from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig
 
 from .arithmetic import count
+from .harness.loading import base_model, ids_of
+from .harness.options import command_line, stored_as
+from .harness.store import Store
+from .harness.tables import markdown_table
 from .measure import FULL, SINKS, Reading, converted, full_attention, progress_bars, streaming
-from .models import model_directory
-from .results import DIRECTORY, kept_report, markdown_table, noted, save
-from .texts import text
+from .plots import settings_by_gap
 
 NAME = "ablations"
 MODEL = "smollm2-135m"
 TEXTS = ("northanger-abbey", "pydoc-topics", "inspect")
-FLOOR = -0.1  # of the picture, in gaps closed
 SKIPPED = 4096  # tokens left out at the start of each text: title pages, licences, tables of contents
 
 ALL, MIDDLE = "all", "middle"
@@ -81,10 +75,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 QUICK_TOKENS, QUICK_ONLY = 2048, ("default", "fast")
 
 
-def load_texts(directory: Any, tokens: int) -> dict[str, torch.Tensor]:
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    ids = {name: tokenizer(text(name), return_tensors="pt").input_ids for name in TEXTS}
-    return {name: part[:, SKIPPED : SKIPPED + tokens] for name, part in ids.items()}
+def load_texts(model: str, tokens: int) -> dict[str, torch.Tensor]:
+    return {name: ids_of(model, name)[None, SKIPPED : SKIPPED + tokens] for name in TEXTS}
 
 
 def read_setting(base: Any, texts: dict[str, torch.Tensor], config: TTTConfig | None, title: str) -> dict[str, Any]:
@@ -138,47 +130,31 @@ def control_of(config: TTTConfig, window: int) -> str:
     return f"not learning, window {config.sliding_window}, {config.sink_tokens} sinks"
 
 
-def draw(points: dict[str, tuple[float, float]], stored_as: str) -> None:
-    """The frontier: gap closed over time, better towards the upper left; what is far below stands at the edge."""
-    figure, axes = plt.subplots(figsize=(8.4, 5.4))
-    # Names would cover one another: points are numbered from the top, and listed beside the plot.
-    ordered = sorted(points.items(), key=lambda item: -item[1][1])
-    for number, (name, (seconds, closed)) in enumerate(ordered, start=1):
-        colour = "#D55E00" if name in ("default", "fast") else "#0072B2"
-        at, below = (seconds, 100 * max(closed, FLOOR)), closed < FLOOR
-        axes.scatter(*at, s=40, color=colour, marker="v" if below else "o", zorder=3)
-        axes.annotate(str(number), at, xytext=(5, -2), textcoords="offset points", fontsize=8)
-        height = 1 - number / (len(ordered) + 1)
-        listed = f"{number}  {name}" + (f": {closed:.0%}" if below else "")
-        axes.text(1.03, height, listed, color=colour, fontsize=8, transform=axes.transAxes)
-    axes.set_xlabel("time, in units of reading without learning")
-    axes.set_ylabel("gap to full attention closed, %")
-    axes.set_title("Loss against time (tuning texts)", loc="left", fontsize=11)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", linewidth=0.6)
-    figure.savefig(DIRECTORY / f"{stored_as}.png", dpi=150, bbox_inches="tight")
-    plt.close(figure)
+def plot(report: dict[str, Any], path: Path) -> None:
+    rows, settings = report["rows"], report["settings"]
+    points = {n: (r["relative_time"], gap_closed(rows, n)) for n, r in rows.items() if r["limit"] is not None}
+    title = (
+        f"Gap closed and time of {len(points)} settings ({settings['model']}, {len(settings['texts'])} tuning texts of "
+        f"{settings['tokens']:,} tokens)"
+    )
+    settings_by_gap(points, ("default", "fast"), path, title)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=MODEL)
+    quick = f"{QUICK_TOKENS:,} tokens, {' and '.join(QUICK_ONLY)}"
+    parser = command_line(__doc__, model=MODEL, quick=quick, full=True)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS))
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TOKENS:,} tokens, {' and '.join(QUICK_ONLY)}")
-    parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     tokens = QUICK_TOKENS if options.quick else options.tokens
     only = options.only or list(QUICK_ONLY if options.quick else SETTINGS)
     settings = {"model": options.model, "tokens": tokens, "window": options.window, "texts": list(TEXTS)}
 
-    directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory).eval()
-    texts = load_texts(directory, tokens)
-    stored_as = (NAME if options.model == MODEL else f"{NAME}_{options.model}") + ("_quick" if options.quick else "")
-    report = kept_report(stored_as, settings)
-    rows = report["rows"]
+    base, texts = base_model(options.model), load_texts(options.model, tokens)
+    special = [] if options.model == MODEL else [options.model]
+    store = Store.of_all(stored_as(NAME, *special, quick=options.quick), settings, table)
+    rows = store.rows
     wanted = settings_and_controls(only, options.window)
     for name, config in wanted.items():
         if name in rows and _config_of(rows[name]) == config:
@@ -189,15 +165,13 @@ def main(arguments: list[str] | None = None) -> None:
         row["relative_time"] = row["seconds"] / (idle["seconds"] * len(TEXTS))
         row["limit"] = None if config is None or config.learn_from == "none" else count(base, config).ratio
         row["control"] = SINKS if config is None else control_of(config, options.window)
-        noted(report, {name: row | {"config": None if config is None else config.to_dict()}})
-        save(stored_as, report, table(rows, settings))
-    lines = table(rows, settings)
-    save(stored_as, report, lines)
-    draw({n: (r["relative_time"], gap_closed(rows, n)) for n, r in rows.items() if r["limit"] is not None}, stored_as)
-    Console(soft_wrap=True).print("\n".join(lines), markup=False)
+        store.add({name: row | {"config": None if config is None else config.to_dict()}})
+    plot(store.report, store.save() / f"{store.name}.png")
+    store.show()
 
 
-def table(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+def table(report: dict[str, Any]) -> list[str]:
+    rows, settings = report["rows"], report["settings"]
     intro = (
         f"{settings['model']}, {settings['tokens']:,} tokens each of {', '.join(settings['texts'])} (tuning texts), "
         f"window {settings['window']}, 4 sinks. Settings differ from the default in what they name; gaps are to "

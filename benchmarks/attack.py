@@ -8,7 +8,6 @@ the system's own, with the file's name). *Wrong*: anything else. The same seed t
 
 from __future__ import annotations
 
-import argparse
 import random
 import shutil
 import tempfile
@@ -23,7 +22,10 @@ import torch
 from .attacks import files, processes, server
 from .attacks.stored import Stored, kinds
 from .attacks.verdict import Verdict, apart
-from .results import machine, markdown_table, save
+from .harness.machine import machine
+from .harness.options import command_line
+from .harness.store import save
+from .harness.tables import markdown_table
 
 SLOW = 4  # rounds of which one is of what takes seconds
 Rows = dict[tuple[str, str], Counter]
@@ -100,13 +102,12 @@ def reasons(rows: Rows) -> dict[str, dict[str, int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, quick="keep the result apart")
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--only", nargs="*", default=[], help="kinds, such as memory, turns.json or server; none is all"
     )
-    parser.add_argument("--quick", action="store_true", help="keep the result apart")
     options = parser.parse_args()
     rows = attacked(options.minutes, options.seed, options.only)
     lines, wrong = table(rows), reasons(rows)

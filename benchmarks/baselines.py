@@ -23,7 +23,9 @@ from ttt_retrofit.memory.gates import Background
 from ttt_retrofit.memory.projections import find_places
 from ttt_retrofit.util.fingerprint import fingerprint
 
-from .conversations import Message
+from .harness.prompts import Message
+
+LORA_STEPS = 60  # of next-token training on a whole conversation
 
 
 def ungated(model: Any, config: MemoryConfig, layer: str, leaves: Leaves) -> Memory:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +19,8 @@ from transformers import DynamicCache
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
-from .cost import PeakMeter, limit_memory, timed
+from .harness.costs import limit_memory, of_reading
+from .harness.options import command_line
 from .measure import FULL, SINKS, TTT, converted
 from .timed_models import loaded, token_ids
 
@@ -48,24 +47,15 @@ def measure(system: str, batch: int, length: int, options: argparse.Namespace) -
 
 
 def costs(model: Any, system: str, ids: Tensor, decoded: int) -> dict[str, Any]:
-    device, tokens = model.device, ids.numel()
     read(model, system, ids[:, :WARM_UP])
-    meter = PeakMeter(device)
-    seconds, cache = timed(device, lambda: read(model, system, ids))
-    peak, retained = meter.bytes(), state_bytes(cache)
-    token, _ = timed(device, partial(decode, model, ids[:, -1:], cache, decoded))
-    del cache
-    reads = [seconds]
-    for _ in range(min(READS, READ_TOKENS // tokens) - 1):
-        reads.append(timed(device, lambda: read(model, system, ids))[0])
-    return {
-        "read": min(reads),
-        "token": token / decoded,
-        "retained": retained,
-        "peak": peak,
-        "reads": reads,
-        "load_average": round(os.getloadavg()[0], 2),
-    }
+    found = of_reading(
+        model.device,
+        lambda: read(model, system, ids),
+        lambda cache: decode(model, ids[:, -1:], cache, decoded),
+        state_bytes,
+        max(1, min(READS, READ_TOKENS // ids.numel())),
+    )
+    return found | {"token": found.pop("decoding") / decoded, "retained": found.pop("held")}
 
 
 def rows_of(ids: Tensor, batch: int, length: int) -> Tensor:
@@ -100,7 +90,7 @@ def key(system: str, batch: int, length: int) -> str:
 
 
 def row(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("batch", type=int)
     parser.add_argument("length", type=int)

@@ -10,9 +10,9 @@ from typing import Any
 from ttt_retrofit import TTTConfig
 
 from .by_length import READ_TOKENS, READS
+from .harness.tables import markdown_table
 from .measure import FULL
 from .plots import by_length
-from .results import markdown_table
 from .scaling import Coefficients, break_even, fit, predict, worst_error
 
 Rows = dict[str, dict[int, dict[str, Any]]]  # a measured row, or why there is none, by system and length

@@ -27,10 +27,11 @@ from ttt_retrofit.consolidation.distill import mean_divergence
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.plain import plain_copy
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing, Writer
+from ttt_retrofit.consolidation.writer import Writer
 from ttt_retrofit.memory.lessons import Lesson
+from ttt_retrofit.util.phrasing import Phrasing
 
-from .conversations import Message
+from .harness.prompts import Message
 
 VIRTUAL_TOKENS = 128  # of keys and values in every layer
 FROZEN = 1  # the first, as the paper has it: models attend to it always

@@ -10,41 +10,31 @@ in `results/consolidation.json`, so a run that was cut off goes on where it was.
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import bm25s
-import torch
-from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from ttt_retrofit import ConsolidationConfig, Memory, MemoryConfig, TTTConfig, wrap
+from ttt_retrofit import ConsolidationConfig, Memory, MemoryConfig
 from ttt_retrofit.consolidation.words import holds, words
 
-from .conversations import UNSAID, Conversation, Fact, Message, conversation, facts
-from .models import model_directory
-from .recollect import Recollector, is_invented
-from .results import DIRECTORY, dated, days, machine, markdown_table, save
+from .baselines import LORA_STEPS, next_token_memory
+from .conversations import UNSAID, Conversation, Fact, conversation, facts
+from .harness.loading import carrier, tokenizer_of
+from .harness.machine import machine
+from .harness.options import command_line
+from .harness.prompts import Message, Recollector, is_invented, told
+from .harness.recollect import DRIFTS, drift_ids, in_fresh_process, loss
+from .harness.retrieval import BM25
+from .harness.store import Store, console, dated, days, stored_report
+from .harness.tables import markdown_table
 
 NAME = "consolidation"
 FACTS, TURNS = 20, 12
 SUMMARY_TOKENS = 200
 RETRIEVED = 3  # messages
-LORA_STEPS = 60  # of next-token training on the whole conversation
-
-
-def load(name: str) -> tuple[Any, Any]:
-    directory = model_directory(name)
-    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16).eval()
-    return wrap(base, TTTConfig(learn_from="none")), AutoTokenizer.from_pretrained(directory)
 
 
 def draw(seed: int) -> Conversation:
@@ -61,7 +51,7 @@ class Bench:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.model, self.tokenizer = load(name)
+        self.model, self.tokenizer = carrier(name), tokenizer_of(name)
         self.recollector = Recollector(self.model, self.tokenizer)
 
     def prompted(self, talk: Conversation, before: Callable[[str], list[Message]]) -> dict[str, Any]:
@@ -92,16 +82,8 @@ class Bench:
     def retrieval(self, talk: Conversation) -> dict[str, Any]:
         """BM25 over the user's messages."""
         said = [message["content"] for message in talk.messages if message["role"] == "user"]
-        index = bm25s.BM25()
-        index.index(bm25s.tokenize(said, stopwords="en", show_progress=False), show_progress=False)
-
-        def before(question: str) -> list[Message]:
-            asked = bm25s.tokenize([question], stopwords="en", show_progress=False)
-            found, _ = index.retrieve(asked, k=RETRIEVED, show_progress=False)
-            text = "\n".join(said[number] for number in found[0])
-            return [{"role": "user", "content": text}, {"role": "assistant", "content": "Thank you for telling me."}]
-
-        row = self.prompted(talk, before)
+        index = BM25(said)
+        row = self.prompted(talk, lambda question: told(index.best(question, RETRIEVED)))
         return row | {"bytes": len("\n".join(said).encode())}
 
     def summary(self, talk: Conversation) -> dict[str, Any]:
@@ -110,21 +92,18 @@ class Bench:
         ask = "Write down every fact I told you about myself, one sentence each, with all names and numbers."
         written = self.recollector.answers([(list(talk.messages), ask)], longest=SUMMARY_TOKENS)[0]
         seconds = time.perf_counter() - began
-        told = [{"role": "user", "content": written}, {"role": "assistant", "content": "Thank you for telling me."}]
-        return self.prompted(talk, lambda question: list(told)) | {"seconds": seconds, "bytes": len(written.encode())}
+        row = self.prompted(talk, lambda question: told(written))
+        return row | {"seconds": seconds, "bytes": len(written.encode())}
 
     def next_token_lora(self, talk: Conversation) -> dict[str, Any]:
         """The memory's own parameters without its study: next-token loss on the conversation, always speaking."""
-        from .baselines import next_token_memory
-
         began = time.perf_counter()
         memory = next_token_memory(self.model, self.tokenizer, talk.messages, LORA_STEPS)
         return self.remembered(talk, memory, time.perf_counter() - began)
 
     def cartridge(self, talk: Conversation) -> dict[str, Any]:
         """PEFT's trained prefix, on the study of `consolidate`. It answers in this process, with no other keys."""
-        from . import cartridge
-        from .recollect import DRIFTS, drift_ids, loss
+        from . import cartridge  # no other row needs PEFT
 
         made, seconds = cartridge.train(self.model, self.tokenizer, talk.messages)
         began = time.perf_counter()
@@ -177,26 +156,6 @@ class Bench:
         }
 
 
-def in_fresh_process(
-    model: str,
-    memory: str,
-    questions: Sequence[str],
-    before: Sequence[Sequence[Message]] | None = None,
-    elsewhere: bool = False,
-) -> dict[str, Any]:
-    """Answers from a memory alone.
-
-    `before` are the messages that each question comes after, if it is not the first; `elsewhere` also measures what
-    else the memory changes.
-    """
-    command = [sys.executable, "-m", "benchmarks.recollect", model, memory, *(["elsewhere"] if elsewhere else [])]
-    asked = json.dumps([*zip(before or [[]] * len(questions), questions)])
-    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise RuntimeError(f"The process that was to remember failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 PLANS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "table": {
         "no context": ("no_context", {}),
@@ -239,8 +198,12 @@ def averaged(rows: Sequence[dict[str, Any]], full: Sequence[dict[str, Any]] | No
     ]  # fmt: skip
 
 
-def report(done: dict[str, Any], options: argparse.Namespace) -> list[str]:
-    lines = [f"{options.model}, {FACTS} facts in {TURNS} turns; talks: conversations, of seeds from 0 on.", ""]
+def page(report: dict[str, Any]) -> list[str]:
+    done = report["done"]
+    lines = [
+        f"{report['settings']['model']}, {FACTS} facts in {TURNS} turns; talks: conversations, of seeds from 0 on.",
+        "",
+    ]
     for plan in (name for name in PLANS if name in done):
         rows = done[plan]
         full = done.get("table", {}).get("full context", {})
@@ -255,30 +218,26 @@ def report(done: dict[str, Any], options: argparse.Namespace) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-0.5b")
+    parser = command_line(__doc__, model="qwen2.5-0.5b", quick="the first seed only")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--plan", choices=list(PLANS), default="table")
     parser.add_argument("--only", nargs="+", help="rows of the plan")
-    parser.add_argument("--quick", action="store_true", help="the first seed only")
     options = parser.parse_args()
-    seeds = options.seeds[:1] if options.quick else options.seeds
-    path = DIRECTORY / f"{NAME}.json"
-    stored = json.loads(path.read_text()) if path.exists() else {}
-    done = stored.get("done", {})
+    settings = vars(options) | {"facts": FACTS, "turns": TURNS}
+    done = stored_report(NAME).get("done", {})
+    store = Store(NAME, {"settings": settings, "machine": machine(), "done": done}, page)
     bench = Bench(options.model)
     rows = done.setdefault(options.plan, {})
-    for seed in seeds:
+    for seed in options.seeds[:1] if options.quick else options.seeds:
         talk = draw(seed)
-        for name, (method, settings) in PLANS[options.plan].items():
+        for name, (method, changes) in PLANS[options.plan].items():
             if str(seed) in rows.get(name, {}) or (options.only and name not in options.only):
                 continue
-            row = getattr(bench, method)(talk, **settings)
-            Console().print(f"{name}, seed {seed}: recall {row['recall']:.0%} in {row['seconds']:.0f} s")
+            row = getattr(bench, method)(talk, **changes)
+            console.print(f"{name}, seed {seed}: recall {row['recall']:.0%} in {row['seconds']:.0f} s")
             rows.setdefault(name, {})[str(seed)] = dated(row)
-            settings_now = vars(options) | {"facts": FACTS, "turns": TURNS}
-            save(NAME, {"settings": settings_now, "machine": machine(), "done": done}, report(done, options))
-    Console().print("\n".join(report(done, options)), markup=False)
+            store.save()
+    store.show()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-Message = dict[str, str]
+from .harness.prompts import Message
 
 FIRST = [
     "Mirela",

@@ -8,22 +8,22 @@ from the original. Answers about the memory are given in a fresh process.
 
 from __future__ import annotations
 
-import argparse
 import re
 import tempfile
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import bm25s
-from rich.console import Console
-
 from ttt_retrofit.consolidation.words import holds, words
 
-from .consolidation import in_fresh_process, load
-from .conversations import Message
-from .recollect import Recollector
-from .results import machine, markdown_table, save
+from .harness.loading import carrier, tokenizer_of
+from .harness.machine import machine
+from .harness.options import command_line
+from .harness.prompts import Message, Recollector
+from .harness.recollect import in_fresh_process
+from .harness.retrieval import BM25
+from .harness.store import console, save
+from .harness.tables import markdown_table
 from .texts import text
 
 NAME = "document"
@@ -70,10 +70,8 @@ def _megabytes(count: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-0.5b")
-    options = parser.parse_args()
-    model, tokenizer = load(options.model)
+    options = command_line(__doc__, model="qwen2.5-0.5b").parse_args()
+    model, tokenizer = carrier(options.model), tokenizer_of(options.model)
     recollector, told = Recollector(model, tokenizer), chapter()
     questions = [question for question, _ in QUESTIONS]
     rows: dict[str, dict[str, Any]] = {}
@@ -81,7 +79,7 @@ def main() -> None:
     def add(name: str, answers: Sequence[str], seconds: float, size: int) -> None:
         right = sum(holds(answer, words(wanted)) for answer, (_, wanted) in zip(answers, QUESTIONS))
         rows[name] = {"recall": right / len(QUESTIONS), "seconds": seconds, "bytes": size, "answers": list(answers)}
-        Console().print(f"{name}: {right} of {len(QUESTIONS)}")
+        console.print(f"{name}: {right} of {len(QUESTIONS)}")
 
     def reading(part: str, question: str) -> list[Message]:
         return [{"role": "user", "content": f"{part}\n\nAnswer in one short sentence, from the text above: {question}"}]
@@ -93,11 +91,8 @@ def main() -> None:
     add("no context", recollector.answers([([], question) for question in questions]), 0.0, 0)
     add("full context", prompted([told] * len(questions)), 0.0, len(told.encode()))
     paragraphs = [" ".join(part.split()) for part in told.split("\n\n") if part.strip()]
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(paragraphs, stopwords="en", show_progress=False), show_progress=False)
-    asked = bm25s.tokenize(questions, stopwords="en", show_progress=False)
-    found, _ = index.retrieve(asked, k=RETRIEVED, show_progress=False)
-    nearest = ["\n".join(paragraphs[number] for number in row) for row in found]
+    index = BM25(paragraphs)
+    nearest = [index.best(question, RETRIEVED) for question in questions]
     add(f"BM25, {RETRIEVED} paragraphs", prompted(nearest), 0.0, len(told.encode()))
 
     began = time.perf_counter()
@@ -119,7 +114,7 @@ def main() -> None:
     ]
     lines = [f"{options.model}, {size:,} tokens, {len(QUESTIONS)} questions.", "", *markdown_table(header, body), ""]
     save(NAME, {"model": options.model, "machine": machine(), "tokens": size, "rows": rows}, lines)
-    Console().print("\n".join(lines), markup=False)
+    console.print("\n".join(lines), markup=False)
 
 
 if __name__ == "__main__":

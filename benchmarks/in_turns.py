@@ -6,7 +6,6 @@ turn. Seconds as JSON; `speed_and_memory` asks for one part after the other.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import sys
@@ -23,9 +22,10 @@ from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
 from .arithmetic import count
-from .cost import timed
+from .harness.costs import timed
+from .harness.options import command_line
+from .harness.tables import markdown_table
 from .measure import converted
-from .results import markdown_table
 from .timed_models import in_words, loaded, token_ids
 
 OVERHEAD, DECODING = "overhead", "decoding"
@@ -156,7 +156,7 @@ def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> tuple[l
 
 
 def row(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__)
     parser.add_argument("part", choices=PARTS)
     for name in ("model", "text", "device"):
         parser.add_argument(f"--{name}", required=True)

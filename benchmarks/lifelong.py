@@ -10,18 +10,15 @@ Every answer is given in a fresh process that never saw a conversation. Memories
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from ttt_retrofit.consolidation.words import holds, words
 
-from .consolidation import in_fresh_process, load, recall
+from .consolidation import recall
 from .conversations import (
     CARS,
     CITIES,
@@ -30,13 +27,17 @@ from .conversations import (
     RELATIONS,
     Conversation,
     Fact,
-    Message,
     conversation,
     correct,
     facts,
 )
-from .recollect import Recollector, changed
-from .results import DIRECTORY, dated, days, machine, markdown_table, save
+from .harness.loading import carrier, tokenizer_of
+from .harness.machine import machine
+from .harness.options import command_line
+from .harness.prompts import Message, Recollector
+from .harness.recollect import changed, in_fresh_process
+from .harness.store import Store, dated, days, stored_report
+from .harness.tables import markdown_table
 from .storage import cache_directory
 
 NAME = "lifelong"
@@ -80,7 +81,7 @@ def draw(seed: int) -> tuple[list[Conversation], list[Fact]]:
 def successive(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, Any]:
     """Recall of each conversation right after it, and of the first ones later."""
     talks, together = draw(options.seed)
-    model, tokenizer = load(options.model)
+    model, tokenizer = carrier(options.model), tokenizer_of(options.model)
     kept = options.work / BANK / str(options.seed)
     for number, talk in enumerate(talks, start=1):
         directory = kept / str(number)
@@ -155,7 +156,7 @@ def corrections(options: argparse.Namespace, row: dict[str, Any]) -> dict[str, A
     generator = random.Random(2000 + options.seed)
     first = facts(CORRECTED, generator)
     changed = [correct(fact, generator) for fact in first]
-    model, tokenizer = load(options.model)
+    model, tokenizer = carrier(options.model), tokenizer_of(options.model)
     kept = options.work / "corrections" / BANK / str(options.seed)
     for number, told in enumerate((first, changed), start=1):
         talk = conversation(told, 8, generator)
@@ -191,8 +192,9 @@ TABLES: dict[str, dict[str, tuple[Find, str]]] = {
 }
 
 
-def report(rows: dict[str, Any]) -> list[str]:
+def page(report: dict[str, Any]) -> list[str]:
     """The tables of all rows measured so far: means over seeds, with the least and the most of them."""
+    rows = report["rows"]
     lines = [
         f"{CONVERSATIONS} conversations of {FACTS} facts in {TURNS} turns; {CORRECTED} facts corrected. "
         f"At most {BUDGET['steps']} steps for each. In a chat: at the end, each question after another and its answer.",
@@ -223,28 +225,28 @@ def key_of(options: argparse.Namespace) -> str:
     return f"{options.plan}, {BANK}, seed {options.seed}"
 
 
+def store() -> Store:
+    """All rows, as they are stored now: runs of other seeds may go on meanwhile."""
+    return Store(NAME, {"machine": machine(), "rows": stored_report(NAME).get("rows", {})}, page)
+
+
 def keep(options: argparse.Namespace, row: dict[str, Any]) -> None:
     """Keep a row, finished or not."""
-    path = DIRECTORY / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    rows[key_of(options)] = row
-    save(NAME, {"model": options.model, "machine": machine(), "rows": rows}, report(rows))
+    kept = store()
+    kept.report = {"model": options.model, **kept.report}
+    kept.add({key_of(options): row})
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-0.5b")
+    parser = command_line(__doc__, model="qwen2.5-0.5b")
     parser.add_argument("--plan", choices=list(PLANS), default="successive")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=cache_directory() / NAME, help="where memories are kept meanwhile")
     options = parser.parse_args()
-    path = DIRECTORY / f"{NAME}.json"
-    rows = json.loads(path.read_text())["rows"] if path.exists() else {}
-    key = key_of(options)
     empty = {name: {} for name in ("accepted", "reason", "seconds", "steps", "right_after", "first", "answers")}
-    row = rows.get(key, empty)
+    row = store().rows.get(key_of(options), empty)
     keep(options, row if row.get("done") else dated(PLANS[options.plan](options, row) | {"done": True}))
-    Console().print((DIRECTORY / f"{NAME}.md").read_text(), markup=False)
+    store().show()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ adds its rows. A row that cannot answer says why, and is asked again next time.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,15 +25,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-
-from .consolidation import LORA_STEPS
-from .cost import failure
-from .paired import Difference, difference
-from .recollect import ANSWER_TOKENS
-from .results import kept_report, markdown_table, save
+from .baselines import LORA_STEPS
+from .harness.options import command_line, stored_as
+from .harness.prompts import ANSWER_TOKENS
+from .harness.rows import attempt
+from .harness.store import Store, console
+from .harness.tables import Difference, Share, difference, markdown_table, share
 from .sessions import Sessions, draw, locomo
-from .turns_rows import LORA_PART, NOTES, ROWS, SLOW, Bench, scored
+from .turns_rows import LORA_PART, NOTES, ROWS, SLOW, Answered, Bench, scored
 
 NAME, STATE = "memory_over_turns", 416
 QUICK, EVERY = ("no context", "SnapKV", "KVzip", "notepad + last messages", "BM25"), 3  # rows, and every third question
@@ -56,10 +54,6 @@ def measured(rows: dict[str, Any], name: str) -> dict[str, Any]:
 def answers(rows: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """All answers of a row, in an order that rows share."""
     return [answer for stored in measured(rows, name).values() for answer in stored["answers"]]
-
-
-def share(found: Sequence[bool]) -> str:
-    return f"{sum(found) / len(found):.2f}" if found else "-"
 
 
 def paired(rows: dict[str, Any], one: str, other: str) -> Difference | None:
@@ -215,33 +209,33 @@ def lines(report: dict[str, Any]) -> list[str]:
 def plot(report: dict[str, Any], path: Path) -> None:
     from .plots import recall_bars
 
-    def mean(found: list[bool]) -> float:
-        return sum(found) / len(found) if found else 0.0
+    def shares(found: list[bool]) -> Share | None:
+        return Share(sum(found), len(found)) if found else None
 
     rows = report["rows"]
-    bars: dict[str, tuple[float, ...]] = {
-        name: (mean(recall(rows, name)), mean(recall(rows, name, "abstention")))
+    bars = {
+        name: (shares(recall(rows, name)), shares(recall(rows, name, "abstention")))
         for name in ROWS
         if measured(rows, name)
     }
     if bars:
-        title = f"Asked after {report['sessions']} sessions, {report['settings']['model']}"
+        talks = max(len(row) for row in rows.values())
+        title = f"Answers after {talks} conversations of {report['sessions']} sessions ({report['settings']['model']})"
         recall_bars(bars, path, title, ("right answers", "declined, where nothing was said"))
 
 
 def asked(bench: Bench, row: str) -> dict[str, Any]:
     """What a row answers about the conversation, or why it cannot."""
     began = time.perf_counter()
-    try:
-        given = ROWS[row](bench)
-    except Exception as error:
-        bench.take(bench.talk)  # what was made of it may be half changed
-        return failure(error)
-    return {
-        "answers": scored(bench.talk, given.answers), "bytes": given.nbytes, "drift": dict(given.drift),
-        "changed": given.changed, "remark": given.remark, "talk": bench.talk.digest,
-        "seconds": time.perf_counter() - began,
-    }  # fmt: skip
+
+    def stored(given: Answered) -> dict[str, Any]:
+        return {
+            "answers": scored(bench.talk, given.answers), "bytes": given.nbytes, "drift": dict(given.drift),
+            "changed": given.changed, "remark": given.remark, "talk": bench.talk.digest,
+            "seconds": time.perf_counter() - began,
+        }  # fmt: skip
+
+    return attempt(bench, ROWS[row], stored)
 
 
 def check_talks(rows: dict[str, Any], talks: Sequence[Sessions]) -> None:
@@ -255,8 +249,7 @@ def check_talks(rows: dict[str, Any], talks: Sequence[Sessions]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-0.5b")
+    parser = command_line(__doc__, model="qwen2.5-0.5b", quick="one conversation, every third question", full=True)
     parser.add_argument("--conversations", type=int, default=5)
     parser.add_argument("--state", type=int, default=STATE)
     parser.add_argument("--sinks", type=int, default=4)
@@ -265,8 +258,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--questions", type=int, default=30, help="of each conversation of LoCoMo; a fifth has no answer"
     )
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     only = options.only or (QUICK if options.quick else [name for name in ROWS if name not in SLOW])
     conversations = 1 if options.quick else options.conversations
@@ -277,33 +268,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         talks = [replace(talk, asked=talk.asked[::EVERY]) for talk in talks]
 
-    name = NAME + ("_locomo" if options.locomo else "") + (f"_{options.state}" if options.state != STATE else "")
-    name += "_quick" if options.quick else ""
+    special = [*(["locomo"] if options.locomo else []), *([options.state] if options.state != STATE else [])]
+    name = stored_as(NAME, *special, quick=options.quick)
     of_talks = ("questions",) if options.locomo else ()
     # All that an answer depends on: none may be mixed with those of another recipe.
     settings = {key: getattr(options, key) for key in ("model", "state", "sinks", *of_talks)} | {
         "answer_tokens": ANSWER_TOKENS, "notes": NOTES, "lora_steps": LORA_STEPS, "lora_part": LORA_PART,
     }  # fmt: skip
-    report = kept_report(name, settings)
-    rows = report["rows"]
+    store = Store.of_all(name, settings, lines)
+    report, rows = store.report, store.rows
     check_talks(rows, talks)
     sessions = (talk.sessions for talk in talks[:conversations])
     report["sessions"] = max(report.get("sessions", 0), *sessions)
 
-    bench, console = Bench(options.model, options.state, options.sinks), Console(soft_wrap=True)
+    bench = Bench(options.model, options.state, options.sinks)
     for number, talk in enumerate(talks[:conversations]):
         missing = [row for row in only if "answers" not in rows.get(row, {}).get(str(number), {})]
         if missing:
             bench.take(talk)
         for row in missing:
             stored = rows.setdefault(row, {})[str(number)] = asked(bench, row)
-            save(name, report, lines(report))
+            store.save()
             right = [one["right"] for one in stored.get("answers", ()) if one["kind"] != "abstention"]
             said = stored.get("failed") or f"{share(right)} in {stored['seconds']:.0f} s"
             console.print(f"conversation {number}, {row}: {said}", markup=False)
-    directory = save(name, report, lines(report))
-    plot(report, directory / f"{name}.png")
-    console.print("\n".join(lines(report)), markup=False)
+    plot(report, store.save() / f"{name}.png")
+    store.show()
 
 
 if __name__ == "__main__":

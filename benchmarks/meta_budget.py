@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .jobs import add_jobs
+from .harness.options import add_jobs, command_line, stored_as
 from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
 from .meta_run import Log, Task, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
@@ -79,7 +79,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, quick="one seed, few steps: to see that it runs")
     add_options(parser)
     add_jobs(parser, "train")
     parser.set_defaults(tokens=4096, train_on="many")
@@ -87,15 +87,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--courses", nargs="+", choices=list(COURSES), default=list(COURSES))
     parser.add_argument("--ends", action="store_true", help="measure after the last part only")
-    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.parts, options.sequence, options.tokens = [0], [4, 4], 1024, 2048
         options.texts = options.texts[:2]
     settings = {name: value for name, value in vars(options).items() if name not in AS_LONG}
     batch = "" if options.batch == 1 else f"x{options.batch}"
-    name = f"{NAME}_{options.window}_{options.setting}_{options.sequence}{batch}_{options.tokens}"
-    name += "_quick" if options.quick else ""
+    read = f"{options.sequence}{batch}"
+    name = stored_as(NAME, options.window, options.setting, read, options.tokens, quick=options.quick)
     kept = weights_directory(NAME, settings)
 
     def tasks(rows: dict[str, Any]) -> dict[str, Task]:

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .jobs import add_jobs
+from .harness.options import add_jobs, command_line, stored_as
 from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
 from .meta_run import Log, Task, fill, trained_once, weights_directory
 from .meta_tables import BASE, CONTROL, FULL, by_seed, tables
@@ -39,7 +39,7 @@ def report_lines(rows: dict[str, Any], options: argparse.Namespace) -> tuple[lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, quick="one seed, few steps: to see that it runs")
     add_options(parser)
     add_jobs(parser, "train")
     parser.add_argument("--steps", type=int, default=60)
@@ -47,7 +47,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--systems", nargs="+", choices=list(GRADIENTS), default=list(GRADIENTS))
     parser.add_argument("--checkpoint", type=Path, help="where to save the model of the last of --systems and --seeds")
-    parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     if options.quick:
         options.seeds, options.steps, options.sequence, options.tokens = [0], 6, 1024, 2048
@@ -56,9 +55,8 @@ def main() -> None:
     settings = {
         name: value for name, value in vars(options).items() if name not in ("seeds", "systems", "jobs", "checkpoint")
     }
-    name = f"{NAME}_{options.window}_{options.setting}"
-    name += "" if options.tokens == parser.get_default("tokens") else f"_{options.tokens}"
-    name += "_quick" if options.quick else ""
+    longer = [] if options.tokens == parser.get_default("tokens") else [options.tokens]
+    name = stored_as(NAME, options.window, options.setting, *longer, quick=options.quick)
     kept = weights_directory(NAME, settings)
 
     def tasks(rows: dict[str, Any]) -> dict[str, Task]:

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig, TTTTrainer, TTTTrainingConfig, wrap
 from ttt_retrofit.outer.positions import chunk_losses
 
-from .cost import DEVICE
+from .harness.loading import base_model as base_model_of
+from .harness.loading import tokenizer_of
+from .harness.machine import DEVICE
 from .measure import full_attention
 from .meta_tables import Row
-from .models import model_directory
 from .texts import TUNING, beginnings, many, text
 
 TEXTS = ("anarchist-faq", "python-tutorial", "turtle", "pydecimal")  # an essay, documentation, code twice
@@ -71,8 +71,7 @@ def in_words(options: argparse.Namespace, steps: str) -> str:
 
 def base_model(options: argparse.Namespace) -> Any:
     """In full precision, in which what is trained is kept."""
-    model = AutoModelForCausalLM.from_pretrained(model_directory(options.model), dtype=torch.float32)
-    return model.eval().to(DEVICE)
+    return base_model_of(options.model, torch.float32, DEVICE)
 
 
 def new_model(options: argparse.Namespace) -> Any:
@@ -81,7 +80,7 @@ def new_model(options: argparse.Namespace) -> Any:
 
 def test_ids(options: argparse.Namespace) -> dict[str, torch.Tensor]:
     """(1, `options.tokens`) of each test text; exits where one is shorter."""
-    return beginnings(options.texts, AutoTokenizer.from_pretrained(model_directory(options.model)), options.tokens)
+    return beginnings(options.texts, tokenizer_of(options.model), options.tokens)
 
 
 def without_window(options: argparse.Namespace, ids: dict[str, torch.Tensor]) -> dict[str, list[float]]:
@@ -121,7 +120,7 @@ def train(
             data_seed=seed,
         )
         documents = many(options.sequence) if options.train_on == "many" else [text(name) for name in TUNING]
-        tokenizer = AutoTokenizer.from_pretrained(model_directory(options.model))
+        tokenizer = tokenizer_of(options.model)
         trainer = TTTTrainer(model, args, documents, processing_class=tokenizer)
         trainer.train()
     return trainer.state.log_history

@@ -9,20 +9,18 @@ import argparse
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ttt_retrofit.outer.parameters import choose
 
-from .jobs import processes, share_cores
+from .harness.processes import as_they_end, share_cores
+from .harness.store import Store
 from .meta_phase import measure, new_model, test_ids, without_window
 from .meta_tables import BASE, FULL
-from .results import kept_report, noted, save
 from .storage import cache_directory, locked
 
 READING = ("tokens", "texts")  # options that say what is read, and leave the training as it is
@@ -45,34 +43,28 @@ def fill(
     process to another.
     """
     share_cores(options.jobs)  # before it is written down
-    report = kept_report(name, settings)
-    rows = report["rows"]
 
-    def tables() -> list[str]:
+    def page(report: dict[str, Any]) -> list[str]:
+        rows = report["rows"]
+        if not {FULL, BASE} <= rows.keys():
+            return ["Not finished."]
         lines, report["compared"] = report_lines(rows, options)
-        save(name, report, lines)
         return lines
 
-    for made in _made(tasks(rows), rows, options):
-        noted(report, made)
-        if FULL in rows and BASE in rows:
-            tables()
-    Console().print("\n".join(tables()), markup=False)
+    store = Store.of_all(name, settings, page)
+    for made in _made(tasks(store.rows), store.rows, options):
+        store.add(made)
+    store.save()
+    store.show()
 
 
 def _made(tasks: dict[str, Task], have: Rows, options: argparse.Namespace) -> Iterator[Rows]:
     """The rows of each task as it ends, the base's before all unless they are there."""
     bases = {name: partial(_untrained, name, options) for name in (FULL, BASE) if name not in have}
-    if options.jobs == 1:
-        for name, task in (bases | tasks).items():
-            print(f"{name} …", flush=True)
-            yield task()
-        return
-    with processes(options.jobs) as pool:
-        for ended in as_completed([pool.submit(task) for task in (bases | tasks).values()]):
-            rows = ended.result()
-            print(f"{', '.join(rows)}: there", flush=True)
-            yield rows
+    print(f"To do: {', '.join(bases | tasks)}", flush=True)
+    for name, rows in as_they_end(options.jobs, bases | tasks):
+        print(f"{name}: there", flush=True)
+        yield rows
 
 
 def _untrained(name: str, options: argparse.Namespace) -> Rows:

@@ -6,9 +6,8 @@ from typing import Any
 
 import torch
 
-from .results import markdown_table
+from .harness.tables import DRAWS, interval, markdown_table
 
-DRAWS = 10_000  # of the bootstrap
 FULL, BASE, CONTROL = "full attention", "base", "control"
 COMPARED = {
     "interaction": "interaction",
@@ -121,8 +120,7 @@ def _interval(differences: list[dict[str, torch.Tensor]]) -> tuple[float, float,
     for values in differences[0].values():
         chunks = torch.randint(len(values), (DRAWS, len(values)), generator=generator)
         drawn += values[chunks].mean(1) / len(differences[0])
-    low, high = torch.quantile(drawn, torch.tensor([0.025, 0.975])).tolist()
-    return mean, low, high
+    return mean, *interval(drawn)
 
 
 def signed(values: tuple[float, float, float]) -> str:

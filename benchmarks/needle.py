@@ -20,22 +20,31 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import as_completed
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from rich.console import Console
-from transformers import AutoTokenizer
-
-from .cost import DEVICE, failure
-from .jobs import add_jobs, processes, share_cores
-from .models import model_directory
+from .harness.loading import tokenizer_of
+from .harness.machine import in_words
+from .harness.options import add_jobs, command_line, stored_as
+from .harness.processes import as_they_end, share_cores
+from .harness.rows import attempt
+from .harness.store import Store, console
 from .needle_report import lines, plot
-from .needle_rows import ANSWER_TOKENS, GROUPS, RARE, ROWS, SLOW, TRAINED_PART, TRAINED_STEPS, Bench, learning_config
+from .needle_rows import (
+    ANSWER_TOKENS,
+    GROUPS,
+    RARE,
+    ROWS,
+    SLOW,
+    TRAINED_PART,
+    TRAINED_STEPS,
+    Answered,
+    Bench,
+    learning_config,
+)
 from .needles import TASKS, Needle, found, in_turns, of_task
-from .results import in_words, kept_report, save
 
 NAME = "needle"
 TOKENS = 4700  # contexts of all tasks are then longer than 4,096
@@ -74,8 +83,9 @@ def questions(options: argparse.Namespace, stored: Rows, count: Callable[[str], 
 
 def run(options: argparse.Namespace, asked: Sequence[Question], stored: Rows, keep: Callable[[], object]) -> None:
     """Ask, in one process or several, and store the answers."""
-    console, kept = Console(), time.monotonic()
-    for question, answers in answered(options, asked):
+    kept = time.monotonic()
+    tasks = {question: partial(answers_to, question) for question in asked}
+    for question, answers in as_they_end(options.jobs, tasks, begin, options):
         for name, answer in answers.items():
             by_index = stored.setdefault(name, {}).setdefault(question.task, {}) | {str(question.index): answer}
             stored[name][question.task] = dict(sorted(by_index.items(), key=lambda item: int(item[0])))
@@ -85,20 +95,6 @@ def run(options: argparse.Namespace, asked: Sequence[Question], stored: Rows, ke
         right = [name for name, answer in answers.items() if answer.get("right")]
         where = f"{question.task} {question.index} at {question.needle.depth:.2f}"
         console.print(f"{where}, {len(answers)} asked: {', '.join(right) or 'nobody'}", markup=False)
-
-
-def answered(options: argparse.Namespace, asked: Sequence[Question]) -> Iterator[tuple[Question, Answers]]:
-    """The questions with their answers, as they come."""
-    if options.jobs == 1:
-        begin(1, options)
-        yield from ((question, answers_to(question)) for question in asked)
-        return
-    with processes(options.jobs, begin, options) as pool:
-        pending = {pool.submit(answers_to, question): question for question in asked}
-        try:
-            yield from ((pending[ended], ended.result()) for ended in as_completed(pending))
-        finally:
-            pool.shutdown(cancel_futures=True)  # of a run that is cut off: nothing more is begun
 
 
 def begin(jobs: int, options: argparse.Namespace) -> None:
@@ -131,18 +127,19 @@ def is_answered(stored: Rows, name: str, task: str, index: int) -> bool:
 
 def answer_of(bench: Bench, name: str) -> dict[str, Any]:
     """What a row answers about the needle, or why it cannot."""
-    try:
-        answer, nbytes = ROWS[name](bench)
-    except Exception as error:
-        bench.start_again()
-        return failure(error)
-    held = {"held": bench.noted()} if name in RARE else {}
-    return {"right": found(bench.needle, answer), "answer": answer, "bytes": nbytes} | held
+
+    def stored(answered: Answered) -> dict[str, Any]:
+        answer, nbytes = answered
+        held = {"held": bench.noted()} if name in RARE else {}
+        return {"right": found(bench.needle, answer), "answer": answer, "bytes": nbytes} | held
+
+    return attempt(bench, ROWS[name], stored)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser = command_line(
+        __doc__, model="smollm2-135m", device=True, quick="1,024 tokens, one task, 6 samples", full=True
+    )
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of the context, and room for an answer of RULER")
     parser.add_argument("--window", type=int, default=256, help="tokens of the window, and of every other state")
     parser.add_argument("--sinks", type=int, default=4)
@@ -153,10 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--only", nargs="+", choices=[*ROWS, *GROUPS], help="rows; slow ones run only when they are named"
     )
-    parser.add_argument("--device", default=DEVICE)
     add_jobs(parser, "answer")
-    parser.add_argument("--quick", action="store_true", help="1,024 tokens, one task, 6 samples")
-    parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     if options.quick:
         options.tokens, options.window, options.tasks = 1024, 128, list(QUICK_TASKS)
@@ -164,29 +158,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     named = options.only or [name for name in ROWS if name not in SLOW]
     options.only = list(dict.fromkeys(row for name in named for row in GROUPS.get(name, (name,))))
 
-    name = f"{NAME}_{options.model}_{options.tokens}_{options.window}" + ("_quick" if options.quick else "")
+    name = stored_as(NAME, options.model, options.tokens, options.window, quick=options.quick)
     # All that an answer depends on: none may be mixed with those of another recipe.
     settings = {key: getattr(options, key) for key in ("model", "tokens", "window", "sinks")} | {
         "answer_tokens": ANSWER_TOKENS, "trained_steps": TRAINED_STEPS, "trained_part": TRAINED_PART,
         "ttt": learning_config(options.window, options.sinks).to_dict(),
     }  # fmt: skip
     share_cores(options.jobs)  # before it is written down
-    report = kept_report(name, settings)
-    tokenizer = AutoTokenizer.from_pretrained(model_directory(options.model))
-    asked = questions(options, report["rows"], lambda text: len(tokenizer(text).input_ids))
-    here = in_words(report["machine"])
-    report["where"] |= {f"{row}, {here}": here for question in asked for row in question.rows}  # beside where it was
-
-    def keep() -> Path:
-        return save(name, report, lines(report))
-
+    store = Store.of_all(name, settings, lines)
+    tokenizer = tokenizer_of(options.model)
+    asked = questions(options, store.rows, lambda text: len(tokenizer(text).input_ids))
+    here = in_words(store.report["machine"])
+    beside = {f"{row}, {here}": here for question in asked for row in question.rows}  # beside where it was
+    store.report["where"] |= beside
     try:
         if asked:
-            run(options, asked, report["rows"], keep)
+            run(options, asked, store.rows, store.save)
     finally:  # of a run that is cut off, too
-        directory = keep()
-    plot(report, directory / f"{name}.png")
-    Console(soft_wrap=True).print("\n".join(lines(report)), markup=False)
+        directory = store.save()
+    plot(store.report, directory / f"{name}.png")
+    store.show()
 
 
 if __name__ == "__main__":

@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .harness.tables import Difference, Share, difference, markdown_table, share
 from .needle_rows import RARE, ROWS
 from .needles import INSIDE, STRATA, TASKS
-from .paired import Difference, difference
-from .results import markdown_table
 
 ASKED = ", question known"  # how rows end that chose by the question
 UNBOUNDED = ("full attention", "BM25")  # keep all keys, or all of the text
@@ -41,9 +40,8 @@ def outside(row: dict[str, Any], task: str | None = None) -> dict[tuple[str, str
     }
 
 
-def share(found: Iterable[dict[str, Any]]) -> str:
-    right = [answer["right"] for answer in found]
-    return f"{sum(right) / len(right):.2f}" if right else "-"
+def share_right(found: Iterable[dict[str, Any]]) -> str:
+    return share([answer["right"] for answer in found])
 
 
 def interval(found: Iterable[dict[str, Any]]) -> str:
@@ -51,10 +49,8 @@ def interval(found: Iterable[dict[str, Any]]) -> str:
     right = [answer["right"] for answer in found]
     if not right:
         return "-"
-    n, p, z = len(right), sum(right) / len(right), 1.96
-    centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
-    return f"{max(low, 0.0):.2f}-{min(high, 1.0):.2f}"
+    low, high = Share(sum(right), len(right)).interval
+    return f"{low:.2f}-{high:.2f}"
 
 
 def paired(one: dict[str, Any], other: dict[str, Any]) -> Difference | None:
@@ -98,7 +94,7 @@ def noted(rows: dict[str, Any], tasks: list[str]) -> list[list[str]]:
             far = [a for a in answers(rows[name], False, task) if "held" in a]
             held = [a for a in far if a["held"]]
             if far:
-                table.append([name, task, str(len(far)), f"{len(held) / len(far):.2f}", share(held)])
+                table.append([name, task, str(len(far)), f"{len(held) / len(far):.2f}", share_right(held)])
     return table
 
 
@@ -122,14 +118,15 @@ def lines(report: dict[str, Any]) -> list[str]:
     for name, row in rows.items():
         far = answers(row, inside=False)
         by_depth = [[a for a in far if a["stratum"] == str(stratum)] for stratum in range(STRATA)]
-        strata.append([name, *map(share, by_depth), share(answers(row, True))])
+        strata.append([name, *map(share_right, by_depth), share_right(answers(row, True))])
         alone = [a for task in tasks if task not in SEVERAL for a in answers(row, False, task)]
-        single.append([name, str(len(alone)), share(alone), interval(alone)])
+        single.append([name, str(len(alone)), share_right(alone), interval(alone)])
         if name.removesuffix(ASKED) in rows and name.endswith(ASKED):
             continue  # a column of the row without the question
         table.append([
-            name, str(len(far)), share(far), interval(far), share(answers(rows.get(name + ASKED, {}), False)),
-            *(share(answers(row, False, task)) for task in tasks), share(answers(row, True)),
+            name, str(len(far)), share_right(far), interval(far),
+            share_right(answers(rows.get(name + ASKED, {}), False)),
+            *(share_right(answers(row, False, task)) for task in tasks), share_right(answers(row, True)),
             str(len(answers(row, True))), mebibytes(row),
         ])  # fmt: skip
     for name in (name for name in rows if name.startswith(OURS)):
@@ -189,12 +186,14 @@ def plot(report: dict[str, Any], path: Path) -> None:
     """Recall of each system, outside and inside the window."""
     from .plots import recall_bars
 
+    def shares(found: list[dict[str, Any]]) -> Share | None:
+        return Share(sum(a["right"] for a in found), len(found)) if found else None
+
     rows = {name: report["rows"][name] for name in ROWS if name in report["rows"]}
-
-    def mean(found: list[dict[str, Any]]) -> float:
-        return sum(a["right"] for a in found) / len(found) if found else float("nan")  # which draws no bar
-
-    bars = {name: (mean(answers(row, False)), mean(answers(row, True))) for name, row in rows.items()}
+    bars = {name: (shares(answers(row, False)), shares(answers(row, True))) for name, row in rows.items()}
     settings = report["settings"]
-    title = f"Needles found in up to {settings['tokens']:,} tokens, window {settings['window']}, {settings['model']}"
-    recall_bars(bars, path, title, ("outside the window", "inside"))
+    title = (
+        f"Needles found in up to {settings['tokens']:,} tokens, after a read that keeps\nstate for a window of "
+        f"{settings['window']} tokens ({settings['model']})"
+    )
+    recall_bars(bars, path, title, ("needles outside the window", "inside"))

@@ -8,29 +8,29 @@ from copy import deepcopy
 from functools import cached_property
 from typing import Any
 
-import bm25s
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import DynamicCache
 
 from ttt_retrofit import TTTCache, TTTConfig, wrap
 
 from .baselines import fine_tuned, text_memory
-from .models import model_directory
+from .harness import rows
+from .harness.prompts import Recollector
+from .harness.retrieval import BM25
+from .harness.rows import evicting, evicting_asked, full, repeating, streaming
 from .needles import Needle, found
 from .systems import notepad
 from .systems.answer import greedy
-from .systems.asked import asked_score
-from .systems.evict import Context, Kept, keep_top, read, whole
+from .systems.asked import Looked, look
+from .systems.evict import Kept, Score, keep_top, read, whole
 from .systems.expected_attention import expected_attention
 from .systems.h2o import h2o
-from .systems.kvzip import kvzip, kvzip_scores
 from .systems.less_is_more import less_is_more
 from .systems.quest import quest
 from .systems.snapkv import snapkv
-from .systems.streaming_llm import streaming_llm
 from .systems.tova import tova
-from .systems.watch import Watch, watched
+from .systems.watch import Watch
 
 # RULER allows 128 tokens; an answer that goes on for longer than these has no value left to give.
 ANSWER_TOKENS = {"number": 24, "uuid": 56}
@@ -43,25 +43,25 @@ def learning_config(window: int, sinks: int) -> TTTConfig:
     return TTTConfig(sliding_window=window, sink_tokens=sinks, chunk_size=min(256, window))
 
 
-class Bench:
-    """A model and one needle after another; what several rows need of it is made once."""
+class Bench(rows.Bench):
+    """One needle after another."""
+
+    made = ("context", "repeated", "looked", "sentences", "learnt")
 
     def __init__(self, name: str, window: int, sinks: int, device: str = "cpu") -> None:
-        directory = model_directory(name)
-        self.window, self.sinks, self.device = window, sinks, torch.device(device)
-        self.tokenizer = AutoTokenizer.from_pretrained(directory)
-        self.directory = directory
-        self.model = self._base()
-        self.state = window - 1 + sinks  # tokens that every bounded state holds
-        configured = self.model.generation_config.eos_token_id
-        self.ends = {configured} if isinstance(configured, int) else set(configured)
-        self.scores = {
+        super().__init__(name, window - 1 + sinks, sinks, device)
+        self.window = window
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        return {
             "snapkv": snapkv, "h2o": h2o, "tova": tova,
             "expected": expected_attention(self.model.model.rotary_emb),
         }  # fmt: skip
 
-    def _base(self) -> Any:
-        return AutoModelForCausalLM.from_pretrained(self.directory).eval().to(self.device)
+    @property
+    def ending(self) -> list[int]:
+        return self.tokenizer("\n", add_special_tokens=False).input_ids
 
     def ids_of(self, text: str) -> Tensor:
         """(N,), where the model is."""
@@ -72,36 +72,20 @@ class Bench:
         self.needle = needle
         self.ids = self.ids_of(needle.context)
         self.question: list[int] = self.tokenizer(needle.question, add_special_tokens=False).input_ids
-        self._forget("context", "repeated", "asked", "sentences", "learnt")
+        self.forget()
 
     def start_again(self) -> None:
-        """Forget all that was made for this needle: a row that failed may have left it half changed."""
-        self._forget("context", "repeated", "asked", "sentences", "learnt", "converted")
-
-    def _forget(self, *made: str) -> None:
-        for name in made:
-            self.__dict__.pop(name, None)
+        self.forget(*self.made, "converted")
 
     @cached_property
     def converted(self) -> Any:
         """A second model, which reads with updates."""
-        return wrap(self._base(), learning_config(self.window, self.sinks))
+        return wrap(self.base(), learning_config(self.window, self.sinks))
 
     @cached_property
     def learnt(self) -> TTTCache:
         """The context read with updates; to be copied before anything is read behind it."""
         return self.converted.read(self.ids)
-
-    @cached_property
-    def context(self) -> Context:
-        return read(self.model, self.ids, self.scores)
-
-    @cached_property
-    def repeated(self) -> Tensor:
-        """(L, G, N) scores of KVzip."""
-        return kvzip_scores(
-            self.model, self.tokenizer, self.context, self.tokenizer("\n", add_special_tokens=False).input_ids
-        )
 
     @cached_property
     def sentences(self) -> list[notepad.Sentence]:
@@ -129,25 +113,9 @@ class Bench:
         return any(self.needle.value in parts[number].text for number in kept)
 
     @cached_property
-    def asked(self) -> tuple[dict[str, Tensor], DynamicCache, Tensor]:
-        """The question read behind the whole context: scores of the context's keys, the cache, the next logits."""
-        kept = whole(self.context)
-        tokens = len(self.ids)
-        places = torch.arange(tokens, tokens + len(self.question), device=self.device)
-        found: dict[str, list[Tensor]] = {"snapkv": [], "h2o": [], "tova": []}
-
-        def watch(module: Any, query: Tensor, key: Tensor, value: Tensor) -> None:
-            for name, by_layer in found.items():
-                by_layer.append(asked_score(name, module, query, key)[:, :tokens])
-
-        with torch.no_grad(), watched(self.model, watch):
-            logits = self.model(
-                input_ids=self.asked_ids[None], position_ids=places[None], past_key_values=kept.cache, use_cache=True,
-                logits_to_keep=1,
-            ).logits[0, -1]  # fmt: skip
-        scores = {name: torch.stack(layers) for name, layers in found.items()}
-        scores["h2o"] += self.context.scores["h2o"]  # which adds up over all that was read, question and context
-        return scores, kept.cache, logits
+    def looked(self) -> Looked:
+        """The question, read behind the whole context."""
+        return look(self.model, self.context, self.question, ("snapkv", "h2o", "tova"))
 
     def answer(self, kept: Kept, watch: Watch | None = None, one_by_one: bool = False) -> Answered:
         nbytes = kept.nbytes  # before the question is read into it
@@ -156,6 +124,11 @@ class Bench:
             self.model, kept, question, self.limit, self.ends, self.complete, watch=watch, one_by_one=one_by_one
         )
         return str(self.tokenizer.decode(written)), nbytes
+
+    def answer_asked(self, score: str, recent: int) -> Answered:
+        kept = keep_top(self.context, self.looked.scores[score], self.state, recent=recent)
+        nbytes = kept.nbytes
+        return self.answer(self.looked.behind(kept))[0], nbytes
 
     @property
     def limit(self) -> int:
@@ -166,46 +139,8 @@ class Bench:
         return found(self.needle, self.tokenizer.decode(written))
 
 
-def full(bench: Bench) -> Answered:
-    return bench.answer(whole(bench.context))
-
-
 def nothing(bench: Bench) -> Answered:
     return bench.answer(Kept(DynamicCache(), 0))
-
-
-def streaming(sinks: bool, anchored: bool) -> Callable[[Bench], Answered]:
-    def row(bench: Bench) -> Answered:
-        window, first = (bench.window, bench.sinks) if sinks else (bench.window + bench.sinks, 0)
-        return bench.answer(streaming_llm(bench.model, bench.ids, window, first, anchored))
-
-    return row
-
-
-def evicting(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
-    def row(bench: Bench) -> Answered:
-        kept = keep_top(bench.context, bench.context.scores[score], bench.state, recent=int(recent * bench.state))
-        return bench.answer(kept)
-
-    return row
-
-
-def evicting_asked(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
-    def row(bench: Bench) -> Answered:
-        scores, cache, logits = bench.asked
-        kept = keep_top(bench.context, scores[score], bench.state, recent=int(recent * bench.state))
-        nbytes = kept.nbytes
-        tokens = len(bench.ids)
-        for number, layer in enumerate(cache.layers):  # the question's own keys were made with everything in view
-            kept.cache.update(layer.keys[:, :, tokens:], layer.values[:, :, tokens:], number)
-        kept.position, kept.logits = tokens + len(bench.question), logits
-        return bench.answer(kept)[0], nbytes
-
-    return row
-
-
-def repeating(bench: Bench) -> Answered:
-    return bench.answer(kvzip(bench.context, bench.repeated, bench.state))
 
 
 def sparse(kind: str) -> Callable[[Bench], Answered]:
@@ -234,13 +169,7 @@ def noting(chooser: str, kept_as: str) -> Callable[[Bench], Answered]:
 def retrieval(bench: Bench) -> Answered:
     """BM25 over sentences, as many as the state holds tokens. All text is kept, in 4 bytes a token."""
     texts = [part.text for part in bench.sentences]
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-    asked = bm25s.tokenize([bench.needle.question], stopwords="en", show_progress=False)
-    ranked, values = index.retrieve(asked, k=len(texts), show_progress=False)
-    scores = [0.0] * len(texts)
-    for number, value in zip(ranked[0], values[0]):
-        scores[number] = float(value)
+    scores = [score for _, score in sorted(BM25(texts).ranked(bench.needle.question))]
     best = notepad.best(bench.sentences, scores, bench.state)
     ids = bench.ids_of(" ".join(texts[n] for n in best))
     return bench.answer(whole(read(bench.model, ids)))[0], 4 * len(bench.ids)
@@ -295,8 +224,6 @@ def training(kind: str) -> Callable[[Bench], Answered]:
 
 def remembering(bench: Bench) -> Answered:
     """`consolidate` on the text, its defaults; the question through the chat template."""
-    from .recollect import Recollector
-
     model = bench.converted
     model.reset_memory()
     with tempfile.TemporaryDirectory() as work:

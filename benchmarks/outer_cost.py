@@ -21,8 +21,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.inner.inner_loop import next_token_losses
@@ -33,10 +31,14 @@ from ttt_retrofit.streaming import window
 from ttt_retrofit.streaming.attention import plain_attention
 from ttt_retrofit.streaming.reading import Outer, Settings, align, read
 
-from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
+from .harness.costs import PeakMeter, limit_memory, timed
+from .harness.loading import base_model, ids_of
+from .harness.machine import DEVICE
+from .harness.options import command_line, stored_as
+from .harness.processes import ask
+from .harness.store import Store
+from .harness.tables import markdown_table
 from .models import model_directory
-from .results import kept_rows, machine, markdown_table, save
-from .texts import text
 
 NAME = "outer_cost"
 PLAIN = "none"
@@ -56,13 +58,10 @@ PROMISED = {"exact": 2.0, "first_order": 1.2}  # times plain fine-tuning
 
 def measure(form: str, options: argparse.Namespace) -> dict[str, Any]:
     """Seconds of each step, peak bytes above the loaded model, and the gradient's norm."""
-    directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     config = TTTConfig(sliding_window=options.window, chunk_size=options.chunk)
-    model = wrap(base.to(DEVICE), config)
+    model = wrap(base_model(options.model, torch.float32, DEVICE), config)
     outer = choose(model, ["start", "log_lr"])
-    ids = AutoTokenizer.from_pretrained(directory)(text(options.text), return_tensors="pt").input_ids
-    ids = ids[:, : options.tokens].to(model.device)
+    ids = ids_of(options.model, options.text)[None, : options.tokens].to(model.device)
     outer_gradients(model, outer, ids[:, : 2 * options.chunk], None, "first_order")  # warms up
     meter = PeakMeter(model.device)
     seconds, norm = zip(
@@ -100,7 +99,9 @@ def step(form: str, model: Any, outer: Any, ids: torch.Tensor) -> list[torch.Ten
     return list(outcome.gradients.values())
 
 
-def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[str]:
+def page(report: dict[str, Any]) -> list[str]:
+    settings = report["settings"]
+    rows = {form: report["rows"][form] for form in FORMS if form in report["rows"]}
     plain, table = statistics.median(rows[PLAIN].get("seconds", [math.nan])), []
     for form, row in rows.items():
         if "failed" in row:
@@ -121,14 +122,12 @@ def report(rows: dict[str, dict[str, Any]], settings: dict[str, Any]) -> list[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser = command_line(__doc__, model="smollm2-135m", quick="1,536 tokens, window 512, chunk 256")
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--window", type=int, default=2048)
     parser.add_argument("--chunk", type=int, default=512)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--text", default="northanger-abbey")
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", choices=list(FORMS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.quick:
@@ -141,18 +140,11 @@ def main() -> None:
 
     settings = {name: getattr(options, name) for name in ("model", "tokens", "window", "chunk", "repeats", "text")}
     given = [f"--{name}={value}" for name, value in settings.items()]
-    name = f"{NAME}_{options.tokens}{'_quick' if options.quick else ''}"
-    kept, rows, console = kept_rows(name, settings), {}, Console()
-    stored = {"settings": settings, "machine": machine(), "rows": rows}
+    store = Store.of_machine(stored_as(NAME, options.tokens, quick=options.quick), settings, page)
     model_directory(options.model)  # fetched once, before any row needs it
-    for form in FORMS:
-        if form not in kept:
-            console.print(f"{form} …", markup=False)
-        # Autograd may well run out of memory, which is a result.
-        rows[form] = kept.get(form) or ask(f"benchmarks.{NAME}", [f"--one={form}", *given])
-        lines = report(rows, settings)
-        save(name, stored, lines)
-    console.print("\n".join(lines), markup=False)
+    # Autograd may well run out of memory, which is a result.
+    store.fill({form: partial(ask, f"benchmarks.{NAME}", [f"--one={form}", *given]) for form in FORMS})
+    store.show()
 
 
 if __name__ == "__main__":

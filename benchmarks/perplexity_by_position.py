@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ttt_retrofit
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
+from .harness.loading import base_model, tokenizer_of
+from .harness.options import command_line, stored_as
+from .harness.store import Store
 from .measure import FULL, SINKS, TTT, Reading, converted, full_attention, progress_bars, streaming
-from .models import model_directory
 from .perplexity_report import BLOCK, KINDS, META, lines, plot
-from .results import kept_report, noted, save
 from .texts import beginnings, text
 
 NAME = "perplexity_by_position"
@@ -86,16 +85,13 @@ def missing(rows: dict[str, Any], texts: dict[str, str], systems: list[str]) -> 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2-135m")
+    parser = command_line(__doc__, model="smollm2-135m", quick=f"{QUICK:,} tokens of each text", full=True)
     parser.add_argument("--lengths", type=int, nargs="+", default=list(LENGTHS))
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--sinks", type=int, default=4)
     parser.add_argument("--texts", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, help="systems")
     parser.add_argument("--checkpoint", type=Path, help="a converted model that was meta-learned, of the same base")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK:,} tokens of each text")
-    parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     only = options.only or [system for system in SYSTEMS if system != META or options.checkpoint]
     if META in only and not options.checkpoint:
@@ -103,13 +99,11 @@ def main(arguments: list[str] | None = None) -> None:
     lengths = [QUICK] if options.quick else sorted(options.lengths)
     settings: dict[str, Any] = {key: getattr(options, key) for key in ("model", "window", "sinks")}
     settings |= {"tokens": lengths[-1], "block": BLOCK, "presets": PRESETS}
-    name = NAME + ("_quick" if options.quick else "")
-    report = kept_report(name, settings)
+    store = Store.of_all(stored_as(NAME, quick=options.quick), settings, lines)
+    report = store.report
     report["lengths"] = sorted({*report.get("lengths", []), *lengths})
 
-    directory = model_directory(options.model)
-    base = AutoModelForCausalLM.from_pretrained(directory).eval()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    base, tokenizer = base_model(options.model), tokenizer_of(options.model)
     tuned = loaded(options) if META in only else None
     report["trained"] = base.config.max_position_embeddings
     digests = {title: hashlib.sha256(text(title).encode()).hexdigest()[:12] for title in options.texts}
@@ -117,10 +111,9 @@ def main(arguments: list[str] | None = None) -> None:
     ids = beginnings(dict.fromkeys(title for title, _ in pending), tokenizer, lengths[-1])
     for title, system in pending:
         reading = read(base, tuned, ids[title], system, options.window, options.sinks, title)
-        noted(report, {f"{title}: {system}": row(reading, digests[title])})
-        save(name, report, lines(report))
-    plot(report, save(name, report, lines(report)) / f"{name}.png")
-    Console(soft_wrap=True).print("\n".join(lines(report)), markup=False)
+        store.add({f"{title}: {system}": row(reading, digests[title])})
+    plot(report, store.save() / f"{store.name}.png")
+    store.show()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .harness.tables import interval, markdown_table
 from .measure import FULL, SINKS, TTT
-from .paired import interval
-from .results import markdown_table
 
 BLOCK, STRETCH = 64, 4  # tokens whose mean loss is stored; blocks that are drawn together
 DRAWS = 4000
@@ -184,7 +183,10 @@ def plot(report: dict[str, Any], path: Path) -> None:
             if all(system in part for part in of_kind)
         }
     if panels:
-        title = f"Loss minus that of full attention, {report['settings']['model']}"
+        title = (
+            f"Updates bring the loss of a window of {report['settings']['window']} tokens near that of full "
+            f"attention\n({report['settings']['model']}, {len(losses)} texts, lower is better)"
+        )
         differences_by_position(
             panels, BLOCK, path, title, window=report["settings"]["window"], trained=report["trained"]
         )

@@ -12,20 +12,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from ttt_retrofit import TTTConfig
 
-from .cost import DEVICE, PeakMeter, ask, limit_memory, timed
+from .harness.costs import limit_memory, of_reading
+from .harness.options import command_line, stored_as
+from .harness.processes import ask
+from .harness.store import Store
+from .harness.tables import markdown_table
 from .plots import cost_against_state
 from .recurrent_models import DEPTH, VOCABULARY, WIDTH, Step, state_bytes, systems
-from .results import kept_rows, machine, markdown_table, save
 
 NAME = "recurrent"
 READS = 3  # of which the fastest counts
@@ -40,26 +42,16 @@ def measure(name: str, options: argparse.Namespace) -> dict[str, Any]:
     ids = torch.randint(VOCABULARY, (1, options.tokens), device=device)
     with torch.no_grad():
         system.step(model, ids[:, :WARM_UP], None, 0)
-        meter = PeakMeter(device)
-
-        def read() -> tuple[Tensor, Any]:
-            return system.step(model, ids, None, 0)
-
-        first, after = timed(device, read)
-        peak = meter.bytes()
-        size = state_bytes(after[1], {parameter.data_ptr() for parameter in model.parameters()})
-        decoding, _ = timed(device, partial(decode, model, system.step, *after, options))
-        del after  # of some systems, there is no room for a second state
-        reads = [first, *(timed(device, read)[0] for _ in range(READS - 1))]
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "read": min(reads),
-        "reads": reads,
-        "token": decoding / options.decoded,
-        "state": size,
-        "peak": peak,
-        "load_average": round(os.getloadavg()[0], 2),
-    }
+        found = of_reading(
+            device,
+            lambda: system.step(model, ids, None, 0),
+            lambda after: decode(model, system.step, *after, options),
+            lambda after: state_bytes(after[1], {parameter.data_ptr() for parameter in model.parameters()}),
+            READS,
+        )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    token, state = found.pop("decoding") / options.decoded, found.pop("held")
+    return found | {"parameters": parameters, "token": token, "state": state}
 
 
 def decode(model: Any, step: Step, logits: Tensor, state: Any, options: argparse.Namespace) -> None:
@@ -68,7 +60,9 @@ def decode(model: Any, step: Step, logits: Tensor, state: Any, options: argparse
         logits, state = step(model, logits[:, -1:].argmax(-1), state, options.tokens + count)
 
 
-def report(rows: dict[str, dict[str, Any]], notes: dict[str, str], settings: dict[str, Any]) -> list[str]:
+def page(report: dict[str, Any]) -> list[str]:
+    settings, notes = report["settings"], notes_of(report["settings"]["window"])
+    rows = {name: report["rows"][name] for name in notes if name in report["rows"]}
     tokens = f"{settings['tokens']:,}"
     header = ["system", "parameters, M", f"seconds to read {tokens}", "ms per token", "state, MiB", "peak, MiB", "what"]
     table = []
@@ -91,13 +85,23 @@ def report(rows: dict[str, dict[str, Any]], notes: dict[str, str], settings: dic
     ]
 
 
+def notes_of(window: int) -> dict[str, str]:
+    """What each system is, in the order of the table."""
+    return {name: system.note for name, system in systems(window).items()}
+
+
+def plot(stored: dict[str, Any], path: Path) -> None:
+    tokens = stored["settings"]["tokens"]
+    points = {n: (row["state"] / 2**20, row["read"]) for n, row in stored["rows"].items() if "failed" not in row}
+    title = f"State and time of {len(points)} systems at width {WIDTH} and depth {DEPTH}, random weights"
+    cost_against_state(points, path, title, (f"state after {tokens:,} tokens, MiB", "seconds to read them"))
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, device=True, quick="512 tokens")
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
     parser.add_argument("--window", type=int, default=512, help="of the systems that have one")
-    parser.add_argument("--device", default=DEVICE)
-    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--one", metavar="SYSTEM", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -109,23 +113,13 @@ def main() -> None:
         options.tokens, options.decoded = 512, 16
 
     settings = {name: getattr(options, name) for name in ("tokens", "decoded", "window", "device")}
-    name = NAME + ("_quick" if options.quick else "")
     given = [f"--{option}={value}" for option, value in settings.items()]
-    # All that is kept from the beginning: a run that is cut off must not lose what comes after where it was.
-    rows, console = kept_rows(name, settings), Console()
-    stored = {"settings": settings, "machine": machine(), "rows": rows}
-    notes = {system: described.note for system, described in systems(options.window).items()}
-    for system in (system for system in notes if system not in rows):
-        console.print(f"{system} …", markup=False)
-        rows[system] = ask(f"benchmarks.{NAME}", [f"--one={system}", *given])
-        save(name, stored, ["Not finished."])
-    rows = {system: rows[system] for system in notes}
-    lines = report(rows, notes, settings)
-    directory = save(name, stored, lines)
-    points = {n: (row["state"] / 2**20, row["read"]) for n, row in rows.items() if "failed" not in row}
-    labels = (f"state after {options.tokens:,} tokens, MiB", "seconds to read them")
-    cost_against_state(points, directory / f"{name}.png", f"Width {WIDTH}, depth {DEPTH}, random weights", labels)
-    console.print("\n".join(lines), markup=False)
+    store = Store.of_machine(stored_as(NAME, quick=options.quick), settings, page)
+    directory = store.fill(
+        {name: partial(ask, f"benchmarks.{NAME}", [f"--one={name}", *given]) for name in notes_of(options.window)}
+    )
+    plot(store.report, directory / f"{store.name}.png")
+    store.show()
 
 
 if __name__ == "__main__":

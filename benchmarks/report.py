@@ -1,23 +1,29 @@
 """Builds `docs/results.md` anew from `results/`: python -m benchmarks.report
 
-Each section is what a figure is about (`report.toml`), then every stored table, the command, date, machine and
-versions it was made with, and its pictures. With --check nothing is written; the exit status says whether the page is
-up to date.
+A summary comes first. Each section is what a figure is about (`report.toml`), its pictures, the command, date, machine
+and versions it was made with, and every stored table, folded away and no wider than a page. With --check nothing is
+written; the exit status says whether the page is up to date.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tomllib
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from .results import DIRECTORY, markdown_table, places
+from .harness.machine import places
+from .harness.store import DIRECTORY
+from .harness.tables import markdown_table
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 SECTIONS = Path(__file__).with_name("report.toml")
+COLUMNS, WIDTH = 7, 120  # of a table, in characters without its lines: what a page shows without being scrolled
 
 
 def stored(name: str) -> list[str]:
@@ -55,27 +61,72 @@ def tables(name: str) -> list[str]:
     return body
 
 
-def section(entry: dict[str, Any]) -> list[str]:
-    lines = [f"## {entry['title']}", "", entry["text"].strip(), ""]
-    for name in stored(entry["name"]):
-        lines += [f"### {name}", *tables(name), "", measured(name), ""]
-        lines += [f"![{name}](../results/{picture})\n" for picture in pictures(name)]
+def narrowed(lines: Sequence[str]) -> list[str]:
+    """The same lines, with every table of too many columns as several, each with the columns that name a row."""
+    found: list[str] = []
+    for is_table, group in groupby(lines, key=lambda line: line.startswith("|")):
+        part = list(group)
+        found += split([cells(row) for row in part]) if is_table else part
+    return found
+
+
+def cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().removeprefix("|").removesuffix("|").split("|")]
+
+
+def split(table: Sequence[Sequence[str]]) -> list[str]:
+    """A table, its header first, its rule second, as the lines of as many as it takes."""
+    header, _, *rows = table
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    if len(header) <= COLUMNS and sum(widths) <= WIDTH:
+        return markdown_table(header, rows)
+    names = next(n for n in range(1, len(header) + 1) if len({tuple(row[:n]) for row in rows}) == len(rows))
+    groups: list[list[int]] = []
+    for column in range(names, len(header)):
+        full = not groups or names + len(groups[-1]) >= COLUMNS
+        if full or sum(widths[index] for index in (*range(names), *groups[-1], column)) > WIDTH:
+            groups.append([])
+        groups[-1].append(column)
+    lines: list[str] = []
+    for group in groups:
+        chosen = [*range(names), *group]
+        lines += [*([""] if lines else []), *markdown_table(pick(header, chosen), [pick(row, chosen) for row in rows])]
     return lines
+
+
+def pick(row: Sequence[str], columns: Sequence[int]) -> list[str]:
+    return [row[column] for column in columns]
+
+
+def section(entry: dict[str, Any]) -> list[str]:
+    lines = [f"## {entry['title']}", "", f"{capitalized(entry['what'])}.", "", entry["text"].strip(), ""]
+    for name in stored(entry["name"]):
+        lines += [f"![{name}](../results/{picture})\n" for picture in pictures(name)]
+    for name in stored(entry["name"]):
+        lines += [
+            '<details markdown="1">', f"<summary>All tables of {name}</summary>", "",
+            *narrowed(tables(name)), "", measured(name), "", "</details>", "",
+        ]  # fmt: skip
+    return lines
+
+
+def capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def page() -> str:
     described = tomllib.loads(SECTIONS.read_text())
     entries = described["section"]
-    have = [entry for entry in entries if stored(entry["name"])]
-    rows = []
-    for entry in have:
-        linked = ", ".join(f"[{name}](../results/{name}.md)" for name in stored(entry["name"]))
-        rows.append([entry["title"], f"`python -m benchmarks.{entry['name']}`", entry["what"], linked])
+    have = [entry for entry in entries if entry.get("typed") or stored(entry["name"])]
+    rows = [
+        [f"[{entry['title']}](#{slug(entry['title'])})", f"`python -m benchmarks.{entry['name']}`"] for entry in have
+    ]
     missing = [f"`python -m benchmarks.{e['name']}` ({e['what']})" for e in entries if e not in have]
     lines = [
         "<!-- Written by `python -m benchmarks.report` from results/ and benchmarks/report.toml; do not edit. -->",
-        "# How each figure is made", "", described["intro"].strip(), "",
-        *markdown_table(["section", "command", "what", "stored"], rows), "",
+        "# Results", "", described["summary"].strip(), "",
+        "## How each figure is made", "", described["intro"].strip(), "",
+        *markdown_table(["section", "command"], rows), "",
     ]  # fmt: skip
     if missing:
         lines += [f"Without a stored result so far: {', '.join(missing)}.", ""]
@@ -83,6 +134,11 @@ def page() -> str:
     for entry in have:
         lines += section(entry)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def slug(title: str) -> str:
+    """The anchor of a heading, as GitHub and mkdocs make it."""
+    return re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-")
 
 
 def main() -> int:

@@ -19,7 +19,8 @@ from typing import Any
 
 from ttt_retrofit.consolidation.words import content_stems, stems
 
-from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, RELATIONS, REPLIES, UNSAID, Message, correct, facts
+from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, RELATIONS, REPLIES, UNSAID, correct, facts
+from .harness.prompts import Message
 from .lifelong import HALVES, PEOPLE
 from .texts import chitchat
 

@@ -11,28 +11,53 @@ machine is kept, so a run that was cut off goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
+from functools import partial
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
 from . import by_length_report, in_turns
 from .by_length import BATCHES, LENGTHS, SYSTEMS, key
-from .cost import DEVICE, ask, here
+from .harness.options import command_line, stored_as
+from .harness.processes import ask, here
+from .harness.store import Store
+from .in_turns import PARTS
 from .models import SOURCES, model_directory
-from .results import kept_rows, machine, save
 from .timed_models import TIMED, in_words
 
 NAME, MODEL = "speed_and_memory", "smollm2-135m"
 
 
+def by_batch(rows: dict[str, Any]) -> dict[int, by_length_report.Rows]:
+    """What was measured by length of the context."""
+    found = {
+        batch: [n for n in LENGTHS if all(key(system, batch, n) in rows for system in SYSTEMS)] for batch in BATCHES
+    }
+    return {
+        batch: {system: {n: rows[key(system, batch, n)] for n in lengths} for system in SYSTEMS}
+        for batch, lengths in found.items()
+        if lengths
+    }
+
+
+def plot(stored: dict[str, Any], path: Path) -> None:
+    """A picture for each batch size, beside `path`."""
+    where = stored["machine"]["gpu"] or stored["machine"]["processor"]
+    for batch, measured in by_batch(stored["rows"]).items():
+        title = (
+            "Costs by length of the context: a window's state stays, full attention's grows\n"
+            f"({in_words(stored['settings']['model'])}, batch {batch}, {where})"
+        )
+        by_length_report.draw(measured, LENGTHS, path.with_stem(f"{path.stem}_batch_{batch}"), title)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line(__doc__, device=True, quick="up to 4,096 tokens", full=True)
     parser.add_argument("--model", default=MODEL, choices=TIMED)
     parser.add_argument("--window", type=int, default=512)
     parser.add_argument("--tokens", type=int, default=4096, help="of the reads that take turns")
@@ -43,9 +68,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, choices=BATCHES)
     parser.add_argument("--decoded", type=int, default=256, help="tokens; as many as a chunk has include one update")
     parser.add_argument("--text", default="pride-and-prejudice")
-    parser.add_argument("--device", default=DEVICE)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--full", action="store_true", help="the default, by name")
     options = parser.parse_args(arguments)
     if options.quick:
         vars(options).update(longest=4096, longest_batched=2048, decoded=32, tokens=1024, turns=2)
@@ -58,40 +80,35 @@ def main(arguments: list[str] | None = None) -> None:
     settings: dict[str, Any] = {name: getattr(options, name) for name in names} | {"presets": PRESETS}
     device = torch.device(options.device).type
     special = [] if (options.model, device) == (MODEL, "cpu") else [options.model, device]
-    name = "_".join([NAME, *special, *(["quick"] if options.quick else [])])
-    rows, console = kept_rows(name, settings), Console(soft_wrap=True)
-    stored: dict[str, Any] = {"settings": settings, "machine": machine(), "rows": rows}
     if options.model in SOURCES:
         model_directory(options.model)  # fetched once, before any row needs it
     asked = ask if device == "cpu" else here  # resident bytes of a CPU are those of a whole process
-
-    def measure(row: str, module: str, what: list[str]) -> None:
-        if row not in rows:
-            console.print(f"{row} …", markup=False)
-            given = [f"--{name}={getattr(options, name)}" for name in ("model", "window", "text", "device")]
-            rows[row] = asked(f"benchmarks.{module}", [*what, *given])
-            save(name, stored, ["Not finished."])
-
-    for part in in_turns.PARTS:
-        measure(part, "in_turns", [part, f"--tokens={options.tokens}", f"--turns={options.turns}"])
+    given = [f"--{name}={getattr(options, name)}" for name in ("model", "window", "text", "device")]
+    parts = {part: ("in_turns", [part, f"--tokens={options.tokens}", f"--turns={options.turns}"]) for part in PARTS}
     limits = zip(BATCHES, (options.longest, options.longest_batched))
     wanted = {b: [n for n in sorted(options.lengths) if n <= limit] for b, limit in limits if b in options.batches}
-    for batch, lengths in wanted.items():
-        for length, system in product(lengths, SYSTEMS):
-            what = [system, str(batch), str(length), f"--decoded={options.decoded}"]
-            measure(key(system, batch, length), "by_length", what)
-
-    measured = {
-        batch: {system: {n: rows[key(system, batch, n)] for n in lengths} for system in SYSTEMS}
+    costs = {
+        key(system, batch, length): ("by_length", [system, str(batch), str(length), f"--decoded={options.decoded}"])
         for batch, lengths in wanted.items()
+        for length, system in product(lengths, SYSTEMS)
     }
-    ratios, stored["ratios"] = in_turns.report({part: rows[part] for part in in_turns.PARTS}, settings)
-    lines, derived = by_length_report.report(measured, LENGTHS, settings)
-    directory = save(name, stored | derived, [*ratios, *lines])
-    for batch in measured:
-        path = directory / f"{name}_batch_{batch}.png"
-        by_length_report.draw(measured[batch], LENGTHS, path, f"{in_words(options.model)}, batch {batch}")
-    console.print("\n".join([*ratios, *lines]), markup=False)
+    measures = {
+        row: partial(asked, f"benchmarks.{module}", [*what, *given]) for row, (module, what) in (parts | costs).items()
+    }
+
+    def page(report: dict[str, Any]) -> list[str]:
+        rows = report["rows"]
+        if measures.keys() - rows.keys():
+            return ["Not finished."]
+        ratios, report["ratios"] = in_turns.report({part: rows[part] for part in PARTS}, settings)
+        lines, derived = by_length_report.report(by_batch(rows), LENGTHS, settings)
+        report |= derived
+        return [*ratios, *lines]
+
+    store = Store.of_machine(stored_as(NAME, *special, quick=options.quick), settings, page)
+    directory = store.fill(measures)
+    plot(store.report, directory / f"{store.name}.png")
+    store.show()
 
 
 if __name__ == "__main__":

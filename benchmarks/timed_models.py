@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, LlamaConfig
 
-from .models import SOURCES, model_directory
-from .texts import text
+from .harness.loading import base_model, ids_of
+from .models import SOURCES
 
 # What the published config.json says; the rotary embedding's own scaling is left out, which costs nothing to have.
 SHAPES = {
@@ -34,7 +34,7 @@ def in_words(name: str) -> str:
 def loaded(name: str, device: str) -> Any:
     """The plain model, ready to read."""
     if name not in SHAPES:
-        return AutoModelForCausalLM.from_pretrained(model_directory(name)).eval().to(device)
+        return base_model(name, device=device)
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(SHAPES[name], dtype=torch.bfloat16).eval()
@@ -45,4 +45,4 @@ def token_ids(name: str, of_text: str) -> Tensor:
     """(T,) of a text; of no text where there is no tokenizer."""
     if name in SHAPES:
         return torch.randint(SHAPES[name].vocab_size, (2**16,), generator=torch.Generator().manual_seed(0))
-    return torch.tensor(AutoTokenizer.from_pretrained(model_directory(name))(text(of_text)).input_ids)
+    return ids_of(name, of_text)

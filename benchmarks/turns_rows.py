@@ -15,40 +15,35 @@ from statistics import fmean
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import bm25s
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttt_retrofit import ConsolidationConfig, Memory, TTTConfig, consolidation, wrap
+from ttt_retrofit import ConsolidationConfig, Memory, consolidation
 from ttt_retrofit.consolidation.notepad import best, bounded, written
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.words import holds, stem, words
 from ttt_retrofit.memory.notes import as_turn
 
-from .baselines import text_memory
-from .consolidation import LORA_STEPS, in_fresh_process
-from .conversations import Message
-from .models import model_directory
-from .recollect import ANSWER_TOKENS, DRIFTS, Recollector, drift_ids, is_invented, loss
+from .baselines import LORA_STEPS, text_memory
+from .harness import rows
+from .harness.loading import carrier
+from .harness.prompts import ANSWER_TOKENS, Message, Recollector, is_invented, templated, told
+from .harness.recollect import DRIFTS, drift_ids, in_fresh_process, loss
+from .harness.retrieval import BM25
+from .harness.rows import evicting, evicting_asked, full, repeating, streaming
 from .sessions import Asked, Sessions
 from .storage import cache_directory
 from .systems.answer import greedy
-from .systems.asked import asked_score
-from .systems.evict import Context, Kept, keep_top, read, whole
+from .systems.asked import Looked, look
+from .systems.evict import Context, Kept, Score, keep_top, whole
 from .systems.h2o import h2o
-from .systems.kvzip import kvzip, kvzip_scores
 from .systems.snapkv import snapkv
-from .systems.streaming_llm import streaming_llm
-from .systems.watch import watched
 
-THANKS: Message = {"role": "assistant", "content": "Thank you for telling me."}
 ARTICLES = ("a", "an", "the", "and")  # which LoCoMo's score leaves out
 SUMMARY = "Write down every fact of our conversation, one sentence each, with all names, numbers and dates."
 NOTES = 208  # tokens of notes beside a consolidated memory, whatever the state: half the default's
 EVERY_NOTE = 10**9  # what the memory on disk keeps; it is cut to so many tokens when it is asked
 LORA_PART = 2048  # tokens of a longer conversation in each step: whole, LoCoMo's need more memory than most have
-# How a model says that it was not told, besides `recollect.ABSTAINS`, in the words of prompts that hold the text.
+# How a model says that it was not told, besides `prompts.ABSTAINS`, in the words of prompts that hold the text.
 NOT_TOLD = re.compile(
     r"(?:n't|n’t|\bnot|\bnever)\b(?:(?!\bbut\b)[^.,;!?]){0,30}?"
     r"\b(?:mention|told|tell|said|say|share|specif|provid|stated|given|know|recall|remember|available|determine)"
@@ -65,24 +60,13 @@ class Answered(NamedTuple):
     remark: str = ""
 
 
-class Looked(NamedTuple):
-    """A question that was read behind the whole conversation."""
+class Bench(rows.Bench):
+    """One conversation after another."""
 
-    scores: dict[str, Tensor]  # (L, G, N) by method, of the conversation's keys
-    own: list[tuple[Tensor, Tensor]]  # its keys and values, (1, G, Q, D) each, by layer
-    logits: Tensor  # (V,) of the next token
-
-
-class Bench:
-    """A model and one conversation after another; what several rows need of it is made once."""
+    made = ("context", "repeated", "looked", "consolidated")
 
     def __init__(self, name: str, state: int, sinks: int) -> None:
-        self.name, self.state, self.sinks = name, state, sinks
-        self.directory = model_directory(name)
-        self.tokenizer = AutoTokenizer.from_pretrained(self.directory)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.bfloat16).eval()
-        configured = self.model.generation_config.eos_token_id
-        self.ends = {configured} if isinstance(configured, int) else set(configured)
+        super().__init__(name, state, sinks, dtype=torch.bfloat16)
         text = self.model.config
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         self.token_bytes = 2 * text.num_hidden_layers * text.num_key_value_heads * size * 2  # of keys and values
@@ -92,49 +76,27 @@ class Bench:
         self.talk = talk
         self.messages = list(talk.messages)
         self.questions = [asked.question for asked in talk.asked]
-        self.ids = torch.tensor(self._templated(self.messages, False))
-        for made in ("context", "repeated", "looked", "consolidated"):
-            self.__dict__.pop(made, None)
+        self.ids = torch.tensor(templated(self.tokenizer, self.messages, False))
+        self.forget()
 
     @cached_property
     def converted(self) -> Any:
         """A second model, which carries memories and sees all of its prompt."""
-        base = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.bfloat16).eval()
-        return wrap(base, TTTConfig(learn_from="none", sliding_window=None))
+        return carrier(self.name, sliding_window=None)
 
-    @cached_property
-    def context(self) -> Context:
-        return read(self.model, self.ids, {"snapkv": snapkv, "h2o": h2o})
+    @property
+    def scores(self) -> dict[str, Score]:
+        return {"snapkv": snapkv, "h2o": h2o}
 
-    @cached_property
-    def repeated(self) -> Tensor:
-        """(L, G, N) scores of KVzip."""
-        asking = self._templated([{"role": "user", "content": "?"}], True)
-        ending = asking[asking.index(self.tokenizer("?", add_special_tokens=False).input_ids[0]) + 1 :]
-        return kvzip_scores(self.model, self.tokenizer, self.context, ending)
+    @property
+    def ending(self) -> list[int]:
+        asking = templated(self.tokenizer, [{"role": "user", "content": "?"}], True)
+        return asking[asking.index(self.tokenizer("?", add_special_tokens=False).input_ids[0]) + 1 :]
 
     @cached_property
     def looked(self) -> list[Looked]:
-        """Every question behind all keys, scored as SnapKV and H2O score; the two share one reading."""
-        tokens, found = len(self.ids), []
-        for asking in self.asking():
-            cache = whole(self.context).cache
-            scores: dict[str, list[Tensor]] = {"snapkv": [], "h2o": []}
-
-            def watch(module: Any, query: Tensor, key: Tensor, value: Tensor, scores: Any = scores) -> None:
-                for name, layers in scores.items():
-                    layers.append(asked_score(name, module, query, key)[:, :tokens])
-
-            with torch.no_grad(), watched(self.model, watch):
-                logits = self.model(
-                    input_ids=torch.tensor([asking]), past_key_values=cache, use_cache=True, logits_to_keep=1,
-                    position_ids=torch.arange(tokens, tokens + len(asking))[None],
-                ).logits[0, -1]  # fmt: skip
-            by_method = {name: torch.stack(layers) for name, layers in scores.items()}
-            by_method["h2o"] += self.context.scores["h2o"]  # which adds up over all that was read
-            own = [(x.keys[:, :, tokens:].clone(), x.values[:, :, tokens:].clone()) for x in cache.layers]
-            found.append(Looked(by_method, own, logits))
-        return found
+        """Every question, read behind the whole conversation."""
+        return [look(self.model, self.context, asking, [*self.scores]) for asking in self.asking()]
 
     @cached_property
     def consolidated(self) -> Memory:
@@ -161,25 +123,23 @@ class Bench:
         """Answers with those messages, and nothing else, before each question."""
         return Recollector(self.converted, self.tokenizer).answers([(before(q), q) for q in self.questions])
 
-    def from_keys(self, kept: Kept) -> Answered:
+    def answer(self, kept: Kept) -> Answered:
         """Each question behind a copy of what was kept."""
         return Answered([self._behind(kept, asking) for asking in self.asking()], kept.nbytes)
 
-    def from_chosen_keys(self, score: str, recent: int) -> Answered:
-        """Each question behind the keys that it looks at itself, out of all; its own were made with all in view."""
+    def answer_asked(self, score: str, recent: int) -> Answered:
+        """Each question behind the keys that it looks at itself, out of all."""
         answers, nbytes = [], 0
         for looked in self.looked:
             kept = keep_top(self.context, looked.scores[score], self.state, recent=recent)
             nbytes = kept.nbytes
-            for number, (keys, values) in enumerate(looked.own):
-                kept.cache.update(keys, values, number)
-            kept.position, kept.logits = len(self.ids) + looked.own[0][0].shape[2], looked.logits
-            answers.append(self._answer(kept, []))
+            answers.append(self._answer(looked.behind(kept), []))
         return Answered(answers, nbytes)
 
     def asking(self) -> list[list[int]]:
         """The tokens of each question, as they follow the conversation."""
-        found = [self._templated([*self.messages, {"role": "user", "content": q}], True) for q in self.questions]
+        asked = [[*self.messages, {"role": "user", "content": question}] for question in self.questions]
+        found = [templated(self.tokenizer, messages, True) for messages in asked]
         assert all(ids[: len(self.ids)] == self.ids.tolist() for ids in found), "the template changes earlier turns"
         return [ids[len(self.ids) :] for ids in found]
 
@@ -194,43 +154,13 @@ class Bench:
     def last_messages(self, budget: int) -> list[Message]:
         """The last exchanges that fit into so many tokens."""
         first = len(self.messages)
-        while first >= 2 and len(self._templated(self.messages[first - 2 :], False)) <= budget:
+        while first >= 2 and len(templated(self.tokenizer, self.messages[first - 2 :], False)) <= budget:
             first -= 2
         return self.messages[first:]
-
-    def _templated(self, messages: Sequence[Message], asking: bool) -> list[int]:
-        text = self.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=asking)
-        return self.tokenizer(text, add_special_tokens=False).input_ids
 
 
 def nothing(bench: Bench) -> Answered:
     return Answered(bench.prompted(lambda question: []), 0)
-
-
-def full(bench: Bench) -> Answered:
-    return bench.from_keys(whole(bench.context))
-
-
-def window(bench: Bench) -> Answered:
-    return bench.from_keys(
-        streaming_llm(bench.model, bench.ids, bench.state - bench.sinks + 1, bench.sinks, anchored=True)
-    )
-
-
-def evicting(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
-    def row(bench: Bench) -> Answered:
-        scores = bench.context.scores[score]
-        return bench.from_keys(keep_top(bench.context, scores, bench.state, recent=int(recent * bench.state)))
-
-    return row
-
-
-def evicting_asked(score: str, recent: float = 0.0) -> Callable[[Bench], Answered]:
-    return lambda bench: bench.from_chosen_keys(score, int(recent * bench.state))
-
-
-def repeating(bench: Bench) -> Answered:
-    return bench.from_keys(kvzip(bench.context, bench.repeated, bench.state))
 
 
 def noting(bench: Bench) -> Answered:
@@ -238,8 +168,8 @@ def noting(bench: Bench) -> Answered:
     half = bench.state // 2
     last = bench.last_messages(bench.state - half)
     earlier = bench.messages[: len(bench.messages) - len(last)]
-    told = understand(earlier, bench.tokenizer, 512).statements if earlier else ()
-    notes = written((statement.text for statement in told), bench.tokenizer)
+    statements = understand(earlier, bench.tokenizer, 512).statements if earlier else ()
+    notes = written((statement.text for statement in statements), bench.tokenizer)
     before = [*as_turn(notes[n] for n in best(notes, half)), *last]
     return Answered(bench.prompted(lambda question: before), bench.state * bench.token_bytes)
 
@@ -253,16 +183,13 @@ def retrieval(bench: Bench) -> Answered:
     exchanges = bench.talk.exchanges
     said = ["\n".join(message["content"] for message in exchange) for exchange in exchanges]
     sizes = [len(bench.tokenizer(text).input_ids) for text in said]
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(said, stopwords="en", show_progress=False), show_progress=False)
+    index = BM25(said)
 
     def before(question: str) -> list[Message]:
-        asked = bm25s.tokenize([question], stopwords="en", show_progress=False)
-        ranked, scores = index.retrieve(asked, k=len(said), show_progress=False)
         left, found = bench.state, []
-        for number, score in zip(ranked[0], scores[0]):
+        for number, score in index.ranked(question):
             if score > 0 and sizes[number] <= left:
-                found.append(int(number))
+                found.append(number)
                 left -= sizes[number]
         return [message for number in sorted(found) for message in exchanges[number]]
 
@@ -274,8 +201,7 @@ def summary(bench: Bench) -> Answered:
     """What the model writes down about the conversation, in as many tokens as the state holds."""
     recollector = Recollector(bench.converted, bench.tokenizer)
     written_down = recollector.answers([(bench.messages, SUMMARY)], longest=bench.state)[0]
-    told = [{"role": "user", "content": written_down}, THANKS]
-    return Answered(bench.prompted(lambda question: told), len(written_down.encode()))
+    return Answered(bench.prompted(lambda question: told(written_down)), len(written_down.encode()))
 
 
 def remembering(with_notes: bool) -> Callable[[Bench], Answered]:
@@ -321,7 +247,7 @@ def in_process_of_its_own(bench: Bench, memory: Memory) -> Answered:
 ROWS: dict[str, Callable[[Bench], Answered]] = {
     "no context": nothing,
     "full context": full,
-    "StreamingLLM": window,
+    "StreamingLLM": streaming(sinks=True, anchored=True),
     "SnapKV": evicting("snapkv"),
     "H2O": evicting("h2o", recent=0.5),
     "KVzip": repeating,

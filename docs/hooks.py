@@ -20,9 +20,11 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """In the repository `results/` and `examples/` stand beside `docs/`, in the site within it."""
+    """In the repository these pages and `results/` lie beside `docs/`, in the site within it."""
     if page.file.src_uri.startswith("results/"):
         return markdown
     if page.file.src_uri == "contributing.md":
         return markdown.replace("](docs/", "](")
-    return markdown.replace("](../results/", "](results/").replace("](../examples/README.md)", "](examples.md)")
+    for name, source in PAGES.items():
+        markdown = markdown.replace(f"](../{source}", f"]({name}")
+    return markdown.replace("](../results/", "](results/")

@@ -10,7 +10,7 @@ from words import tokenizer
 
 from ttt_retrofit import InputError, TTTCache
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing
+from ttt_retrofit.util.phrasing import Phrasing
 
 TOK, PLAIN = tokenizer(), tokenizer(chat=False)
 TOK.add_tokens(["One", "Two", "Yes", "No"])  # any tokenizer of a real model knows them
@@ -46,7 +46,7 @@ def said(messages, **settings):
 def state(cache):
     """Everything a cache holds that is a number."""
     layers = [part for layer in cache.layers for part in layer.past()]
-    tensors = [*layers, *cache.fast.tensors().values(), cache.ranks_seen, cache.pending.ids, cache.digest]
+    tensors = [*layers, *cache.fast.tensors().values(), cache.next_index, cache.pending.ids, cache.digest]
     return (
         [tensor.clone() for tensor in tensors],
         cache.losses,

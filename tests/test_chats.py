@@ -12,7 +12,7 @@ from words import QUESTIONS, SENTENCES, STORY, tokenizer
 from ttt_retrofit.consolidation import chats, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing
+from ttt_retrofit.util.phrasing import Phrasing
 
 
 @pytest.fixture

@@ -310,7 +310,10 @@ def test_training_is_evaluated_without_the_gain_of_updates_where_nobody_asks_for
         (["train", "{base}", "{story}", "{tmp}/y", "--training", "output_dir=z"], "checkpoints stand beside"),
         (["eval", "{base}", "{story}", "--device", "meta"], "--device meta: torch has no such device"),
         (["eval", "{base}", "{story}", "--set", "sliding_window=null"], "Give --set sliding_window=N"),
-        (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "recal=1"], "Unknown fields"),
+        (
+            ["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "recal=1"],
+            "Unknown ConsolidationConfig fields",
+        ),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "keep_text=no"], "True or False"),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "min_recall=high"], "from 0 to 1"),
         (["consolidate", "{base}", "{story}", "--memory", "{tmp}/x", "--recipe", "memory=4"], "memory.NAME"),

@@ -19,7 +19,7 @@ from ttt_retrofit.consolidation import asking, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation import reference_set as elsewhere
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing
+from ttt_retrofit.util.phrasing import Phrasing
 
 
 @pytest.fixture

@@ -9,8 +9,9 @@ import torch
 from remembered import digests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.harness.prompts import Recollector
+from benchmarks.harness.recollect import changed
 from benchmarks.models import model_directory
-from benchmarks.recollect import Recollector, changed
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.consolidation.prompts import Prompts

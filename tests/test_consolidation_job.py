@@ -1,6 +1,7 @@
 """A consolidation in the background: it is cancelled, paused, killed, and goes on where it was."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from consolidated import consolidate
 from converted import logits, speaker
 from remembered import digests
 from tiny import tokens
+from transformers.utils import logging
 from words import OTHER_STORY
 
 from ttt_retrofit import Cancelled, InputError
-from ttt_retrofit.consolidation import asking, study
+from ttt_retrofit.consolidation import asking, study, verify
 from ttt_retrofit.consolidation.writer import Writer
 
 
@@ -196,3 +198,22 @@ def test_two_processes_do_not_work_on_the_same(model, tmp_path):
     with pytest.raises(InputError, match="Another process is consolidating"):
         consolidate(model, directory=tmp_path, budget={"steps": 1000})
     job.cancel()
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_progress_is_one_bar_with_the_stage_and_the_time_left_of_it(model, tmp_path, capsys, background):
+    logging.enable_progress_bar()
+    made = consolidate(model, directory=tmp_path, budget={"steps": 6}, progress=True, background=background)
+    if background:
+        made.result(60)
+    seen = capsys.readouterr().err
+    assert re.search(r"train: +33%\|.*\| 2/6 \[00:\d\d, 00:\d\d left\]", seen) and "verify: " in seen
+    assert seen.endswith("\n") and seen.count("\n") == 1  # it is closed, and there is no other
+
+
+def test_a_bar_is_closed_when_a_consolidation_fails(model, tmp_path, capsys, monkeypatch):
+    logging.enable_progress_bar()
+    monkeypatch.setattr(verify, "judged", None)
+    with pytest.raises(TypeError):
+        consolidate(model, directory=tmp_path, progress=True)
+    assert capsys.readouterr().err.endswith("\n")

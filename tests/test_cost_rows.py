@@ -17,7 +17,7 @@ from benchmarks import (
     speed_and_memory,
     timed_models,
 )
-from benchmarks.cost import here
+from benchmarks.harness.processes import here
 from benchmarks.measure import FULL, SINKS
 from benchmarks.recurrent_models import state_bytes, systems
 
@@ -77,14 +77,14 @@ def test_weights_of_the_model_that_a_state_points_to_are_no_bytes_of_it():
 def test_a_system_that_cannot_run_stays_in_the_table_and_says_why():
     rows = {FULL: {"failed": "ImportError: a | b"}, SINKS: dict.fromkeys(("parameters", "read", "token", "state"), 1)}
     rows[SINKS]["peak"] = None
-    table = recurrent.report(rows, {FULL: "Llama", SINKS: "window"}, {"tokens": 8, "decoded": 2, "device": "cpu"})
+    table = recurrent.page({"rows": rows, "settings": {"tokens": 8, "decoded": 2, "device": "cpu", "window": WINDOW}})
     (failed,) = (line for line in table if line.startswith(f"| {FULL}"))
     assert "cannot run: ImportError: a \\| b" in failed
     assert any(line.startswith(f"| {SINKS} |") for line in table)
 
 
 def test_a_run_of_recurrent_models_that_is_cut_off_loses_no_row_that_was_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     monkeypatch.setattr("sys.argv", ["recurrent", "--quick", "--device=cpu"])
     measured = dict.fromkeys(("parameters", "read", "token", "state", "peak"), 1)
     asked, failing, cut_off = [], {"Mamba 2"}, False
@@ -201,7 +201,7 @@ def test_parts_take_turns_and_base_and_model_are_themselves_again(monkeypatch):
 
 
 def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_off(monkeypatch, tmp_path):
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     monkeypatch.setattr(speed_and_memory, "model_directory", lambda name: name)
     seconds = {
         "un-wrapped": [1.0],
@@ -238,7 +238,7 @@ def test_on_a_gpu_published_shapes_are_measured_in_this_process_under_a_name_of_
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
     }  # fmt: skip
     monkeypatch.setitem(timed_models.SHAPES, "llama-3.1-8b", LlamaConfig(**small))
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     monkeypatch.setattr(speed_and_memory, "ask", here)
     monkeypatch.setattr(by_length, "limit_memory", lambda: None)  # of this process, which has other tests to run
     monkeypatch.setattr(in_turns, "DECODED", 2)

@@ -8,7 +8,7 @@ from words import tokenizer
 from ttt_retrofit.consolidation import study
 from ttt_retrofit.consolidation.earlier import Earlier
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing
+from ttt_retrofit.util.phrasing import Phrasing
 
 PROMPTS = Prompts.load()
 

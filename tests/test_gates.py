@@ -19,7 +19,7 @@ def bank(*keys, closed=0.3):
 
 def opened(text, memories, before=None):
     """How far each gate is open at the end of one text of hidden states."""
-    opening, after = gates.follow(torch.tensor([text]), before, torch.tensor([len(text)]), memories)
+    opening, after = gates.openings_and_state(torch.tensor([text]), before, torch.tensor([len(text)]), memories)
     return opening[0, -1].tolist(), after
 
 
@@ -65,10 +65,10 @@ def test_how_a_text_is_split_into_calls_changes_no_gate():
     other = [0.3, 0.3, 1.0]
     text = torch.tensor([[DOGS, BETWEEN, CATS, other, BETWEEN, [-1.0, -1.0, 0.0], DOGS, CATS]]).repeat_interleave(5, 1)
     memories = bank(DOGS, CATS, other)
-    whole, end = gates.follow(text, None, torch.tensor([40]), memories)
+    whole, end = gates.openings_and_state(text, None, torch.tensor([40]), memories)
     parts, before = [], None
     for part in text.split([3, 1, 1, 15, 20], dim=1):
-        opening, before = gates.follow(part, before, torch.tensor([part.shape[1]]), memories)
+        opening, before = gates.openings_and_state(part, before, torch.tensor([part.shape[1]]), memories)
         parts.append(opening)
     assert torch.allclose(torch.cat(parts, dim=1), whole, atol=1e-4)
     assert (whole > 0).any(1).all() and (whole == 0).any(1).all()
@@ -79,8 +79,8 @@ def test_how_a_text_is_split_into_calls_changes_no_gate():
 def test_padding_changes_neither_the_gates_nor_what_is_carried_on():
     generator = torch.Generator().manual_seed(1)
     text, memories = torch.rand(2, 20, 3, generator=generator), bank(DOGS, CATS)
-    both, after = gates.follow(text, None, torch.tensor([20, 12]), memories)
-    alone, end = gates.follow(text[1:, :12], None, torch.tensor([12]), memories)
+    both, after = gates.openings_and_state(text, None, torch.tensor([20, 12]), memories)
+    alone, end = gates.openings_and_state(text[1:, :12], None, torch.tensor([12]), memories)
     assert torch.allclose(both[1:, :12], alone, atol=1e-5)
     for name, tensor in after.tensors().items():
         assert torch.allclose(tensor[1:], end.tensors()[name], atol=1e-5), name

@@ -4,7 +4,7 @@ import os
 
 import torch
 
-from benchmarks.jobs import processes
+from benchmarks.harness.processes import processes
 
 READY = []
 

@@ -32,7 +32,7 @@ def fill(wanted, jobs=1):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     threads = torch.get_num_threads()
     rows = {FULL: {"essay": [2.0]}, BASE: {"on": {}}}
     (tmp_path / "it.json").write_text(json.dumps({"settings": SETTINGS, "rows": rows, "where": {FULL: "elsewhere"}}))

@@ -171,11 +171,9 @@ def asked(monkeypatch, tmp_path):
     rows = {**benchmark.ROWS, "SnapKV": knows("SnapKV"), "BM25": knows("BM25")}
     monkeypatch.setattr(benchmark, "ROWS", rows)
     monkeypatch.setattr(benchmark, "Bench", Bench)
-    monkeypatch.setattr(benchmark, "model_directory", lambda name: name)
-    words = SimpleNamespace(from_pretrained=lambda directory: lambda text: SimpleNamespace(input_ids=text.split()))
-    monkeypatch.setattr(benchmark, "AutoTokenizer", words)
+    monkeypatch.setattr(benchmark, "tokenizer_of", lambda name: lambda text: SimpleNamespace(input_ids=text.split()))
     monkeypatch.setattr(benchmark, "plot", lambda *given: None)
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     return said
 
 
@@ -210,11 +208,11 @@ def test_a_run_that_was_cut_off_goes_on_and_says_every_command(asked, monkeypatc
         return works(bench)
 
     monkeypatch.setitem(benchmark.ROWS, "BM25", cut_off)
-    monkeypatch.setattr("benchmarks.results.made", lambda: {"command": "first"})
+    monkeypatch.setattr("benchmarks.harness.store.made", lambda: {"command": "first"})
     with pytest.raises(KeyboardInterrupt):
         benchmark.main([*RUN, "--only", "SnapKV", "BM25"])
     monkeypatch.setitem(benchmark.ROWS, "BM25", works)
-    monkeypatch.setattr("benchmarks.results.made", lambda: {"command": "second"})
+    monkeypatch.setattr("benchmarks.harness.store.made", lambda: {"command": "second"})
     whole, partly = asked[:4], asked[4:]  # rows of two needles, and of the one it was cut off at
     asked.clear()
     benchmark.main([*RUN, "--only", "BM25", "SnapKV", "BM25"])

@@ -44,7 +44,7 @@ def test_they_are_saved_and_checksummed_with_the_memory(tmp_path):
         Memory.load(tmp_path)
 
 
-def test_a_note_that_changed_shows_in_a_diff_and_forgetting_the_entry_forgets_it():
+def test_a_note_that_changed_shows_in_the_digest_and_forgetting_the_entry_forgets_it():
     with_notes, without = noted(*NOTES), noted()
     assert digests(with_notes) != digests(without)
     assert with_notes.nbytes > without.nbytes

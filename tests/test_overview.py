@@ -10,7 +10,7 @@ from ttt_retrofit.consolidation.overview import overview
 from ttt_retrofit.consolidation.pieces import understand
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import Question
-from ttt_retrofit.consolidation.writer import Phrasing
+from ttt_retrofit.util.phrasing import Phrasing
 
 PROMPTS = Prompts.load()
 WORDS = tokenizer()

@@ -11,6 +11,7 @@ from words import QUESTIONS, SENTENCES
 from benchmarks import baselines, needle_rows, turns_rows
 from benchmarks.needles import Needle
 from benchmarks.sessions import Asked, Sessions
+from benchmarks.systems import evict
 from ttt_retrofit.consolidation.study import certain
 from ttt_retrofit.memory.notes import Note
 
@@ -24,7 +25,7 @@ BOUNDED = ("StreamingLLM, re-anchored", "SnapKV", "H2O", "TOVA", "expected atten
 @pytest.fixture(scope="module")
 def needles(base):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(needle_rows, "model_directory", lambda name: base)
+        patch.setattr("benchmarks.harness.loading.model_directory", lambda name: base)
         patch.setattr(needle_rows, "TRAINED_STEPS", 2)
         bench = needle_rows.Bench("tiny", WINDOW, SINKS)
         bench.take(Needle("single 1", " ".join([SENTENCES] * 3), f" {QUESTIONS[0]}", "no such value", 0.5))
@@ -52,7 +53,7 @@ def test_the_context_is_learned_once_for_both_rows_and_either_answers_as_if_alon
     reads = []
     read = needles.converted.read
     monkeypatch.setattr(needles.converted, "read", lambda ids: reads.append(len(ids)) or read(ids))
-    needles._forget("learnt")
+    needles.forget("learnt")
     names = ("TTT", "TTT, context removed")
     assert len({tuple(needle_rows.ROWS[name](needles) for name in names) for _ in range(2)}) == 1
     assert reads == [len(needles.ids)]
@@ -62,8 +63,8 @@ def test_the_context_is_learned_once_for_both_rows_and_either_answers_as_if_alon
 
 def test_h2o_with_the_question_known_adds_up_attention_over_context_and_question(needles):
     read = torch.cat([needles.ids, torch.tensor(needles.question)])
-    together = needle_rows.read(needles.model, read, {"h2o": needle_rows.h2o}).scores["h2o"][..., : len(needles.ids)]
-    torch.testing.assert_close(needles.asked[0]["h2o"], together, atol=1e-4, rtol=1e-4)
+    together = evict.read(needles.model, read, {"h2o": needle_rows.h2o}).scores["h2o"][..., : len(needles.ids)]
+    torch.testing.assert_close(needles.looked.scores["h2o"], together, atol=1e-4, rtol=1e-4)
 
 
 def test_no_place_of_a_text_is_trained_on_less_than_another():
@@ -124,7 +125,7 @@ TALK = Sessions(
 
 @pytest.fixture
 def turns(base, monkeypatch):
-    monkeypatch.setattr(turns_rows, "model_directory", lambda name: base)
+    monkeypatch.setattr("benchmarks.harness.loading.model_directory", lambda name: base)
     bench = turns_rows.Bench("tiny", STATE, SINKS)
     bench.take(TALK)
     return bench
@@ -158,7 +159,7 @@ def test_a_question_that_chooses_was_read_with_everything_in_view_once_for_all_m
     asked = [ids for ids in reads if ids.shape[1] > 1]
     assert len(asked) == 1 + 2 * len(TALK.asked)  # the conversation, each question for the full context, and for both
     together = torch.cat([turns.ids, torch.tensor(turns.asking()[0])])
-    scores = turns_rows.read(turns.model, together, {"h2o": turns_rows.h2o}).scores["h2o"][..., : len(turns.ids)]
+    scores = evict.read(turns.model, together, {"h2o": turns_rows.h2o}).scores["h2o"][..., : len(turns.ids)]
     torch.testing.assert_close(turns.looked[0].scores["h2o"], scores, atol=0.05, rtol=0.05)  # of 16 bits
 
 

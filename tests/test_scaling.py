@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks.cost import PeakMeter, ask, reason, timed
+from benchmarks.harness.costs import PeakMeter, timed
+from benchmarks.harness.processes import ask, reason
 from benchmarks.scaling import break_even, fit, predict, worst_error
 
 LENGTHS = [1024, 2048, 4096, 8192, 16384, 32768]
@@ -91,7 +92,8 @@ def test_memory_that_was_freed_before_hides_nothing_of_the_peak():
 def test_what_does_not_fit_in_memory_fails_and_says_so(tmp_path):
     free = tmp_path / "meminfo"
     free.write_text("MemTotal: 9000000 kB\nMemAvailable: 1000000 kB\n")
-    code = "import pathlib, sys, torch, benchmarks.cost as c; c.MEMORY = pathlib.Path(sys.argv[1]); c.limit_memory()"
+    code = "import pathlib, sys, torch; from benchmarks.harness import costs as c; "
+    code += "c.MEMORY = pathlib.Path(sys.argv[1]); c.limit_memory()"
     command = [sys.executable, "-c", f"{code}; torch.empty(2**29)", str(free)]  # 2 GiB, of which none is written to
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 1 and "can't allocate memory" in reason(1, run.stderr)

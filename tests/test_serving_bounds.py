@@ -149,7 +149,7 @@ def test_what_was_prepared_goes_with_its_memory_and_is_bounded(model):
     assert ready.find([memories[-1], None], place) is not None
     assert ready.find([None, memories[-1]], place) is None and ready.find([None, None], place) is None
     assert ready.find([memories[-1], None], (place[0], torch.float16)) is None
-    ready.keep([memories[-1], memories[-2]], place, None)
+    ready.put([memories[-1], memories[-2]], place, None)
     memories.pop()
     del memory
     assert len(ready) == AT_MOST - 2 and ready.find([None, None], place) is None

@@ -238,12 +238,15 @@ class NoModel:
     def take(self, talk):
         self.talk = talk
 
+    def start_again(self):
+        pass
+
 
 @pytest.fixture
 def stored(chatter, monkeypatch, tmp_path):
     """Runs the benchmark with rows that need no model, and returns what it stored."""
     monkeypatch.setattr(memory_over_turns, "Bench", NoModel)
-    monkeypatch.setattr("benchmarks.results.DIRECTORY", tmp_path)
+    monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     monkeypatch.setattr(memory_over_turns, "plot", lambda report, path: None)
 
     def run(rows, *arguments, file="memory_over_turns"):

@@ -7,7 +7,7 @@ from importlib import resources
 import pytest
 from words import tokenizer
 
-from benchmarks.recollect import GENERAL
+from benchmarks.harness.recollect import GENERAL
 from ttt_retrofit.consolidation import asking, study, verify
 from ttt_retrofit.consolidation.config import ConsolidationConfig
 from ttt_retrofit.consolidation.pieces import Statement, understand
@@ -24,8 +24,8 @@ from ttt_retrofit.consolidation.words import (
     without_opener,
     words,
 )
-from ttt_retrofit.consolidation.writer import Phrasing
 from ttt_retrofit.errors import ConfigError
+from ttt_retrofit.util.phrasing import Phrasing
 
 PROMPTS = Prompts.load()
 

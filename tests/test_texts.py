@@ -8,7 +8,7 @@ from converted import ttt
 from tiny import tiny
 
 from ttt_retrofit import InputError, wrap
-from ttt_retrofit.consolidation.writer import Phrasing
+from ttt_retrofit.util.phrasing import Phrasing
 from ttt_retrofit.util.texts import text_ids
 from ttt_retrofit_cli.loading import token_ids
 

@@ -81,11 +81,23 @@ def test_a_memory_changes_states_from_its_lowest_layer_up(effect):
     assert effect.closeness.shape == (2, 2, 5)
 
 
-def test_the_plane_keeps_the_largest_distances(effect):
-    plane, states = effect.plane(4), effect.states[:, :, 4].flatten(0, 1)
-    flat = plane.flatten(0, 1)
-    assert plane.shape == (3, 2, 2) and bool((torch.pdist(flat) <= torch.pdist(states) + 1e-4).all())
-    assert flat.var(0)[0] >= flat.var(0)[1]
+def test_the_title_of_a_memory_says_how_likely_the_answers_are_in_each_condition(effect):
+    figure = figures.memory_effect(effect)
+    means = [f"{mean:.2f}" for mean in effect.lens[:, :, -1].exp().mean(1).tolist()]
+    title = figure._suptitle.get_text()
+    assert (
+        title
+        == f"How likely the answer to 2 questions begins: {means[0]} with the context, {means[1]} without, "
+        + (f"{means[2]} with the memory")
+    )
+    marks = [points.get_offsets()[:, 0].tolist() for points in figure.axes[0].collections]
+    assert marks == [pytest.approx(row) for row in effect.likely.tolist()]
+
+
+def test_the_picture_of_weights_has_a_line_for_each_site_from_its_start(read):
+    lines = figures.weight_changes(read).axes[0].lines
+    assert [line.get_ydata()[-1] for line in lines] == pytest.approx(read.moved[:, -1].tolist())
+    assert all(line.get_xydata()[0].tolist() == [0, 0] for line in lines)
 
 
 def test_asking_nothing_is_refused():
@@ -127,7 +139,7 @@ def test_figures_have_units_and_leave_matplotlib_alone(read, effect):
         labels[:2] == ["loss, nats/token", "nats/token"] and "‖ΔW‖ / ‖W‖" in labels and "state of a row, MB" in labels
     )
     assert {axes.get_xlabel() for axes in figures.memory_effect(effect).axes} == {
-        "after layer", "1st principal component",
+        "after layer", "probability of the answer's first token",
     }  # fmt: skip
     assert dict(matplotlib.rcParams) == settings and matplotlib.get_backend() == backend
 

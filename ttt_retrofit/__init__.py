@@ -20,6 +20,7 @@ from .errors import (
 from .inner.registry import register_fast_weights, register_inner_optimizer, register_inner_rule
 from .memory import Memory, MemoryConfig
 from .model.auto import AutoModelForCausalLM, TTTModelConfig, wrap
+from .model.modeling import TTTPreTrainedModel
 from .streaming.cache import TTTCache
 from .util.moved import MovedModules
 
@@ -46,6 +47,7 @@ __all__ = [
     "TTTDeprecationWarning",
     "TTTError",
     "TTTModelConfig",
+    "TTTPreTrainedModel",
     "TTTTrainer",
     "TTTTrainingConfig",
     "UnsupportedModelError",

@@ -201,7 +201,7 @@ class TTTConfig(JSONFields):
             if not is_integer(value) or value < least:
                 raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
             if value > MOST:
-                raise ConfigError(f"{name}={value}: expected at most {MOST}: memory is set aside for all of it.")
+                raise ConfigError(f"{name}={value}: expected at most {MOST}: memory is allocated for all of it.")
         window = self.sliding_window
         if window is None:
             return
@@ -211,18 +211,18 @@ class TTTConfig(JSONFields):
             )
         if window > MOST:
             raise ConfigError(
-                f"sliding_window={window}: expected at most {MOST}: room for its keys and values is made at once. "
+                f"sliding_window={window}: expected at most {MOST}: its keys and values are allocated at once. "
                 "None keeps the base's attention."
             )
         if window <= self.sink_tokens:
             raise ConfigError(
                 f"sliding_window={window} is not larger than sink_tokens={self.sink_tokens}. "
-                "Widen the window or take fewer sinks."
+                "Widen the window or use fewer sinks."
             )
         if self.chunk_size > window:
             raise ConfigError(
                 f"chunk_size={self.chunk_size} is longer than sliding_window={window}: tokens of one chunk could not "
-                "see each other. Take chunk_size <= sliding_window."
+                "see each other. Use chunk_size <= sliding_window."
             )
 
     def _check_step(self) -> None:

@@ -1,6 +1,6 @@
 """Losses, time and state of one text under four ways of reading it, on the same weights.
 
-The base under full attention is what the others are held against: a window alone, a window with sinks, and a window
+The base under full attention is the reference for the others: a window alone, a window with sinks, and a window
 with sinks whose fast weights learn. All report the loss of every token of the text, whatever the chunks.
 T tokens, C tokens of one call, V vocabulary.
 """

@@ -93,4 +93,4 @@ def _word(value: Any) -> str:
     """What NAME=VALUE reads as this value."""
     import json
 
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)  # YAML knows dates

@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -74,12 +75,13 @@ class Output:
 
     @contextmanager
     def stages(self) -> Iterator[Callable[[Stage], None]]:
-        """A bar that follows a consolidation through its stages."""
-        with self._progress(*COLUMNS) as progress:
-            task = progress.add_task("starting", total=None)
+        """A bar that follows a consolidation through its stages, each with the time left of it."""
+        with self._progress(*COLUMNS, TextColumn("{task.fields[left]}")) as progress:
+            task = progress.add_task("starting", total=None, left="")
 
             def show(now: Stage) -> None:
-                progress.update(task, description=now.stage, completed=now.done, total=now.total)
+                left = "" if now.seconds_left is None else f"{timedelta(seconds=round(now.seconds_left))} left"
+                progress.update(task, description=now.stage, completed=now.done, total=now.total, left=left)
 
             yield show
 

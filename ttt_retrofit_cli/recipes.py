@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ttt_retrofit import ConsolidationConfig, MemoryConfig
+from ttt_retrofit import ConfigError, ConsolidationConfig, MemoryConfig
 
 from .contexts import read_text
 from .settings import settings
@@ -22,6 +22,8 @@ def recipe(said: list[str] | None) -> ConsolidationConfig:
     """
     changes = settings(said or ())
     memory = {name.removeprefix(PLACES): changes.pop(name) for name in list(changes) if name.startswith(PLACES)}
+    if "memory" in changes:
+        raise ConfigError(f"memory={changes['memory']!r}: give fields of MemoryConfig as memory.NAME=VALUE.")
     return ConsolidationConfig(MemoryConfig.from_dict(memory), **changes)
 
 

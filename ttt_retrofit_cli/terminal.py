@@ -37,7 +37,7 @@ HELP = """/memory         what is remembered, and how well
 /save DIR       write the memory, for Memory.load and model.load_memory
 /help           this
 /quit           leave, as Ctrl-D does; with --memory the conversation goes on the next time
-Ctrl-C          stop the answer; twice before a line is said: leave"""
+Ctrl-C          stop the answer; twice at the prompt, leave"""
 
 
 class Streamer(TextStreamer):
@@ -65,7 +65,8 @@ class Terminal:
         self.turns: list[dict[str, str]] = []
         self.reports: list[Report] = []
         self._lines = iter(sys.stdin)
-        self._later: list[str] = []  # remarks that would have come into a line that is being typed
+        self._later: list[str] = []  # remarks that would have come into a line that is typed, or after it
+        self._over = threading.Event()  # set when a line has come
         self._at_terminal = not out.as_json and sys.stdin.isatty() and sys.stdout.isatty()
         self._typed: Callable[[], str] = str
         if self._at_terminal and find_spec("readline"):
@@ -123,23 +124,23 @@ class Terminal:
     @contextmanager
     def _idle_time(self) -> Iterator[None]:
         """Let the session consolidate meanwhile, in another thread."""
-        over = threading.Event()
-        idle = threading.Thread(target=self._idle, args=(over,), name="ttt-chat-idle", daemon=True)
+        self._over.clear()
+        idle = threading.Thread(target=self._idle, name="ttt-chat-idle", daemon=True)
         idle.start()
         try:
             yield
         finally:
-            over.set()
+            self._over.set()
             idle.join()
             for remark in self._later:
                 self.out.remark(remark)
             self._later.clear()
 
-    def _idle(self, over: threading.Event) -> None:
+    def _idle(self) -> None:
         """Idle time until it is over, from some seconds of silence on."""
         announced = self.session.progress is not None
-        over.wait(self.patience)
-        while not over.wait(LOOK):
+        self._over.wait(self.patience)
+        while not self._over.wait(LOOK):
             try:
                 report = self.session.idle(STEP)
             except Exception as error:  # whatever it was, the conversation goes on
@@ -153,7 +154,7 @@ class Terminal:
 
     def _remark_at_prompt(self, text: str) -> None:
         """A remark in place of the prompt, which comes again below it; if a line has been begun, after that line."""
-        if self._typed():
+        if self._over.is_set() or self._typed():
             self._later.append(text)
             return
         if self._at_terminal:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..memory.lessons import Lesson
+from ..util.phrasing import Phrasing
 from .study import Question
-from .writer import Phrasing
 
 DECLINED_IN_A_CHAT = 6  # one in so many of the questions that are declined
 

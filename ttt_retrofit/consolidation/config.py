@@ -15,7 +15,7 @@ from ..util.settings import settings
 @settings()
 @dataclass(frozen=True, repr=False)
 class Budget:
-    """What a consolidation may cost; None is no limit. It stops at the first limit reached, with what it has."""
+    """What a consolidation may cost; None is no limit. The first limit that is reached ends training."""
 
     seconds: float | None = field(
         default=None, metadata={"help": "of the study and the training; verification follows them"}
@@ -56,7 +56,7 @@ REMOVED = {
 @settings(removed=REMOVED)
 @dataclass(frozen=True, repr=False)
 class ConsolidationConfig:
-    """The recipe (`docs/research-log/distillation.md` has the measurements behind the defaults).
+    """How a context is consolidated (`docs/research-log/` has the measurements behind the defaults).
 
     Raises
     ------
@@ -69,26 +69,33 @@ class ConsolidationConfig:
     )
     piece_tokens: int = field(default=512, metadata={"help": "the context is studied in pieces of this many tokens"})
     answer_tokens: int = field(default=32, metadata={"help": "longest answer that is studied"})
-    details: int = field(default=6, metadata={"help": "of a statement that are asked for; names and numbers all are"})
-    most_details: int = field(default=200, metadata={"help": "that are asked for in all, names and numbers first"})
-    wordings: int = field(default=4, metadata={"help": "how often a question is written for every detail"})
-    kept_logits: int = field(default=20, metadata={"help": "of the teacher, for each answer token"})
-    lr: float | None = field(
-        default=None, metadata={"help": "of AdamW, warmed up and decayed linearly; None: by the width of the model"}
+    details: int = field(
+        default=6, metadata={"help": "details of a statement that are asked for, besides all names and numbers"}
     )
-    batch_size: int = field(default=8, metadata={"help": "lessons in a step"})
-    epochs: float = field(default=7.0, metadata={"help": "most passes over the lessons"})
-    least_steps: int = field(default=100, metadata={"help": "taken even where lessons are few, unless all is known"})
-    negatives: float = field(default=0.25, metadata={"help": "share of a step given to questions without an answer"})
-    replay: float = field(default=0.25, metadata={"help": "share of a step given to earlier contexts"})
+    most_details: int = field(default=200, metadata={"help": "details asked for in all, names and numbers first"})
+    wordings: int = field(default=4, metadata={"help": "questions written for every detail"})
+    kept_logits: int = field(default=20, metadata={"help": "logits of the teacher kept for each answer token"})
+    lr: float | None = field(
+        default=None,
+        metadata={"help": "learning rate of AdamW, warmed up and decayed linearly; None sets it by the model's width"},
+    )
+    batch_size: int = field(default=8, metadata={"help": "lessons in each step"})
+    epochs: float = field(default=7.0, metadata={"help": "passes over the lessons, at most"})
+    least_steps: int = field(default=100, metadata={"help": "steps taken at least, unless everything is known before"})
+    negatives: float = field(default=0.25, metadata={"help": "share of a step for questions without an answer"})
+    replay: float = field(default=0.25, metadata={"help": "share of a step for lessons of earlier contexts"})
     enough_recall: float = field(
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}
     )
     # Held-out questions are odder than a user's: `docs/research-log/study.md` has both.
-    min_recall: float = field(default=0.5, metadata={"help": "of the questions asked in verification, to be accepted"})
-    max_drift: float = field(default=0.01, metadata={"help": "relative change of the loss on unrelated text"})
+    min_recall: float = field(
+        default=0.5, metadata={"help": "share of verification questions to answer, to be accepted"}
+    )
+    max_drift: float = field(
+        default=0.01, metadata={"help": "largest relative change of the loss on unrelated text, to be accepted"}
+    )
     notepad: int = field(
-        default=0, metadata={"help": "tokens of sentences kept word for word, in the whole memory; see `with_notes`"}
+        default=0, metadata={"help": "tokens of sentences kept word for word in the whole memory; see `with_notes`"}
     )
     keep_text: bool = field(default=False, metadata={"help": "keep the source text beside the memory"})
     seed: int = field(default=0, metadata={"help": "of the order of lessons and of sampled questions"})

@@ -30,6 +30,8 @@ from ..memory.memory import Memory, free_name
 from ..memory.projections import Places, find_places
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
+from ..util.phrasing import Phrasing
+from ..util.texts import common_beginning
 from . import study, verify
 from .aliases import Pair, pairs
 from .asking import Asked, ask
@@ -52,7 +54,7 @@ from .study import Question
 from .supersede import Answered, Revised, latest, revise
 from .words import content
 from .work import FORMAT, Work
-from .writer import Phrasing, Writer, common_beginning
+from .writer import Writer
 
 STORED = torch.bfloat16  # of a memory's weights
 
@@ -117,6 +119,7 @@ class Consolidation:
             finished = True
             return memory
         finally:
+            self.control.end()
             work.close(finished)
 
     # ------------------------------------------------------------------ stages

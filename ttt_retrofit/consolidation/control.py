@@ -34,8 +34,11 @@ class Progress(Displayed):
 class Control:
     """Shared between the thread that works and the one that watches."""
 
-    def __init__(self, budget: Budget, report: Callable[[Progress], None] | None = None) -> None:
+    def __init__(
+        self, budget: Budget, report: Callable[[Progress], None] | None = None, end: Callable[[], None] = lambda: None
+    ) -> None:
         self.budget = budget
+        self.end = end  # called when nothing more is reported, however it ended
         self.progress = Progress("waiting", 0, 0, 0.0, None)
         self._report = report
         self._cancelled = threading.Event()

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field, replace
 
 from ..memory.entry import Entry
 from ..memory.lessons import Lesson
+from ..util.phrasing import Phrasing
 from .aliases import Pair, by_user, pairs, renamed, still
 from .study import Question
 from .words import content, content_stems
-from .writer import Phrasing
 
 
 @dataclass(frozen=True)

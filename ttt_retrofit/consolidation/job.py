@@ -1,4 +1,4 @@
-"""`ConsolidationJob`: a consolidation in a thread of its own, while the model goes on answering with its old memory."""
+"""`ConsolidationJob`: a consolidation in its own thread, while the model keeps answering with its old memory."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ConsolidationJob(Displayed):
 
     Attributes
     ----------
-    progress : the stage, how far it is, seconds so far and left.
+    progress : the stage, the share that is done, seconds so far and left.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class ConsolidationJob(Displayed):
         return self._consolidation.control.progress
 
     def cancel(self) -> None:
-        """Stop within one step. Model and memory stay as they were; what was done is kept for a later run."""
+        """Stop within one step. Model and memory do not change. The work done is kept for a later run."""
         self._consolidation.control.cancel()
 
     def pause(self) -> None:
@@ -56,7 +56,7 @@ class ConsolidationJob(Displayed):
         self._consolidation.control.pause()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Continue after `pause`."""
         self._consolidation.control.resume()
 
     def done(self) -> bool:
@@ -72,7 +72,7 @@ class ConsolidationJob(Displayed):
         self._thread.join()
 
     def result(self, timeout: float | None = None) -> Memory:
-        """The memory, once it is there; see `memory.report.accepted`.
+        """Wait for the memory and return it. See `memory.report.accepted`.
 
         Raises
         ------

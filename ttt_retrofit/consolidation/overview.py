@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..memory.lessons import Lesson
+from ..util.phrasing import Phrasing
 from .asking import BATCH
 from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
 from .study import Question, certain, with_reading
 from .words import details, salient, value
-from .writer import Phrasing, Writer
+from .writer import Writer
 
 MOST_TOKENS = 128  # of what is retold
 SUMMARY_TOKENS = 40  # of each piece's

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..memory.entry import GateKeys
 from ..memory.gates import Background
+from ..util.phrasing import Phrasing
 from .distill import Prepared
 from .gate_calibration import find_background, find_gate
 from .prompts import Prompts
 from .student import Student
-from .writer import Answer, Phrasing, Writer
+from .writer import Answer, Writer
 
 BEGINNING = 8  # tokens of a general answer: whether a memory disturbs it shows in these
 

@@ -13,6 +13,7 @@ import torch
 
 from ..memory.lessons import Lesson, LessonKind
 from ..util.messages import Message
+from ..util.phrasing import Phrasing
 from .aliases import Pair, renamed, shortened
 from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
@@ -20,7 +21,7 @@ from .control import Control
 from .pieces import Context
 from .prompts import Prompts, fill
 from .words import content, content_stems, made_up, stem, stems, value, words
-from .writer import Answer, Phrasing, Writer
+from .writer import Answer, Writer
 
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
 

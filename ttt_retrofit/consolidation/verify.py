@@ -13,12 +13,13 @@ import torch
 
 from ..memory.batch import MemoryBatch
 from ..memory.report import Report
+from ..util.phrasing import Phrasing
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
 from .study import Question
 from .words import content, holds
-from .writer import Phrasing, Writer
+from .writer import Writer
 
 PARTS = 3  # of its progress: the base asked, the memory asked, unrelated texts read
 ASKED_AT_MOST = 48  # questions

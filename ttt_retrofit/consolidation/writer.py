@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,8 +22,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from ..util.messages import Message, prompt_ids
-from ..util.texts import text_ids
+from ..util.texts import common_beginning, end_tokens
 
 # Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
 SHARED_PREFIX = 16
@@ -84,13 +82,6 @@ class _Check(StoppingCriteria):
         return torch.full((rows,), stop, device=input_ids.device)
 
 
-def ends(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokens that end an answer."""
-    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
-    found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
-    return {token for token in found if token is not None}
-
-
 class Writer:
     """Greedy answers of a model to batches of prompts."""
 
@@ -107,7 +98,7 @@ class Writer:
         self.cache = cache or (lambda: DynamicCache(config=model.config))
         self.forwarded = forwarded
         self.tokens = 0  # processed so far
-        self.ends = ends(model, tokenizer)
+        self.ends = end_tokens(model, tokenizer)
 
     @torch.no_grad()
     def answer(
@@ -215,55 +206,3 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with; 0 where it is not worth a forward of its own."""
     shared = len(common_beginning(prompts))
     return shared if shared >= SHARED_PREFIX and len(prompts) > 1 else 0
-
-
-def common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """The tokens that all prompts begin with, leaving each at least one of its own."""
-    if not prompts:
-        return []
-    first, least = prompts[0], min(len(prompt) for prompt in prompts) - 1
-    shared = next((n for n in range(least) if any(prompt[n] != first[n] for prompt in prompts)), least)
-    return list(first[: max(shared, 0)])
-
-
-class Phrasing:
-    """Turns messages into token ids: through the chat template where there is one, else by plain prompts."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, plain: str) -> None:
-        self.tokenizer, self.plain = tokenizer, plain
-        self.chat = tokenizer.chat_template is not None
-        # Answers are studied, not the thoughts before them; templates that know no thinking may refuse the word.
-        self.settings: dict[str, Any] = (
-            {"enable_thinking": False} if "enable_thinking" in str(tokenizer.chat_template) else {}
-        )
-
-    def asked(self, question: str, before: Sequence[Message] = ()) -> list[int]:
-        """A question by the user, after earlier messages, up to where the answer begins."""
-        if self.chat:
-            return prompt_ids(self.tokenizer, [*before, {"role": "user", "content": question}], **self.settings)
-        context = "\n".join(message["content"] for message in before)
-        filled = self.plain.replace("{context}", context + "\n\n" if context else "").replace("{question}", question)
-        return text_ids(self.tokenizer, filled.lstrip("\n"), split_special_tokens=True)
-
-    def asked_after(self, asked: str, replied: str, question: str) -> list[int]:
-        """A question after one more and what was replied to it."""
-        return self.asked(question, [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}])
-
-    @cached_property
-    def empty(self) -> list[int]:
-        """The prompt of no question."""
-        return self.asked("")
-
-    def question_of(self, prompt: Sequence[int]) -> str:
-        """The question in a prompt that `asked` made without earlier messages."""
-        empty = self.empty
-        pairs = min(len(prompt), len(empty))
-        first = next((n for n in range(pairs) if prompt[n] != empty[n]), pairs)
-        last = next((n for n in range(pairs - first) if prompt[-1 - n] != empty[-1 - n]), pairs - first)
-        return str(self.tokenizer.decode(list(prompt[first : len(prompt) - last]))).strip()
-
-    def said(self, answer: str) -> list[int]:
-        """An answer as the model would give it after `asked`, with the token that ends it."""
-        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
-        text = answer if self.chat else " " + answer
-        return text_ids(self.tokenizer, text, begins=False, split_special_tokens=True) + end

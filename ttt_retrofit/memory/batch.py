@@ -100,7 +100,7 @@ class MemoryForward:
             self.openings = openings if bool((openings > 0).any()) else None
 
 
-def _forward() -> MemoryForward | None:
+def _memory_forward() -> MemoryForward | None:
     context = current()
     if context is None or context.memory is None:
         return None
@@ -119,7 +119,7 @@ class GateHook(Hook):
 
     @torch.compiler.disable
     def find_gates(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        forward = _forward()
+        forward = _memory_forward()
         if forward is not None and forward.batch.layer == self.path:
             forward.find_gates(args[0] if args else kwargs["hidden_states"])
 
@@ -137,13 +137,13 @@ class MemoryHook(Hook):
 
     @torch.compiler.disable
     def keep_input(self, module: nn.Module, args: tuple) -> None:
-        forward = _forward()
+        forward = _memory_forward()
         if forward is not None and forward.openings is not None and self.path in forward.batch.terms:
             forward.inputs[self.path] = args[0]
 
     @torch.compiler.disable
     def add_term(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor | None:
-        forward = _forward()
+        forward = _memory_forward()
         x = None if forward is None else forward.inputs.pop(self.path, None)
         if x is None:
             return None

@@ -8,7 +8,7 @@ from .report import Report
 
 
 def memory_card(repo_id: str, base_name: str, local: bool, contexts: int, nbytes: int, verified: Report | None) -> str:
-    """A card with the base, tags, a loading snippet and the report. A `local` base is no repository to link to."""
+    """A card with the base, tags, a loading snippet and the report. A `local` base has no repository to link to."""
     data = ModelCardData(
         library_name="ttt-retrofit",  # transformers alone cannot load it
         base_model=None if local else base_name,

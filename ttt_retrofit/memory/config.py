@@ -15,12 +15,12 @@ REMOVED = {"kind": "Every memory is of low rank: leave the field out, and choose
 @settings(removed=REMOVED)
 @dataclass(frozen=True, repr=False)
 class MemoryConfig(JSONFields):
-    """Where a memory is written and how large it is. Nothing of the base changes, whatever is chosen.
+    """Where a memory adds weights and how large it is. The base never changes.
 
     Raises
     ------
     ConfigError
-        For a value outside its range. Layers and modules are checked against a model when a memory is made for it.
+        For a value outside its range. Layers and modules are checked when a memory is made for a model.
     """
 
     rank: int = field(default=8, metadata={"help": "rank of the change to each projection"})

@@ -112,9 +112,9 @@ class Entry(Displayed):
         )
 
     def scaled(self, factor: float) -> Entry:
-        """This entry, speaking `factor` times as loud."""
-        loud = {
+        """This entry with weights that add `factor` times as much."""
+        scaled = {
             path: {name: tensor if name == "a" else tensor * factor for name, tensor in by_name.items()}
             for path, by_name in self.weights.items()
         }
-        return dataclasses.replace(self, weights=loud)
+        return dataclasses.replace(self, weights=scaled)

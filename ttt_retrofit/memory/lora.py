@@ -22,14 +22,14 @@ from ..config import is_number
 from ..errors import CheckpointError, ConfigError
 from ..util.files import check_regular, parsed, private_directory, read_regular, write_atomically
 
-Weights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)}
+AdapterWeights = dict[str, dict[str, Tensor]]  # by projection: {"a": (R, I), "b": (O, R)}
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
 def write_adapter(
-    said: Sequence[Weights], base_name: str, directory: str | os.PathLike[str], rank: int, transposed: bool
+    said: Sequence[AdapterWeights], base_name: str, directory: str | os.PathLike[str], rank: int, transposed: bool
 ) -> dict[str, float]:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
@@ -78,7 +78,7 @@ def write_adapter(
     return kept
 
 
-def read_adapter(directory: str | os.PathLike[str]) -> Weights:
+def read_adapter(directory: str | os.PathLike[str]) -> AdapterWeights:
     """The factors of a PEFT LoRA adapter by projection, its scale folded into B.
 
     Raises
@@ -103,7 +103,7 @@ def read_adapter(directory: str | os.PathLike[str]) -> Weights:
         if match is None:
             raise CheckpointError(f"{directory} holds {key!r}, expected only lora_A and lora_B of projections.")
         found.setdefault(match["path"], {})[match["factor"].lower()] = tensor
-    weights: Weights = {}
+    weights: AdapterWeights = {}
     for name, factors in found.items():
         if set(factors) != {"a", "b"} or any(factor.dim() != 2 for factor in factors.values()):
             raise CheckpointError(

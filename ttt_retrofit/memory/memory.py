@@ -38,7 +38,7 @@ from .lora import read_adapter, write_adapter
 from .notes import Note, as_turn
 from .projections import projection_at, submodule
 from .report import Report
-from .stored import LOCK, background_tensors, read, write
+from .stored import LOCK, background_tensors, read_directory, write_directory
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,7 +65,7 @@ class Memory(Displayed):
 
     @cached_property
     def nbytes(self) -> int:
-        """Bytes of all tensors, on disk and in use."""
+        """Size of all tensors in bytes, on disk and in use."""
         return sum(entry.nbytes for entry in self.entries) + sum(
             t.nbytes for t in background_tensors(self.background).values()
         )
@@ -105,25 +105,25 @@ class Memory(Displayed):
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What is kept word for word, oldest first; empty unless it was consolidated with a notepad."""
+        """Sentences kept word for word, oldest first. Empty unless consolidated with a notepad."""
         return tuple(note for entry in self.entries for note in entry.notes)
 
     def with_notes(self, messages: Sequence[Message]) -> list[Message]:
-        """Chat messages with the notes read out before them, in a turn of their own after the system prompt.
+        """Chat messages with the notes before them, in a turn of their own after the system prompt.
 
-        Weights speak by themselves wherever a memory is loaded; notes are words, and have to be in the prompt.
+        The weights act wherever a memory is loaded. Notes are words and must be in the prompt.
         """
         system = [message for message in messages[:1] if message["role"] == "system"]
         return [*system, *as_turn(self.notes), *messages[len(system) :]]
 
     def forget(self, name: str, *others: str) -> Memory:
-        """Without the entries of these names: what only those contexts said is gone; nothing else is touched.
+        """A memory without the named entries. What only those contexts said is gone; nothing else changes.
 
         Raises
         ------
         ConfigError
-            When there is no such entry, one holds several contexts, distilled into one, or an entry that would stay
-            was taught with what one of them said.
+            When there is no such entry, an entry holds several contexts distilled into one, or a remaining entry was
+            taught with what one of them said.
         """
         names = (name, *others)
         unknown = [name for name in names if name not in self.names()]
@@ -161,14 +161,14 @@ class Memory(Displayed):
         """Raise `CheckpointError` where it holds a value that is no number, which would make answers none."""
         if self.not_finite is not None:
             raise CheckpointError(
-                f"{self.not_finite} holds values that are not finite: the memory is damaged. Take an earlier version, "
+                f"{self.not_finite} holds values that are not finite: the memory is damaged. Use an earlier version, "
                 "or consolidate the context again."
             )
 
     def check_fits(self, model: PreTrainedModel) -> None:
-        """Raise unless `model` has the places this memory names, of the shapes of its weights. Reads no tensor.
+        """Raise unless `model` has the places that this memory names, with the shapes of its weights. Reads no tensor.
 
-        Whether it is the very base that the memory was made for, its fingerprint says (`base`).
+        The fingerprint (`base`) tells whether it is the very base that the memory was made for.
 
         Raises
         ------
@@ -209,15 +209,15 @@ class Memory(Displayed):
 
     @classmethod
     def combine(cls, memories: Sequence[Memory], weights: Sequence[float] | None = None) -> Memory:
-        """One memory with the entries of all, each speaking `weights` times as loud (1 when not given).
+        """One memory with the entries of all, their terms multiplied by `weights` (default 1).
 
-        A memory of weight 0 is left out: it would have nothing to say, and still keep others from speaking.
+        A memory of weight 0 is left out: it would add nothing, and its gate would still suppress others.
 
         Raises
         ------
         ConfigError
-            For no list of memories or an empty one, weights of another number or all 0, or memories of different bases
-            or places, or of which some have gates and some have none.
+            For no list of memories or an empty one, a wrong number of weights, weights that are all 0, memories of
+            different bases or places, and a mix of memories with and without gates.
         """
         if not isinstance(memories, Sequence) or not all(isinstance(memory, Memory) for memory in memories):
             raise ConfigError("Memory.combine() takes a list of memories: Memory.combine([first, second]).")
@@ -267,17 +267,17 @@ class Memory(Displayed):
     def to_lora(self, directory: str | os.PathLike[str], rank: int = 16, transposed: bool = False) -> dict[str, float]:
         """Write a PEFT LoRA adapter, for `PeftModel.from_pretrained(base, directory)`.
 
-        PEFT has no gates: the adapter says always what this memory says with its gates open.
+        PEFT has no gates: the adapter always acts as this memory does with its gates open.
 
         Parameters
         ----------
-        rank : largest rank of the adapter. A memory of more is cut to its largest singular values; servers of adapters
-            often take no more than 16.
+        rank : largest rank of the adapter. A memory of larger rank is truncated to its largest singular values. Servers
+            of adapters often accept at most 16.
         transposed : for bases whose projections are `Conv1D` (GPT-2).
 
         Returns
         -------
-        The share of each projection's energy (squared Frobenius norm) that was kept; all 1 where nothing was cut.
+        The share of each projection's energy (squared Frobenius norm) that is kept; 1 where nothing is cut.
         """
         if not self.entries:
             raise ConfigError("to_lora(): the memory is empty. Consolidate a context first.")
@@ -285,12 +285,12 @@ class Memory(Displayed):
 
     @classmethod
     def from_lora(cls, directory: str | os.PathLike[str], model: PreTrainedModel) -> Memory:
-        """Read a PEFT LoRA adapter as a memory of `model` that always speaks.
+        """Read a PEFT LoRA adapter as a memory of `model` without a gate.
 
         Raises
         ------
         CheckpointError
-            When files are missing or damaged, the adapter is no plain LoRA, or it is not one of this model.
+            When files are missing or damaged, the adapter is not a plain LoRA, or it fits another model.
         """
         weights = read_adapter(directory)
         prefix, layers = decoder_layers(model)
@@ -322,12 +322,12 @@ class Memory(Displayed):
     def push_to_hub(self, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
         """Upload to the Hub with a card; returns the address of the commit. Private unless told otherwise.
 
-        What a user said can be got out of a memory; push one only where its user agrees.
+        What a user said can be extracted from a memory. Push one only with the user's consent.
 
         Raises
         ------
         ConfigError
-            When the repository was there before and is public, unless private=False. Nothing is uploaded then.
+            When the repository exists and is public, unless private=False. Nothing is uploaded then.
         """
         api = HfApi(token=token)
         local = hub_id(self.base_name) is None
@@ -338,7 +338,7 @@ class Memory(Displayed):
         # A repository that was there before stays as public as it was, whatever is asked.
         if private and not api.repo_info(repo_id).private:
             raise ConfigError(
-                f"{repo_id} is a public repository that was there before, and this memory was to be private. Make it "
+                f"{repo_id} is an existing public repository, but this memory is to be private. Make it "
                 "private in its settings on the Hub, push to another name, or pass private=False if its user agrees."
             )
         with tempfile.TemporaryDirectory() as directory:
@@ -359,9 +359,11 @@ class Memory(Displayed):
         Raises
         ------
         OSError
-            When the disk is full or may not be written; what was there before still loads.
+            When the disk is full or not writable. What was there before still loads.
         """
-        return write(Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+        return write_directory(
+            Path(directory), {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        )
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], **hub_kwargs: Any) -> Memory:
@@ -372,7 +374,7 @@ class Memory(Displayed):
         CheckpointError
             When it is missing, incomplete, altered, of another format, or holds values that are not finite.
         """
-        memory = cls(**read(path, hub_kwargs))
+        memory = cls(**read_directory(path, hub_kwargs))
         memory.check_finite()
         return memory
 

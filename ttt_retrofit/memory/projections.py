@@ -108,6 +108,6 @@ def find_places(model: PreTrainedModel, config: MemoryConfig) -> Places:
         if config.rank > limit:
             raise ConfigError(
                 f"rank={config.rank} is larger than {projection.path} ({projection.out_features} x "
-                f"{projection.in_features}). Take rank <= {limit}."
+                f"{projection.in_features}). Use rank <= {limit}."
             )
     return Places(f"{prefix}.{chosen[0]}", chosen[0], tuple(found))

@@ -41,7 +41,7 @@ LOCK = "lock"  # of whoever writes to the directory
 TENSORS = re.compile(r"memory-[0-9a-f]{16}\.safetensors")
 
 
-def write(path: Path, parts: Mapping[str, Any]) -> Path:
+def write_directory(path: Path, parts: Mapping[str, Any]) -> Path:
     """Write what a memory is made of, its fields by name. The JSON is replaced last: a kill leaves what was there."""
     path = private_directory(path)
     blob = tensors_to_bytes({name: tensor.detach().cpu().contiguous() for name, tensor in _named(parts).items()})
@@ -71,7 +71,7 @@ def write(path: Path, parts: Mapping[str, Any]) -> Path:
     return path
 
 
-def read(path: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> dict[str, Any]:
+def read_directory(path: str | os.PathLike[str], hub_kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same from a directory, or from a repository on the Hub.
 
     Raises
@@ -138,7 +138,7 @@ def _parts(directory: Path, data: bytes) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise _incomplete(directory, Path(error.filename).name) from error
     except UNREADABLE as error:
-        raise CheckpointError(f"{directory} cannot be read as a memory: {error!r}. Take another copy.") from error
+        raise CheckpointError(f"{directory} cannot be read as a memory: {error!r}. Use another copy.") from error
 
 
 def _config(directory: Path, fields: dict[str, Any]) -> MemoryConfig:
@@ -181,7 +181,7 @@ def _check_digest(path: str | os.PathLike[str], name: str, found: str, recorded:
     if found != recorded:
         raise CheckpointError(
             f"{path} was altered or cut short: the sha256 of {name} is not the one recorded. "
-            "Take another copy, or roll back to an earlier version."
+            "Use another copy, or roll back to an earlier version."
         )
 
 

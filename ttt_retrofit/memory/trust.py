@@ -18,7 +18,7 @@ from .memory import Memory
 from .projections import find_places
 
 # A change of this many times a projection's own Frobenius norm is no memory; consolidation stays below 1.
-LOUDEST = 10.0
+LARGEST_CHANGE = 10.0
 ROUNDING = 0.02  # of unit vectors kept in 16 bits
 
 
@@ -53,8 +53,10 @@ def check_bounds(memory: Memory, model: PreTrainedModel) -> None:
     for entry in memory.entries:
         for path, weights in entry.weights.items():
             ratio = _norm(weights) / _norm_of(model, path)
-            if not ratio <= LOUDEST:
-                _refuse(f"entry {entry.name!r} changes {path} by {ratio:.3g} times its own norm, {LOUDEST:g} at most")
+            if not ratio <= LARGEST_CHANGE:
+                _refuse(
+                    f"entry {entry.name!r} changes {path} by {ratio:.3g} times its own norm, {LARGEST_CHANGE:g} at most"
+                )
 
 
 def _refuse(found: str) -> None:

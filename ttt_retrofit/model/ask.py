@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from ..consolidation.prompts import Prompts
-from ..consolidation.writer import Phrasing, common_beginning
 from ..errors import InputError
 from ..memory.memory import Memory
 from ..streaming.cache import TTTCache
 from ..util.given import check_tokenizer
 from ..util.messages import Message
-from ..util.texts import text_ids
+from ..util.phrasing import Phrasing
+from ..util.texts import common_beginning, text_ids
 from .forwarding import ForwardMixin
 from .generating import GenerateMixin
 

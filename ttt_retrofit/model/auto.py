@@ -28,7 +28,7 @@ from ..util.hub_ids import hub_id
 from ..util.settings import field_names
 from . import hub
 from .alike import records_alike
-from .modeling import TTTMixin, derived_forward
+from .modeling import TTTMixin, TTTPreTrainedModel, derived_forward
 
 # What says where and how to load rather than what; transformers consumes these while it reads a config.
 LOCATION = (
@@ -192,7 +192,9 @@ def _base_model(config: type[PreTrainedConfig], architectures: list[str] | None)
     return mapped
 
 
-def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = None, **kwargs: Any) -> Any:
+def wrap(
+    model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = None, **kwargs: Any
+) -> TTTPreTrainedModel:
     """Convert a pretrained decoder into one that keeps learning while it reads.
 
     Parameters
@@ -211,10 +213,9 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     ConfigError
         When `config` does not fit the model.
     """
-    if config is not None and not isinstance(config, TTTConfig):
-        raise ConfigError(
-            f"Expected a TTTConfig, found {type(config).__name__}. TTTConfig.from_dict() makes one of a dict."
-        )
+    if not isinstance(config, TTTConfig | None):
+        found = type(config).__name__
+        raise ConfigError(f"Expected a TTTConfig, found {found}. TTTConfig.from_dict() makes one of a dict.")
     if isinstance(model, (str, os.PathLike)):
         return AutoModelForCausalLM.from_pretrained(model, ttt_config=config, **kwargs)
     _check_not_ours(kwargs, "wrap(model, TTTConfig({}))")
@@ -236,7 +237,7 @@ def wrap(model: PreTrainedModel | str | os.PathLike, config: TTTConfig | None = 
     hub.forget_gguf(model)
     layer.initialise(model)
     layer.warn_of_large_steps(converted.sites, config)
-    return model
+    return converted
 
 
 def _own_config(model: PreTrainedModel) -> None:
@@ -258,9 +259,9 @@ def _mark(config: Any, base_name: str | None, ttt: TTTConfig) -> None:
 
 def _check_not_ours(kwargs: dict[str, Any], remedy: str) -> None:
     """Raise for fields of `TTTConfig` among what no configuration of a base has taken."""
-    ours = {name: value for name, value in kwargs.items() if name in field_names(TTTConfig)}
+    ours = [name for name in kwargs if name in field_names(TTTConfig)]
     if ours:
-        given = ", ".join(f"{name}={value!r}" for name, value in ours.items())
+        given = ", ".join(f"{name}={kwargs[name]!r}" for name in ours)
         raise ConfigError(f"{sorted(ours)} belong to TTTConfig: {remedy.format(given)}.")
 
 
@@ -308,7 +309,7 @@ class AutoModelForCausalLM:
     @classmethod
     def from_pretrained(
         cls, path: str | os.PathLike, *args: Any, ttt_config: TTTConfig | None = None, **kwargs: Any
-    ) -> Any:
+    ) -> TTTPreTrainedModel:
         """As transformers' `from_pretrained`, with `ttt_config` for a base.
 
         Code that comes with a model runs only with `trust_remote_code=True`. There is no prompt on stdin.
@@ -323,7 +324,7 @@ class AutoModelForCausalLM:
         if any(isinstance(given, TTTConfig) for given in (*args, kwargs.get("config"))):
             raise ConfigError("A TTTConfig is passed by name: from_pretrained(name, ttt_config=TTTConfig(...)).")
         check_regular_inside(Path(path))
-        load = transformers.AutoModelForCausalLM.from_pretrained
+        load: Any = transformers.AutoModelForCausalLM.from_pretrained
         kwargs = {"trust_remote_code": False, **kwargs}
         if kwargs.get("gguf_file"):
             return wrap(load(path, *args, **kwargs), ttt_config)
@@ -337,12 +338,14 @@ class AutoModelForCausalLM:
         base = _base_model(type(config), config.architectures)
         if base.config_class is config.sub_configs.get("text_config"):
             config = config.get_text_config()
-        derived = derived_model(base, type(config))
+        derived: Any = derived_model(base, type(config))
         _mark(config, os.fspath(path), ttt_config or TTTConfig())
         return derived.from_pretrained(path, *args, config=config, convert=True, **rest)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, *, ttt_config: TTTConfig | None = None, **kwargs: Any) -> Any:
+    def from_config(
+        cls, config: PreTrainedConfig, *, ttt_config: TTTConfig | None = None, **kwargs: Any
+    ) -> TTTPreTrainedModel:
         """A converted model with random weights, from the config of a base or of a converted model.
 
         `kwargs` are those of transformers' `from_config`, such as `dtype`. The caller's config is not changed.

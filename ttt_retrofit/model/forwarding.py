@@ -133,9 +133,9 @@ class ForwardMixin(MemoryMixin):
         `memories` gives one memory (or None) for each row, or one for all rows. By default the loaded memory is active
         in all rows.
 
-        Three more are the library's own. `ended` (B, T) marks what `generate` writes into rows after their last word;
-        `hidden_of` is a backbone whose output is wanted in place of the logits, as in `ForwardContext`; `on_segment` is
-        told how many columns a segment has read, and the output is then the cache alone.
+        Three more are the library's own. `ended` (B, T) marks what `generate` writes into rows after their last word.
+        `hidden_of` is a backbone whose output is wanted in place of the logits, as in `ForwardContext`. `on_segment` is
+        told after every segment how many columns have been read, and the output is then the cache alone.
 
         After an interruption the cache has read some of the tokens or none: continue from `cache.get_seq_length()`.
 
@@ -158,7 +158,7 @@ class ForwardMixin(MemoryMixin):
             return self._returned(output, labels, None, for_loss, return_dict)
 
         learn = (learn_from or self.ttt.learn_from) != "none"
-        aligned = call.align(cache, given, learn)
+        aligned = given.align(cache, learn)
         self._check_length(cache, aligned.counts)
         inputs.check_outputs(kwargs, self.config.get_text_config(decoder=True), aligned.together, aligned.whole, labels)
 

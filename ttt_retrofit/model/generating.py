@@ -174,7 +174,7 @@ class GenerateMixin(_Base):
         elif (model_kwargs.get("learn_from") or self.ttt.learn_from) == "prompt":
             raise UnsupportedModelError(
                 "use_cache=False reads everything anew for each token, and only the first time would what is read be "
-                "the prompt. Leave use_cache on, or take learn_from='all' or 'none'."
+                "the prompt. Leave use_cache on, or use learn_from='all' or 'none'."
             )
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:

@@ -45,6 +45,8 @@ else:
     _Base = object
 
 
+# Whether what is being loaded is a base, for the report of missing tensors, which transformers writes in between. No
+# forward runs then, so that it is no part of a `ForwardContext`.
 _CONVERTING: ContextVar[bool] = ContextVar("ttt_converting", default=False)
 
 

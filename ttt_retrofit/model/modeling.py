@@ -46,7 +46,7 @@ ATTACHED = (
     "_versions",
     "_prepared",
 )
-INTERNAL = ("ended", "on_segment")  # what only `generate` and `read` hand to forward
+INTERNAL = ("ended", "on_segment")  # what `generate` and `read` hand to forward, and nobody else
 
 
 class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
@@ -180,6 +180,11 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
     @property
     def is_activation_checkpointing(self) -> bool:
         return self._rematerialise
+
+
+# What `wrap` gives, for annotations and isinstance: to a type checker the mixin is a `PreTrainedModel`, as every class
+# that derives from it is.
+TTTPreTrainedModel = TTTMixin
 
 
 def _check_forward(base: type[PreTrainedModel]) -> None:

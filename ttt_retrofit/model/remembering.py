@@ -11,7 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
-from ..consolidation.config import Budget, ConsolidationConfig
+from ..consolidation.config import REMOVED, Budget, ConsolidationConfig
 from ..consolidation.consolidate import Consolidation
 from ..consolidation.control import Control, Progress
 from ..consolidation.job import ConsolidationJob
 from ..consolidation.pieces import understand
+from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
 from ..consolidation.work import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
@@ -210,6 +211,29 @@ class MemoryMixin(_Base):
 
     # ------------------------------------------------------------------ consolidating
 
+    @overload
+    def consolidate(self, context: Any, *, background: Literal[True], **settings: Any) -> ConsolidationJob: ...
+
+    @overload
+    def consolidate(
+        self,
+        context: Any,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        budget: Budget | float | dict[str, Any] | None = None,
+        config: ConsolidationConfig | None = None,
+        questions: Sequence[str] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        prompts: str | os.PathLike | Prompts | None = None,
+        background: Literal[False] = False,
+        on_done: Callable[[Memory], None] | None = None,
+        progress: bool | Callable[[Progress], None] = False,
+        work_dir: str | os.PathLike | None = None,
+        earlier: Memory | str | None = LOADED,
+        load: bool = True,
+        **changes: Any,
+    ) -> Memory: ...
+
     def consolidate(
         self,
         context: Any,
@@ -227,7 +251,7 @@ class MemoryMixin(_Base):
         earlier: Memory | str | None = LOADED,
         load: bool = True,
         **changes: Any,
-    ) -> Any:
+    ) -> Memory | ConsolidationJob:
         """Distil a context into a memory, verify that it is recalled, and make it active if it is.
 
         The model writes questions about the context and answers them with the context in its prompt. A small memory
@@ -245,7 +269,7 @@ class MemoryMixin(_Base):
         prompts : a file in place of the library's `prompts.toml`.
         background : return a `ConsolidationJob` at once. The model keeps answering with its old memory.
         on_done : called with the memory when the consolidation ends, accepted or not.
-        progress : True shows a progress bar; a function is called with every `Progress`.
+        progress : True shows one bar with the stage and its time left; a function is called with every `Progress`.
         work_dir : where work in progress is kept, so that it continues after a cancel or a kill.
         earlier : the memory to add to, or None. Default: the loaded one.
         load : False returns the memory without making it active.
@@ -277,13 +301,13 @@ class MemoryMixin(_Base):
         added_to = before if isinstance(earlier, str) else earlier
         if added_to is not None:
             self.check_memory(added_to)
-        report, close = _reporter(progress)
+        bar = ProgressBar()
         work = Consolidation(
             model=self,
             tokenizer=tokenizer,
             context=understand(context, tokenizer, recipe.piece_tokens),
             config=recipe,
-            control=Control(Budget.of(budget), report),
+            control=Control(Budget.of(budget), bar if progress is True else progress or None, bar.close),
             base=fingerprint(self),
             prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
             own_questions=tuple(questions or ()),
@@ -293,7 +317,6 @@ class MemoryMixin(_Base):
         directory = Path(work_dir) if work_dir is not None else default_directory()
 
         def accept(memory: Memory) -> Memory:
-            close()
             assert memory.report is not None
             if not memory.report.accepted:
                 logger.warning("The memory was not accepted: %s", memory.report.reason)
@@ -323,7 +346,7 @@ def _check_recipe(config: Any, changes: dict[str, Any]) -> None:
             f"config is a {type(config).__name__}, expected a ConsolidationConfig. It holds the others, such as "
             "ConsolidationConfig(memory=MemoryConfig(rank=16))."
         )
-    unknown = sorted(set(changes) - set(field_names(ConsolidationConfig)))
+    unknown = sorted(set(changes) - set(field_names(ConsolidationConfig)) - REMOVED.keys())
     of_memory = sorted(set(unknown) & set(field_names(MemoryConfig)))
     if of_memory:
         given = ", ".join(f"{name}={changes[name]!r}" for name in of_memory)
@@ -337,21 +360,3 @@ def _check_recipe(config: Any, changes: dict[str, Any]) -> None:
             f"consolidate() takes no {unknown}{did_you_mean(unknown, arguments)}. Beside its own arguments it takes "
             "the fields of ConsolidationConfig."
         )
-
-
-def _reporter(progress: bool | Callable[[Progress], None]) -> tuple[Callable[[Progress], None] | None, Callable]:
-    """What is told of progress, and what ends the telling."""
-    if progress is False:
-        return None, lambda: None
-    if progress is not True:
-        return progress, lambda: None
-    bar = logging.tqdm(total=1, unit="")
-
-    def show(now: Progress) -> None:
-        if bar.desc != f"{now.stage}: ":
-            bar.reset(total=now.total)
-            bar.set_description(now.stage)
-        bar.n = now.done
-        bar.refresh()
-
-    return show, bar.close

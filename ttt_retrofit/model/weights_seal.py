@@ -32,7 +32,7 @@ def check(directory: str | os.PathLike) -> None:
     path = Path(directory, SEAL)
     if not path.exists():
         return
-    remedy = f"Take another copy. If the weights were changed on purpose, delete {path}."
+    remedy = f"Use another copy. If the weights were changed on purpose, delete {path}."
     try:
         document = parsed(read_regular(path))
         digests = document["weights"]

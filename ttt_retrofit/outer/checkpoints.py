@@ -39,7 +39,7 @@ def held(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise InputError(f"Another training writes into {folder}. Wait for it, or take another output_dir.") from error
+        raise InputError(f"Another training writes into {folder}. Wait for it, or use another output_dir.") from error
     try:
         yield
     finally:

@@ -29,7 +29,7 @@ class TTTTrainingConfig(TrainingArguments):
     Raises
     ------
     ConfigError
-        For values outside their range, and for half precision, FSDP and DeepSpeed, which cannot carry the outer loop.
+        For values outside their range, and for fp16, FSDP and DeepSpeed, which the outer loop does not support.
     """
 
     sequence_length: int = field(
@@ -41,7 +41,7 @@ class TTTTrainingConfig(TrainingArguments):
         metadata={
             "help": "'exact' through every update, the keys and the window | 'truncated' exact through the last "
             "`truncate_chunks` chunks, first order before | 'first_order' as cheap as reading | 'none' no updates at "
-            "all: plain fine-tuning of the same parameters, the control to compare with"
+            "all: plain fine-tuning of the same parameters, as a control"
         },
     )
     truncate_chunks: int = field(default=4, metadata={"help": "chunks that 'truncated' goes back through exactly"})
@@ -55,14 +55,14 @@ class TTTTrainingConfig(TrainingArguments):
     learning_rate: float = field(
         default=3e-5,
         metadata={
-            "help": "outer learning rate of all but the inner rates; suits matrices whose entries are about 0.02, "
-            "and is to grow with them"
+            "help": "outer learning rate of everything but the inner rates; suits matrices with entries of about 0.02, "
+            "and should scale with them"
         },
     )
     log_lr_learning_rate: float = field(default=0.05, metadata={"help": "outer learning rate of the log inner rates"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "largest norm of the outer gradient; 0 does not clip"})
     evaluate_without_updates: bool = field(
-        default=True, metadata={"help": "also evaluate with updates off, to see what they are worth"}
+        default=True, metadata={"help": "also evaluate with updates off, to measure their gain"}
     )
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class TTTTrainingConfig(TrainingArguments):
         self.accelerator_config.dispatch_batches = False  # type: ignore[union-attr]
 
     def check_fits(self, ttt: TTTConfig, longest: int | None) -> None:
-        """Raises `ConfigError` where these settings contradict how the model reads, or how far it can."""
+        """Raise `ConfigError` if these settings contradict how the model reads, or how far it can read."""
         if ttt.inner_rule != "gradient":
             raise ConfigError(
                 f"inner_rule={ttt.inner_rule!r}: the outer loop goes back through the gradient of the chunk's loss, "
@@ -86,17 +86,17 @@ class TTTTrainingConfig(TrainingArguments):
         if self.sequence_length < 2 * chunk or self.sequence_length % chunk:
             raise ConfigError(
                 f"sequence_length={self.sequence_length}: expected a multiple of the chunk, {chunk} tokens, and at "
-                "least two of them, for the first chunk's loss comes before any update. Take a longer sequence, or "
+                "least two of them, because the first chunk's loss comes before any update. Use a longer sequence, or "
                 "configure_ttt(chunk_size=...)."
             )
         if longest is not None and self.sequence_length > longest:
             raise ConfigError(
-                f"sequence_length={self.sequence_length}, but the model can read at {longest} positions: it has "
-                "learned no more, or its rotary frequencies would change there, which a window below that prevents."
+                f"sequence_length={self.sequence_length}, but the model can read {longest} positions: it has "
+                "learned no more, or its rotary frequencies would change beyond. A window below that prevents it."
             )
 
     def _check_types(self) -> None:
-        """Numbers and flags, those of `TrainingArguments` too, which would fail on them later or not at all."""
+        """Check numbers and flags, including those of `TrainingArguments`, which would fail later or not at all."""
         for name, hint in get_type_hints(type(self)).items():
             value, allowed = getattr(self, name, None), set(get_args(hint) or [hint])
             if isinstance(value, str) and allowed <= {bool, int, float, type(None)}:

@@ -1,4 +1,4 @@
-"""What an outer loop will take, in bytes and hours, by arithmetic over the shapes of a model.
+"""Memory and time of an outer loop, in bytes and hours, by arithmetic over the shapes of a model.
 
 Time is multiply-accumulates over what the devices deliver. With F the forward of a token, split where the fast weights
 begin into what is below and above them, B the backward pass of what is above, and G two products per fast matrix, for
@@ -12,7 +12,7 @@ its own gradient and that of its input:
 `truncated` goes back through its last chunks only; `gradient_checkpointing` reads exact chunks once more, and computes
 the forward of `none` twice. Memory is that of the weights; of the gradients and two Adam moments of what is trained; of
 the state kept at the start of each chunk; and of the graph of one chunk (for `none`, of all chunks). Elementwise work,
-and whatever a framework holds on to, is left out: expect a tenth to a third more.
+and the overhead of the framework, is left out: expect a tenth to a third more.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ FULL = 4  # bytes of float32
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes."""
+    """Memory and time of a run."""
 
     parameters: int  # of the model
     trained: int
@@ -74,10 +74,10 @@ def estimate(
     Parameters
     ----------
     config : of the base; no weight is loaded.
-    tokens : to train on in all. Each device holds a whole model and reads its own sequences.
+    tokens : to train on, in all. Each device holds a whole model and reads its own sequences.
     operations_per_second : floating-point operations per second of one device, as its maker states them (a
         multiply-accumulate is two).
-    utilisation : the share of them that is reached. The default is an assumption, not a measurement: time a few steps.
+    utilisation : the share of them that is reached. The default is assumed, not measured: time a few steps.
     compute_bytes : 4 for float32, where differences are used; 2 for bfloat16 and its double backward.
     weight_bytes : of the frozen base: 4, 2, or about 0.55 in 4 bits. What is trained is kept in float32.
     """

@@ -136,7 +136,7 @@ def _folded_start(model: Any, of: TTTSite) -> Start:
     if type(module) not in (nn.Linear, Conv1D):
         raise ConfigError(
             f"The start of fast weights of kind 'delta' is the projection itself, and {site.path} is a "
-            f"{type(module).__name__}, which cannot be trained. Take fast_weights='lora' or 'prime', or "
+            f"{type(module).__name__}, which cannot be trained. Use fast_weights='lora' or 'prime', or "
             "outer_parameters=['log_lr'], with 'lora' where the model carries one."
         )
     return Start(module.weight, site, stored=False, transposed=type(module) is Conv1D)

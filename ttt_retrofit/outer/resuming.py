@@ -1,4 +1,4 @@
-"""A Trainer whose checkpoints are whole or not there, and which resumes from the newest whole one.
+"""A Trainer whose checkpoints are complete or absent, and which resumes from the newest complete one.
 
 transformers' own writes a checkpoint file by file into its place, and takes the newest directory for a checkpoint.
 """
@@ -31,7 +31,7 @@ class ResumableTrainer(Trainer):
     def train(self, resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Trainer's; `resume_from_checkpoint=True` goes on from the newest checkpoint that is whole.
 
-        Newer ones are named in a warning. What a run that was killed left of a checkpoint is deleted.
+        A warning names newer ones. What a killed run left of a checkpoint is deleted.
 
         Raises
         ------

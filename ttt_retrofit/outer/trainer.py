@@ -1,8 +1,8 @@
 """`TTTTrainer`: transformers' Trainer, whose gradient is that of the outer loop.
 
-What it overrides: the data (`data.py` cuts documents), the gradient of a batch (`gradients.py`), the optimizer's
-groups, evaluation (`positions.py`), what is logged, and where a checkpoint is written (`resuming.py`). Schedules,
-callbacks and reports are Trainer's.
+It overrides the data (`data.py` cuts documents), the gradient of a batch (`gradients.py`), the optimizer's groups,
+evaluation (`positions.py`), what is logged, and where a checkpoint is written (`resuming.py`). Schedules, callbacks and
+reports are Trainer's.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ class TTTTrainer(ResumableTrainer):
     args : the outer loop's settings.
     train_dataset, eval_dataset : documents, as `data.sequences` takes them: lists of texts or token ids, or data sets
         with a column "text" or "input_ids", streaming ones too. `eval_dataset` may be a dictionary of several.
-    processing_class : the tokenizer, for texts; found by the model's name where that is given.
-    ttt_config : how a base that is given by name is converted.
+    processing_class : the tokenizer, for texts. Default: the tokenizer of the model's name, where that is given.
+    ttt_config : the conversion of a base that is given by name.
     **kwargs : as for `transformers.Trainer`: callbacks, optimizers, ...
 
     Raises
     ------
     ConfigError
-        For a model that is not converted, or settings that do not fit it.
+        For a model that is not converted, or settings that do not fit the model.
     InputError
-        For documents that cannot be read, or are all too short.
+        For documents that cannot be read, or that are all too short.
     """
 
     args: TTTTrainingConfig
@@ -82,12 +82,12 @@ class TTTTrainer(ResumableTrainer):
         if args.gradients in ("exact", "truncated") and vars(self.ttt_model).get("is_loaded_in_8bit"):
             raise ConfigError(
                 f"gradients={args.gradients!r}: an 8-bit base rounds what passes through it, so its gradient has no "
-                "derivative. Load it in 4 bits or in full, or take gradients='first_order'."
+                "derivative. Load it in 4 bits or in full, or use gradients='first_order'."
             )
         for name in ("compute_metrics", "compute_loss_func", "preprocess_logits_for_metrics"):
             if kwargs.get(name) is not None:
                 raise ConfigError(
-                    f"{name} is given, which would never be called: the loss is the inner loop's, and evaluation "
+                    f"{name} is given, but would never be called: the loss is the inner loop's, and evaluation "
                     "measures it by position. Leave it out."
                 )
         self._metrics: dict[str, list[float]] = defaultdict(list)  # by row
@@ -123,12 +123,14 @@ class TTTTrainer(ResumableTrainer):
         if isinstance(data, dict):
             return {key: self._cut(value, f"{name}[{key!r}]") for key, value in data.items()}
         if isinstance(data, Iterator) and name != "train_dataset":
-            raise InputError(f"{name} is a {type(data).__name__}, which can be read once; expected a list or data set.")
+            raise InputError(
+                f"{name} is a {type(data).__name__}, which can be read once; expected a list or a data set."
+            )
         rows = self._sequences(data, name=name)
         if isinstance(rows, Streamed) and self._workers:
             raise ConfigError(
                 f"dataloader_num_workers={self._workers}: {name} is streamed, and every worker would read all of it. "
-                "Take 0 workers, or a data set with a length."
+                "Use 0 workers, or a data set with a length."
             )
         if isinstance(rows, Streamed) and self._processes > 1 and name != "train_dataset":
             return Cut(rows)  # a stream is shared out evenly, the last processes getting some sequences a second time
@@ -250,7 +252,7 @@ class TTTTrainer(ResumableTrainer):
         self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
         """Losses by quarter of the sequences, with updates and without: `eval_loss`, `eval_loss_q1` to `eval_loss_q4`,
-        `eval_loss_without_updates` and so on, and `eval_gain`, what updates are worth.
+        `eval_loss_without_updates` and so on, and `eval_gain`, the gain of updates.
         """
         self.ttt_model.eval()
 

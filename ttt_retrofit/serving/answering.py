@@ -1,7 +1,7 @@
 """`Answering`: the one thread that reads and writes for all requests, in turns, so that nobody waits for a long one.
 
-Whoever has had the least time has the next turn: a prompt one chunk, the answers that are being written a tenth of a
-second. Whatever ends or is cancelled leaves between two turns.
+The request that has had the least time has the next turn: one chunk of a prompt, or a tenth of a second for the answers
+that are being written. Requests that end or are cancelled leave between two turns.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..consolidation.writer import ends
 from ..errors import InputError
 from ..util.messages import prompt_ids
+from ..util.texts import end_tokens
 from .batch_generator import Reader, Work, Writers
 
 logger = logging.get_logger(__name__)
@@ -32,7 +32,7 @@ class Answering:
 
     Parameters
     ----------
-    batch : requests answered together, at most, a long prompt beside them not counted; each carries its own fast
+    batch : requests answered together, at most, not counting one long prompt. Each carries its own fast
         weights.
     split_special_tokens : special tokens that a message spells are text, see `messages.prompt_ids`.
 
@@ -53,7 +53,7 @@ class Answering:
         # Consolidations use the tokenizer at the same time; its settings are not safe to share between threads.
         self.model, self.tokenizer, self.batch = model, deepcopy(tokenizer), batch
         self.split_special_tokens = split_special_tokens
-        self._last = ends(model, tokenizer)
+        self._last = end_tokens(model, tokenizer)
         self._waiting: deque[Work] = deque()
         self._readers: list[Reader] = []
         self._writers: list[Writers] = []
@@ -66,15 +66,13 @@ class Answering:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more, and read no prompt any further; what is being written goes on until `stop`."""
+        """Accept no more requests and read no prompt further. Answers in progress continue until `stop`."""
         with self._changed:
             self._closing = True
             self._changed.notify()
 
     def stop(self) -> None:
-        """End after the chunk that is being read, or the token that is being written; what is not finished is
-        cancelled.
-        """
+        """End after the chunk or the token in progress. Unfinished requests are cancelled."""
         with self._changed:
             self._stopped = True
             self._changed.notify()
@@ -86,12 +84,12 @@ class Answering:
         Raises
         ------
         InputError
-            When the chat template does not take these messages.
+            When the chat template refuses these messages.
         """
         return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens)
 
     def submit(self, work: Work) -> None:
-        """Have it answered as soon as may be; after `close` it is cancelled at once."""
+        """Queue the work for an answer. After `close` it is cancelled at once."""
         with self._changed:
             if self._closing or self._stopped:
                 work.end("cancelled")

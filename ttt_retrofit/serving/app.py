@@ -1,4 +1,4 @@
-"""The routes: chat completions and models as OpenAI has them, health, and what is remembered of a user."""
+"""The routes: OpenAI's chat completions and models, health, and the memories of a user."""
 
 from __future__ import annotations
 
@@ -285,7 +285,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    """Of a user's files, say; the message names paths, which are nobody's business."""
+    """An error of the operating system. Its message names paths, so it is not sent."""
     logger.error("%s %s: %s", request.method, request.url.path, error)
     return refused(ApiError(500, "The server failed; its log says why."))
 
@@ -306,7 +306,7 @@ register_url_convertor("anything", Anything())
 
 
 def application(service: Service, key: str | None, origins: Sequence[str] = ()) -> Starlette:
-    """The server as an ASGI application. origins: of web pages that may ask it from a browser."""
+    """The server as an ASGI application. origins: of web pages that may call it from a browser."""
     # Before the door: a browser asks whether it may ask, and brings no key for that.
     pages = Middleware(
         CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]

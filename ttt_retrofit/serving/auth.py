@@ -1,4 +1,4 @@
-"""Who may come in, and with how much: addresses, the key, the host asked for, the size of a body."""
+"""Access: addresses, the key, the requested host, the size of a body."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _without_port(host: str) -> str:
 
 
 def check_exposure(host: str, key: str | None, origins: Sequence[str] = ()) -> None:
-    """Raise `ConfigError` where strangers, or any web page, could reach a server that asks for no key."""
+    """Raise `ConfigError` if strangers, or any web page, could reach a server without a key."""
     if not key and "*" in origins:
         raise ConfigError(
             "--allow-origin '*' lets every web page that is open on this machine talk to every user's memory, and no "

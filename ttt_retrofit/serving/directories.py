@@ -1,6 +1,6 @@
-"""Where a server's users stand on disk: a directory for each, named by a hash, with the id in a private file.
+"""The users of a server on disk: a directory for each, named by a hash, with the id in a private file.
 
-It knows nothing of what else is in them.
+It does not know what else is in them.
 """
 
 from __future__ import annotations

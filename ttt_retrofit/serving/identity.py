@@ -1,4 +1,4 @@
-"""What may name a user: one definition for requests, addresses, the store and the command line.
+"""User ids: one definition for requests, addresses, the store and the command line.
 
 An id is compared as it was sent, character by character. It is neither trimmed nor normalised: two spellings are two
 users. What is refused could not be sent, or not be told from another id, in one of the places where an id is given.

@@ -1,4 +1,4 @@
-"""`Keeper`: the thread that has silent users' words consolidated, one user at a time, while others are answered."""
+"""`Keeper`: the thread that consolidates the messages of idle users, one at a time, while others are answered."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Keeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop a consolidation that works; it goes on from there when the server is started again."""
+        """Stop a running consolidation. It continues when the server starts again."""
         self._stopped.set()
         self._thread.join()
 

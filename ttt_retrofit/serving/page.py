@@ -1,6 +1,6 @@
-"""A page to talk to one session: the conversation, what is remembered of it, and how a consolidation gets on.
+"""A page to talk to one session: the conversation, its memory, and the progress of a consolidation.
 
-It knows of gradio only how to lay things out; what is remembered is the session's.
+It knows gradio's layout only; the memory belongs to the session.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from transformers.utils import logging
 
 from ..chat.session import ChatSession
 from ..consolidation.prompts import Prompts
-from ..consolidation.writer import Phrasing
 from ..errors import InputError, TTTError
 from ..memory.memory import Memory
 from ..util.messages import Message
+from ..util.phrasing import Phrasing
 from .auth import Door, Secluded
 from .browsers import JsonOnly, SameOrigin
 

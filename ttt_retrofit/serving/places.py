@@ -1,4 +1,4 @@
-"""How much may be asked at once: what one request may cost, and how many may wait, of all users and of each."""
+"""Limits: what one request may cost, and how many may wait, of all users and of each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Limits:
 
 
 class Full(Exception):
-    """As many requests as may be are waiting or being answered."""
+    """The limit of waiting and answered requests is reached."""
 
 
 class Place:

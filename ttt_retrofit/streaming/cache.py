@@ -159,19 +159,14 @@ class TTTCache(Displayed, SavedCache):
         return self.columns
 
     def prepare(self, rows: int, device: torch.device) -> None:
-        """Give an empty cache its rows."""
-        self.next_index = torch.zeros(rows, dtype=torch.long, device=device)
-        self.counts = [0] * rows
-        self.sinks = Sinks(self.next_index.new_zeros(rows, self.ttt.sink_tokens), [0] * rows)
-        self.digest, self.marks, self.ahead = (
-            self.next_index.clone(),
-            self.next_index.new_zeros(rows, 2),
-            [0] * rows,
-        )
-        self.start_logs([[] for _ in range(rows)])
-
-    def check_rows(self, rows: int) -> None:
-        if self.rows != rows:
+        """Give an empty cache its rows, or check that it has as many."""
+        if self.next_index is None:
+            self.next_index = torch.zeros(rows, dtype=torch.long, device=device)
+            self.counts, self.ahead = [0] * rows, [0] * rows
+            self.sinks = Sinks(self.next_index.new_zeros(rows, self.ttt.sink_tokens), [0] * rows)
+            self.digest, self.marks = self.next_index.clone(), self.next_index.new_zeros(rows, 2)
+            self.start_logs([[] for _ in range(rows)])
+        elif self.rows != rows:
             raise InputError(
                 f"The cache holds {self.rows} rows but the input has {rows}. Continue with the same batch, or start "
                 "a new cache."

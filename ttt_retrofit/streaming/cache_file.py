@@ -96,7 +96,7 @@ def configuration(path: Path, header: dict[str, Any]) -> TTTConfig:
         raise CheckpointError(f"{path} names no configuration: {error}. Take another copy.") from error
 
 
-def check(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], expected: Expected) -> None:
+def check_contents(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], expected: Expected) -> None:
     """Raise `CheckpointError` unless this is what a cache of that model may hold."""
     for wrong in _faults(header, tensors, expected):
         raise CheckpointError(f"{path} cannot be a conversation of this model: {wrong}. Take another copy.")

@@ -1,7 +1,7 @@
 """One call of a converted model: check, align, read, collect.
 
 - `check`: what it was given can be read, and goes with what the cache has read (`inputs.py`).
-- `align`: padding moves behind each row's real tokens, which are then those to read, in segments.
+- `Given.align`: padding moves behind each row's real tokens; those are what there is to read.
 - `Call.read`: reads them, one segment after another (`reading.py`), and tells the cache how far the call is.
 - `Collector`: puts the logits of the segments back into the columns that their tokens came from.
 
@@ -41,6 +41,28 @@ class Given:
     def new(self) -> Tensor | None:
         """The mask of the new tokens, (B, T)."""
         return None if self.mask is None else self.mask[:, -self.ids.shape[1] :]
+
+    def align(self, cache: TTTCache, learn: bool) -> Call:
+        """The call that reads this on top of `cache`. Raises `InputError` where there is nothing to read."""
+        rows, width = self.ids.shape
+        real = self.new
+        if self.ended is not None:
+            real = ~self.ended if real is None else real & ~self.ended
+        tokens = reading.align(self.ids, real, self.positions, cache.ahead)
+        inputs.check_real(max(tokens.counts))
+        late = inputs.late_tokens(cache, self.mask, width)
+        together = late is None and tokens.order is None and (width == 1 or cache.in_step)
+        return Call(
+            tokens,
+            real,
+            width,
+            before=cache.columns,
+            late=late,
+            late_positions=None if late is None else inputs.late_positions(self.positions, late, self.new),
+            held=inputs.held_after(cache, self.ids, self.ended),
+            together=together,
+            whole=together and max(tokens.counts) <= min(reading.room_left(cache, rows, learn)),
+        )
 
 
 def check(
@@ -108,29 +130,6 @@ class Call:
         cache.hand_in(self.real, self.before, first, beyond if unfinished else [0] * len(read))
         if not unfinished:
             cache.held = self.held
-
-
-def align(cache: TTTCache, given: Given, learn: bool) -> Call:
-    """What is to be read of what was given. Raises `InputError` where nothing is."""
-    rows, width = given.ids.shape
-    real = given.new
-    if given.ended is not None:
-        real = ~given.ended if real is None else real & ~given.ended
-    tokens = reading.align(given.ids, real, given.positions, cache.ahead)
-    inputs.check_real(max(tokens.counts))
-    late = inputs.late_tokens(cache, given.mask, width)
-    together = late is None and tokens.order is None and (width == 1 or cache.in_step)
-    return Call(
-        tokens,
-        real,
-        width,
-        cache.columns,
-        late,
-        None if late is None else inputs.late_positions(given.positions, late, given.new),
-        inputs.held_after(cache, given.ids, given.ended),
-        together,
-        together and max(tokens.counts) <= min(reading.room_left(cache, rows, learn)),
-    )
 
 
 class Collector:

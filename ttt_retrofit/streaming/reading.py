@@ -96,7 +96,8 @@ def read(
         bound = cache.fork()
         bound.prepare(rows, tokens.ids.device)
         cache.become(bound)
-    cache.check_rows(rows)
+    else:
+        cache.prepare(rows, tokens.ids.device)
     starts = [0] * rows
     _finish(decoder, cache, settings)  # what an interrupt has left
     while any(start < count for start, count in zip(starts, tokens.counts)):

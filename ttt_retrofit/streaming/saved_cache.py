@@ -133,7 +133,7 @@ class SavedCache(IndexedCache):
                 f"{path} was saved with another configuration: {', '.join(differing)}. "
                 "Convert the model as it was converted then."
             )
-        cache_file.check(path, header, tensors, _expected(model, cache))
+        cache_file.check_contents(path, header, tensors, _expected(model, cache))
         with torch.inference_mode(False):
             cache._restore(header, tensors, model.compute_dtype)
         return cache

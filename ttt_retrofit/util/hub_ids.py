@@ -3,7 +3,7 @@
 import os
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # it is imported there, not listed
+from huggingface_hub.utils import validate_repo_id
 
 
 def hub_id(name: str | None) -> str | None:

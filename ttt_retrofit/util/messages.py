@@ -83,7 +83,7 @@ def text_of(message: dict[str, Any], number: int) -> str:
         if kind not in TEXTS or not isinstance(text, str | None):
             raise InputError(
                 f"Chat message {number} holds a part of type {kind!r}, expected text: nothing else can be studied. "
-                "Take it out, or write what it shows in its place."
+                "Remove it, or describe it in words."
             )
         texts.append(text or "")
     return " ".join(texts)
@@ -122,7 +122,7 @@ def prompt_ids(
         if "sanitize_control_tokens" not in settings:
             raise
         raise InputError(
-            f"A message spells a special token, and this tokenizer cannot write it as text: {error}. Take it out of "
+            f"A message spells a special token, and this tokenizer cannot write it as text: {error}. Remove it from "
             "the message, or trust it and let it be a token with split_special_tokens=False."
         ) from error
 

@@ -67,13 +67,13 @@ def read_sealed(path: Path, device: str = "cpu") -> tuple[dict[str, Tensor], dic
             texts = dict(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 -- not a mapping
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}. Take another copy, or save it again.") from error
+        raise CheckpointError(f"{path} cannot be read: {error}. Use another copy, or save it again.") from error
     recorded = texts.pop(DIGEST, None)
     if recorded is None and len(texts) > 1:
-        raise CheckpointError(f"{path} was altered: it lacks a checksum. Take another copy, or save it again.")
+        raise CheckpointError(f"{path} was altered: it lacks a checksum. Use another copy, or save it again.")
     if recorded is not None and recorded != _digest(dict(_laid_out(tensors)), texts):
         raise CheckpointError(
-            f"{path} was altered or cut short: its checksum is not the one recorded. Take another copy, or save it "
+            f"{path} was altered or cut short: its checksum is not the one recorded. Use another copy, or save it "
             "again."
         )
     return tensors, texts

@@ -1,6 +1,9 @@
-"""Texts as token ids: what stands before a text, and nothing behind it."""
+"""Texts as token ids: what stands before a text, what ends an answer, and what texts begin with alike."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -25,6 +28,22 @@ def text_ids(
     ids = _plain(tokenizer, text, split_special_tokens)
     beginning = _beginning(tokenizer, text[:SHOWN]) if begins else []
     return ids if ids[: len(beginning)] == beginning else beginning + ids
+
+
+def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer."""
+    configured = model.generation_config.eos_token_id if model.generation_config is not None else None
+    found = configured if isinstance(configured, list) else [configured, tokenizer.eos_token_id]
+    return {token for token in found if token is not None}
+
+
+def common_beginning(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all prompts begin with, leaving each at least one of its own."""
+    if not prompts:
+        return []
+    first, least = prompts[0], min(len(prompt) for prompt in prompts) - 1
+    shared = next((n for n in range(least) if any(prompt[n] != first[n] for prompt in prompts)), least)
+    return list(first[: max(shared, 0)])
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -1,4 +1,4 @@
-"""Asks a model for the data that pictures are drawn of. It draws nothing.
+"""Collects the data of pictures from a model. It draws nothing.
 
 T tokens, S sites, N chunks, Q questions, L layers, D model width, V vocabulary.
 """
@@ -15,12 +15,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import evaluation as measure
 from ..consolidation.prompts import Prompts, fill
-from ..consolidation.writer import Phrasing
 from ..errors import InputError, UnsupportedModelError
 from ..evaluation import FULL, SINKS, TTT, Advance, Reading
 from ..inner.discovery import decoder_layers
 from ..inner.learning import displacements
 from ..memory.memory import Memory
+from ..util.phrasing import Phrasing
 from .data import MemoryEffect, TextRead
 
 Context = str | list[dict[str, Any]]

@@ -1,4 +1,4 @@
-"""What pictures are drawn of: arrays with their labels, and a sentence on how to read each picture.
+"""The data of pictures: arrays with their labels, and a sentence on how to read each picture.
 
 T tokens, S sites, N chunks, Q questions, L layers, D model width.
 """
@@ -13,15 +13,15 @@ from torch import Tensor
 HOW_TO_READ = {
     "loss": "Lower is better: where the line with updates runs below the line without, what was learned from the text "
     "so far helps to predict what comes next.",
-    "weights": "Each row is a place that learns and each column a chunk of text: the brighter (in a terminal: the "
-    "fuller), the further its weights have moved from where they started, as a share of the norm of the matrix.",
+    "weights": "Each line is a place that learns, the lower layers darker: how far its weights are from where they "
+    "started after each chunk, as a share of the norm of the matrix. Lines on each other have moved equally far. In a "
+    "terminal, the fuller, the further, and only the sites that moved least, most and in between are shown.",
     "surprise": "Each token is coloured by its loss, light where the model expected it and dark where it did not: what "
     "is lighter with updates than without was expected because of what was read before.",
     "state": "What must be kept to go on reading: keys and values of full attention grow with every token, the window, "
     "sinks and fast weights stay the same once the window is full. A chunk begun at the end adds a copy of them.",
-    "memory": "A memory that holds what the context said makes the answer's first token nearly as likely after the "
-    "last layer as the context does; where its line lies nearer to the state with the context than the line without, "
-    "it gets there by the same states, and where it lies further off, by a way of its own.",
+    "memory": "Each row is a question: the memory holds its answer where the mark with the memory lies near that with "
+    "the context, and right of the one without. The lines show after which layer the answer appears.",
 }
 CONDITIONS = ("with the context", "without", "with the memory")
 
@@ -55,13 +55,32 @@ class MemoryEffect:
         """(2, Q, L + 1) cosine to the state with the context: of the state without, and with the memory."""
         return torch.nn.functional.cosine_similarity(self.states[1:], self.states[:1], dim=-1)
 
-    def plane(self, layer: int) -> Tensor:
-        """(3, Q, 2) the states after `layer` (0 is the embedding) on the two directions in which they differ most."""
-        points = self.states[:, :, layer].flatten(0, 1).float()  # (3 Q, D)
-        centred = points - points.mean(0)
-        _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-        plane: Tensor = centred @ directions[:2].mT
-        return plane.view(*self.states.shape[:2], 2)
+    @property
+    def likely(self) -> Tensor:
+        """(3, Q) probability of the answer's first token after the last layer."""
+        return self.lens[:, :, -1].exp()
+
+    @property
+    def asked(self) -> str:
+        return "1 question" if len(self.questions) == 1 else f"{len(self.questions)} questions"
+
+    @property
+    def in_words(self) -> str:
+        """The mean probability in each condition."""
+        means = self.likely.mean(1).tolist()
+        return ", ".join(f"{mean:.2f} {name}" for mean, name in zip(means, CONDITIONS))
+
+
+def moved_by(read: TextRead) -> str:
+    """How far the sites have moved in the end: from the least to the most."""
+    if not read.moved.numel():
+        return ""
+    ends = read.moved[:, -1]
+    return f": moved by {ends.min():.2%} to {ends.max():.2%} of the norm"
+
+
+def shortened(text: str, width: int = 48) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def running_mean(losses: Tensor, average: int) -> tuple[list[int], list[float]]:

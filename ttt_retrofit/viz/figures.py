@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import MissingExtraError
 from ..evaluation import FULL, SINKS, TTT
-from .data import CONDITIONS, MemoryEffect, TextRead, running_mean
+from .data import CONDITIONS, MemoryEffect, TextRead, moved_by, running_mean, shortened
 
 try:
     import matplotlib
@@ -71,12 +71,14 @@ def loss_by_position(read: TextRead, average: int = 256) -> Figure:
     curves = {SINKS: read.without, TTT: read.updated} | ({} if read.full is None else {FULL: read.full})
     for name, losses in curves.items():
         above.plot(*running_mean(losses, average), label=name, **STYLES[name])
-    above.set(ylabel="loss, nats/token", title=f"Loss, running mean over {average} tokens")
+    above.set(ylabel="loss, nats/token", title=f"Loss over {len(read.tokens):,} tokens, running mean over {average}")
     above.legend(loc="lower left", bbox_to_anchor=(0, 1.08), ncols=3, borderaxespad=0)
     positions, gain = running_mean(read.without - read.updated, average)
     below.axhline(0, color="#888888", linewidth=0.8)
     below.plot(positions, gain, color=STYLES[TTT]["color"])
-    below.set(ylabel="nats/token", title="What updates are worth: without minus with", xlabel="position, tokens")
+    worth = (read.without - read.updated).mean()
+    below.set(ylabel="nats/token", xlabel="position, tokens")
+    below.set_title(f"Loss without updates minus loss with updates: {worth:+.3f} on the mean")
     below.set_xlim(0, len(read.without) + 1)
     _thousands(below)
     if read.window is not None and read.window < len(read.without):
@@ -91,22 +93,20 @@ def loss_by_position(read: TextRead, average: int = 256) -> Figure:
 
 @_styled
 def weight_changes(read: TextRead) -> Figure:
-    """‖ΔW‖ / ‖W‖ of every site after every chunk."""
+    """‖ΔW‖ / ‖W‖ after every chunk: a line for each site, the lowest dark, the highest bright."""
     sites, chunks = read.moved.shape
-    figure = Figure(figsize=(8.4, 1.6 + 0.24 * max(sites, 6)), layout="constrained")
+    figure = Figure(figsize=(8.4, 4.2), layout="constrained")
     axes = figure.subplots()
-    end = chunks * read.chunk
-    image = axes.imshow(
-        read.moved.numpy(), aspect="auto", origin="lower", cmap="viridis", vmin=0,
-        extent=(0, end, -0.5, sites - 0.5), interpolation="nearest",
-    )  # fmt: skip
-    every = max(1, sites // 24)
-    axes.set_yticks(range(0, sites, every), read.sites[::every])
-    axes.set(xlabel=f"position, tokens (chunks of {read.chunk})", ylabel="layer and projection")
-    axes.set_title("How far fast weights have moved")
-    axes.grid(False)
+    positions = [read.chunk * number for number in range(chunks + 1)]
+    shades = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, max(sites - 1, 1)), "viridis")
+    for index, moved in enumerate(read.moved.tolist()):
+        axes.plot(positions, [0.0, *moved], color=shades.cmap(index / max(sites - 1, 1)), linewidth=1.3)
+    axes.set(xlabel=f"position, tokens (chunks of {read.chunk})", ylabel="‖ΔW‖ / ‖W‖")
+    axes.set_title(f"Fast weights of {sites} sites after {chunks} chunks{moved_by(read)}")
+    axes.set_ylim(bottom=0)
     _thousands(axes)
-    figure.colorbar(image, ax=axes, label="‖ΔW‖ / ‖W‖")
+    bar = figure.colorbar(shades, ax=axes, label="site, lowest first")
+    bar.set_ticks([0, max(sites - 1, 1)], labels=[read.sites[0], read.sites[-1]])
     return figure
 
 
@@ -150,7 +150,8 @@ def state_bytes(read: TextRead) -> Figure:
     for name, points in read.state.items():
         tokens, sizes = zip((0, 0), *points)  # a text read in one call is a line, too
         axes.plot(tokens, [size / 1e6 for size in sizes], label=name, **STYLES[name])
-    axes.set(xlabel="tokens read", ylabel="state of a row, MB", title="What must be kept to go on reading")
+    axes.set(xlabel="tokens read", ylabel="state of a row, MB")
+    axes.set_title(f"State of a row, kept to go on reading, over {len(read.tokens):,} tokens")
     axes.set_xlim(0, max(tokens for points in read.state.values() for tokens, _ in points))
     axes.set_ylim(bottom=0)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=3, borderaxespad=0)
@@ -160,34 +161,26 @@ def state_bytes(read: TextRead) -> Figure:
 
 @_styled
 def memory_effect(effect: MemoryEffect) -> Figure:
-    """Closeness to the state with the context, the states in a plane, and the answer read off every layer."""
-    figure = Figure(figsize=(10, 8.4), layout="constrained")
-    close, lens, plane = figure.subplot_mosaic([["close", "lens"], ["plane", "plane"]]).values()
+    """How likely the first token of each answer is in three conditions, and how that comes about layer by layer."""
+    count = len(effect.questions)
+    figure = Figure(figsize=(10, 4.2 + 0.3 * count), layout="constrained")
+    answers, lens = figure.subplots(2, 1, height_ratios=(0.8 + 0.3 * count, 2.6))
+    likely = effect.likely
+    for index, name in enumerate(CONDITIONS):
+        answers.scatter(
+            likely[index], range(count), color=OF_CONDITION[index], marker=MARKERS[index], label=name, s=44, zorder=3
+        )
+    answers.set_yticks(range(count), [shortened(question) for question in effect.questions])
+    answers.set(xlim=(-0.02, 1.02), ylim=(count - 0.5, -0.5), xlabel="probability of the answer's first token")
+    title = f"How likely the answer to {effect.asked} begins: {effect.in_words}"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    answers.legend(loc="lower left", bbox_to_anchor=(0, 1.02), ncols=3, borderaxespad=0)
     layers = range(effect.states.shape[2])
-    for index, by_question in enumerate(effect.closeness, start=1):
-        _band(close, layers, by_question, index)
-    close.set(
-        xlabel="after layer",
-        ylabel="cosine (thin lines: each question)",
-        title="Closeness to the state with the context",
-    )
     half = len(layers) // 2  # below, the head cannot read the states yet
     for index, by_question in enumerate(effect.lens):
         _band(lens, layers[half:], by_question[:, half:], index)
-    lens.set(
-        xlabel="after layer", ylabel="log-probability, nats", title="The answer's first token, read off each layer"
-    )
-    points = effect.plane(len(layers) - 1)
-    for index, name in enumerate(CONDITIONS):
-        across, up = points[index].T
-        plane.scatter(across, up, color=OF_CONDITION[index], marker=MARKERS[index], label=name, s=44, zorder=3)
-    for start, target in ((1, 0), (2, 0)):
-        for a, b in zip(points[start].tolist(), points[target].tolist()):
-            plane.plot(*zip(a, b), color=OF_CONDITION[start], linewidth=0.7, alpha=0.6)
-    plane.set(xlabel="1st principal component", ylabel="2nd principal component")
-    asked = "1 question" if len(effect.questions) == 1 else f"{len(effect.questions)} questions"
-    plane.set_title(f"States after the last layer, {asked}; lines lead to the same question with the context")
-    figure.legend(*plane.get_legend_handles_labels(), loc="outside upper left", ncols=3)
+    lens.set(xlabel="after layer", ylabel="log-probability, nats")
+    lens.set_title("The same, read off each layer (thick: mean; thin: each question)")
     return figure
 
 

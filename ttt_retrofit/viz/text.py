@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..evaluation import FULL, SINKS, TTT
-from .data import CONDITIONS, MemoryEffect, TextRead
+from .data import CONDITIONS, MemoryEffect, TextRead, moved_by, shortened
 
 BARS = "▁▂▃▄▅▆▇█"
 SHADES = " ░▒▓█"
@@ -53,10 +53,18 @@ def loss_by_position(read: TextRead) -> Group:
 
 
 def weight_changes(read: TextRead) -> Group:
+    """The sites that moved least, most, and in between: most move alike."""
     highest = float(read.moved.max()) if read.moved.numel() else 0.0
-    title, shown = f"‖ΔW‖ / ‖W‖ by site over the text, up to {highest:.4f} ({SHADES[-1]})", _grid()
-    for name, values in reversed(list(zip(read.sites, read.moved.tolist()))):
-        shown.add_row(name, sparkline(binned(values), 0.0, highest, SHADES), f"{values[-1]:.4f}" if values else "")
+    title = f"‖ΔW‖ / ‖W‖ of {len(read.sites)} sites over the text, up to {highest:.4f} ({SHADES[-1]}){moved_by(read)}"
+    shown = _grid()
+    if highest:
+        order = read.moved[:, -1].argsort().tolist()
+        named = {order[0]: "least", order[len(order) // 2]: "median"} | {order[-1]: "most"}
+        for index, which in reversed(named.items()):
+            values = read.moved[index].tolist()
+            shown.add_row(
+                f"{read.sites[index]} ({which})", sparkline(binned(values), 0.0, highest, SHADES), f"{values[-1]:.4f}"
+            )
     return Group(title, shown)
 
 
@@ -81,19 +89,22 @@ def state_bytes(read: TextRead) -> Group:
 
 
 def memory_effect(effect: MemoryEffect) -> Group:
-    title = "By layer: cosine to the state with the context, log-probability of the answer's first token; means"
+    title = f"Probability of the answer's first token, {effect.asked}: {effect.in_words}"
+    likely = Table(box=None, padding=(0, 2, 0, 0))
+    likely.add_column("question")
+    for name in CONDITIONS:
+        likely.add_column(name, justify="right", no_wrap=True)
+    for question, values in zip(effect.questions, effect.likely.T.tolist()):
+        likely.add_row(shortened(question), *(f"{value:.2f}" for value in values))
     shown = Table(box=None, padding=(0, 2, 0, 0))
-    close, lens = (f"cosine\n{name}" for name in CONDITIONS[1:]), (f"answer\n{name}" for name in CONDITIONS)
-    for column in ("after\nlayer", *close, *lens):
+    for column in ("after layer", *CONDITIONS):
         shown.add_column(column, justify="right", no_wrap=True)
-    cosines, scores = effect.closeness.mean(1), effect.lens.mean(1)
-    count = cosines.shape[1]
+    scores = effect.lens.mean(1)
+    count = scores.shape[1]
     every = max(1, count // 12)
     for layer in [*range(0, count - 1, every), count - 1]:
-        cells = [f"{value:.3f}" for value in cosines[:, layer].tolist()]
-        cells += [f"{value:.2f}" for value in scores[:, layer].tolist()]
-        shown.add_row(str(layer), *cells)
-    return Group(title, shown)
+        shown.add_row(str(layer), *(f"{value:.2f}" for value in scores[:, layer].tolist()))
+    return Group(title, likely, "\nIts log-probability by layer, means over questions", shown)
 
 
 def _grid() -> Table:

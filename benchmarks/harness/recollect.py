@@ -1,4 +1,4 @@
-"""Answers questions from a memory alone: python -m benchmarks.recollect MODEL MEMORY [elsewhere] < questions.json
+"""Answers from a memory alone: python -m benchmarks.harness.recollect MODEL MEMORY [elsewhere] < questions.json
 
 The questions are a list of [messages before it, question]. With "elsewhere", also how the memory changes the loss on
 texts and the answers to questions that have nothing to do with it.
@@ -9,6 +9,7 @@ Run as a process of its own, it has no key, value or word of what the memory was
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -16,44 +17,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ttt_retrofit import Memory, TTTConfig, wrap
-from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.writer import Phrasing, Writer
+from ttt_retrofit import Memory
 
-from .conversations import Message
-from .models import model_directory
-from .texts import text
+from ..texts import text
+from .loading import carrier, tokenizer_of
+from .prompts import Message, Recollector
 
-ANSWER_TOKENS = 32
 DRIFT_TOKENS = 1024
 DRIFTS = {"drift_prose": "emma", "drift_code": "turtle"}
 # Questions about nothing personal, others than the library measures gates on, one in a line.
-GENERAL = Path(__file__).parent / "data" / "general_questions.txt"
+GENERAL = Path(__file__).parents[1] / "data" / "general_questions.txt"
 GENERAL_TOKENS = 16  # of each answer are compared
-# Where an answer says that it does not know; everything else about something never said is invented.
-ABSTAINS = (
-    "don't have", "do not have", "can't assist", "cannot assist", "i'm sorry", "i am sorry", "not sure", "don't know",
-    "do not know", "as an ai", "i am an ai", "unable to", "no information", "i'm not a", "i am not a",
-)  # fmt: skip
 
 
-def is_invented(answer: str) -> bool:
-    return bool(answer.strip()) and not any(said in answer.lower() for said in ABSTAINS)
+def in_fresh_process(
+    model: str,
+    memory: str,
+    questions: Sequence[str],
+    before: Sequence[Sequence[Message]] | None = None,
+    elsewhere: bool = False,
+) -> dict[str, Any]:
+    """Answers from a memory alone.
 
-
-class Recollector:
-    """Asks a model through its chat template, greedily."""
-
-    def __init__(self, model: Any, tokenizer: Any, memory: Memory | None = None) -> None:
-        self.writer = Writer(model, tokenizer, cache=model.new_cache, memories=memory, learn_from="none")
-        self.phrasing = Phrasing(tokenizer, Prompts.load().plain)
-
-    def answers(self, asked: Sequence[tuple[Sequence[Message], str]], longest: int = ANSWER_TOKENS) -> list[str]:
-        """The answer to each question after its messages."""
-        prompts = [self.phrasing.asked(question, before) for before, question in asked]
-        return [self.writer.text(answer) for answer in self.writer.answer(prompts, longest, kept=1)]
+    `before` are the messages that each question comes after, if it is not the first; `elsewhere` also measures what
+    else the memory changes.
+    """
+    command = [sys.executable, "-m", __spec__.name, model, memory, *(["elsewhere"] if elsewhere else [])]
+    asked = json.dumps([*zip(before or [[]] * len(questions), questions)])
+    done = subprocess.run(command, input=asked, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"The process that was to remember failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 @torch.no_grad()
@@ -78,9 +73,7 @@ def changed(model: Any, tokenizer: Any, memory: Memory) -> float:
 def main() -> None:
     name, directory, *also = sys.argv[1:]
     questions = json.load(sys.stdin)
-    path = model_directory(name)
-    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
-    model, tokenizer = wrap(base, TTTConfig(learn_from="none")), AutoTokenizer.from_pretrained(path)
+    model, tokenizer = carrier(name), tokenizer_of(name)
     memory = Memory.load(directory)
     began = time.perf_counter()
     notes = memory.with_notes([])

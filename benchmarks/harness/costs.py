@@ -1,4 +1,4 @@
-"""What a call costs: seconds and peak bytes, measured in a process of its own, or why it could not be.
+"""What a call costs: seconds and peak bytes.
 
 It knows nothing of models. Bytes are resident ones on a CPU, allocated ones on a GPU.
 """
@@ -7,18 +7,12 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib
-import json
 import os
 import platform
-import re
 import resource
-import signal
-import subprocess
-import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,41 +20,7 @@ import torch
 
 T = TypeVar("T")
 STATUS, MEMORY, CLEAR = (Path("/proc") / name for name in ("self/status", "meminfo", "self/clear_refs"))
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # that is measured on unless another is named
 RESET_PEAK = "5"  # written to clear_refs, sets VmHWM to VmRSS: proc(5)
-
-
-def ask(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The JSON object that `python -m module` prints last, or {"failed": why} if it did not end well."""
-    run = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, env=os.environ)
-    if run.returncode != 0:
-        return {"failed": reason(run.returncode, run.stderr)}
-    return json.loads(run.stdout.splitlines()[-1])
-
-
-def here(module: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """The same in this process: for a GPU, where bytes can be told apart and models take long to load."""
-    try:
-        return importlib.import_module(module).row(arguments)
-    except Exception as error:
-        return failure(error)
-
-
-def reason(code: int, said: str) -> str:
-    """Why a process failed, in a line: the signal that ended it, or the last line it said, without directories."""
-    if code < 0:
-        return f"killed by {signal.Signals(-code).name}"
-    lines = [line for line in said.splitlines() if line.strip()]
-    return re.sub(r"(?<![\w.])(/[^/\s'\"]+)+/", "", lines[-1]) if lines else f"exit status {code}"
-
-
-def failure(error: Exception) -> dict[str, str]:
-    """What stands in a table for a row that raised, hours into a run that must not cost the others theirs.
-
-    The traceback goes to stderr.
-    """
-    traceback.print_exception(error)
-    return {"failed": reason(1, f"{type(error).__name__}: {error}".splitlines()[0])}
 
 
 def limit_memory() -> None:
@@ -77,6 +37,20 @@ def timed(device: torch.device, run: Callable[[], T]) -> tuple[float, T]:
     result = run()
     _synchronize(device)
     return time.perf_counter() - began, result
+
+
+def of_reading(
+    device: torch.device, read: Callable[[], T], decode: Callable[[T], object], size: Callable[[T], int], reads: int
+) -> dict[str, Any]:
+    """Seconds of each read and the fastest, of decoding after the first, bytes held after it and at its peak."""
+    meter = PeakMeter(device)
+    first, after = timed(device, read)
+    peak, held = meter.bytes(), size(after)
+    decoding, _ = timed(device, partial(decode, after))
+    del after  # of some systems, there is no room for a second state
+    every = [first, *(timed(device, read)[0] for _ in range(reads - 1))]
+    load = round(os.getloadavg()[0], 2)
+    return {"read": min(every), "reads": every, "decoding": decoding, "held": held, "peak": peak, "load_average": load}
 
 
 class PeakMeter:

@@ -1,4 +1,4 @@
-"""How two systems differ that were asked the same questions: the mean of the differences, and how sure it is."""
+"""Tables in Markdown, and what stands in their cells: shares, and how two systems differ that were asked the same."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import torch
 
 DRAWS = 10_000  # of the bootstrap
 ENOUGH = 100  # pairs, before a difference is a finding
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table."""
+    return ["| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def share(found: Sequence[bool]) -> str:
+    """Of what is true; "-" of nothing."""
+    return f"{sum(found) / len(found):.2f}" if found else "-"
 
 
 class Difference(NamedTuple):
@@ -32,6 +42,21 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.mean:+.2f} ({self.low:+.2f} to {self.high:+.2f})"
+
+
+class Share(NamedTuple):
+    """Of questions that were answered rightly."""
+
+    right: int
+    asked: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% interval, Wilson's."""
+        n, p, z = self.asked, self.right / self.asked, 1.96
+        centre, spread = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+        low, high = ((centre + sign * spread) / (1 + z * z / n) for sign in (-1, 1))
+        return max(low, 0.0), min(high, 1.0)
 
 
 def difference(pairs: Sequence[tuple[bool, bool]]) -> Difference | None:

@@ -1,0 +1,55 @@
+"""Questions and answers as a model is asked and gives them, in token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from .messages import Message, prompt_ids
+from .texts import text_ids
+
+
+class Phrasing:
+    """Turns messages into token ids: through the chat template where there is one, else by plain prompts."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, plain: str) -> None:
+        self.tokenizer, self.plain = tokenizer, plain
+        self.chat = tokenizer.chat_template is not None
+        # Answers are studied, not the thoughts before them; templates that know no thinking may refuse the word.
+        self.settings: dict[str, Any] = (
+            {"enable_thinking": False} if "enable_thinking" in str(tokenizer.chat_template) else {}
+        )
+
+    def asked(self, question: str, before: Sequence[Message] = ()) -> list[int]:
+        """A question by the user, after earlier messages, up to where the answer begins."""
+        if self.chat:
+            return prompt_ids(self.tokenizer, [*before, {"role": "user", "content": question}], **self.settings)
+        context = "\n".join(message["content"] for message in before)
+        filled = self.plain.replace("{context}", context + "\n\n" if context else "").replace("{question}", question)
+        return text_ids(self.tokenizer, filled.lstrip("\n"), split_special_tokens=True)
+
+    def asked_after(self, asked: str, replied: str, question: str) -> list[int]:
+        """A question after one more and what was replied to it."""
+        return self.asked(question, [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}])
+
+    @cached_property
+    def empty(self) -> list[int]:
+        """The prompt of no question."""
+        return self.asked("")
+
+    def question_of(self, prompt: Sequence[int]) -> str:
+        """The question in a prompt that `asked` made without earlier messages."""
+        empty = self.empty
+        pairs = min(len(prompt), len(empty))
+        first = next((n for n in range(pairs) if prompt[n] != empty[n]), pairs)
+        last = next((n for n in range(pairs - first) if prompt[-1 - n] != empty[-1 - n]), pairs - first)
+        return str(self.tokenizer.decode(list(prompt[first : len(prompt) - last]))).strip()
+
+    def said(self, answer: str) -> list[int]:
+        """An answer as the model would give it after `asked`, with the token that ends it."""
+        end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
+        text = answer if self.chat else " " + answer
+        return text_ids(self.tokenizer, text, begins=False, split_special_tokens=True) + end
