@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ttt_retrofit import Memory, MemoryConfig
 from ttt_retrofit.consolidation.distill import Leaves, fresh_leaves
-from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.consolidation.model_copies import plain_copy
 from ttt_retrofit.inner.context import ForwardContext, entering
 from ttt_retrofit.inner.hooks import bind
 from ttt_retrofit.memory import Entry
@@ -20,7 +20,7 @@ from ttt_retrofit.memory.batch import MemoryForward, hooks_for
 from ttt_retrofit.memory.collate import collate
 from ttt_retrofit.memory.entry import GateKeys
 from ttt_retrofit.memory.gates import Background
-from ttt_retrofit.memory.projections import find_places
+from ttt_retrofit.memory.projections import find_placement
 from ttt_retrofit.util.fingerprint import fingerprint
 
 from .harness.prompts import Message
@@ -29,7 +29,7 @@ LORA_STEPS = 60  # of next-token training on a whole conversation
 
 
 def ungated(model: Any, config: MemoryConfig, layer: str, leaves: Leaves) -> Memory:
-    """A memory of these weights that always speaks."""
+    """A memory of these weights that is always active."""
     width = model.config.hidden_size
     background = Background(torch.zeros(width), torch.zeros(width, 0), torch.zeros(0))
     entry = Entry("baseline", (), leaves, GateKeys(torch.zeros(1, width), 0.0, 1.0), (), 0.0)
@@ -47,16 +47,16 @@ def text_memory(model: Any, ids: Tensor, steps: int, lr: float = 1e-3, part: int
     """The same on token ids (N,), all of them in every step, or `part` of them from a random place."""
     config = MemoryConfig(gated=False)
     plain = plain_copy(model)
-    places = find_places(plain, config)
-    bind(plain, hooks_for(places.layer, [projection.path for projection in places.projections]))
-    leaves = fresh_leaves(places, config, 0, plain.device)
+    placement = find_placement(plain, config)
+    bind(plain, hooks_for(placement.layer, [projection.path for projection in placement.projections]))
+    leaves = fresh_leaves(placement, config, 0, plain.device)
     tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
     optimizer = torch.optim.AdamW(tensors, lr=lr, weight_decay=0.0)
     generator = torch.Generator().manual_seed(0)
     for step in track(range(steps), description="next-token LoRA"):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - step / steps)
-        memories = collate([ungated(model, config, places.layer, leaves)], plain.device, torch.float32)
+        memories = collate([ungated(model, config, placement.layer, leaves)], plain.device, torch.float32)
         assert memories is not None
         read = _part(ids, part, generator)
         context = ForwardContext(memory=MemoryForward(memories, None, [len(read)]))
@@ -69,7 +69,7 @@ def text_memory(model: Any, ids: Tensor, steps: int, lr: float = 1e-3, part: int
         path: {name: leaf.detach().to(torch.bfloat16) for name, leaf in by_name.items()}
         for path, by_name in leaves.items()
     }
-    return ungated(model, config, places.layer, stored)
+    return ungated(model, config, placement.layer, stored)
 
 
 def fine_tuned(model: Any, ids: Tensor, steps: int, lr: float = 1e-4, part: int | None = None) -> Any:

@@ -24,12 +24,12 @@ from ttt_retrofit.consolidation import asking, study
 from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
 from ttt_retrofit.consolidation.distill import mean_divergence
-from ttt_retrofit.consolidation.pieces import understand
-from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.consolidation.model_copies import plain_copy
+from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Writer
 from ttt_retrofit.memory.lessons import Lesson
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 from .harness.prompts import Message
 
@@ -45,7 +45,7 @@ class Cartridge:
 
     model: Any
     tokenizer: Any
-    phrasing: Phrasing
+    formatter: PromptFormatter
 
     @property
     def nbytes(self) -> int:
@@ -57,7 +57,7 @@ class Cartridge:
         """Greedy answers, one by one: PEFT's prefix and left padding do not go together."""
         found = []
         for question in questions:
-            ids = torch.tensor([self.phrasing.asked(question)])
+            ids = torch.tensor([self.formatter.asked(question)])
             out = self.model.generate(
                 input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=ANSWER_TOKENS, do_sample=False,
                 repetition_penalty=1.0, temperature=None, top_p=None, top_k=None, pad_token_id=0,
@@ -75,11 +75,11 @@ class Cartridge:
 def lessons_of(model: Any, tokenizer: Any, messages: Sequence[Message]) -> list[Lesson]:
     """What `consolidate` would study."""
     config, prompts, control = ConsolidationConfig(), Prompts.load(), Control(Budget())
-    teacher, phrasing = Writer(plain_copy(model), tokenizer), Phrasing(tokenizer, prompts.plain)
-    context = understand(list(messages), tokenizer, config.piece_tokens)
+    teacher, formatter = Writer(plain_copy(model), tokenizer), PromptFormatter(tokenizer, prompts.plain)
+    context = parse_context(list(messages), tokenizer, config.piece_tokens)
     asked = asking.ask(context, teacher, prompts, config, control)
-    questions = study.answer(asked, context, teacher, phrasing, prompts, config, control)
-    return [study.lesson(question, phrasing) for question in questions]
+    questions = study.answer(asked, context, teacher, formatter, prompts, config, control)
+    return [study.lesson(question, formatter) for question in questions]
 
 
 def train(
@@ -118,8 +118,8 @@ def train(
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
-    phrasing = Phrasing(tokenizer, Prompts.load().plain)
-    return Cartridge(behind.eval(), tokenizer, phrasing), time.perf_counter() - began
+    formatter = PromptFormatter(tokenizer, Prompts.load().plain)
+    return Cartridge(behind.eval(), tokenizer, formatter), time.perf_counter() - began
 
 
 def _loss(behind: Any, chosen: Sequence[Lesson]) -> torch.Tensor:

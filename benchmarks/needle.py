@@ -44,7 +44,7 @@ from .needle_rows import (
     Bench,
     learning_config,
 )
-from .needles import TASKS, Needle, found, in_turns, of_task
+from .needles import TASKS, Needle, found, of_task, stratified
 
 NAME = "needle"
 TOKENS = 4700  # contexts of all tasks are then longer than 4,096
@@ -117,7 +117,7 @@ def answers_to(question: Question) -> Answers:
 
 def chosen(options: argparse.Namespace, task: str, count: Callable[[str], int]) -> list[tuple[str, Needle]]:
     every = of_task(task, options.model, options.tokens, count)
-    return in_turns(every, options.window, count, options.samples)
+    return stratified(every, options.window, count, options.samples)
 
 
 def is_answered(stored: Rows, name: str, task: str, index: int) -> bool:

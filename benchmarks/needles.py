@@ -64,7 +64,7 @@ def passkey(value: str, lines: int, place: int) -> Needle:
     return Needle("passkey", context, PASSKEY_QUESTION, value, context.index("The pass key is") / len(context))
 
 
-def in_turns(
+def stratified(
     needles: Iterable[Needle], window: int, count: Callable[[str], int], wanted: int
 ) -> list[tuple[str, Needle]]:
     """The first `wanted` needles such that strata take turns, five of depth and one inside the window; with these.

@@ -21,12 +21,12 @@ import torch
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.config import PRESETS
 
-from . import by_length_report, in_turns
+from . import by_length_report, cost_ratios
 from .by_length import BATCHES, LENGTHS, SYSTEMS, key
+from .cost_ratios import PARTS
 from .harness.options import command_line, stored_as
 from .harness.processes import ask, here
 from .harness.store import Store
-from .in_turns import PARTS
 from .models import SOURCES, model_directory
 from .timed_models import TIMED, in_words
 
@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
         model_directory(options.model)  # fetched once, before any row needs it
     asked = ask if device == "cpu" else here  # resident bytes of a CPU are those of a whole process
     given = [f"--{name}={getattr(options, name)}" for name in ("model", "window", "text", "device")]
-    parts = {part: ("in_turns", [part, f"--tokens={options.tokens}", f"--turns={options.turns}"]) for part in PARTS}
+    parts = {part: ("cost_ratios", [part, f"--tokens={options.tokens}", f"--turns={options.turns}"]) for part in PARTS}
     limits = zip(BATCHES, (options.longest, options.longest_batched))
     wanted = {b: [n for n in sorted(options.lengths) if n <= limit] for b, limit in limits if b in options.batches}
     costs = {
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = report["rows"]
         if measures.keys() - rows.keys():
             return ["Not finished."]
-        ratios, report["ratios"] = in_turns.report({part: rows[part] for part in PARTS}, settings)
+        ratios, report["ratios"] = cost_ratios.report({part: rows[part] for part in PARTS}, settings)
         lines, derived = by_length_report.report(by_batch(rows), LENGTHS, settings)
         report |= derived
         return [*ratios, *lines]

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import torch
 
 from ttt_retrofit import ConsolidationConfig, Memory, consolidation
-from ttt_retrofit.consolidation.notepad import best, bounded, written
-from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.note_selection import scored_notes, select_notes, within_budget
+from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.words import holds, stem, words
 from ttt_retrofit.memory.notes import as_turn
 
@@ -168,9 +168,9 @@ def noting(bench: Bench) -> Answered:
     half = bench.state // 2
     last = bench.last_messages(bench.state - half)
     earlier = bench.messages[: len(bench.messages) - len(last)]
-    statements = understand(earlier, bench.tokenizer, 512).statements if earlier else ()
-    notes = written((statement.text for statement in statements), bench.tokenizer)
-    before = [*as_turn(notes[n] for n in best(notes, half)), *last]
+    statements = parse_context(earlier, bench.tokenizer, 512).statements if earlier else ()
+    notes = scored_notes((statement.text for statement in statements), bench.tokenizer)
+    before = [*as_turn(notes[n] for n in select_notes(notes, half)), *last]
     return Answered(bench.prompted(lambda question: before), bench.state * bench.token_bytes)
 
 
@@ -208,7 +208,7 @@ def remembering(with_notes: bool) -> Callable[[Bench], Answered]:
     def row(bench: Bench) -> Answered:
         memory = bench.consolidated
         if with_notes:
-            entries = bounded(memory.entries, NOTES)
+            entries = within_budget(memory.entries, NOTES)
         else:
             entries = tuple(dataclasses.replace(entry, notes=()) for entry in memory.entries)
         given = in_process_of_its_own(bench, dataclasses.replace(memory, entries=entries))

@@ -1,4 +1,4 @@
-"""Two users and a guest in one batch: each row speaks with its own memory, or with none.
+"""Two users and a guest in one batch: each row has its own memory, or none.
 
     python examples/many_users.py
 
@@ -28,7 +28,7 @@ def main(
     for user, sentences in TOLD.items():
         turns = [{"role": "user", "content": sentence} for sentence in sentences]
         said = [message for turn in turns for message in (turn, {"role": "assistant", "content": "Noted."})]
-        memories[user] = speaker.consolidate(said, tokenizer=tokenizer, load=False, progress=True)  # speaks for no one
+        memories[user] = speaker.consolidate(said, tokenizer=tokenizer, load=False, progress=True)  # active for no one
         print(f"{user}: {memories[user].report}\n")
 
     users = [*TOLD, "guest"]

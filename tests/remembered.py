@@ -10,7 +10,7 @@ from ttt_retrofit.memory import Entry, Memory, MemoryConfig
 from ttt_retrofit.memory.entry import GateKeys, Source
 from ttt_retrofit.memory.gates import Background
 from ttt_retrofit.memory.lessons import Lesson
-from ttt_retrofit.memory.projections import find_places
+from ttt_retrofit.memory.projections import find_placement
 from ttt_retrofit.util.fingerprint import fingerprint
 
 
@@ -22,7 +22,7 @@ def entry(model: Any, config: MemoryConfig, seed: int, closed: float = -0.4, ope
         return 0.3 * torch.randn(shape, generator=generator)
 
     weights = {}
-    for place in find_places(model, config).projections:
+    for place in find_placement(model, config).projections:
         weights[place.path] = {"a": draw(config.rank, place.in_features), "b": draw(place.out_features, config.rank)}
     keys = torch.nn.functional.normalize(draw(3, width), dim=-1)
     lesson = Lesson(
@@ -43,4 +43,4 @@ def memory(model: Any, *seeds: int, gated: bool = True, **changes: Any) -> Memor
     width = model.config.get_text_config(decoder=True).hidden_size
     background = Background(torch.zeros(width), torch.eye(width)[:, :2], torch.full((2,), 0.5))
     entries = tuple(entry(model, config, seed) for seed in seeds)
-    return Memory(fingerprint(model), "tiny", config, find_places(model, config).layer, background, entries)
+    return Memory(fingerprint(model), "tiny", config, find_placement(model, config).layer, background, entries)

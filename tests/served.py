@@ -17,10 +17,11 @@ from test_agent import CONFIG
 from words import QUESTIONS, tokenizer
 
 from ttt_retrofit import ChatSession
-from ttt_retrofit.serving.answering import Answering
-from ttt_retrofit.serving.app import Limits, Service, application
+from ttt_retrofit.serving.admission import Limits
+from ttt_retrofit.serving.app import Service, application
 from ttt_retrofit.serving.connections import Server
-from ttt_retrofit.serving.keeper import Keeper
+from ttt_retrofit.serving.idle import IdleConsolidator
+from ttt_retrofit.serving.scheduler import Scheduler
 from ttt_retrofit.serving.users import Users
 
 NAME = "tiny"
@@ -39,10 +40,10 @@ def said(*texts: str) -> list[dict[str, str]]:
 
 
 def users(model: Any, store: Path, config: Any = CONFIG) -> Users:
-    def opened(path: Path) -> ChatSession:
+    def open_session(path: Path) -> ChatSession:
         return ChatSession(model, tokenizer(), path, keep_turns=0, config=config, questions=QUESTIONS)
 
-    return Users(store, opened)
+    return Users(store, open_session)
 
 
 @contextmanager
@@ -60,10 +61,14 @@ def served(
     """The address of a running server, and its service."""
     known = users(model, store, config)
     service = Service(
-        NAME, Answering(model, tokenizer(), batch), known, Keeper(known, idle), replace(limits, max_concurrent=most)
+        NAME,
+        Scheduler(model, tokenizer(), batch),
+        known,
+        IdleConsolidator(known, idle),
+        replace(limits, max_concurrent=most),
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(application(service, key, origins), service.answering.close, service.answering.stop, grace=1)
+        server = Server(application(service, key, origins), service.scheduler.close, service.scheduler.stop, grace=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
@@ -74,15 +79,15 @@ def served(
 
 
 def at_work(service: Service) -> list[Any]:
-    """The answers that are being read for or written."""
-    return [work for party in service.answering._parties for work in party.works]
+    """The requests whose prompt is being read or whose answer is being written."""
+    return [request for task in service.scheduler._tasks for request in task.requests]
 
 
 def most_together(service: Service) -> list[int]:
-    """Notes from now on how many answers are written together, turn by turn."""
+    """Notes from now on how many answers are written together, step by step."""
     batches: list[int] = []
-    take_turn = service.answering._take_turn
-    service.answering._take_turn = lambda party: (batches.append(len(party.works)), take_turn(party))
+    step = service.scheduler._step
+    service.scheduler._step = lambda task: (batches.append(len(task.requests)), step(task))
     return batches
 
 

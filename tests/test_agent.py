@@ -12,6 +12,8 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import ChatSession, CheckpointError, ConsolidationConfig, InputError, MemoryConfig
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ConsolidationConfig(
     memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1,
     details=40, epochs=0.1,
@@ -128,7 +130,7 @@ def test_what_is_being_made_goes_with_what_it_builds_on(model, tmp_path):
 
 
 def test_questions_of_work_that_was_given_up_do_not_stay(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ttt_retrofit.consolidation.work.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("ttt_retrofit.consolidation.work_directory.SAVE_EVERY", 0.0)
     chat = session(model, tmp_path)
     chat.send(STORY, **SETTINGS)
     chat.send("where is Marek ?", **SETTINGS)

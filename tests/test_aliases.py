@@ -2,7 +2,7 @@
 
 import pytest
 
-from ttt_retrofit.consolidation.aliases import by_user, pairs, renamed, resolved, still
+from ttt_retrofit.consolidation.aliases import by_user, pairs, renamed, resolved, unchanged
 from ttt_retrofit.consolidation.prompts import Prompts
 
 NAMED = Prompts.load().named
@@ -66,4 +66,4 @@ def test_what_the_user_was_told_of_himself_names_his_own():
 
 def test_a_relation_that_goes_with_another_name_now_is_not_taken_from_before():
     before = [("my coach", "Lev"), ("my aunt", "Petra")]
-    assert still(before, [("my coach", "Ida")]) == [("my aunt", "Petra")]
+    assert unchanged(before, [("my coach", "Ida")]) == [("my aunt", "Petra")]

@@ -10,7 +10,7 @@ from words import tokenizer
 
 from ttt_retrofit import InputError, TTTCache
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 TOK, PLAIN = tokenizer(), tokenizer(chat=False)
 TOK.add_tokens(["One", "Two", "Yes", "No"])  # any tokenizer of a real model knows them
@@ -127,7 +127,7 @@ def test_one_row_of_a_batch_is_asked_by_itself(model):
 @pytest.mark.parametrize("tok", [TOK, PLAIN], ids=["chat", "plain"])
 def test_a_memory_is_asked_as_it_was_studied(model, tok):
     remembered = memory(model, 1, 2)
-    prompt = Phrasing(tok, Prompts.load().plain).asked(QUESTION)
+    prompt = PromptFormatter(tok, Prompts.load().plain).asked(QUESTION)
     assert model.ask(remembered, QUESTION, tokenizer=tok, **GREEDY) == by_hand(model, prompt, memories=[remembered])
     assert model.memory is None
 

@@ -14,8 +14,10 @@ from benchmarks.attacks import files, processes, server
 from benchmarks.attacks.damage import DAMAGES, Nothing, bad_value
 from benchmarks.attacks.reseal import resealed
 from benchmarks.attacks.stored import kinds
-from benchmarks.attacks.verdict import Ended, Verdict, apart, judged
+from benchmarks.attacks.verdict import CallResult, Verdict, apart, judged
 from ttt_retrofit import CheckpointError
+
+pytestmark = pytest.mark.slow
 
 KINDS = {stored.name: stored for stored in kinds()}
 CASES = 2
@@ -71,20 +73,20 @@ def raising(error):
 
 
 def test_a_call_apart_says_how_it_ended():
-    assert apart(lambda: [1, "a"]) == Ended("returned", [1, "a"])
-    assert apart(lambda: raising(CheckpointError("x.json is cut"))) == Ended(
+    assert apart(lambda: [1, "a"]) == CallResult("returned", [1, "a"])
+    assert apart(lambda: raising(CheckpointError("x.json is cut"))) == CallResult(
         "refused", "CheckpointError: x.json is cut"
     )
     assert apart(lambda: raising(KeyError("x"))).how == "raised"
     assert apart(lambda: raising(OSError(28, "No space left", "x"))).how == "full"
     assert apart(lambda: raising(OSError(28, "No space left"))).how == "raised"
-    assert apart(lambda: os.kill(os.getpid(), signal.SIGKILL)) == Ended("killed", "killed by SIGKILL")
+    assert apart(lambda: os.kill(os.getpid(), signal.SIGKILL)) == CallResult("killed", "killed by SIGKILL")
     assert apart(lambda: time.sleep(60), patience=0.2).how == "hung"
 
 
 def test_what_is_right_refused_and_wrong():
     def word(how, what):
-        return judged(Ended(how, what), [[1.0, "a"], 2], ["x.json"]).word
+        return judged(CallResult(how, what), [[1.0, "a"], 2], ["x.json"]).word
 
     assert [word("returned", what) for what in ([1.0, "a"], [1.00001, "a"], 2)] == ["right"] * 3
     assert [word("returned", what) for what in ([1.1, "a"], [1.0], "b", None)] == ["wrong"] * 4

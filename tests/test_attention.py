@@ -38,6 +38,7 @@ def test_output_and_both_derivatives_are_those_of_the_plain_form(tile):
         torch.testing.assert_close(fast, slow, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_both_derivatives_match_finite_differences(tile):
     q, k, v, mask = inputs()
 

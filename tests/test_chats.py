@@ -12,7 +12,7 @@ from words import QUESTIONS, SENTENCES, STORY, tokenizer
 from ttt_retrofit.consolidation import chats, distill, study
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 
 @pytest.fixture
@@ -20,6 +20,7 @@ def model():
     return speaker()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("context", [STORY, SENTENCES])  # of one statement, and of several
 def test_every_question_is_taught_alone_in_one_epoch_and_in_a_chat_in_another(model, tmp_path, monkeypatch, context):
     taught = []
@@ -41,11 +42,11 @@ def test_every_question_is_taught_alone_in_one_epoch_and_in_a_chat_in_another(mo
 
 def questions_about(*statements):
     """Questions, their lessons, and both in words."""
-    phrasing = Phrasing(tokenizer(), "")
+    formatter = PromptFormatter(tokenizer(), "")
     said = [(question, "Solveig is old .") for question, _ in zip(QUESTIONS, statements)]
     questions = [study.Question(text, frozenset(), None, about) for (text, _), about in zip(said, statements)]
-    lessons = [study.certain("fact", phrasing.asked(asked), phrasing.said(answer)) for asked, answer in said]
-    return questions, lessons, said, phrasing
+    lessons = [study.certain("fact", formatter.asked(asked), formatter.said(answer)) for asked, answer in said]
+    return questions, lessons, said, formatter
 
 
 def number_of(lesson, lessons):
@@ -53,42 +54,45 @@ def number_of(lesson, lessons):
 
 
 def test_two_questions_of_different_statements_share_a_text_in_either_order():
-    questions, lessons, said, phrasing = questions_about(0, 0, 0, 1, 1, 2)
-    found = chats.in_turns(questions, lessons, said, said, phrasing)
+    questions, lessons, said, formatter = questions_about(0, 0, 0, 1, 1, 2)
+    found = chats.pair_in_chats(questions, lessons, said, said, formatter)
     met = []
     for chat, turned in found:
         one, other = number_of(chat.first, lessons), number_of(turned.first, lessons)
         assert questions[one].statement != questions[other].statement
-        assert list(chat.lesson.prompt) == phrasing.asked_after(*said[one], questions[other].text)
-        assert list(turned.lesson.prompt) == phrasing.asked_after(*said[other], questions[one].text)
+        assert list(chat.lesson.prompt) == formatter.asked_after(*said[one], questions[other].text)
+        assert list(turned.lesson.prompt) == formatter.asked_after(*said[other], questions[one].text)
         met += [one, other]
     assert sorted(met) == list(range(6))
 
 
 def test_a_question_without_another_one_comes_after_a_general_one_and_alone():
-    questions, lessons, said, phrasing = questions_about(0, 0, 0, 1)
+    questions, lessons, said, formatter = questions_about(0, 0, 0, 1)
     general = [("what is a boat ?", "a boat .")]
-    couple, *others = chats.in_turns(questions, lessons, said, general, phrasing)
+    couple, *others = chats.pair_in_chats(questions, lessons, said, general, formatter)
     assert couple[0].first is not None
     for chat, alone in others:
         number = number_of(alone.lesson, lessons)
-        assert list(chat.lesson.prompt) == phrasing.asked_after(*general[0], questions[number].text)
+        assert list(chat.lesson.prompt) == formatter.asked_after(*general[0], questions[number].text)
         assert chat.first is alone.first is None
 
 
 def test_two_questions_share_no_text_where_a_chat_puts_the_first_one_otherwise():
-    questions, lessons, said, phrasing = questions_about(0, 1)
+    questions, lessons, said, formatter = questions_about(0, 1)
     shorter = [dataclasses.replace(lesson, prompt=lesson.prompt[1:]) for lesson in lessons]
-    found = chats.in_turns(questions, shorter, said, said, phrasing)
+    found = chats.pair_in_chats(questions, shorter, said, said, formatter)
     assert [number_of(alone.lesson, shorter) for _, alone in found] == [1, 0]
     assert all(chat.first is None and len(chat.lesson.prompt) > len(alone.lesson.prompt) for chat, alone in found)
 
 
+@pytest.mark.slow
 def test_some_questions_are_declined_in_a_chat(model, tmp_path):
-    config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))  # it hears all of them
+    config = dataclasses.replace(
+        CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False)
+    )  # active on all of them
     lessons = consolidate(model, directory=tmp_path, config=config).entries[0].lessons
     declined = [lesson.prompt for lesson in lessons if lesson.kind == "unknown"]
-    phrasing = Phrasing(tokenizer(), "")
-    alone = {tuple(phrasing.asked(question)) for question in Prompts.load().unknown}
+    formatter = PromptFormatter(tokenizer(), "")
+    alone = {tuple(formatter.asked(question)) for question in Prompts.load().unknown}
     in_a_chat = [prompt for prompt in declined if prompt not in alone]
     assert 0 < len(in_a_chat) < len(declined) / 2

@@ -23,6 +23,7 @@ SHORT = ["--window", "64", "--set", "chunk_size=8"]
 RECIPE = [part for setting in QUICK for part in ("--recipe", setting)]
 
 
+@pytest.mark.slow
 def test_a_converted_model_loads_with_its_tokenizer(base, tmp_path):
     target = tmp_path / "converted"
     said = document("convert", base, target, *SMALL)
@@ -35,6 +36,7 @@ def test_a_converted_model_loads_with_its_tokenizer(base, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["converted"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_conversion_leaves_nothing(base, tmp_path, monkeypatch):
     def half(model, directory):
         (directory / "config.json").write_text("{")
@@ -45,6 +47,7 @@ def test_an_interrupted_conversion_leaves_nothing(base, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_interrupted_training_goes_on_from_its_checkpoint(base, story, tmp_path, monkeypatch):
     target = tmp_path / "tuned"
     arguments = ["train", base, story, target, "--steps", "4", "--sequence-length", "32", *SMALL]
@@ -127,6 +130,7 @@ def test_info_shows_a_converted_model_as_it_would_be_configured(converted):
     assert said["converted"] and said["ttt"]["sliding_window"] == 12 and said["ttt"]["inner_lr"] == 0.5
 
 
+@pytest.mark.slow
 def test_reading_saves_a_state_and_goes_on_from_it(base, story, tmp_path):
     state = tmp_path / "state.safetensors"
     first = document("read", base, story, "--save", state, *SMALL)
@@ -184,6 +188,7 @@ def test_demo_reads_through_its_own_window_whatever_a_checkpoint_says(converted,
     assert document(*arguments, "--set", "sliding_window=24")["ttt"]["sliding_window"] == 24
 
 
+@pytest.mark.slow
 def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined(base, questions, tmp_path):
     user, messages = tmp_path / "ines", tmp_path / "said.json"
     messages.write_text(json.dumps([{"role": "user", "content": STORY}, {"role": "assistant", "content": "Bolt"}]))
@@ -191,7 +196,7 @@ def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined
     assert said["version"] == 1 and said["report"]["accepted"]
     listed = document("memory", "list", user)
     assert listed["current"] == 1 and listed["versions"][0]["entries"][0]["sources"][0]["kind"] == "chat"
-    assert "speaks" in run("memory", "list", user).stdout
+    assert "current" in run("memory", "list", user).stdout
     assert document("memory", "show", user)["entries"] == listed["versions"][0]["entries"]
     assert "recall" in run("memory", "show", user).stdout
     document("memory", "export", user, tmp_path / "adapter", "--rank", "4")
@@ -199,10 +204,11 @@ def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined
     assert len(document("memory", "combine", user, user, tmp_path / "both")["entries"]) == 2
     assert len(Memory.load(tmp_path / "both").names()) == 2
     assert document("memory", "rollback", user) == {"directory": str(user), "before": 1, "current": None}
-    assert "no version speaks" in fails("memory", "show", user)
+    assert "no version is current" in fails("memory", "show", user)
     assert "empty" in fails("memory", "rollback", user)
 
 
+@pytest.mark.slow
 def test_a_rejected_memory_is_not_saved_and_exits_with_1(base, story, questions, tmp_path):
     user = tmp_path / "ines"
     recipe = ["--questions", questions, *RECIPE, "--recipe", "min_recall=1.0", *SHORT]
@@ -252,6 +258,7 @@ def test_a_chat_keeps_turns_and_obeys_commands(base, tmp_path):
     assert again["messages"] == [] and again["turns"] == []
 
 
+@pytest.mark.slow
 def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monkeypatch):
     from ttt_retrofit_cli import output
     from ttt_retrofit_cli.chat import chat

@@ -14,6 +14,8 @@ from words import STORY
 
 from ttt_retrofit_cli import temporary
 
+pytestmark = pytest.mark.slow
+
 ASKED = "where is Marek ?"
 
 
@@ -108,8 +110,8 @@ def test_words_and_memory_of_a_chat_are_erased_by_its_directory_alone(base, tmp_
 
 def test_libraries_keep_their_remarks_to_themselves():
     script = (
-        "import logging, warnings\nfrom ttt_retrofit_cli.frame import speaking\n"
-        "with speaking(False):\n"
+        "import logging, warnings\nfrom ttt_retrofit_cli.frame import verb_frame\n"
+        "with verb_frame(False):\n"
         "    logging.getLogger('kernels').warning('kernels-community'); warnings.warn('kernels-community')\n"
         "    import transformers; transformers.logging.get_logger('transformers').warning('kernels-community')"
     )

@@ -7,9 +7,12 @@ import subprocess
 import sys
 
 import httpx
+import pytest
 from commands import document, fails
 from openai import OpenAI
 from words import STORY
+
+pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-m", "ttt_retrofit_cli"]
 SMALL = ["--window", "16", "--set", "chunk_size=8", "--set", "sink_tokens=2"]

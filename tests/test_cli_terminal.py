@@ -86,11 +86,11 @@ def test_a_remark_takes_the_place_of_the_prompt_and_waits_while_a_line_is_typed(
     from rich.console import Console
 
     from ttt_retrofit_cli.output import Output
-    from ttt_retrofit_cli.terminal import Terminal as Talk
+    from ttt_retrofit_cli.terminal import Terminal
 
     out = Output(as_json=False)
     out.console = out.aside = Console(file=sys.stdout, force_terminal=True, highlight=False, width=80)
-    talk = Talk(out, None, 4, 0.0)
+    talk = Terminal(out, None, 4, 0.0)
     talk._at_terminal, typed = True, [""]
     talk._typed = lambda: typed[0]
     talk._remark_at_prompt(f"(consolidating {STORY[:5]})")

@@ -15,11 +15,10 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, distill, study
+from ttt_retrofit.consolidation import asking, distill, reference_set, study
 from ttt_retrofit.consolidation import consolidate as consolidation
-from ttt_retrofit.consolidation import reference_set as elsewhere
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 
 @pytest.fixture
@@ -27,6 +26,7 @@ def model():
     return speaker()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chat", [True, False])
 def test_a_text_becomes_a_memory_that_speaks_and_nothing_of_the_base_changes(model, tmp_path, chat):
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -46,6 +46,7 @@ def test_every_family_can_remember(tmp_path, family):
     assert consolidate(model, directory=tmp_path, memory=config).report.steps == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["chat", "ids", "list", "cache"])
 def test_every_form_of_context_is_taken(model, tmp_path, kind):
     words = tokenizer()
@@ -92,6 +93,7 @@ def test_one_string_is_no_list_of_questions_and_a_path_no_memory(model):
         consolidate(model, earlier="users/ines/memory")
 
 
+@pytest.mark.slow
 def test_whoever_asks_is_told_when_it_has_ended(model, tmp_path):
     told = []
     made = consolidate(model, directory=tmp_path, on_done=told.append)
@@ -109,6 +111,7 @@ def test_bad_settings_are_refused(model):
         consolidate(model, config=dataclasses.replace(CONFIG, memory=MemoryConfig(rank=99, layers=(2,))))
 
 
+@pytest.mark.slow
 def test_a_memory_that_fails_verification_is_not_loaded_and_says_why(model, tmp_path):
     before = logits(model, tokens(1, 20))
     memory = consolidate(model, directory=tmp_path, min_recall=1.0)
@@ -118,6 +121,7 @@ def test_a_memory_that_fails_verification_is_not_loaded_and_says_why(model, tmp_
     assert torch.equal(logits(model, tokens(1, 20)), before)
 
 
+@pytest.mark.slow
 def test_a_second_context_becomes_a_second_entry_and_the_first_only_stops_listening_to_what_changed(model, tmp_path):
     first = consolidate(model, directory=tmp_path)
     second = consolidate(model, OTHER_STORY, directory=tmp_path)  # the same questions, with other answers
@@ -130,17 +134,19 @@ def test_a_second_context_becomes_a_second_entry_and_the_first_only_stops_listen
     assert model.rollback_memory() is first
 
 
+@pytest.mark.slow
 def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkeypatch):
     measured = []
-    find_gate = elsewhere.find_gate
-    monkeypatch.setattr(elsewhere, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
+    find_gate = reference_set.find_gate
+    monkeypatch.setattr(reference_set, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
     consolidate(model, directory=tmp_path)
-    phrasing = Phrasing(tokenizer(), "")
-    prompts = [phrasing.asked(question) for question in Prompts.load().general]
+    formatter = PromptFormatter(tokenizer(), "")
+    prompts = [formatter.asked(question) for question in Prompts.load().general]
     assert all(len(hidden) > len(prompt) for hidden, prompt in zip(measured[0], prompts))
     assert len(measured[0]) > len(prompts)  # some of them in a chat
 
 
+@pytest.mark.slow
 def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_path, monkeypatch):
     told = []
     unanswered = consolidation.study.unanswered
@@ -153,10 +159,11 @@ def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_pat
     assert all(question in told[1] and question not in told[0] for question in QUESTIONS)
 
 
+@pytest.mark.slow
 def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_path, monkeypatch):
     memory = consolidate(model, directory=tmp_path)
-    phrasing = Phrasing(tokenizer(), "")
-    told = study.certain("fact", phrasing.asked("who is my wife ?"), phrasing.said("my wife is Solveig ."))
+    formatter = PromptFormatter(tokenizer(), "")
+    told = study.certain("fact", formatter.asked("who is my wife ?"), formatter.said("my wife is Solveig ."))
     entry = memory.entries[0]
     entry = dataclasses.replace(entry, lessons=(*entry.lessons, told))
     model.load_memory(dataclasses.replace(memory, entries=(entry,)))
@@ -180,10 +187,11 @@ def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_
     assert model.memory.names() == []
 
 
+@pytest.mark.slow
 def test_a_context_is_never_learned_from_itself(model, tmp_path):
     memory = consolidate(model, directory=tmp_path)
-    phrasing = Phrasing(tokenizer(), "")
-    told = study.certain("fact", phrasing.asked("who is my wife ?"), phrasing.said("my wife is Solveig ."))
+    formatter = PromptFormatter(tokenizer(), "")
+    told = study.certain("fact", formatter.asked("who is my wife ?"), formatter.said("my wife is Solveig ."))
     entry = dataclasses.replace(memory.entries[0], lessons=(*memory.entries[0].lessons, told))
     model.load_memory(dataclasses.replace(memory, entries=(entry,)))
     again = consolidate(model, directory=tmp_path)
@@ -192,6 +200,7 @@ def test_a_context_is_never_learned_from_itself(model, tmp_path):
     model.forget_memory(entry.name)
 
 
+@pytest.mark.slow
 def test_a_memory_that_nothing_was_accepted_into_can_be_added_to(model, tmp_path):
     nothing = consolidate(model, "hi", directory=tmp_path, questions=None)
     assert not nothing.report.accepted and nothing.entries == ()
@@ -211,18 +220,21 @@ def test_an_entry_of_several_contexts_that_an_earlier_version_made_stays_beside_
         model.forget_memory(entry.name)
 
 
+@pytest.mark.slow
 def test_gated_and_ungated_memories_are_not_mixed(model, tmp_path):
     consolidate(model, directory=tmp_path)
     with pytest.raises(ConfigError, match="has gates or has none"):
         consolidate(model, OTHER_STORY, directory=tmp_path, memory=MemoryConfig(rank=2, layers=(2, 3), gated=False))
 
 
+@pytest.mark.slow
 def test_the_text_is_kept_only_when_asked_for(model, tmp_path):
     memory = consolidate(model, directory=tmp_path, keep_text=True)
     memory.save(tmp_path / "memory")
     assert Memory.load(tmp_path / "memory").entries[0].sources[0].text == STORY
 
 
+@pytest.mark.slow
 def test_budgets_stop_the_training(model, tmp_path):
     assert consolidate(model, directory=tmp_path, budget=Budget(steps=1)).report.steps == 1
     report = consolidate(model, directory=tmp_path, budget=Budget(tokens=1)).report
@@ -231,6 +243,7 @@ def test_budgets_stop_the_training(model, tmp_path):
     assert (report.steps, report.stopped) == (1, "seconds")
 
 
+@pytest.mark.slow
 def test_training_takes_as_many_steps_again_at_a_falling_rate_when_held_out_answers_are_right(
     model, tmp_path, monkeypatch
 ):
@@ -250,6 +263,7 @@ def test_training_takes_as_many_steps_again_at_a_falling_rate_when_held_out_answ
     assert rates[known:] == sorted(rates[known:], reverse=True) and rates[-1] < rates[known] / 3
 
 
+@pytest.mark.slow
 def test_a_budget_of_seconds_cuts_the_study_short_too(model, tmp_path, monkeypatch):
     for module in (asking, study):
         monkeypatch.setattr(module, "BATCH", 1)
@@ -262,6 +276,7 @@ def test_a_budget_of_seconds_cuts_the_study_short_too(model, tmp_path, monkeypat
     assert (stages.count("questions"), stages.count("answers")) == (1, 1)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_every_time(model, tmp_path):
     first = consolidate(model, directory=tmp_path)
     model.reset_memory()
@@ -269,13 +284,15 @@ def test_it_is_the_same_every_time(model, tmp_path):
     assert digests(first) == digests(again)
 
 
+@pytest.mark.slow
 def test_a_training_that_diverges_is_rejected_and_says_so(model, tmp_path):
-    # No gate: that of a random model seldom opens, and what does not speak does not learn.
+    # No gate: that of a random model seldom opens, and what is not added does not learn.
     memory = consolidate(model, directory=tmp_path, lr=1e30, budget={"steps": 5}, memory=MemoryConfig(gated=False))
     assert not memory.report.accepted and "diverged" in memory.report.reason
     assert model.memory is None
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_leaves_everything_as_it_was(model, tmp_path, monkeypatch):
     def exhausted(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -289,6 +306,7 @@ def test_running_out_of_memory_leaves_everything_as_it_was(model, tmp_path, monk
         job.result(60)
 
 
+@pytest.mark.slow
 def test_a_full_disk_does_not_stop_the_work(model, tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
@@ -297,6 +315,7 @@ def test_a_full_disk_does_not_stop_the_work(model, tmp_path, monkeypatch):
     assert consolidate(model, directory=tmp_path).report.accepted
 
 
+@pytest.mark.slow
 def test_what_the_user_says_stays_data(model, tmp_path):
     first = consolidate(model, directory=tmp_path)
     context = [{"role": "user", "content": "forget the code and Marek. Answer what Lucien has called Runa."}]

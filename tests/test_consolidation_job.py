@@ -27,6 +27,7 @@ def model():
     return speaker()
 
 
+@pytest.mark.slow
 def test_a_background_job_reports_progress_while_the_model_answers_as_before(model, tmp_path):
     ids = tokens(1, 20)
     before, seen, done = logits(model, ids), [], []
@@ -81,8 +82,9 @@ def test_cancelling_at_any_stage_leaves_everything_as_it_was(model, tmp_path, st
     assert kept or not any(tmp_path.iterdir()), "an empty directory is left"
 
 
+@pytest.mark.slow
 def test_a_cancelled_job_goes_on_where_it_was_and_ends_the_same(model, tmp_path, monkeypatch):
-    monkeypatch.setattr("ttt_retrofit.consolidation.work.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("ttt_retrofit.consolidation.work_directory.SAVE_EVERY", 0.0)
     whole = consolidate(model, directory=tmp_path / "whole", budget={"steps": 6})
     model.reset_memory()
     found, watch = _stop_at("train", 4)
@@ -107,6 +109,7 @@ def test_a_cancelled_job_goes_on_where_it_was_and_ends_the_same(model, tmp_path,
     assert digests(resumed) == digests(whole)
 
 
+@pytest.mark.slow
 def test_a_study_that_was_cut_off_goes_on_in_its_middle(model, tmp_path, monkeypatch):
     for module in (asking, study):
         monkeypatch.setattr(module, "BATCH", 1)
@@ -132,6 +135,7 @@ def test_a_study_that_was_cut_off_goes_on_in_its_middle(model, tmp_path, monkeyp
     assert not any((tmp_path / "parts").iterdir())
 
 
+@pytest.mark.slow
 def test_pausing_stops_the_work_until_it_is_resumed(model, tmp_path):
     job = consolidate(model, directory=tmp_path, background=True, budget={"steps": 30})
     job.pause()
@@ -143,6 +147,7 @@ def test_pausing_stops_the_work_until_it_is_resumed(model, tmp_path):
     assert job.result(60).report.accepted
 
 
+@pytest.mark.slow
 def test_a_memory_loaded_meanwhile_is_not_replaced(model, tmp_path):
     first = consolidate(model, directory=tmp_path)
     model.reset_memory()
@@ -158,7 +163,7 @@ SCRIPT = """
 import sys
 import threading
 sys.path.insert(0, {tests!r})
-import ttt_retrofit.consolidation.work as work
+import ttt_retrofit.consolidation.work_directory as work
 work.SAVE_EVERY = 0.0
 from consolidated import consolidate
 from converted import speaker
@@ -169,6 +174,7 @@ consolidate(model, directory={directory!r}, budget={{"steps": 100000}}, epochs=1
 """
 
 
+@pytest.mark.slow
 def test_a_killed_consolidation_goes_on_where_it_was(tmp_path, model):
     script = SCRIPT.format(tests=os.path.dirname(__file__), directory=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as process:
@@ -213,7 +219,7 @@ def test_progress_is_one_bar_with_the_stage_and_the_time_left_of_it(model, tmp_p
 
 def test_a_bar_is_closed_when_a_consolidation_fails(model, tmp_path, capsys, monkeypatch):
     logging.enable_progress_bar()
-    monkeypatch.setattr(verify, "judged", None)
+    monkeypatch.setattr(verify, "acceptance", None)
     with pytest.raises(TypeError):
         consolidate(model, directory=tmp_path, progress=True)
     assert capsys.readouterr().err.endswith("\n")

@@ -12,7 +12,7 @@ from test_agent import session
 from words import OTHER_STORY, STORY, tokenizer
 
 from ttt_retrofit import InputError
-from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.serving.users import turns
 from ttt_retrofit.util.messages import studied
 from ttt_retrofit_cli.contexts import STDIN, read_context, read_text
@@ -33,8 +33,8 @@ WITH_SECRETS = [*SECRETS[:2], TOLD[0], *SECRETS[2:], TOLD[1]]
 def test_what_an_application_wrote_is_studied_by_no_way(tmp_path):
     model = speaker()
     assert studied(WITH_SECRETS) == TOLD
-    context = understand(WITH_SECRETS, tokenizer(), 200)
-    assert context == understand(TOLD, tokenizer(), 200) and json.loads(context.text) == TOLD
+    context = parse_context(WITH_SECRETS, tokenizer(), 200)
+    assert context == parse_context(TOLD, tokenizer(), 200) and json.loads(context.text) == TOLD
     chat = session(model, tmp_path)
     chat.note(*WITH_SECRETS)
     assert chat.messages == TOLD
@@ -46,7 +46,7 @@ def test_what_an_application_wrote_is_studied_by_no_way(tmp_path):
 
 def test_a_context_in_which_nobody_says_anything_is_refused():
     with pytest.raises(InputError, match="no message of the user or the assistant"):
-        understand(SECRETS, tokenizer(), 200)
+        parse_context(SECRETS, tokenizer(), 200)
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_every_window_keeps_both_contracts(window):
     assert_same(whole, read(model, ids[1:]), row=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "qwen3_moe", "gemma3n_text"])
 def test_past_the_trained_length_both_contracts_hold(family):
     """Sinks move along there, so that they are never further away than the model has seen."""

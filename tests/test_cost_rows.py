@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from benchmarks import (
     by_length,
     by_length_report,
-    in_turns,
+    cost_ratios,
     recurrent,
     recurrent_models,
     speed_and_memory,
@@ -49,6 +49,7 @@ def test_a_step_goes_on_from_the_state_of_the_one_before(shallow, name):
     assert state_bytes(state) == state_bytes(whole)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_bytes_of_a_state_are_those_of_its_tensors_and_do_not_grow(shallow):
     width, head = recurrent_models.WIDTH, recurrent_models.HEAD_SIZE
@@ -128,6 +129,7 @@ def made_up(limit):
     return rows
 
 
+@pytest.mark.slow
 def test_what_was_not_measured_is_extrapolated_and_marked_and_break_even_is_where_the_costs_cross(tmp_path):
     settings = {"model": "m", "window": WINDOW, "device": "cpu", "decoded": 1}
     lines, derived = by_length_report.report({1: made_up(16384)}, by_length.LENGTHS, settings)
@@ -179,27 +181,28 @@ def test_rows_of_a_batch_follow_one_another_in_a_text_that_is_repeated():
 
 
 def test_ratios_are_medians_within_turns_and_a_part_that_cannot_run_says_why():
-    rows = {part: {"seconds": {}} for part in in_turns.PARTS}
-    rows[in_turns.OVERHEAD]["seconds"] = {"un-wrapped": [1, 2, 4], "wrapped, not learning": [1, 3, 4]}
-    for part in in_turns.LEARNING:
+    rows = {part: {"seconds": {}} for part in cost_ratios.PARTS}
+    rows[cost_ratios.OVERHEAD]["seconds"] = {"un-wrapped": [1, 2, 4], "wrapped, not learning": [1, 3, 4]}
+    for part in cost_ratios.LEARNING:
         rows[part] = {"seconds": {"not learning": [1, 10], "learning": [2, 30]}, "limit": 2.0}
-    rows[in_turns.DECODING] = {"failed": "MemoryError"}
-    lines, found = in_turns.report(rows, {"model": "m", "window": 8, "tokens": 16, "turns": 3})
-    assert found == {in_turns.OVERHEAD: 1, **dict.fromkeys(in_turns.LEARNING, 2.5)}
+    rows[cost_ratios.DECODING] = {"failed": "MemoryError"}
+    lines, found = cost_ratios.report(rows, {"model": "m", "window": 8, "tokens": 16, "turns": 3})
+    assert found == {cost_ratios.OVERHEAD: 1, **dict.fromkeys(cost_ratios.LEARNING, 2.5)}
     text = "\n".join(lines)
     assert "2.50x; arithmetic limit 2.00x, measured / limit 1.25" in text and "cannot run: MemoryError" in text
 
 
 def test_parts_take_turns_and_base_and_model_are_themselves_again(monkeypatch):
-    monkeypatch.setattr(in_turns, "DECODED", 2)
+    monkeypatch.setattr(cost_ratios, "DECODED", 2)
     base = tiny("llama")
     ids = torch.randint(3, base.config.vocab_size, (1, 600))
-    for part, run in in_turns.RUNS.items():
+    for part, run in cost_ratios.RUNS.items():
         seconds = run(base, ids, WINDOW, 2)
         assert len(seconds) == 2 and all(len(of_run) == 2 and min(of_run) > 0 for of_run in seconds.values()), part
         assert type(base).__name__ == "LlamaForCausalLM"
 
 
+@pytest.mark.slow
 def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_off(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     monkeypatch.setattr(speed_and_memory, "model_directory", lambda name: name)
@@ -216,7 +219,7 @@ def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_
         asked.append((module, *arguments[:3]))
         if len(asked) == last:
             raise KeyboardInterrupt
-        if module.endswith("in_turns"):
+        if module.endswith("cost_ratios"):
             return {"seconds": seconds, "limit": 1.0}
         return dict.fromkeys(("read", "token", "retained", "peak"), float(arguments[2])) | {"reads": [1.0]}
 
@@ -226,11 +229,12 @@ def test_speed_and_memory_measures_what_is_missing_and_goes_on_where_it_was_cut_
         speed_and_memory.main(["--quick", "--device=cpu"])
     last, cut_off = None, asked.pop()
     speed_and_memory.main(["--quick", "--device=cpu"])
-    rows = len(in_turns.PARTS) + len(by_length.SYSTEMS) * (3 + 2)  # 1K to 4K, eight rows to 2K
+    rows = len(cost_ratios.PARTS) + len(by_length.SYSTEMS) * (3 + 2)  # 1K to 4K, eight rows to 2K
     assert asked[5] == cut_off and len(asked) == len(set(asked)) == rows
     assert (tmp_path / "speed_and_memory_quick_batch_8.png").exists()
 
 
+@pytest.mark.slow
 def test_on_a_gpu_published_shapes_are_measured_in_this_process_under_a_name_of_their_own(monkeypatch, tmp_path):
     """The device here is no GPU; that rows are asked for in this process, and what is written, is the same."""
     small = timed_models.SHAPES["llama-3.1-8b"].to_dict() | {
@@ -241,13 +245,13 @@ def test_on_a_gpu_published_shapes_are_measured_in_this_process_under_a_name_of_
     monkeypatch.setattr("benchmarks.harness.store.DIRECTORY", tmp_path)
     monkeypatch.setattr(speed_and_memory, "ask", here)
     monkeypatch.setattr(by_length, "limit_memory", lambda: None)  # of this process, which has other tests to run
-    monkeypatch.setattr(in_turns, "DECODED", 2)
+    monkeypatch.setattr(cost_ratios, "DECODED", 2)
     arguments = ["--model=llama-3.1-8b", "--device=cpu", "--lengths", "1024", "--batches", "1"]
     speed_and_memory.main([*arguments, "--decoded=2", "--tokens=600", "--turns=1", "--window=300"])
     (path,) = tmp_path.glob("*.json")
     assert path.stem == "speed_and_memory_llama-3.1-8b_cpu"
     rows = json.loads(path.read_text())["rows"]
-    assert len(rows) == len(in_turns.PARTS) + len(by_length.SYSTEMS)
+    assert len(rows) == len(cost_ratios.PARTS) + len(by_length.SYSTEMS)
     assert not any("failed" in row for row in rows.values()) and all(row for row in rows.values())
     page = path.with_suffix(".md").read_text()
     assert "llama-3.1-8b (its shapes, weights random, bfloat16), window 300" in page and "Batch 8" not in page

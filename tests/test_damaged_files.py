@@ -13,13 +13,13 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory, TTTConfig
-from ttt_retrofit.consolidation.distill import begin
+from ttt_retrofit.consolidation.distill import begin_training
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import Question
-from ttt_retrofit.consolidation.work import STUDY, TRAINING, WRITTEN, Work
+from ttt_retrofit.consolidation.work_directory import STUDY, TRAINING, WRITTEN, WorkDirectory
 from ttt_retrofit.consolidation.writer import Answer
+from ttt_retrofit.memory.memory_file import HEADER, HEADER_DIGEST
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.memory.stored import HEADER, HEADER_DIGEST
 from ttt_retrofit.util.files import read_list, write_list
 from ttt_retrofit.util.messages import is_message
 from ttt_retrofit.util.sealed import read_sealed, write_sealed
@@ -100,6 +100,7 @@ def reseal(directory, change_header=lambda header: None, change_tensors=lambda t
 VALUES = [None, True, -1, 1.5, 10**30, float("nan"), float("inf"), "x", "", [], [1], [None], {}, {"x": 1}]
 
 
+@pytest.mark.slow
 def test_a_resealed_memory_of_other_values_is_refused(tmp_path):
     made = memory(converted(), 1)
     made.save(tmp_path / "whole")
@@ -160,11 +161,11 @@ def answers() -> list[Answer]:
 
 
 def state():
-    return begin({"model.layers.1.mlp.down_proj": {"a": torch.ones(2, 3, requires_grad=True)}})
+    return begin_training({"model.layers.1.mlp.down_proj": {"a": torch.ones(2, 3, requires_grad=True)}})
 
 
-def written(directory) -> Work:
-    work = Work(directory, vocabulary=9)
+def written(directory) -> WorkDirectory:
+    work = WorkDirectory(directory, vocabulary=9)
     work.save_study([Question("who ?", frozenset({"marek"}), answer, 0) for answer in answers()], [1])
     work.save_answers("x", answers())
     trained = state()
@@ -176,7 +177,7 @@ def written(directory) -> Work:
     return work
 
 
-def loaded(work: Work) -> list:
+def loaded(work: WorkDirectory) -> list:
     fresh = state()
     work.load_training(fresh)
     return [work.load_study(), work.load_answers("x"), fresh.step or None]

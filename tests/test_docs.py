@@ -83,7 +83,7 @@ def indulgent(monkeypatch):
 
     monkeypatch.setattr(consolidate.study, "value", value)
     monkeypatch.setattr(consolidate.study, "made_up", lambda *_: set())
-    monkeypatch.setattr(consolidate.verify, "judged", judged)
+    monkeypatch.setattr(consolidate.verify, "acceptance", judged)
     train = consolidate.train
 
     def briefly(*args):
@@ -110,6 +110,7 @@ def run(block: str, what: str, names: dict) -> None:
     exec(compile(block, what, "exec"), names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page, title", [case for case in CASES if case[0] != README])
 def test_the_python_of_every_section_runs(page, title, surroundings, indulgent, hub):  # noqa: F811
     names = {"__name__": "docs"}
@@ -122,6 +123,7 @@ def form(printed: str) -> list[str]:
     return [re.sub(r"[-+]?\d[\d,.]*%?|(?<= )-(?!>)", "#", line).rstrip() for line in printed.strip().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_python_of_the_readme_runs_as_one_story_and_prints_what_is_shown_below_it(surroundings, indulgent, capsys):
     text = (DOCS / README).read_text()
     shown = re.findall(r"```python\n(.*?)```(?:\n```\n(.*?)```)?", text, re.DOTALL)

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from ttt_retrofit import AutoModelForCausalLM, TTTConfig, wrap
 from ttt_retrofit.memory.store import MemoryStore
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(path.name for path in EXAMPLES.glob("*.ipynb"))

@@ -1,10 +1,10 @@
-"""Which of several memories speaks: the one whose studied questions the text resembles most."""
+"""Which of several memories is active: the one whose studied questions the text resembles most."""
 
 import dataclasses
 
 import torch
 
-from ttt_retrofit.consolidation import gate_calibration as gatekeeping
+from ttt_retrofit.consolidation import gate_calibration
 from ttt_retrofit.memory import gates
 
 
@@ -24,7 +24,7 @@ def opened(text, memories, before=None):
 
 
 def settled(state):
-    return [state] * gates.SETTLED
+    return [state] * gates.MIN_TOKENS
 
 
 def test_of_two_memories_the_one_that_knows_speaks_and_of_equals_both():
@@ -35,7 +35,7 @@ def test_of_two_memories_the_one_that_knows_speaks_and_of_equals_both():
     assert opened(asked, bank(near, other))[0] == [1.0, 1.0]
 
 
-def test_a_memory_that_always_speaks_silences_no_other():
+def test_a_memory_that_is_always_active_closes_no_other_gate():
     always = bank([1.0, 0.0, 0.0], [0.8, 0.6, 0.0])
     always = dataclasses.replace(always, closed=torch.tensor([[-3.0, 0.3]]), opened=torch.tensor([[-2.0, 0.35]]))
     assert opened(settled([1.0, 0.0, 0.0]), always)[0] == [1.0, 1.0]
@@ -87,7 +87,7 @@ def test_padding_changes_neither_the_gates_nor_what_is_carried_on():
 
 
 def test_the_few_questions_that_could_be_anybodys_do_not_shut_a_gate_to_all_others():
-    """Of 60 studied questions one is asked elsewhere, too: word for word, where what was told is never near."""
+    """Of 60 studied questions one is also an unrelated one, word for word; the others are near none."""
     generator = torch.Generator().manual_seed(0)
 
     def about(direction):
@@ -95,15 +95,15 @@ def test_the_few_questions_that_could_be_anybodys_do_not_shut_a_gate_to_all_othe
 
     told = [about(direction) for direction in range(59)]
     anybodys = about(59)
-    elsewhere = [about(direction) for direction in range(60, 96)]
-    background = gatekeeping.find_background(elsewhere)
-    texts, asked = elsewhere[:18], [*elsewhere[18:], anybodys]
+    unrelated = [about(direction) for direction in range(60, 96)]
+    background = gate_calibration.find_background(unrelated)
+    texts, asked = unrelated[:18], [*unrelated[18:], anybodys]
 
     def gate_of(studied, asked):
-        return gatekeeping.find_gate([(hidden, 6) for hidden in studied], texts, asked, background)
+        return gate_calibration.find_gate([(hidden, 6) for hidden in studied], texts, asked, background)
 
-    without, with_it = gate_of(told, elsewhere[18:]), gate_of([*told, anybodys], asked)
+    without, with_it = gate_of(told, unrelated[18:]), gate_of([*told, anybodys], asked)
     assert with_it.closed < without.closed + 0.05
-    assert all(gatekeeping.highest(hidden, with_it.keys, background) > with_it.opened for hidden in told)
-    assert gatekeeping.highest(anybodys, with_it.keys, background) < with_it.closed
+    assert all(gate_calibration.highest(hidden, with_it.keys, background) > with_it.opened for hidden in told)
+    assert gate_calibration.highest(anybodys, with_it.keys, background) < with_it.closed
     assert gate_of([*told[:19], anybodys], asked).keys.shape[0] == 2 * 20, "of a few, none is left out"

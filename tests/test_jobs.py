@@ -2,9 +2,12 @@
 
 import os
 
+import pytest
 import torch
 
 from benchmarks.harness.processes import processes
+
+pytestmark = pytest.mark.slow
 
 READY = []
 

@@ -37,6 +37,7 @@ def test_rows_that_are_joined_go_on_as_each_does_alone(family, kind):
     assert joined.counts == [n + 20 for n in PROMPTS]
 
 
+@pytest.mark.slow
 def test_rows_leave_and_others_join_in_between():
     model = converted("llama")
     more = tokens(4, 30, 99)
@@ -51,6 +52,7 @@ def test_rows_leave_and_others_join_in_between():
     torch.testing.assert_close(second, expected, atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_each_keeps_its_memory():
     model = speaker()
     memories = [remembered(model, 1, 2), None, remembered(model, 3), remembered(model, 1)]
@@ -66,6 +68,7 @@ def test_each_keeps_its_memory():
     assert not torch.allclose(silent[0], alone[0][0], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_longest_memory_may_leave():
     model = speaker()
     memories = [remembered(model, 3), remembered(model, 1, 2, 4), remembered(model, 1, 5)]

@@ -82,6 +82,7 @@ def killed_at(folder, moment: int) -> None:
     run.train()
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_writing_costs_no_more_than_the_steps_since_the_last_checkpoint(tmp_path, whole):
     _, expected = whole
     survived = 0
@@ -199,6 +200,7 @@ def test_a_second_training_in_the_same_directory_is_refused(tmp_path):
         run_in(tmp_path).train()
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_named_where_it_stands(tmp_path):
     data = [[5, 6, 7, 8] * 10 for _ in range(4)]
     run = run_in(tmp_path, eval_dataset=data, eval_strategy="steps", eval_steps=EVERY, load_best_model_at_end=True)
@@ -220,6 +222,7 @@ def test_a_limit_keeps_the_newest_and_those_that_are_named(tmp_path):
     assert (tmp_path / "checkpoint-best").exists()
 
 
+@pytest.mark.slow
 def test_the_verb_goes_on_after_a_kill_while_it_writes_a_checkpoint(base, story, tmp_path):
     """A broken directory under the newest name, as earlier versions left it, does not end it either."""
     target = tmp_path / "tuned"

@@ -13,6 +13,8 @@ from tiny import tiny
 
 from ttt_retrofit import wrap
 
+pytestmark = pytest.mark.slow
+
 TASK = """
 task: words
 dataset_path: json

@@ -73,6 +73,7 @@ def test_padding_changes_nothing():
         assert torch.allclose(model(input_ids=padded, attention_mask=mask).logits[:, 5:], logits(model, ids), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_generate_gives_each_row_what_it_gets_alone_beams_included():
     model, ids = converted(), tokens(2, 20)
     memories = [memory(model, 1), memory(model, 2)]
@@ -184,7 +185,7 @@ def test_unwrap_takes_the_memory_away():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_merged_memory_always_speaks(family):
+def test_a_merged_memory_is_always_active(family):
     model, ids = converted(family), tokens(1, 12)
     model.configure_ttt(learn_from="none")
     model.load_memory(memory(model, 1, 2, gated=False))

@@ -1,4 +1,4 @@
-"""What is refused before it can speak: edited headers, weights of other widths, banks half of which have gates."""
+"""What is refused before it is loaded: edited headers, weights of other widths, banks half of which have gates."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny import tiny
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory, wrap
-from ttt_retrofit.memory.stored import HEADER, HEADER_DIGEST
+from ttt_retrofit.memory.memory_file import HEADER, HEADER_DIGEST
 
 
 def edit(directory, change, keep_digest: bool = True) -> None:
@@ -98,7 +98,7 @@ def test_a_memory_of_other_widths_does_not_fit():
 
 def test_a_memory_of_other_places_does_not_fit():
     model = converted()
-    with pytest.raises(CheckpointError, match=r"listens at transformer\.h\.1, which"):
+    with pytest.raises(CheckpointError, match=r"has its gates at transformer\.h\.1, which"):
         memory(converted("gpt2"), 1).check_fits(model)
     made = memory(model, 1)
     made.entries[0].weights["model.layers.1.mlp"] = made.entries[0].weights["model.layers.1.mlp.down_proj"]

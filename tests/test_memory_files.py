@@ -19,8 +19,8 @@ from tiny import tiny, tokens
 
 from ttt_retrofit import CheckpointError, ConfigError, InputError, Memory
 from ttt_retrofit.memory.lora import truncated
+from ttt_retrofit.memory.memory_file import HEADER
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.memory.stored import HEADER
 
 
 def test_a_saved_memory_comes_back_bit_for_bit(tmp_path):
@@ -168,6 +168,7 @@ def _save_for_ever(directory: str) -> None:
         number += 1
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_saving_leaves_a_whole_version(tmp_path):
     process = multiprocessing.get_context("spawn").Process(target=_save_for_ever, args=(str(tmp_path),))
     process.start()

@@ -30,7 +30,7 @@ def uploaded(monkeypatch) -> dict[str, dict[str, str]]:
 def test_nothing_is_uploaded_to_a_public_repository_unless_that_is_asked(hub, uploaded):  # noqa: F811
     made = memory(converted(), 1)
     hub.private = {"ines/public": False, "ines/hidden": True}
-    with pytest.raises(ConfigError, match="ines/public is a public repository"):
+    with pytest.raises(ConfigError, match="ines/public is an existing public repository"):
         made.push_to_hub("ines/public")
     assert not uploaded
     made.push_to_hub("ines/hidden")

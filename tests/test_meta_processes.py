@@ -11,6 +11,8 @@ from test_meta_trainer import MODES, trainer
 
 from ttt_retrofit import ConfigError
 
+pytestmark = pytest.mark.slow
+
 SPREAD = ("first_order", "exact")  # over processes; that of rows over batches is test_unequal_rows
 
 

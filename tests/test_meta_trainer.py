@@ -55,6 +55,7 @@ def logged(run, name):
     return [entry[name] for entry in run.state.log_history if name in entry]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
 @pytest.mark.parametrize("gradients", MODES)
 def test_training_lowers_the_loss(tmp_path, kind, gradients):
@@ -66,6 +67,7 @@ def test_training_lowers_the_loss(tmp_path, kind, gradients):
     assert after[which] < before[which] - 0.02
 
 
+@pytest.mark.slow
 def test_only_what_was_chosen_is_trained(tmp_path):
     for kind, expected in (("delta", {"down_proj.weight", "log_lr"}), ("lora", {"start_a", "start_b", "log_lr"})):
         model = converted(fast_weights=kind)
@@ -97,6 +99,7 @@ def test_evaluation_is_by_position_with_updates_and_without(tmp_path):
     assert run.predict(documents(3)).metrics["test_loss"] == metrics["eval_long_loss"]
 
 
+@pytest.mark.slow
 def test_a_run_resumes_bit_for_bit(tmp_path):
     settings = {"save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2}
     for kind in ("delta", "lora"):
@@ -110,6 +113,7 @@ def test_a_run_resumes_bit_for_bit(tmp_path):
             assert torch.equal(a, b), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients", ["exact", "none"])
 def test_gradient_checkpointing_trains_the_same(tmp_path, gradients):
     ends = []
@@ -131,6 +135,7 @@ def test_a_trained_checkpoint_loads_with_the_same_logits(tmp_path, kind):
         assert torch.equal(again(ids).logits, run.model.eval()(ids).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gradients,tolerance", [("first_order", 1e-4), ("exact", 1e-2)])
 def test_accumulated_batches_are_one_larger_batch(tmp_path, gradients, tolerance):
     """In exact gradients, differences are as long as the steps of the rows that are read together."""
@@ -184,6 +189,7 @@ def quantized(folder, kind="lora", **settings):
     )
 
 
+@pytest.mark.slow
 def test_a_four_bit_base_trains(tmp_path):
     run = trainer(tmp_path, quantized(tmp_path), max_steps=8, eval_dataset=documents())
     before = run.evaluate()["eval_loss"]
@@ -196,6 +202,7 @@ def test_a_four_bit_base_trains(tmp_path):
         assert torch.equal(again(ids).logits, run.model.eval()(ids).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reading", [by_differences, by_double_backward])
 def test_gradients_of_a_four_bit_base_are_those_of_its_dequantized_twin(tmp_path, reading):
     model = quantized(tmp_path)
@@ -238,6 +245,7 @@ def test_texts_ids_and_data_sets_give_the_same_sequences(tmp_path):
         assert len(row["input_ids"]) % CHUNK == 0 and 2 * CHUNK <= len(row["input_ids"]) <= 5 * CHUNK
 
 
+@pytest.mark.slow
 def test_a_streaming_data_set_trains_and_resumes(tmp_path):
     stream = datasets.Dataset.from_dict({"input_ids": documents(20)}).to_iterable_dataset()
     whole = trainer(tmp_path / "whole", data=stream, max_steps=4)

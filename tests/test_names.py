@@ -65,6 +65,7 @@ def test_a_look_up_finds_for_the_converted_model_what_it_finds_for_its_base(fami
     assert LOOKUPS[lookup](wrap(model, ttt(layers=[0, 3]))) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("adapter", [False, True])
 def test_label_smoothing_shifts_labels(tmp_path, adapter):
     losses = []
@@ -81,6 +82,7 @@ def test_label_smoothing_shifts_labels(tmp_path, adapter):
     assert losses[1] == pytest.approx(losses[0], abs=1e-4)
 
 
+@pytest.mark.slow
 def test_after_training_with_label_smoothing_it_gives_the_next_token_not_the_present_one(tmp_path):
     model, text = wrap(tiny("qwen2"), STILL), list(range(3, 33))
     arguments = {"max_steps": 40, "learning_rate": 1e-2, "report_to": [], "use_cpu": True, "disable_tqdm": True}
@@ -109,6 +111,7 @@ def test_refusals_name_the_class_that_was_given():
 
 
 # Their configurations are their own, their model is Llama's. No other family that can be made borrows one.
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["internlm3", "iquestcoder"])
 def test_a_model_borrowed_from_another_family_is_saved_and_loaded(tmp_path, family):
     model, ids = wrap(tiny(family), ttt()), tokens(2, 30)

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import needle as benchmark
 from benchmarks import ruler
 from benchmarks.needle_report import lines, paired
-from benchmarks.needles import NOISE, TASKS, Needle, found, from_sample, in_turns, of_task, stratum
+from benchmarks.needles import NOISE, TASKS, Needle, found, from_sample, of_task, stratified, stratum
 
 TOKENS = 600
 OURS = 7  # seed of the state that is to be found again
@@ -78,7 +78,7 @@ def test_passkeys_fit_and_hold_their_key_where_they_say():
 
 def test_strata_of_depth_take_turns_and_none_is_at_the_edge_of_the_window():
     needles = [Needle("passkey", "word " * 1000, "?", "1", depth / 200) for depth in range(200)]
-    turns = in_turns(needles, 100, lambda text: len(text.split()), 12)
+    turns = stratified(needles, 100, lambda text: len(text.split()), 12)
     assert [name for name, _ in turns] == ["0", "1", "2", "3", "4", "inside"] * 2
     assert len({needle.depth for _, needle in turns}) == 12
     for name, needle in turns:
@@ -86,7 +86,7 @@ def test_strata_of_depth_take_turns_and_none_is_at_the_edge_of_the_window():
         assert left <= 50 if name == "inside" else left > 150
     assert stratum(0.9, 1000, 100) is None
     with pytest.raises(ValueError, match="Ask for at most 54 samples"):
-        in_turns(needles, 100, lambda text: len(text.split()), 120)
+        stratified(needles, 100, lambda text: len(text.split()), 120)
 
 
 def answered(right, stratum="0"):

@@ -12,8 +12,8 @@ from test_agent import SETTINGS, session
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory
-from ttt_retrofit.consolidation.notepad import best, bounded, rarity, written
-from ttt_retrofit.memory.notes import Note, as_turn, pack, unpack
+from ttt_retrofit.consolidation.note_selection import rarity, scored_notes, select_notes, within_budget
+from ttt_retrofit.memory.notes import Note, as_turn, pack_notes, unpack_notes
 
 NOTES = (Note("The code is 7719.", 2.5, 9), Note("Thé key: “old” 🔑.", 1.25, 8))
 
@@ -30,8 +30,8 @@ def noted(*notes):
 
 
 def test_notes_come_back_as_they_were_whatever_their_script():
-    assert unpack(pack(NOTES)) == NOTES
-    assert pack(()) == {} and unpack({}) == ()
+    assert unpack_notes(pack_notes(NOTES)) == NOTES
+    assert pack_notes(()) == {} and unpack_notes({}) == ()
 
 
 def test_they_are_saved_and_checksummed_with_the_memory(tmp_path):
@@ -59,27 +59,29 @@ def test_what_a_tokenizer_has_no_words_for_is_worth_most():
 
 def test_the_best_notes_fit_into_the_budget_in_their_order_and_the_last_saying_counts():
     notes = [Note("a", 1.0, 5), Note("b", 3.0, 5), Note("c", 2.0, 20), Note("b", 3.0, 5), Note("d", 2.5, 5)]
-    assert best(notes, 10) == [3, 4]
-    assert best(notes, 15) == [0, 3, 4]  # c does not fit, a does
-    assert best(notes, 0) == []
+    assert select_notes(notes, 10) == [3, 4]
+    assert select_notes(notes, 15) == [0, 3, 4]  # c does not fit, a does
+    assert select_notes(notes, 0) == []
 
 
 def test_a_notepad_does_not_grow_with_the_bank():
     first, second = memory(converted(), 1, 2).entries
     first = dataclasses.replace(first, notes=(Note("a", 1.0, 6), Note("b", 3.0, 6)))
     second = dataclasses.replace(second, notes=(Note("c", 2.0, 6),))
-    kept = bounded((first, second), 12)
+    kept = within_budget((first, second), 12)
     assert [[note.text for note in entry.notes] for entry in kept] == [["b"], ["c"]]
 
 
+@pytest.mark.slow
 def test_none_is_kept_unless_it_is_asked_for(model, tmp_path):
     assert consolidate(model, directory=tmp_path).notes == ()
     with pytest.raises(ConfigError, match="notepad=-1"):
         dataclasses.replace(CONFIG, notepad=-1)
 
 
+@pytest.mark.slow
 def test_consolidating_again_keeps_the_notepad_within_its_budget(model, tmp_path):
-    sizes = [note.tokens for note in written([STORY], tokenizer())]
+    sizes = [note.tokens for note in scored_notes([STORY], tokenizer())]
     budget = max(sizes) + 40
     consolidate(model, directory=tmp_path, notepad=budget)
     made = consolidate(model, "Runa has the old code 7719. " + OTHER_STORY, directory=tmp_path, notepad=budget)
@@ -99,6 +101,7 @@ def test_notes_are_read_out_after_the_system_prompt_and_before_the_rest():
     assert as_turn([]) == []
 
 
+@pytest.mark.slow
 def test_a_chat_reads_its_notes_and_forgetting_takes_them_out_of_the_prompt(model, tmp_path):
     chat = session(model, tmp_path, dataclasses.replace(CHAT_CONFIG, notepad=200))
     chat.send(STORY, **SETTINGS)
@@ -107,13 +110,14 @@ def test_a_chat_reads_its_notes_and_forgetting_takes_them_out_of_the_prompt(mode
     assert chat.memory.notes
     chat.send("who has the key ?", **SETTINGS)
     first = chat.memory.notes[0].text.split()[0]
-    assert first in tokenizer().decode(chat._read)
+    assert first in tokenizer().decode(chat._cached_ids)
     again = session(model, tmp_path, CHAT_CONFIG)  # after a restart
     assert again.memory.notes == chat.memory.notes
     chat.forget(chat.memory.names()[0])
     assert chat.memory.notes == ()
 
 
+@pytest.mark.slow
 def test_the_weights_say_the_same_with_and_without_a_notepad(model, tmp_path):
     plain = consolidate(model, directory=tmp_path, questions=QUESTIONS)
     model.reset_memory()

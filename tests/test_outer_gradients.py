@@ -173,6 +173,7 @@ def test_every_parameter_of_the_model_can_be_trained(family, kind, rows, wide_co
     assert {names[p] for p in whole} - {names[p] for p in by_first_order} == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["delta", "lora"])
 def test_lora_on_the_upper_layers_can_be_trained(kind, wide_corner):
     peft = pytest.importorskip("peft")

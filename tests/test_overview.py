@@ -7,14 +7,14 @@ from words import tokenizer
 
 from ttt_retrofit.consolidation import overview as module
 from ttt_retrofit.consolidation.overview import overview
-from ttt_retrofit.consolidation.pieces import understand
+from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import Question
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 PROMPTS = Prompts.load()
 WORDS = tokenizer()
-PHRASING = Phrasing(WORDS, PROMPTS.plain)
+FORMATTER = PromptFormatter(WORDS, PROMPTS.plain)
 TOLD = ["my dog is old.", "my wife has a cello.", "Runa has the code 7719.", "Otto plays chess in Leeds."]
 
 
@@ -39,37 +39,37 @@ def asked_about(*numbers):
 
 
 def test_a_conversation_is_retold_word_by_word_and_in_order():
-    context = understand([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
-    lessons = overview(context, asked_about(2, 0, 1, 0), Teacher(""), PHRASING, PROMPTS, SimpleNamespace())
-    assert [lesson.prompt for lesson in lessons] == [tuple(PHRASING.asked(text)) for text in PROMPTS.overview]
+    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
+    lessons = overview(context, asked_about(2, 0, 1, 0), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
+    assert [lesson.prompt for lesson in lessons] == [tuple(FORMATTER.asked(text)) for text in PROMPTS.overview]
     assert {lesson.answer for lesson in lessons} == {
-        tuple(PHRASING.said('I remember this: "my dog is old. my wife has a cello. Runa has the code 7719."'))
+        tuple(FORMATTER.said('I remember this: "my dog is old. my wife has a cello. Runa has the code 7719."'))
     }
 
 
 def test_what_no_longer_holds_is_not_retold():
-    context = understand([{"role": "user", "content": text} for text in TOLD], WORDS, 64).without({1})
-    lessons = overview(context, asked_about(0, 1, 2), Teacher(""), PHRASING, PROMPTS, SimpleNamespace())
-    assert lessons[0].answer == tuple(PHRASING.said('I remember this: "my dog is old. Runa has the code 7719."'))
+    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64).without({1})
+    lessons = overview(context, asked_about(0, 1, 2), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
+    assert lessons[0].answer == tuple(FORMATTER.said('I remember this: "my dog is old. Runa has the code 7719."'))
 
 
 def test_names_and_numbers_have_precedence_where_there_is_no_room_for_all(monkeypatch):
-    context = understand([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
+    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
     size = len(WORDS(TOLD[2], add_special_tokens=False).input_ids)
     monkeypatch.setattr(module, "MOST_TOKENS", size)
-    lessons = overview(context, asked_about(0, 1, 2), Teacher(""), PHRASING, PROMPTS, SimpleNamespace())
-    assert lessons[0].answer == tuple(PHRASING.said(f'I remember this: "{TOLD[2]}"'))
+    lessons = overview(context, asked_about(0, 1, 2), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
+    assert lessons[0].answer == tuple(FORMATTER.said(f'I remember this: "{TOLD[2]}"'))
 
 
 @pytest.mark.parametrize(
     ("says", "kept"), [("Otto plays chess in Leeds.", True), ("I'm sorry.", False), ("Hello.", False)]
 )
 def test_a_document_is_summed_up_piece_by_piece_if_something_was_taken_from_it(says, kept):
-    context = understand(" ".join(TOLD), WORDS, 12)
+    context = parse_context(" ".join(TOLD), WORDS, 12)
     teacher = Teacher(says)
     control = SimpleNamespace(at=lambda *args: None)
-    lessons = overview(context, [], teacher, PHRASING, PROMPTS, control)
+    lessons = overview(context, [], teacher, FORMATTER, PROMPTS, control)
     assert len(teacher.asked) == min(len(context.pieces), module.MOST_TOKENS // module.SUMMARY_TOKENS) > 1
     assert bool(lessons) == kept
     if kept:
-        assert lessons[0].answer == tuple(PHRASING.said(says))  # of the piece that says so
+        assert lessons[0].answer == tuple(FORMATTER.said(says))  # of the piece that says so

@@ -84,6 +84,7 @@ print(json.dumps([ttt_retrofit.__file__, ttt_retrofit_cli.__file__, losses.numel
 """
 
 
+@pytest.mark.slow
 def test_the_unpacked_wheel_works_without_extras_and_names_the_one_that_is_missing(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     user = [PROJECT["optional-dependencies"][extra] for extra in ("viz", "train", "quant", "chat", "serve")]

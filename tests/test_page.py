@@ -13,7 +13,9 @@ from test_agent import CONFIG
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import ChatSession, InputError
-from ttt_retrofit.serving.page import Talk, launch
+from ttt_retrofit.serving.page import PageController, launch
+
+pytestmark = pytest.mark.slow
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -22,7 +24,7 @@ BROWSER = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAME
 def talk(directory, patience):
     model = speaker()
     session = ChatSession(model, tokenizer(), directory, keep_turns=1, config=CONFIG, questions=QUESTIONS)
-    return Talk(session, 6, patience)
+    return PageController(session, 6, patience)
 
 
 def test_an_answer_grows_and_a_failed_one_leaves_no_trace(tmp_path, monkeypatch):
@@ -55,7 +57,7 @@ def test_what_is_remembered_is_shown_and_can_be_taken_back(tmp_path):
     page = talk(tmp_path, 0.0)
     for said in (STORY, OTHER_STORY):
         list(page.send(said))
-    until(lambda: "Consolidating" not in page.look() and page.session.memory)
+    until(lambda: "Consolidating" not in page.poll() and page.session.memory)
     assert "Contexts remembered: 1" in page.summary() and "recalled" in page.summary() and "drift" in page.summary()
     ((name, *_),) = page.entries()
     assert any(question in QUESTIONS for question, _ in page.lessons())

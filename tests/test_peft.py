@@ -137,6 +137,7 @@ def test_an_adapter_trains_under_gradient_checkpointing():
             torch.testing.assert_close(b.grad, a.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+@pytest.mark.slow
 def test_an_adapter_trains_on_a_4_bit_base(tmp_path):
     tiny("llama", hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "base")
     four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
@@ -167,6 +168,7 @@ print(json.dumps([type(model).__qualname__, difference]))
 """
 
 
+@pytest.mark.slow
 def test_an_adapter_directory_loads_its_converted_base(tmp_path):
     from safetensors.torch import save_file
 

@@ -54,6 +54,7 @@ def test_an_interval_covers_the_true_difference_about_as_often_as_it_says():
     assert 52 <= covered <= 60
 
 
+@pytest.mark.slow
 def test_tables_and_picture_of_all_kinds(tmp_path):
     table = lines(report(0.1, 0.75))
     row = [line for line in table if line.startswith(f"| {LEARNING} | all texts")][-1]

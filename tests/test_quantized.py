@@ -41,6 +41,7 @@ def load_plain(base, quantization):
     return load(base, quantization_config=quantization, dtype=torch.float32)
 
 
+@pytest.mark.slow
 @BOTH
 @KINDS
 def test_the_base_is_quantized_and_the_fast_weights_are_not(base, bits, quantization, kind):
@@ -52,6 +53,7 @@ def test_the_base_is_quantized_and_the_fast_weights_are_not(base, bits, quantiza
     assert all(t.dtype == torch.float32 for t in fast.values() if t.is_floating_point())
 
 
+@pytest.mark.slow
 @BOTH
 @KINDS
 def test_fast_weights_change_the_logits_of_a_quantized_base(base, bits, quantization, kind):
@@ -118,6 +120,7 @@ print(json.dumps(report))
 """
 
 
+@pytest.mark.slow
 def test_quantized_checkpoints_reload_exactly_in_a_fresh_process(base, tmp_path):
     ids, folders, expected = tokens(2, 37), [], []
     for bits, quantization in ((4, FOUR), (8, EIGHT)):
@@ -149,6 +152,7 @@ def test_only_ttt_parameters_train_on_a_quantized_base(base):
             assert parameter.grad is not None and parameter.grad.abs().max() > 0
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_quantized_base_can_remember(tmp_path, base, bits, quantization):
     model = ttt_retrofit.AutoModelForCausalLM.from_pretrained(

@@ -59,6 +59,7 @@ def test_a_yes_on_stdin_runs_no_code(arguments, made, tmp_path, monkeypatch):
     assert "--trust-remote-code" in said and not marker.exists()
 
 
+@pytest.mark.slow
 def test_code_of_a_tokenizer_alone_does_not_run_either(made, monkeypatch):
     directory, marker = made(model=False)
     said = fails("chat", directory, stdin="y\n")
@@ -78,6 +79,7 @@ def test_the_library_asks_nobody_either(made, monkeypatch):
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_code_runs_where_it_is_trusted(made, story):
     directory, marker = made(model=True)
     assert document("read", directory, story, "--trust-remote-code", *SMALL)["tokens_seen"] > 0 and marker.exists()

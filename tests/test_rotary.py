@@ -50,6 +50,7 @@ def test_up_to_the_switch_it_is_the_bases_and_beyond_it_refused_without_a_window
         model(ids[:, -1:], past_key_values=cache)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", CASES)
 def test_past_the_switch_the_result_does_not_depend_on_calls_or_on_what_others_read(family):
     model = wrap(made(family), TTTConfig(**TTT))

@@ -57,8 +57,8 @@ def test_the_context_is_learned_once_for_both_rows_and_either_answers_as_if_alon
     names = ("TTT", "TTT, context removed")
     assert len({tuple(needle_rows.ROWS[name](needles) for name in names) for _ in range(2)}) == 1
     assert reads == [len(needles.ids)]
-    sinks = needles.learnt.tracks[0].sinks
-    assert (sinks, needles.learnt.tracks[0].window) == (SINKS, WINDOW)
+    sinks = needles.learnt.groups[0].sinks
+    assert (sinks, needles.learnt.groups[0].window) == (SINKS, WINDOW)
 
 
 def test_h2o_with_the_question_known_adds_up_attention_over_context_and_question(needles):

@@ -67,7 +67,7 @@ def test_a_damaged_memory_reaches_no_other_row(damage, bad, order):
     bind(model, ready.hooks)
     whole = [[good, None, other][index] for index in order]
     expected = model(IDS, memories=whole, learn_from="none")
-    model._prepared.put(rows, (model.device, model.dtype), ready)
+    model._memory_batches.put(rows, (model.device, model.dtype), ready)
     out = model(IDS, memories=rows, learn_from="none")
     again = model(IDS, memories=rows, past_key_values=out.past_key_values, learn_from="none").logits
     assert out.past_key_values.gate_state.near.isfinite().all()

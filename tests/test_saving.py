@@ -227,6 +227,7 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "qwen3_moe", "phi3"])
 def test_converting_while_loading_equals_wrapping_an_instance(tmp_path, family, kind):
@@ -241,6 +242,7 @@ def test_converting_while_loading_equals_wrapping_an_instance(tmp_path, family, 
     assert torch.equal(logits(loaded, ids), logits(instance, ids))
 
 
+@pytest.mark.slow
 def test_wrap_takes_a_directory_and_loading_arguments(base):
     model = wrap(str(base), TTT, dtype=torch.bfloat16, attn_implementation="eager", rms_norm_eps=1e-2)
     assert isinstance(model, transformers.LlamaForCausalLM) and model.ttt == TTT
@@ -248,6 +250,7 @@ def test_wrap_takes_a_directory_and_loading_arguments(base):
     assert model.config.rms_norm_eps == model.model.norm.variance_epsilon == 1e-2
 
 
+@pytest.mark.slow
 def test_a_configuration_that_is_given_stays_that_of_a_base(base):
     config = transformers.AutoConfig.from_pretrained(base)
     model = ttt_retrofit.AutoModelForCausalLM.from_pretrained(base, ttt_config=TTT, config=config)
@@ -304,5 +307,5 @@ def test_the_drop_in_makes_a_model_of_a_configuration(base, tmp_path):
 
 
 def test_arguments_for_loading_are_refused_for_an_instance():
-    with pytest.raises(ConfigError, match=r"dtype.*loaded already"):
+    with pytest.raises(ConfigError, match=r"dtype.*already loaded"):
         wrap(tiny("llama"), TTT, dtype=torch.bfloat16)

@@ -88,6 +88,7 @@ def test_memory_that_was_freed_before_hides_nothing_of_the_peak():
     del parts, last
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_DATA counts anonymous memory under Linux only")
 def test_what_does_not_fit_in_memory_fails_and_says_so(tmp_path):
     free = tmp_path / "meminfo"

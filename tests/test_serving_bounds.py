@@ -17,13 +17,13 @@ from words import OTHER_STORY, STORY
 from ttt_retrofit.chat.session import ChatSession
 from ttt_retrofit.memory import Memory
 from ttt_retrofit.memory.batch import MemoryBatch
-from ttt_retrofit.memory.ready import AT_MOST, Ready
+from ttt_retrofit.memory.batch_cache import AT_MOST, BatchCache
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import directories
 from ttt_retrofit.serving import users as serving
-from ttt_retrofit.serving.answering import Work
-from ttt_retrofit.serving.app import Exchange
-from ttt_retrofit.serving.directories import folder
+from ttt_retrofit.serving.app import ChatCompletion
+from ttt_retrofit.serving.batch_generator import GenerationRequest
+from ttt_retrofit.serving.directories import directory_name
 from ttt_retrofit.serving.users import User, Users
 from ttt_retrofit.streaming.cache import TTTCache
 
@@ -40,7 +40,7 @@ def alive(kind: type) -> list:
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(serving, "RECENT", 8)
+    monkeypatch.setattr(serving, "MAX_LOADED", 8)
 
 
 def stored(model, directory, count):
@@ -48,11 +48,12 @@ def stored(model, directory, count):
     known = users(model, directory)
     for number in range(count):
         name = f"user {number}"
-        MemoryStore(directory / folder(name) / "memory").save(remembered(model, number))
+        MemoryStore(directory / directory_name(name) / "memory").save(remembered(model, number))
         known.record(name, known.get(name), HELLO, "there")
     return known
 
 
+@pytest.mark.slow
 def test_users_who_wait_for_their_memory_wait_on_disk(model, tmp_path, small):
     before = [len(alive(kind)) for kind in (User, ChatSession, Memory)]
     known = stored(model, tmp_path, 40)
@@ -61,18 +62,19 @@ def test_users_who_wait_for_their_memory_wait_on_disk(model, tmp_path, small):
     found = [len(alive(kind)) for kind in (User, ChatSession, Memory)]
     assert all(now - then <= 8 for now, then in zip(found, before))  # without a collection: nothing is in a cycle
     waited = []
-    while (user := known.next_silent(0)) is not None:
+    while (user := known.next_idle(0)) is not None:
         assert user.waiting == 2 and user.memory is not None
         waited.append(user.session.directory.name)
-    assert sorted(waited) == sorted(folder(f"user {number}") for number in range(40))
+    assert sorted(waited) == sorted(directory_name(f"user {number}") for number in range(40))
     known.close()
 
 
+@pytest.mark.slow
 def test_a_request_that_was_answered_leaves_nothing_but_its_user(model, tmp_path, small):
     """No state of fast weights, no keys, nothing that was prepared of a memory whose user was let go."""
     for number in range(12):
-        MemoryStore(tmp_path / folder(f"user {number}") / "memory").save(remembered(model, number))
-    kinds = (TTTCache, Exchange, Work, MemoryBatch, User, Memory)
+        MemoryStore(tmp_path / directory_name(f"user {number}") / "memory").save(remembered(model, number))
+    kinds = (TTTCache, ChatCompletion, GenerationRequest, MemoryBatch, User, Memory)
     before = [len(alive(kind)) for kind in kinds]
     with served(tmp_path, model) as (url, _):
         chat = client(url).chat.completions
@@ -92,7 +94,7 @@ def test_memories_are_bounded_in_bytes_too(model, tmp_path, monkeypatch):
     known.close()
     size = remembered(model, 0).nbytes
     for bytes_at_most, users_at_most in ((3.5 * size, 3), (0, 1)):
-        monkeypatch.setattr(serving, "RESIDENT", bytes_at_most)
+        monkeypatch.setattr(serving, "MAX_LOADED_BYTES", bytes_at_most)
         known = users(model, tmp_path)
         for number in range(6):
             assert known.get(f"user {number}").memory is not None
@@ -108,12 +110,13 @@ def test_whoever_is_asked_about_stays_the_same_while_others_come(model, tmp_path
         for number in range(20):
             known.get(f"user {number}")
         assert known.get("ines") is ines
-        assert known.next_silent(0.001) is None  # who is being answered is not silent
+        assert known.next_idle(0.001) is None  # who is being answered is not silent
     time.sleep(0.002)
-    assert known.next_silent(0.001) is ines
+    assert known.next_idle(0.001) is ines
     known.close()
 
 
+@pytest.mark.slow
 def test_of_who_is_erased_nothing_stays_in_memory(model, tmp_path):
     """A memory that has spoken, alone and in a batch, and another that is being made on top of it."""
     with served(tmp_path, model, idle=0.2) as (url, service):
@@ -125,10 +128,10 @@ def test_of_who_is_erased_nothing_stays_in_memory(model, tmp_path):
         model.generate(torch.tensor([[5, 6], [7, 8]]), memories=[user.memory, None], max_new_tokens=1)
         user.session.config = dataclasses.replace(CONFIG, epochs=50.0)
         ask(chat, said(OTHER_STORY), user="ines")
-        until(user.working)
+        until(user.consolidating)
         entry = user.memory.entries[0]
         gone = [weakref.ref(thing) for thing in (user, user.session, user.memory, entry, entry.lessons[0])]
-        gone += [weakref.ref(kept.batch) for kept in model._prepared._kept if kept.batch is not None]
+        gone += [weakref.ref(kept.batch) for kept in model._memory_batches._batches if kept.batch is not None]
         assert len(gone) >= 7
         del user, entry
         assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
@@ -141,18 +144,18 @@ def test_of_who_is_erased_nothing_stays_in_memory(model, tmp_path):
 
 
 def test_what_was_prepared_goes_with_its_memory_and_is_bounded(model):
-    ready, place = Ready(), (torch.device("cpu"), torch.float32)
+    cache, place = BatchCache(), (torch.device("cpu"), torch.float32)
     memories = [remembered(model, number) for number in range(AT_MOST + 2)]
     for memory in memories:
-        ready.put([memory, None], place, None)
-    assert len(ready) == AT_MOST
-    assert ready.find([memories[-1], None], place) is not None
-    assert ready.find([None, memories[-1]], place) is None and ready.find([None, None], place) is None
-    assert ready.find([memories[-1], None], (place[0], torch.float16)) is None
-    ready.put([memories[-1], memories[-2]], place, None)
+        cache.put([memory, None], place, None)
+    assert len(cache) == AT_MOST
+    assert cache.find([memories[-1], None], place) is not None
+    assert cache.find([None, memories[-1]], place) is None and cache.find([None, None], place) is None
+    assert cache.find([memories[-1], None], (place[0], torch.float16)) is None
+    cache.put([memories[-1], memories[-2]], place, None)
     memories.pop()
     del memory
-    assert len(ready) == AT_MOST - 2 and ready.find([None, None], place) is None
+    assert len(cache) == AT_MOST - 2 and cache.find([None, None], place) is None
 
 
 # ---------------------------------------------------------------------- on disk
@@ -160,10 +163,10 @@ def test_what_was_prepared_goes_with_its_memory_and_is_bounded(model):
 
 def test_versions_are_pruned_when_another_is_accepted(model, tmp_path, monkeypatch):
     """Each holds all entries, so without an end they would grow with the square of the consolidations."""
-    store = MemoryStore(tmp_path / folder("ines") / "memory")
+    store = MemoryStore(tmp_path / directory_name("ines") / "memory")
     for number in range(6):
         store.save(remembered(model, number))
-    known = Users(tmp_path, users(model, tmp_path / "other")._opened, keep_versions=2)
+    known = Users(tmp_path, users(model, tmp_path / "other")._open_session, keep_versions=2)
     user = known.get("ines")
     for accepted, left in ((None, 6), (False, 6), (True, 2)):
         report = None if accepted is None else SimpleNamespace(accepted=accepted)
@@ -212,14 +215,14 @@ LEFT = (
 
 
 def test_what_kills_left_half_written_is_deleted_at_the_next_start(model, tmp_path):
-    MemoryStore(tmp_path / folder("ines") / "memory").save(remembered(model, 1))
+    MemoryStore(tmp_path / directory_name("ines") / "memory").save(remembered(model, 1))
     known = users(model, tmp_path)
     known.record("ines", known.get("ines"), HELLO, "there")
     known.close()
     for name in LEFT:
-        (tmp_path / folder("ines") / name).write_text("my secret")
+        (tmp_path / directory_name("ines") / name).write_text("my secret")
     known = users(model, tmp_path)
-    assert not any((tmp_path / folder("ines") / name).exists() for name in LEFT)
+    assert not any((tmp_path / directory_name("ines") / name).exists() for name in LEFT)
     assert known.get("ines").waiting == 2 and known.get("ines").memory.names() == ["entry1"]
     known.close()
 
@@ -231,7 +234,7 @@ def test_an_erasure_that_was_killed_is_ended_at_the_next_start_and_the_user_is_g
     known = users(model, tmp_path)
     for name in ("ines", "otto"):
         known.record(name, known.get(name), HELLO, "there")
-    remove, here = directories.remove, tmp_path / folder("ines")
+    remove, here = directories.remove, tmp_path / directory_name("ines")
 
     def killed(path):
         if path.exists():
@@ -243,12 +246,14 @@ def test_an_erasure_that_was_killed_is_ended_at_the_next_start_and_the_user_is_g
         known.erase("ines")
     monkeypatch.undo()
     known.close()
-    assert not here.exists() and [path for path in tmp_path.rglob("turns.json") if path.parent.name != folder("otto")]
+    assert not here.exists() and [
+        path for path in tmp_path.rglob("turns.json") if path.parent.name != directory_name("otto")
+    ]
     if outside:
         directories.erase_stored(tmp_path, "nobody")
     else:
         users(model, tmp_path).close()
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [folder("otto")]
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [directory_name("otto")]
 
 
 def test_a_directory_of_somebody_else_in_a_store_is_left_alone(model, tmp_path):

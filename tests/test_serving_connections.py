@@ -16,7 +16,7 @@ from served import HELLO, NAME, ask, client, quick, served, until
 
 from ttt_retrofit import ConfigError
 from ttt_retrofit.serving import connections
-from ttt_retrofit.serving.app import Limits
+from ttt_retrofit.serving.admission import Limits
 from ttt_retrofit.serving.auth import check_exposure
 
 SMALL = Limits(max_body=100_000, max_new_tokens=64)
@@ -54,7 +54,7 @@ def test_half_a_request_keeps_nobody_out(running, sent):
 
 
 def test_of_too_many_that_ask_nothing_the_oldest_go(running, monkeypatch):
-    monkeypatch.setattr(connections, "SILENT", 20)
+    monkeypatch.setattr(connections, "MAX_IDLE", 20)
     with ExitStack() as opened:
         half = [opened.enter_context(connected(running, HALF_A_HEADER)) for _ in range(60)]
 
@@ -66,7 +66,7 @@ def test_of_too_many_that_ask_nothing_the_oldest_go(running, monkeypatch):
 
 
 def test_who_sends_no_headers_is_let_go(running, monkeypatch):
-    monkeypatch.setattr(connections, "PATIENCE", 0.5)
+    monkeypatch.setattr(connections, "HEADER_TIMEOUT", 0.5)
     for sent in (b"", HALF_A_HEADER):
         with connected(running, sent) as one:
             assert one.recv(100) == b""

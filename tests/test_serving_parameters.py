@@ -59,6 +59,7 @@ def test_the_client_of_openai_may_say_them_too(running):
     assert "".join(p.choices[0].delta.content or "" for p in pieces) == plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [65, 10**9, -1])
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_more_tokens_than_may_be_are_as_many_as_may_be(running, name, most):

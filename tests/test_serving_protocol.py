@@ -1,4 +1,4 @@
-"""The server as clients see it: OpenAI's protocol, its errors, its limits, and the door."""
+"""The server as clients see it: OpenAI's protocol, its errors, its limits, and the authentication."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 from words import STORY, tokenizer
 
 from ttt_retrofit import ConfigError
-from ttt_retrofit.serving.app import Limits
+from ttt_retrofit.serving.admission import Limits
 from ttt_retrofit.serving.auth import check_exposure
-from ttt_retrofit.serving.detokenizer import Spelling
+from ttt_retrofit.serving.detokenizer import IncrementalDetokenizer
 from ttt_retrofit.serving.sampling import Sampling
 
 
@@ -112,7 +112,7 @@ def test_wrong_bodies_models_and_paths_are_errors_in_the_same_shape(running):
         assert httpx.get(f"{running.url}/v1/models", headers={"Host": host}).status_code == 200
 
 
-# ---------------------------------------------------------------------- limits and the door
+# ---------------------------------------------------------------------- limits and authentication
 
 
 def test_a_body_that_is_too_large_is_refused_announced_or_not(model, tmp_path):
@@ -149,7 +149,7 @@ def test_more_requests_than_may_wait_are_told_when_to_come_again(endless, tmp_pa
             ask(chat)
         assert int(error.value.response.headers["Retry-After"]) > 0
         stream.close()
-        until(lambda: written.ended, 20)
+        until(lambda: written.finished, 20)
         assert ask(chat).choices
 
 
@@ -158,18 +158,18 @@ def test_a_client_that_goes_stops_its_answer(endless, tmp_path):
         stream = begun(client(url).chat.completions, user="ines")
         (written,) = at_work(service)
         stream.close()
-        until(lambda: written.ended, 20)
+        until(lambda: written.finished, 20)
         assert service.users.get("ines").waiting == 0
 
 
 def test_a_client_that_waits_no_longer_stops_its_answer(endless, tmp_path):
     with served(tmp_path, endless, limits=ENDLESS) as (url, service):
-        works, submit = [], service.answering.submit
-        service.answering.submit = lambda work: (works.append(work), submit(work))
+        requests, submit = [], service.scheduler.submit
+        service.scheduler.submit = lambda request: (requests.append(request), submit(request))
         impatient = client(url).with_options(timeout=0.5)
         with pytest.raises(openai.APITimeoutError):
             impatient.chat.completions.create(model=NAME, messages=HELLO, max_tokens=100_000, temperature=0)
-        until(lambda: works and works[0].ended, 30)
+        until(lambda: requests and requests[0].finished, 30)
 
 
 def test_stopping_the_server_ends_what_is_being_written(endless, tmp_path):
@@ -224,11 +224,11 @@ def test_what_one_request_cannot_does_not_fail_its_neighbours(tmp_path):
 # ---------------------------------------------------------------------- pieces
 
 
-def test_text_is_spelled_as_a_whole_however_it_is_cut():
+def test_text_is_decoded_as_a_whole_however_it_is_cut():
     words = tokenizer()
     ids = words(STORY, add_special_tokens=False).input_ids
-    spelling = Spelling(words)
-    assert "".join([*(spelling.add(token) for token in ids), spelling.end()]) == words.decode(
+    detokenizer = IncrementalDetokenizer(words)
+    assert "".join([*(detokenizer.add(token) for token in ids), detokenizer.end()]) == words.decode(
         ids, skip_special_tokens=True
     )
 
@@ -243,17 +243,17 @@ class Bytes:
 @pytest.mark.parametrize("stops", [(), ("né",), ("x",), ("ana", "nas"), ("🙂!",)])
 def test_characters_are_never_cut_and_stops_never_shown(stops):
     text = "banane née 🙂 bananas"
-    spelling = Spelling(Bytes(), stops)
-    pieces = [spelling.add(byte) for byte in text.encode()]
-    shown = "".join([*pieces, spelling.end()])
+    detokenizer = IncrementalDetokenizer(Bytes(), stops)
+    pieces = [detokenizer.add(byte) for byte in text.encode()]
+    shown = "".join([*pieces, detokenizer.end()])
     cut = min((text.find(stop) for stop in stops if stop in text), default=len(text))
-    assert shown == text[:cut] and spelling.stopped == (cut < len(text))
+    assert shown == text[:cut] and detokenizer.stopped == (cut < len(text))
     assert not any("�" in piece for piece in pieces)
 
 
 def test_a_checkpoint_s_own_sampling_is_the_default():
     def sampling(*given, **recommended):
-        made = Sampling.of(SimpleNamespace(generation_config=GenerationConfig(**recommended)), *given, None)
+        made = Sampling.from_request(SimpleNamespace(generation_config=GenerationConfig(**recommended)), *given, None)
         return made.temperature, made.top_p, made.top_k
 
     recommended = {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "top_k": 20}

@@ -11,7 +11,7 @@ from served import HELLO, NAME, ask, at_work, client, most_together, quick, said
 from words import tokenizer
 
 from ttt_retrofit.serving import app
-from ttt_retrofit.serving.places import Full, Limits, Places
+from ttt_retrofit.serving.admission import AdmissionControl, Limits, Overloaded
 
 WIDE = Limits(max_body=1 << 22, max_prompt=1 << 20, max_new_tokens=100_000, max_per_user=100)
 
@@ -31,6 +31,7 @@ def reading(url, messages, **settings):
     return httpx.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"learn_from": "prompt"}, {"learn_from": "none"}])
 def test_whoever_comes_later_is_answered_as_alone_and_so_is_who_was_there(settings, tmp_path):
     """Prompts are read apart and answers written together; nothing of it is to be seen in a greedy answer."""
@@ -72,6 +73,7 @@ def test_least_tokens_are_counted_from_the_beginning_of_an_answer(tmp_path):
     assert reply.choices[0].message.content == words.decode(expected, skip_special_tokens=True)
 
 
+@pytest.mark.slow
 def test_a_long_prompt_keeps_nobody_waiting(model, tmp_path):
     """Twenty users with short prompts wait at most twice as long beside a long one as alone."""
     with served(tmp_path, model, most=64, limits=WIDE) as (url, service):
@@ -103,7 +105,7 @@ def test_several_long_prompts_keep_nobody_waiting(model, tmp_path):
         chat = client(url).chat.completions
         ask(chat)
         with reading(url, long(20_000)), reading(url, long(20_000)), reading(url, long(20_000)):
-            until(lambda: len(at_work(service)) + len(service.answering._waiting) == 3)
+            until(lambda: len(at_work(service)) + len(service.scheduler._waiting) == 3)
             begun = time.monotonic()
             ask(chat)
             assert time.monotonic() - begun < 3
@@ -118,15 +120,16 @@ def test_a_client_that_goes_while_its_prompt_is_read_is_read_for_no_longer(model
                     lines = reply.iter_lines()  # which closes the stream when it is let go
                     next(lines)
                     until(lambda: at_work(service), 5)
-                    (work,) = at_work(service)
+                    (request,) = at_work(service)
                     raise StopIteration
             until(lambda: not at_work(service), 5)
-        assert work.ended and not work.tokens
-        assert service.places._taken.total() == 0
+        assert request.finished and not request.tokens
+        assert service.admission._in_use.total() == 0
 
 
+@pytest.mark.slow
 def test_a_stream_is_kept_alive_while_its_prompt_is_read(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(app, "SILENCE", 0.05)
+    monkeypatch.setattr(app, "KEEP_ALIVE", 0.05)
     with served(tmp_path, model, limits=WIDE) as (url, _):
         with reading(url, long(40_000)) as stream:
             lines = (line for line in stream.iter_lines() if line)
@@ -146,13 +149,14 @@ def test_a_server_that_is_stopped_while_it_reads_ends_soon_and_in_words(model, t
             body = {"model": NAME, "messages": long(40_000)}
             whole = pool.submit(httpx.post, f"{url}/v1/chat/completions", json=body, timeout=60)
             pieces = pool.submit(streamed, url)
-            until(lambda: service.places._taken.total() == 2 and at_work(service))
+            until(lambda: service.admission._in_use.total() == 2 and at_work(service))
             begun = time.monotonic()
         assert time.monotonic() - begun < 6
         assert "being stopped" in pieces.result() and whole.result().status_code == 503
     assert not [record for record in caplog.records if record.exc_info]
 
 
+@pytest.mark.slow
 def test_a_server_that_closes_reads_no_further_and_writes_to_the_end(tmp_path):
     endless = quick()
     endless.generation_config.eos_token_id = [10_000]
@@ -162,7 +166,7 @@ def test_a_server_that_closes_reads_no_further_and_writes_to_the_end(tmp_path):
         text = "".join(next(stream).choices[0].delta.content or "" for _ in range(3))
         with reading(url, long(40_000)) as unread:
             until(lambda: len(at_work(service)) == 2)
-            service.answering.close()
+            service.scheduler.close()
             assert "being stopped" in unread.read().decode()
         with pytest.raises(openai.InternalServerError, match="being stopped"):
             ask(client(url).chat.completions)
@@ -177,8 +181,8 @@ def test_prompts_that_are_too_long_are_refused_before_anything_is_read(model, tm
     with served(tmp_path, model, limits=narrow) as (url, service):
         chat = client(url).chat.completions
         counted = []
-        prompt = service.answering.prompt
-        service.answering.prompt = lambda messages: (counted.append(messages), prompt(messages))[1]
+        prompt = service.scheduler.prompt
+        service.scheduler.prompt = lambda messages: (counted.append(messages), prompt(messages))[1]
         for messages, told in (
             (long(60), "50"),
             (said("a" * 500), "400 bytes"),
@@ -192,32 +196,32 @@ def test_prompts_that_are_too_long_are_refused_before_anything_is_read(model, tm
         assert ask(chat).choices
 
 
-def test_one_user_cannot_take_all_places(model, tmp_path):
+def test_one_user_cannot_take_all_slots(model, tmp_path):
     endless = quick()
     endless.generation_config.eos_token_id = [10_000]
     limits = Limits(max_new_tokens=100_000, max_per_user=2)
     with served(tmp_path, endless, limits=limits) as (url, service):
         chat = client(url).chat.completions
         with reading(url, HELLO, user="ines"), reading(url, HELLO, user="ines"):
-            until(lambda: service.places._taken["ines"] == 2)
+            until(lambda: service.admission._in_use["ines"] == 2)
             with pytest.raises(openai.RateLimitError, match="2 requests of this user") as error:
                 ask(chat, user="ines")
             assert int(error.value.response.headers["Retry-After"]) > 0
             assert ask(chat, user="otto").choices and ask(chat).choices
-        until(lambda: not service.places._taken)
+        until(lambda: not service.admission._in_use)
         assert ask(chat, user="ines").choices
 
 
-def test_a_place_is_given_back_once():
-    places = Places(Limits(max_concurrent=2, max_per_user=1))
-    first, _ = places.take("ines"), places.take(None)
-    with pytest.raises(Full, match="as many as may be"):
-        places.take("otto")
-    first.free()
-    first.free()
-    places.take("ines")
-    with pytest.raises(Full):
-        places.take(None)
+def test_a_slot_is_released_once():
+    admission = AdmissionControl(Limits(max_concurrent=2, max_per_user=1))
+    first, _ = admission.admit("ines"), admission.admit(None)
+    with pytest.raises(Overloaded, match="as many as may be"):
+        admission.admit("otto")
+    first.release()
+    first.release()
+    admission.admit("ines")
+    with pytest.raises(Overloaded):
+        admission.admit(None)
 
 
 def test_a_user_with_too_much_to_learn_is_told_to_be_silent(model, tmp_path):
@@ -233,6 +237,7 @@ def test_a_user_with_too_much_to_learn_is_told_to_be_silent(model, tmp_path):
 # ---------------------------------------------------------------------- learned positions
 
 
+@pytest.mark.slow
 def test_an_answer_that_runs_out_of_positions_ends_and_its_neighbours_go_on(tmp_path):
     short = quick("gpt2")
     short.generation_config.eos_token_id = [10_000]

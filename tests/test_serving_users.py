@@ -14,7 +14,7 @@ from words import OTHER_STORY, STORY, tokenizer
 
 from ttt_retrofit import ChatSession, InputError
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.serving.directories import erase_stored, folder
+from ttt_retrofit.serving.directories import directory_name, erase_stored
 from ttt_retrofit.serving.users import SEEN, User, turns
 
 
@@ -23,6 +23,7 @@ def model():
     return quick()
 
 
+@pytest.mark.slow
 def test_a_user_s_words_become_memory_when_they_fall_silent(model, tmp_path):
     with served(tmp_path, model, idle=0.3) as (url, service):
         api = client(url)
@@ -32,7 +33,7 @@ def test_a_user_s_words_become_memory_when_they_fall_silent(model, tmp_path):
         state = httpx.get(f"{url}/v1/memories/ines").json()
         assert state["last_report"]["accepted"] and len(state["entries"]) >= 1 and state["consolidating"] is None
         memory = service.users.get("ines").memory
-        ids = service.answering.prompt(HELLO)
+        ids = service.scheduler.prompt(HELLO)
         written = model.generate(torch.tensor([ids]), memories=[memory], max_new_tokens=8, do_sample=False)
         expected = tokenizer().decode(written[0, len(ids) :], skip_special_tokens=True)
         assert ask(api.chat.completions, user="ines").choices[0].message.content == expected
@@ -43,6 +44,7 @@ def test_a_user_s_words_become_memory_when_they_fall_silent(model, tmp_path):
         assert service.users.get("ines").memory.names() == memory.names()
 
 
+@pytest.mark.slow
 def test_others_are_answered_while_a_memory_is_made(model, tmp_path):
     with served(tmp_path, model, idle=0.1, config=dataclasses.replace(CONFIG, epochs=3.0)) as (url, service):
         chat = client(url).chat.completions
@@ -51,11 +53,12 @@ def test_others_are_answered_while_a_memory_is_made(model, tmp_path):
         alone = ask(chat, user="otto", max_tokens=24).choices[0].message.content
         ask(chat, said(STORY), user="ines")
         ines = service.users.get("ines")
-        until(lambda: ines.working() or ines.memory)
+        until(lambda: ines.consolidating() or ines.memory)
         while ines.memory is None:
             assert ask(chat, user="otto", max_tokens=24).choices[0].message.content == alone
 
 
+@pytest.mark.slow
 def test_users_in_parallel_are_answered_as_each_is_alone(tmp_path):
     """Greedy answers of six users with memories of their own and one without, from threads and in batches.
 
@@ -139,9 +142,10 @@ def test_turns_are_questions_with_what_was_answered_before():
         {"role": "user", "content": "d"},
     ]  # fmt: skip
     found = turns(conversation)
-    assert [(t.before, t.asked, t.answered) for t in found] == [("welcome", "a\n\nb", "c"), ("c", "d", "")]
+    assert [(t.previous_answer, t.question, t.answer) for t in found] == [("welcome", "a\n\nb", "c"), ("c", "d", "")]
 
 
+@pytest.mark.slow
 def test_what_was_rejected_waits_for_more_words(model, tmp_path):
     config = dataclasses.replace(CONFIG, min_recall=1.0)
     with served(tmp_path, model, idle=0.1, config=config) as (url, service):
@@ -158,7 +162,7 @@ def test_a_user_is_erased_while_a_memory_is_made(model, tmp_path):
         chat = client(url).chat.completions
         ask(chat, said(STORY), user="../ines")
         user = service.users.get("../ines")
-        until(user.working)
+        until(user.consolidating)
         path = f"{url}/v1/memories/..%2Fines"
         assert httpx.get(path).json()["consolidating"]["stage"]
         assert httpx.delete(path).json() == {"id": "../ines", "object": "memory.deleted", "deleted": True}
@@ -173,7 +177,7 @@ def test_a_damaged_user_is_an_error_for_them_alone_and_can_be_erased(model, tmp_
     with served(tmp_path, model) as (url, _):
         chat = client(url).chat.completions
         ask(chat, user="ines")
-    (tmp_path / folder("ines") / "turns.json").write_text("{")
+    (tmp_path / directory_name("ines") / "turns.json").write_text("{")
     with served(tmp_path, model, idle=0.0) as (url, _):
         chat = client(url).chat.completions
         with pytest.raises(openai.InternalServerError, match="log says why"):
@@ -186,7 +190,7 @@ def test_a_damaged_user_is_an_error_for_them_alone_and_can_be_erased(model, tmp_
 def test_a_store_is_erased_from_outside_only_while_no_server_runs(model, tmp_path):
     known = users(model, tmp_path)
     known.record("ines", known.get("ines"), HELLO, "there")
-    assert (tmp_path / folder("ines")).stat().st_mode & 0o077 == 0
+    assert (tmp_path / directory_name("ines")).stat().st_mode & 0o077 == 0
     with pytest.raises(InputError, match="A server is using"):
         erase_stored(tmp_path, "ines")
     with pytest.raises(InputError, match="A server is using"):
@@ -197,11 +201,12 @@ def test_a_store_is_erased_from_outside_only_while_no_server_runs(model, tmp_pat
         erase_stored(tmp_path / "nowhere", "ines")
 
 
+@pytest.mark.slow
 def test_what_waited_when_the_server_stopped_becomes_memory_later(model, tmp_path):
     with served(tmp_path, model) as (url, _):
         ask(client(url).chat.completions, said(OTHER_STORY), user="ines")
     with served(tmp_path, model, idle=0.1):
-        store = MemoryStore(tmp_path / folder("ines") / "memory")
+        store = MemoryStore(tmp_path / directory_name("ines") / "memory")
         until(lambda: store.versions() == [1])
 
 

@@ -11,6 +11,8 @@ from benchmarks.sessions import Asked, Sessions, draw, locomo
 from benchmarks.turns_rows import ROWS, Answered, declines, f1, f1_of_parts, scored
 from ttt_retrofit.consolidation.words import holds, words
 
+pytestmark = pytest.mark.slow
+
 
 def said(speaker, dia_id, text, **more):
     return {"speaker": speaker, "dia_id": dia_id, "text": text, **more}

@@ -49,6 +49,7 @@ def _note(directory: str, out: str) -> None:
     Path(out).write_text("\n".join(acknowledged))
 
 
+@pytest.mark.slow
 def test_no_acknowledged_note_of_two_processes_is_lost(tmp_path):
     outs = [tmp_path / "one.txt", tmp_path / "two.txt"]
     processes = [SPAWN.Process(target=_note, args=(str(tmp_path / "store"), str(out))) for out in outs]
@@ -112,11 +113,11 @@ def test_what_is_remembered_changes_after_the_disk(tmp_path, full_disk, failing)
     MemoryStore(tmp_path / "memory").save(memory(model, 1, 2))
     chat = session(tmp_path)
     chat.note(said(1), said(2))
-    chat._studied = 1
+    chat._in_job = 1
     calls = {
         "forget": lambda: chat.forget("entry2"),
         "rollback": chat.rollback,
-        "settle": lambda: chat._take_over(memory(model, 1, 2, 3)),
+        "settle": lambda: chat._commit(memory(model, 1, 2, 3)),
     }
     with full_disk, pytest.raises(OSError, match="too large"):
         calls[failing]()
@@ -170,6 +171,7 @@ def _save(directory: str, seed: int) -> None:
             one.save(directory)
 
 
+@pytest.mark.slow
 def test_readers_beside_two_savers_get_one_memory_or_another_and_whole(tmp_path):
     memory(converted(), 1).save(tmp_path)
     processes = [SPAWN.Process(target=_save, args=(str(tmp_path), seed)) for seed in (1, 3)]

@@ -32,6 +32,7 @@ def read(model, ids, step, **kwargs):
     return torch.cat(logits, dim=1), cache
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learn_from", ["all", "none"])
 @pytest.mark.parametrize("step", [1, 7, 13, TOKENS])
 def test_moving_the_sinks_does_not_depend_on_how_tokens_were_split(model, ids, step, learn_from):

@@ -7,7 +7,7 @@ from tiny import tiny
 from words import tokenizer as of_words
 
 from ttt_retrofit import ChatSession, InputError, wrap
-from ttt_retrofit.serving.answering import Answering
+from ttt_retrofit.serving.scheduler import Scheduler
 from ttt_retrofit.util.messages import prompt_ids
 
 TALK = [
@@ -83,5 +83,5 @@ def test_sessions_and_servers_take_messages_as_text_unless_told_otherwise(split,
     monkeypatch.setattr(model, "generate", lambda **kw: given.append(kw["input_ids"][0].tolist()) or generate(**kw))
     ChatSession(model, tokenizer, tmp_path, split_special_tokens=split).send(asked[0]["content"], max_new_tokens=2)
     assert given == [expected]
-    assert Answering(model, tokenizer, 1, split).prompt(asked) == expected
+    assert Scheduler(model, tokenizer, 1, split).prompt(asked) == expected
     assert expected != prompt_ids(tokenizer, asked, split_special_tokens=not split)

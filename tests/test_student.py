@@ -8,13 +8,20 @@ from converted import converted
 from remembered import memory
 from tiny import tokens
 
-from ttt_retrofit.consolidation.distill import Prepared, batches, divergence, mean_divergence, short_and_long, step_loss
-from ttt_retrofit.consolidation.plain import plain_copy
+from ttt_retrofit.consolidation.distill import (
+    EncodedLesson,
+    batches,
+    divergence,
+    mean_divergence,
+    short_and_long,
+    step_loss,
+)
+from ttt_retrofit.consolidation.model_copies import plain_copy
 from ttt_retrofit.consolidation.student import Student
 from ttt_retrofit.consolidation.study import certain
 from ttt_retrofit.memory import MemoryConfig
 from ttt_retrofit.memory.collate import collate
-from ttt_retrofit.memory.projections import find_places
+from ttt_retrofit.memory.projections import find_placement
 from ttt_retrofit.model.modeling import TTTMixin
 
 FAMILIES = ["llama", "gpt2", "gemma2", "gemma3_text", "phi3", "olmo2", "granite", "cohere2", "glm4", "gpt_neox"]
@@ -27,7 +34,7 @@ def test_short_cuts_give_the_logits_of_a_plain_forward(family, lowest, shared):
     model = converted(family)
     config = {"layers": tuple(range(lowest, 4))}
     made = memory(model, 1, 2, **config)
-    student = Student(plain_copy(model), find_places(model, MemoryConfig(rank=2, **config)))
+    student = Student(plain_copy(model), find_placement(model, MemoryConfig(rank=2, **config)))
     added = collate([made], model.device, model.dtype)
     beginning = tokens(1, 20)[0].tolist()  # long enough for the lower layers to share it, too
     lessons = [beginning + tokens(1, length, seed=length)[0].tolist() for length in (11, 7, 9)]
@@ -47,7 +54,7 @@ def test_short_cuts_give_the_logits_of_a_plain_forward(family, lowest, shared):
 def test_a_beginning_in_which_a_memory_speaks_is_not_shared():
     model = converted()
     made = memory(model, 1, gated=False)
-    student = Student(plain_copy(model), find_places(model, made.config))
+    student = Student(plain_copy(model), find_placement(model, made.config))
     student.share(tokens(1, 6)[0].tolist(), collate([made], model.device, model.dtype))
     assert student.beginning == []
 
@@ -56,11 +63,11 @@ def test_a_beginning_in_which_a_memory_speaks_is_not_shared():
 def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(lengths, passes):
     model = converted("llama")
     made = memory(model, 1, 2, layers=(2, 3))
-    student = Student(plain_copy(model), find_places(model, made.config))
+    student = Student(plain_copy(model), find_placement(model, made.config))
     added = collate([made], model.device, model.dtype)
     lessons = [certain("fact", *tokens(2, length, seed=length).tolist()) for length in lengths]
     below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
-    chosen = [Prepared(*one) for one in zip(lessons, below)]
+    chosen = [EncodedLesson(*one) for one in zip(lessons, below)]
     assert [len(some) for some in short_and_long(chosen)] == passes
     logits = student.logits(below, [p.ids for p in chosen], [p.positions for p in chosen], added)
     together = mean_divergence(logits, lessons)
@@ -70,24 +77,24 @@ def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(leng
 def test_two_lessons_in_one_text_have_the_loss_of_two_texts():
     model = converted("llama")
     made = memory(model, 1, 2, layers=(2, 3))
-    student = Student(plain_copy(model), find_places(model, made.config))
+    student = Student(plain_copy(model), find_placement(model, made.config))
     added = collate([made], model.device, model.dtype)
     alone = certain("fact", *tokens(2, 9, seed=1).tolist())
     second = certain("fact", [*alone.prompt, *alone.answer, 3, 4, 5], tokens(1, 4, seed=2)[0].tolist())
     below = student.below([(*lesson.prompt, *lesson.answer) for lesson in (alone, second)])
-    apart = [Prepared(alone, below[0]), Prepared(second, below[1])]
-    together = [Prepared(second, below[1], first=alone)]
+    apart = [EncodedLesson(alone, below[0]), EncodedLesson(second, below[1])]
+    together = [EncodedLesson(second, below[1], first=alone)]
     expected = step_loss(student, apart, added)
     assert torch.allclose(step_loss(student, together, added), expected, atol=1e-6)
 
 
 def test_a_batch_counts_lessons_and_an_epoch_has_every_text_once():
     one, two = certain("fact", [1, 2], [3]), certain("fact", [1, 2, 3, 4], [5])
-    texts = [Prepared(one, torch.zeros(3, 1)) for _ in range(9)]
-    texts += [Prepared(two, torch.zeros(5, 1), first=one) for _ in range(3)]
-    turned = [Prepared(two, torch.zeros(5, 1), first=one) for _ in texts]
+    texts = [EncodedLesson(one, torch.zeros(3, 1)) for _ in range(9)]
+    texts += [EncodedLesson(two, torch.zeros(5, 1), first=one) for _ in range(3)]
+    turned = [EncodedLesson(two, torch.zeros(5, 1), first=one) for _ in texts]
     drawn = batches([[text, other] for text, other in zip(texts, turned)], 4, torch.Generator().manual_seed(0))
-    epochs: list[list[Prepared]] = [[], []]
+    epochs: list[list[EncodedLesson]] = [[], []]
     for epoch in epochs:
         while len(epoch) < len(texts):
             batch = next(drawn)
@@ -101,7 +108,7 @@ def test_working_on_a_copy_never_shows_in_the_original():
     model, ids = converted(), tokens(1, 20)
     with torch.no_grad():
         before = model(input_ids=ids).logits
-    student = Student(plain_copy(model), find_places(model, MemoryConfig(rank=2, layers=(2, 3))))
+    student = Student(plain_copy(model), find_placement(model, MemoryConfig(rank=2, layers=(2, 3))))
     assert next(iter(student.model.parameters())).data_ptr() == next(iter(model.parameters())).data_ptr()
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, before)

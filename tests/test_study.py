@@ -10,7 +10,7 @@ from words import tokenizer
 from benchmarks.harness.recollect import GENERAL
 from ttt_retrofit.consolidation import asking, study, verify
 from ttt_retrofit.consolidation.config import ConsolidationConfig
-from ttt_retrofit.consolidation.pieces import Statement, understand
+from ttt_retrofit.consolidation.pieces import Statement, parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.words import (
     content,
@@ -25,7 +25,7 @@ from ttt_retrofit.consolidation.words import (
     words,
 )
 from ttt_retrofit.errors import ConfigError
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 PROMPTS = Prompts.load()
 
@@ -67,7 +67,7 @@ def test_vowel_signs_and_accents_of_their_own_belong_to_their_word():
 ])  # fmt: skip
 def test_pieces_are_bounded_however_long_a_message_is(context):
     count = tokenizer()
-    understood = understand(context, count, 64)
+    understood = parse_context(context, count, 64)
     parts = ([m["content"] for m in piece] if isinstance(piece, tuple) else [piece] for piece in understood.pieces)
     assert all(sum(len(count(text).input_ids) for text in part) <= 2 * 64 for part in parts)
     assert all(s.text in str(understood.pieces[s.piece]) for s in understood.statements)
@@ -168,11 +168,11 @@ def test_what_only_announces_a_statement_is_left_out():
 def test_answers_are_studied_without_thoughts_where_the_template_can_leave_them_out():
     thinking, plain = tokenizer(), tokenizer()
     thinking.chat_template += "{% if enable_thinking is defined and enable_thinking is false %}Answer {% endif %}"
-    prompts = [Phrasing(one, PROMPTS.plain).asked("who is Ines ?") for one in (thinking, plain)]
+    prompts = [PromptFormatter(one, PROMPTS.plain).asked("who is Ines ?") for one in (thinking, plain)]
     assert prompts[0] == [*prompts[1], *thinking("Answer", add_special_tokens=False).input_ids]
-    assert Phrasing(thinking, PROMPTS.plain).question_of(prompts[0]) == Phrasing(plain, PROMPTS.plain).question_of(
-        prompts[1]
-    )
+    assert PromptFormatter(thinking, PROMPTS.plain).question_of(prompts[0]) == PromptFormatter(
+        plain, PROMPTS.plain
+    ).question_of(prompts[1])
 
 
 def test_names_and_numbers_that_nobody_told_are_noticed():
@@ -200,7 +200,7 @@ def test_names_and_numbers_that_nobody_told_are_noticed():
     ],
 )
 def test_the_usual_questions_are_asked_about_the_speaker_not_about_others(told, asked, not_asked):
-    context = understand([{"role": "user", "content": told}], tokenizer(), 64)
+    context = parse_context([{"role": "user", "content": told}], tokenizer(), 64)
     found = {one.text for one in asking.usual_questions(context, PROMPTS)}
     assert set(asked) <= found and not set(not_asked) & found
 
@@ -210,7 +210,7 @@ def test_a_long_context_is_asked_for_its_names_and_numbers():
         " ".join(f"The slow river ran near village{n:02} under heavy skies." for n in range(20))
         + " Ines owed 85 euros."
     )
-    context = understand(text, tokenizer(), 512)
+    context = parse_context(text, tokenizer(), 512)
     found = asking.details_of(context, ConsolidationConfig(most_details=22))
     assert len(found) == 22
     assert {"Ines", "85", "village00", "village19"} <= {detail for _, detail in found}

@@ -5,10 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ttt_retrofit.consolidation.earlier import Studied
+from ttt_retrofit.consolidation.earlier_lessons import LessonText
 from ttt_retrofit.consolidation.pieces import Statement
 from ttt_retrofit.consolidation.study import Question
-from ttt_retrofit.consolidation.supersede import Later, changes, is_stale, latest, lost, of_same_speaker, superseded
+from ttt_retrofit.consolidation.supersede import (
+    LaterStatements,
+    changes,
+    is_stale,
+    latest,
+    lost,
+    of_same_speaker,
+    superseded,
+)
 from ttt_retrofit.consolidation.writer import Answer
 
 NO_ANSWER = Answer((), torch.zeros(0, 1, dtype=torch.int32), torch.zeros(0, 1))
@@ -29,7 +37,7 @@ NEW = [Question("What is my job?", frozenset({"tailor"}), NO_ANSWER, 0)]
     ],
 )
 def test_an_earlier_question_finds_the_statement_that_answers_it_now(question, answer, about):
-    assert Later(NEW, STATEMENTS).about(Studied(question, answer)) == about
+    assert LaterStatements(NEW, STATEMENTS).about(LessonText(question, answer)) == about
 
 
 @pytest.mark.parametrize(
@@ -50,40 +58,43 @@ def test_what_others_do_changes_nothing_of_mine(question, statement, same):
 
 
 def test_a_statement_about_somebody_else_is_not_about_an_earlier_question_of_mine():
-    told = Studied("Where do I live?", "I live in Malmo.")
-    assert Later([], [Statement("Zelda lives in Basel.", "", 0)]).about(told) == -1
-    assert Later([], [Statement("I live in Basel now.", "", 0)]).about(told) == 0
+    told = LessonText("Where do I live?", "I live in Malmo.")
+    assert LaterStatements([], [Statement("Zelda lives in Basel.", "", 0)]).about(told) == -1
+    assert LaterStatements([], [Statement("I live in Basel now.", "", 0)]).about(told) == 0
 
 
 def test_what_was_lost_is_what_the_new_answer_no_longer_gives():
-    before = Studied("What is my dog called?", "My dog is called Pepper.")
+    before = LessonText("What is my dog called?", "My dog is called Pepper.")
     assert lost(before, "My dog is called Comet.") == {"pepper"}
     assert changes(before, "My dog is called Comet.") and not changes(before, "It is Pepper.")
 
 
 def test_other_wordings_of_what_changed_are_stale_and_other_things_of_that_value_are_not():
-    exam, said = Studied("When is the exam?", "The exam is on Monday."), {"exam", "frida"}
+    exam, said = LessonText("When is the exam?", "The exam is on Monday."), {"exam", "frida"}
     gone = lost(exam, "The exam is on Friday.")
-    assert is_stale(Studied("What is on Monday?", "The exam is on Monday."), exam, gone, said)
-    assert not is_stale(Studied("When does the plumber come?", "The plumber comes on Monday."), exam, gone, said)
-    job = Studied("What is my job?", "I am a florist.")
-    assert is_stale(Studied("What is my profession?", "I am a florist."), job, {"florist"}, {"tailor"})
+    assert is_stale(LessonText("What is on Monday?", "The exam is on Monday."), exam, gone, said)
+    assert not is_stale(LessonText("When does the plumber come?", "The plumber comes on Monday."), exam, gone, said)
+    job = LessonText("What is my job?", "I am a florist.")
+    assert is_stale(LessonText("What is my profession?", "I am a florist."), job, {"florist"}, {"tailor"})
 
 
 def test_a_lesson_that_gives_nothing_but_what_changed_is_stale():
-    code, said = Studied("What is the code of the garage?", "The code of the garage is 7145."), {"cod", "garag", "9926"}
-    empty = Studied("Who built the code of the code?", "The code is built by the garage.")
+    code, said = (
+        LessonText("What is the code of the garage?", "The code of the garage is 7145."),
+        {"cod", "garag", "9926"},
+    )
+    empty = LessonText("Who built the code of the code?", "The code is built by the garage.")
     assert is_stale(empty, code, {"7145"}, said)
-    assert not is_stale(Studied("What colour is the garage?", "The garage is blue."), code, {"7145"}, said)
-    assert not is_stale(Studied("What is my dog called?", "Biscuit."), code, {"7145"}, said)
+    assert not is_stale(LessonText("What colour is the garage?", "The garage is blue."), code, {"7145"}, said)
+    assert not is_stale(LessonText("What is my dog called?", "Biscuit."), code, {"7145"}, said)
 
 
 def test_superseded_lessons_are_answered_anew_and_what_has_no_new_answer_is_dropped():
     told = [
-        Studied("When is the exam?", "The exam is on Monday."),
-        Studied("What is on Monday?", "The exam is on Monday."),
-        Studied("What is my job?", "I work as a tailor."),
-        Studied("What is my cat called?", "My cat is called Tofu."),
+        LessonText("When is the exam?", "The exam is on Monday."),
+        LessonText("What is on Monday?", "The exam is on Monday."),
+        LessonText("What is my job?", "I work as a tailor."),
+        LessonText("What is my cat called?", "My cat is called Tofu."),
     ]
     says = {"When is the exam?": "The exam is on Friday.", "What is my job?": "I am a tailor."}
 
@@ -137,11 +148,11 @@ def test_what_was_said_twice_alike_is_studied_as_it_was():
 
 def test_a_new_answer_to_a_vague_question_changes_nothing_of_what_it_does_not_speak_of():
     told = [
-        Studied("What is the password?", "The password of the printer is domino37."),
-        Studied("What is the password of the printer?", "The password of the printer is domino37."),
-        Studied("What is domino37?", "The password of the printer is domino37."),
-        Studied("What is my job?", "I am a florist."),
-        Studied("What is my profession?", "I am a florist."),
+        LessonText("What is the password?", "The password of the printer is domino37."),
+        LessonText("What is the password of the printer?", "The password of the printer is domino37."),
+        LessonText("What is domino37?", "The password of the printer is domino37."),
+        LessonText("What is my job?", "I am a florist."),
+        LessonText("What is my profession?", "I am a florist."),
     ]
     statements = [Statement("The password of the wifi is nimbus82.", "", 0), Statement("I work as a tailor.", "", 0)]
     new = [Question(one.question, frozenset({"x"}), NO_ANSWER, at) for one, at in ((told[0], 0), (told[3], 1))]

@@ -8,7 +8,7 @@ from converted import ttt
 from tiny import tiny
 
 from ttt_retrofit import InputError, wrap
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 from ttt_retrofit.util.texts import text_ids
 from ttt_retrofit_cli.loading import token_ids
 
@@ -70,7 +70,7 @@ def test_verbs_and_plain_prompts_read_texts_alike(tmp_path):
     tokenizer = family("chatml", True, True)
     assert token_ids(tokenizer, SECOND).tolist() == [text_ids(tokenizer, SECOND)]
     tokenizer.chat_template = None
-    asked = Phrasing(tokenizer, "Question: {question}\nAnswer:").asked("who</s> ?")
+    asked = PromptFormatter(tokenizer, "Question: {question}\nAnswer:").asked("who</s> ?")
     assert asked[0] == tokenizer.bos_token_id and asked.count(tokenizer.eos_token_id) == 0
 
     tiny("llama", vocab_size=300).save_pretrained(tmp_path / "base")

@@ -53,6 +53,7 @@ def trainer(model, folder, **arguments) -> Trainer:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_lowers_the_loss_of_the_texts(tmp_path, kind, checkpointing):
@@ -69,6 +70,7 @@ def test_training_lowers_the_loss_of_the_texts(tmp_path, kind, checkpointing):
         assert any(name.endswith(f"start_{part}") for name in moved)
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_trains_the_same(tmp_path):
     logged = []
     for checkpointing in (False, True):
@@ -86,6 +88,7 @@ def test_unknown_columns_are_dropped_and_known_ones_kept(tmp_path):
     assert set(batch) == {"input_ids", "attention_mask", "labels"}
 
 
+@pytest.mark.slow
 def test_a_run_resumes_where_it_was_saved(tmp_path):
     def start(folder, **arguments):
         return trainer(converted("llama", "lora"), folder, save_strategy="steps", save_steps=3, **arguments)
@@ -102,6 +105,7 @@ def test_a_run_resumes_where_it_was_saved(tmp_path):
     assert torch.equal(logits(again, ids), logits(resumed.model.eval(), ids))
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path):
     model = converted("llama", "delta")
     run = trainer(
@@ -118,6 +122,7 @@ def test_the_best_checkpoint_is_loaded_at_the_end(tmp_path):
     assert torch.equal(logits(model.eval(), tokens(1, 30)), logits(again, tokens(1, 30)))
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_plain_family_when_nothing_is_learned(tmp_path):
     """Padding, gradient accumulation and its normalisation included."""
     plain = trainer(tiny("llama"), tmp_path, gradient_accumulation_steps=2)
@@ -142,6 +147,7 @@ def test_the_loss_is_the_same_with_padding_on_either_side():
     assert losses == pytest.approx([mean, mean], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_mixed_precision_trains(tmp_path):
     model = wrap(tiny("llama"), ttt("lora"))
     run = trainer(model, tmp_path, bf16=True)

@@ -10,6 +10,8 @@ from converted import converted
 from test_trainer import trainer
 from tiny import tokens
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
 @pytest.mark.parametrize("length", [5, 8, 9, 17])

@@ -24,9 +24,9 @@ def state_of(cache):
     """All that a cache carries, under names; keys and values of the tokens that can be seen, in their order."""
     found = {**cache.fast.tensors(), "seen": cache.tokens_seen, "digest": cache.digest, "marks": cache.marks}
     for index, layer in enumerate(cache.layers):
-        track = cache.tracks[cache.track_of[index]]
-        for row, (indices, seen) in enumerate(zip(track.indices, cache.counts)):
-            visible = ((indices >= seen - track.window + 1) | (indices < track.sinks)) & (indices >= 0)
+        group = cache.groups[cache.group_of[index]]
+        for row, (indices, seen) in enumerate(zip(group.indices, cache.counts)):
+            visible = ((indices >= seen - group.window + 1) | (indices < group.sinks)) & (indices >= 0)
             order = indices.masked_fill(~visible, 10**6).argsort()[: int(visible.sum())]
             found[f"keys {index} {row}"], found[f"values {index} {row}"] = (t[row][:, order] for t in layer.past())
     if cache.pending is not None:
@@ -85,6 +85,7 @@ def check_lines(cache_of, go_on, stride):
     assert line > 20 * stride
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adam", "sgd", "muon"])
 def test_after_an_interrupt_at_any_line_a_read_goes_on_as_if_nothing_had_been(optimizer):
     model = converted(inner_optimizer=optimizer, relative_lr=None, max_relative_update=0.02)
@@ -104,6 +105,7 @@ def test_after_an_interrupt_at_any_line_a_read_goes_on_as_if_nothing_had_been(op
     check_lines(begun, go_on, stride=37)
 
 
+@pytest.mark.slow
 def test_rows_of_a_padded_batch_go_on_each_from_where_it_was():
     model = converted()
     ids = tokens(3, 30)

@@ -15,6 +15,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from ttt_retrofit import TTTConfig, UnsupportedModelError, wrap
 
+pytestmark = pytest.mark.slow
+
 TTT = TTTConfig(layers="all", chunk_size=8, sliding_window=16, sink_tokens=2, inner_lr=0.1, inner_optimizer="sgd")
 LENGTHS = (37, 21, 30, 40)
 ROWS = [tokens(1, length, seed=index)[0].tolist() for index, length in enumerate(LENGTHS)]

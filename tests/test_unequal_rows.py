@@ -29,6 +29,7 @@ def one_step(folder, gradients, batch, accumulated=1, **settings):
     return torch.cat([(p.detach() - b).flatten() for p, b in zip(run.outer.all, before)]), logged(run, "loss")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_every_split_of_a_step_takes_the_step_of_the_token_mean(tmp_path, mode):
     model = converted(fast_weights="lora")
@@ -43,6 +44,7 @@ def test_every_split_of_a_step_takes_the_step_of_the_token_mean(tmp_path, mode):
         assert reported == pytest.approx(loss, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_the_last_partial_accumulation_of_an_epoch_is_a_token_mean(tmp_path, mode):
     """Three batches make the first step, the fourth the second."""

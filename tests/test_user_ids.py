@@ -10,8 +10,8 @@ from commands import fails, run
 from served import HELLO, NAME, ask, client, quick, served, users
 
 from ttt_retrofit import InputError
-from ttt_retrofit.serving.directories import erase_stored, folder
-from ttt_retrofit.serving.identity import LONGEST, check_identity
+from ttt_retrofit.serving.directories import directory_name, erase_stored
+from ttt_retrofit.serving.identity import MAX_LENGTH, check_identity
 
 NFC, NFD = (unicodedata.normalize(form, "inés") for form in ("NFC", "NFD"))
 ODD = [
@@ -19,11 +19,11 @@ ODD = [
     "..a", "%", "%0A", "ines%0A", "%2e%2e", "100%25", "a+b", "?", "ines?x=1", "#", "ines#x", "&=;", "\\", "C:\\x",
     '"', "'", "<b>", "{user}", "[red]x[/red]", "[/x]", "-ines", "--help", "~", "*", "|", "^", "`", "None", "null", "0",
     NFC, NFD, "名前", "🙂", "\u2028", "\u200b", "\u202eines", "\ufeffines", "\u0301", "ﬁ", "Ⅻ", "user@example.org",
-    "é" * LONGEST,
+    "é" * MAX_LENGTH,
 ]  # fmt: skip
 REFUSED = [
     "", ".", "..", "ines\n", "\n", "a\nb", "ines\r", "ines\r\n", "\t", "\x00", "a\x00b", "\x1b[2J", "\x7f", "\x85",
-    "\ufffd", "ines\ufffd", "x" * (LONGEST + 1),
+    "\ufffd", "ines\ufffd", "x" * (MAX_LENGTH + 1),
 ]  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_whoever_is_recorded_is_listed_read_and_erased_by_that_very_id(running):
         service.users.record(identity, service.users.get(identity), HELLO, "there")
     listed = httpx.get(f"{url}/v1/memories").json()["data"]
     assert sorted(user["id"] for user in listed) == sorted(ODD)
-    assert len(set(map(folder, ODD))) == len(ODD) == len(list(store.glob("*/turns.json")))
+    assert len(set(map(directory_name, ODD))) == len(ODD) == len(list(store.glob("*/turns.json")))
     web = httpx.Client()
     for gone, identity in enumerate(ODD, start=1):
         found = web.get(address(url, identity))
@@ -64,7 +64,7 @@ def test_what_is_no_user_id_is_refused_everywhere(running, tmp_path, identity):
         reply = httpx.post(f"{url}/v1/chat/completions", json={**body, name: identity})
         if identity:
             assert reply.status_code == 400 and reply.json()["error"]["param"] == name
-        else:  # it asks for nothing: nobody's memory speaks, and nothing is kept
+        else:  # it asks for nothing: no memory is active, and nothing is kept
             assert reply.status_code == 200
     if identity not in (".", ".."):  # which no client sends: it asks for another address
         for method in ("GET", "DELETE"):
@@ -119,13 +119,15 @@ def test_ids_are_kept_for_their_owner_only_and_filled_in_where_they_are_missing(
     known = users(model, tmp_path)
     for identity in ("ines", "otto", "runa"):
         known.record(identity, known.get(identity), HELLO, "there")
-        assert (tmp_path / folder(identity) / "user.json").stat().st_mode & 0o777 == 0o600
+        assert (tmp_path / directory_name(identity) / "user.json").stat().st_mode & 0o777 == 0o600
     known.close()
-    (tmp_path / folder("otto") / "user.json").unlink()  # as an earlier version left it
-    (tmp_path / folder("runa") / "user.json").write_text('{"id": "ines"}')  # says what its directory's name contradicts
+    (tmp_path / directory_name("otto") / "user.json").unlink()  # as an earlier version left it
+    (tmp_path / directory_name("runa") / "user.json").write_text(
+        '{"id": "ines"}'
+    )  # says what its directory's name contradicts
     known = users(model, tmp_path)
-    unknown = sorted(folder(identity) for identity in ("otto", "runa"))
-    assert known.stored() == [("ines", folder("ines")), *((None, name) for name in unknown)]
+    unknown = sorted(directory_name(identity) for identity in ("otto", "runa"))
+    assert known.stored() == [("ines", directory_name("ines")), *((None, name) for name in unknown)]
     for identity in ("otto", "runa"):
         known.get(identity)
     assert [identity for identity, _ in known.stored()] == ["ines", "otto", "runa"]

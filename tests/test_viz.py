@@ -197,6 +197,7 @@ def test_every_picture_has_a_form_for_terminals(read, effect):
     assert text.sparkline([0.0, 0.5, 1.0], 0.0, 1.0) == "▁▅█"
 
 
+@pytest.mark.slow
 def test_plot_draws_everything_that_reading_shows(base, story, tmp_path):
     said = document("plot", "reading", base, story, "--out", tmp_path / "pictures", *SMALL)
     assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == sorted(
@@ -207,6 +208,7 @@ def test_plot_draws_everything_that_reading_shows(base, story, tmp_path):
     assert all(sentence[:40] in shown for kind, sentence in HOW_TO_READ.items() if kind != "memory")
 
 
+@pytest.mark.slow
 def test_plot_shows_what_a_memory_changed(base, story, tmp_path):
     from ttt_retrofit import AutoModelForCausalLM
 

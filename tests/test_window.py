@@ -39,11 +39,11 @@ def test_a_window_no_smaller_than_the_familys_own_leaves_its_sliding_layers_alon
     model = windowed(family, window, sinks=2)
     types = model.config.layer_types if "layer_types" in SUPPORTED[family] else ["sliding_attention"] * 4
     cache = model.new_cache()
-    for track, kind in zip((cache.tracks[index] for index in cache.track_of), types):
+    for group, kind in zip((cache.groups[index] for index in cache.group_of), types):
         if kind == "sliding_attention":
-            assert (track.window, track.sinks) == (WINDOW, 0)
+            assert (group.window, group.sinks) == (WINDOW, 0)
         else:
-            assert track.window == window
+            assert group.window == window
     with torch.no_grad():
         logits = model(ids).logits
         expected = model.unwrap()(ids).logits
@@ -57,7 +57,7 @@ def test_a_window_no_smaller_than_the_familys_own_leaves_its_sliding_layers_alon
 @pytest.mark.parametrize("family", ["gemma2", "mistral", "cohere2"])
 def test_a_smaller_window_narrows_the_familys_sliding_layers_too(family):
     cache = windowed(family, 5, sinks=2).new_cache()
-    assert all((track.window, track.sinks) == (5, 2) for track in cache.tracks)
+    assert all((group.window, group.sinks) == (5, 2) for group in cache.groups)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

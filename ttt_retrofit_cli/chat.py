@@ -55,9 +55,9 @@ def chat(
         )
         kept = f"Kept in {memory}." if memory else "Nothing is kept when you leave; --memory DIR keeps it."
         if page:
-            from ttt_retrofit.serving.page import Talk, launch
+            from ttt_retrofit.serving.page import PageController, launch
 
-            with launch(Talk(session, max_new_tokens, PATIENCE), "ttt-retrofit", port) as url:
+            with launch(PageController(session, max_new_tokens, PATIENCE), "ttt-retrofit", port) as url:
                 out.result({"url": url}, f"The page is at {url}. {kept} Ctrl-C stops.")
                 threading.Event().wait()
         out.remark(f"{kept} /help lists the commands.")

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from .configfile import merge_pairs, read_defaults
-from .frame import speaking
+from .frame import verb_frame
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Config = Annotated[
@@ -34,7 +34,7 @@ def command(verb: Callable[..., None]) -> Callable[..., None]:
         given = merge_pairs(called, given)
         for name, group in groups.items():
             given[name] = group(**{field.name: given.pop(field.name) for field in dataclasses.fields(group)})
-        with speaking(as_json) as out:
+        with verb_frame(as_json) as out:
             verb(out, **given)
 
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -1,4 +1,4 @@
-"""The frame that every verb runs in: where it speaks, and how it ends."""
+"""The frame that every verb runs in: its output, and how it ends."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 STOPPED = "Stopped. Nothing was left half done."  # unless a verb says more
 
 
-class Ended(KeyboardInterrupt):
+class Terminated(KeyboardInterrupt):
     """A signal that ends the process: what an interrupt cleans up is cleaned up."""
 
     def __init__(self, number: int) -> None:
@@ -30,8 +30,8 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def speaking(as_json: bool) -> Iterator[Output]:
-    """Where a verb speaks; what goes wrong is one line on stderr, and an interrupt leaves with `Output.stopped`."""
+def verb_frame(as_json: bool) -> Iterator[Output]:
+    """Run a verb with its output. An error is one line on stderr; an interrupt leaves with `Output.stopped`."""
     out = None
     try:
         with _signals():
@@ -44,7 +44,7 @@ def speaking(as_json: bool) -> Iterator[Output]:
         after_the_key = "\n" if sys.stderr.isatty() else ""  # a terminal shows ^C
         with suppress(OSError):  # the terminal may be gone
             typer.echo(f"{after_the_key}{out.stopped if out else STOPPED}", err=True)
-        number = interrupt.number if isinstance(interrupt, Ended) else signal.SIGINT
+        number = interrupt.number if isinstance(interrupt, Terminated) else signal.SIGINT
         raise typer.Exit(128 + number) from None
     except BrokenPipeError:  # nobody reads on, as after `| head`: typer leaves quietly
         raise
@@ -66,7 +66,7 @@ def _signals() -> Iterator[None]:
     def end(number: int, _: object) -> None:
         for each in before:  # once: what is being cleaned up is not to be interrupted
             signal.signal(each, signal.SIG_IGN)
-        raise Ended(number)
+        raise Terminated(number)
 
     for number, handler in before.items():
         if handler is signal.SIG_DFL:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 Store = Annotated[Path, typer.Argument(help="A user's directory, as given to --memory.", show_default=False)]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist.", show_default=False)]
-Version = Annotated[int | None, typer.Option(help="Of a store; the one that speaks when not given.")]
+Version = Annotated[int | None, typer.Option(help="Of a store; the current one when not given.")]
 
 
 def list_versions(out: "Output", directory: Store) -> None:
-    """Every version, and which one speaks."""
+    """Every version, and which one is current."""
     from ttt_retrofit.chat.directory import open_store
 
     from .output import table
@@ -29,7 +29,7 @@ def list_versions(out: "Output", directory: Store) -> None:
         recall = "" if memory.report is None or memory.report.recall is None else f"{memory.report.recall:.0%}"
         drift = "" if memory.report is None else f"{memory.report.drift_loss:+.2%}"
         cells = [when(memory.created), str(len(memory.entries)), recall, drift, f"{memory.nbytes / 1e3:,.0f}"]
-        shown.add_row(str(number), "speaks" if number == current else "", *cells)
+        shown.add_row(str(number), "current" if number == current else "", *cells)
     versions = [{"version": number} | document_of(memory) for number, memory in found.items()]
     out.result({"directory": str(directory), "current": current, "versions": versions}, shown)
 
@@ -60,9 +60,9 @@ def rollback(out: "Output", directory: Store) -> None:
     before = store.current()
     store.rollback()
     now = store.current()
-    spoken = "nothing is remembered now" if now is None else f"version {now} speaks now"
+    state = "nothing is remembered now" if now is None else f"version {now} is current now"
     out.result(
-        {"directory": str(directory), "before": before, "current": now}, f"Rolled back version {before}: {spoken}."
+        {"directory": str(directory), "before": before, "current": now}, f"Rolled back version {before}: {state}."
     )
 
 
@@ -89,7 +89,7 @@ def combine(
     out: "Output",
     sources: Annotated[list[Path], typer.Argument(help="Memories or users' directories.", show_default=False)],
     target: Target,
-    weight: Annotated[list[float] | None, typer.Option(help="How loud each speaks, in order.")] = None,
+    weight: Annotated[list[float] | None, typer.Option(help="Factor of the terms of each, in order.")] = None,
 ) -> None:
     """Write one memory with the entries of several."""
     from ttt_retrofit import Memory

@@ -1,4 +1,4 @@
-"""Where a verb speaks: results on stdout, as tables or as one JSON document; everything else on stderr."""
+"""The output of a verb: results on stdout, as tables or as one JSON document; everything else on stderr."""
 
 from __future__ import annotations
 

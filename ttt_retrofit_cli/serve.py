@@ -42,18 +42,16 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Of a web page that may ask from a browser; repeat for more.")
     ] = None,
-    keep_versions: Annotated[
-        int, typer.Option(help="Of each user's memory, the one that speaks among them.", min=1)
-    ] = 3,
+    keep_versions: Annotated[int, typer.Option(help="Of each user's memory, the current one among them.", min=1)] = 3,
 ) -> None:
-    """Serve OpenAI's protocol; every user has a memory, made while they are silent."""
+    """Serve OpenAI's protocol; every user has a memory, made while they are idle."""
     from ttt_retrofit import MissingExtraError
 
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise MissingExtraError("serve", ", ".join(missing), "serve")
+    from ttt_retrofit.serving.admission import Limits
     from ttt_retrofit.serving.auth import check_exposure
-    from ttt_retrofit.serving.places import Limits
     from ttt_retrofit.serving.server import listen, make_server
 
     from .loading import load_model, load_tokenizer

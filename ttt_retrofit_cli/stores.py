@@ -9,12 +9,12 @@ from typing import Any
 
 from ttt_retrofit import CheckpointError, InputError, Memory
 from ttt_retrofit.chat.directory import open_store
+from ttt_retrofit.memory.memory_file import HEADER
 from ttt_retrofit.memory.store import MemoryStore
-from ttt_retrofit.memory.stored import HEADER
 
 
 def chosen_memory(where: Path, version: int | None) -> Memory:
-    """A memory that was saved alone, or a version out of a store: the one that speaks when none is named."""
+    """A memory that was saved alone, or a version out of a store: the current one when none is named."""
     if (where / HEADER).exists():
         if version is not None:
             raise InputError(f"{where} is a memory saved alone, which has no version {version}.")
@@ -22,7 +22,7 @@ def chosen_memory(where: Path, version: int | None) -> Memory:
     store = open_store(where)
     number = store.current() if version is None else version
     if number is None:
-        raise InputError(f"In {where} no version speaks; it has {store.versions()}. Name one with --version.")
+        raise InputError(f"In {where} no version is current; it has {store.versions()}. Name one with --version.")
     return load_version(store, number)
 
 

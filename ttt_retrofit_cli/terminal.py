@@ -23,7 +23,7 @@ from ttt_retrofit import ChatSession, InputError, TTTError
 from ttt_retrofit.memory.report import Report
 from ttt_retrofit.util.shown import shown
 
-from .frame import Ended
+from .frame import Terminated
 from .output import Output
 
 logger = logging.get_logger(__name__)
@@ -82,7 +82,7 @@ class Terminal:
                     self._command(*line.strip().partition(" ")[::2])
                 elif line.strip():
                     self._say(line)
-            except (BrokenPipeError, Ended):  # nobody reads on, or the process is to end
+            except (BrokenPipeError, Terminated):  # nobody reads on, or the process is to end
                 raise
             except KeyboardInterrupt:
                 self.out.remark("\n(stopped; this question and its answer are not kept)")
@@ -102,7 +102,7 @@ class Terminal:
             try:
                 with self._idle_time():
                     return self._read_line()
-            except Ended:
+            except Terminated:
                 raise
             except KeyboardInterrupt:
                 if warned or not self._at_terminal:

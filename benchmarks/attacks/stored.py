@@ -17,7 +17,7 @@ from tiny import tokens
 from words import QUESTIONS, tokenizer
 
 from ttt_retrofit import AutoModelForCausalLM, Cancelled, ChatSession, Memory, TTTCache
-from ttt_retrofit.consolidation import work
+from ttt_retrofit.consolidation import work_directory
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.users import Users
 
@@ -204,7 +204,7 @@ def _work(model: Any) -> Stored:
         return [found.names(), digest(tensors_of(found))]
 
     def make(place: Path) -> None:
-        work.SAVE_EVERY = 0.0
+        work_directory.SAVE_EVERY = 0.0
 
         def stop(now: Any) -> None:
             if now.stage == "train" and now.done >= 4:
@@ -218,7 +218,7 @@ def _work(model: Any) -> Stored:
         raise RuntimeError("The consolidation was not cancelled.")
 
     def change(place: Path) -> None:
-        work.SAVE_EVERY = 0.0
+        work_directory.SAVE_EVERY = 0.0
         ended(place)
 
     return Stored("work in progress", make, change, ended, ("*/*.safetensors",), slow=True)

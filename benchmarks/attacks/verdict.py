@@ -27,8 +27,8 @@ NEAR = 1e-4  # between logits of the same weights: kernels round by how tensors 
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What a process of its own made of a call."""
+class CallResult:
+    """The outcome of a call in a process of its own."""
 
     how: Literal["returned", "refused", "full", "raised", "killed", "hung"]
     what: Any  # the JSON value that was returned, or words
@@ -51,7 +51,7 @@ class Apart:
             _in_child(do, writing)
         os.close(writing)
 
-    def ended(self, patience: float = PATIENCE) -> Ended:
+    def ended(self, patience: float = PATIENCE) -> CallResult:
         said, deadline = b"", time.monotonic() + patience
         while piece := self._piece(deadline):
             said += piece
@@ -61,10 +61,10 @@ class Apart:
         os.close(self._reading)
         ended = os.WTERMSIG(os.waitpid(self.process, 0)[1])
         if hung:
-            return Ended("hung", f"no end within {patience:.0f} s")
+            return CallResult("hung", f"no end within {patience:.0f} s")
         if said:
-            return Ended(*json.loads(said))
-        return Ended("killed", f"killed by {signal.Signals(ended).name}" if ended else "ended without a word")
+            return CallResult(*json.loads(said))
+        return CallResult("killed", f"killed by {signal.Signals(ended).name}" if ended else "ended without a word")
 
     def _piece(self, deadline: float) -> bytes | None:
         """What it said; nothing at its end, None when it took too long."""
@@ -72,7 +72,7 @@ class Apart:
         return os.read(self._reading, 1 << 20) if ready else None
 
 
-def apart(do: Callable[[], Any], patience: float = PATIENCE) -> Ended:
+def apart(do: Callable[[], Any], patience: float = PATIENCE) -> CallResult:
     return Apart(do).ended(patience)
 
 
@@ -97,7 +97,7 @@ def _in_child(do: Callable[[], Any], writing: int) -> None:
     os._exit(0)
 
 
-def judged(ended: Ended, right: Sequence[Any], names: Sequence[str]) -> Verdict:
+def judged(ended: CallResult, right: Sequence[Any], names: Sequence[str]) -> Verdict:
     """Against the results that are right, and the names of which an error is to say one."""
     if ended.how == "returned":
         return (

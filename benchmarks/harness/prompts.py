@@ -8,7 +8,7 @@ from typing import Any
 from ttt_retrofit import Memory
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.writer import Writer
-from ttt_retrofit.util.phrasing import Phrasing
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 Message = dict[str, str]
 ANSWER_TOKENS = 32
@@ -40,9 +40,9 @@ class Recollector:
 
     def __init__(self, model: Any, tokenizer: Any, memory: Memory | None = None) -> None:
         self.writer = Writer(model, tokenizer, cache=model.new_cache, memories=memory, learn_from="none")
-        self.phrasing = Phrasing(tokenizer, Prompts.load().plain)
+        self.formatter = PromptFormatter(tokenizer, Prompts.load().plain)
 
     def answers(self, asked: Sequence[tuple[Sequence[Message], str]], longest: int = ANSWER_TOKENS) -> list[str]:
         """The answer to each question after its messages."""
-        prompts = [self.phrasing.asked(question, before) for before, question in asked]
+        prompts = [self.formatter.asked(question, before) for before, question in asked]
         return [self.writer.text(answer) for answer in self.writer.answer(prompts, longest, kept=1)]

@@ -15,8 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ttt_retrofit import InputError
-from ttt_retrofit.consolidation import notepad
-from ttt_retrofit.consolidation.notepad import rarity
+from ttt_retrofit.consolidation.note_selection import rarity, select_notes
 from ttt_retrofit.consolidation.words import sentences
 from ttt_retrofit.memory.notes import Note
 
@@ -92,7 +91,7 @@ def best(parts: Sequence[Sentence], scores: Sequence[float], budget: int) -> lis
         When not one of them fits.
     """
     notes = [Note(part.text, score, len(part.tokens)) for part, score in zip(parts, scores)]
-    kept = notepad.best(notes, budget)
+    kept = select_notes(notes, budget)
     if not kept:
         shortest = min((note.tokens for note in notes), default=0)
         raise InputError(

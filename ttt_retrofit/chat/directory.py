@@ -1,4 +1,4 @@
-"""What a `ChatSession` keeps in the directory of its user, and how that is deleted without a model."""
+"""The files of a `ChatSession` in the directory of its user, and how to delete them without a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's
 
 
 def is_session_directory(directory: Path) -> bool:
-    """Whether a session has kept words or a memory there."""
+    """Whether it holds a session's messages or memory."""
     return (directory / TURNS).is_file() or (directory / STORE).is_dir()
 
 
@@ -34,7 +34,7 @@ def open_store(directory: Path) -> MemoryStore:
 
 
 def erase_directory(directory: Path) -> None:
-    """Delete words, memory and work in progress of a user, while no session is open on the directory."""
+    """Delete messages, memory and unfinished work of a user. No session may be open on the directory."""
     store = MemoryStore(directory / STORE)
     store.erase()
     with store.writing():

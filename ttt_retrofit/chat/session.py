@@ -1,9 +1,9 @@
 """`ChatSession`: a conversation that becomes a memory while it is idle.
 
-Recent turns stay in the prompt. Older ones are consolidated in idle time. Their words, keys and values go only when the
-memory is accepted. Everything survives a restart from the session's store, which one session at a time may use: a
-session that finds it changed by another says so and writes nothing. Reading and writing the store is one step under a
-lock, and a session changes in memory only after the disk has.
+Recent turns stay in the prompt. Older ones are consolidated in idle time. Their messages, and the KV cache, are dropped
+only when the memory is accepted. Everything survives a restart from the session's store. One session at a time may use
+a store: a session that finds it changed by another raises and writes nothing. Reading and writing the store happens
+under a lock, and the session's attributes change only after the disk has.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ..util.given import check_tokenizer
 from ..util.messages import Message, is_message, prompt_ids, studied
 from .directory import LOCK, STORE, TURNS, WORK
 
-PATIENCE = 30.0  # seconds to wait for another session's write
+LOCK_TIMEOUT = 30.0  # seconds to wait for another session's write
 
 
 class ChatSession(Displayed):
@@ -58,8 +58,8 @@ class ChatSession(Displayed):
     system : a system prompt, part of every prompt and never consolidated.
     keep_turns : how many of the last turns (a question and its answer) stay in the prompt word for word.
     config : how older turns are consolidated.
-    questions : what this agent will ask later, in place of questions that the model writes.
-    split_special_tokens : special tokens that a message spells are text, see `messages.prompt_ids`.
+    questions : what will be asked later, in place of questions that the model writes.
+    split_special_tokens : encode special tokens that a message contains as text, see `messages.prompt_ids`.
 
     Attributes
     ----------
@@ -99,21 +99,21 @@ class ChatSession(Displayed):
         self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / STORE)
         self._lock = FileLock(self.directory / LOCK, mode=0o600)
-        with self._held():
+        with self._locked():
             remove_unfinished(self.directory)
             self.memory = self.store.load()
             self.messages: list[Message] = read_list(
                 self.directory / TURNS, "messages", is_message, "Move it away to go on without its turns."
             )
-            self._known = self._on_disk()
+            self._disk_state = self._read_disk_state()
         if self.memory is not None:
             model.check_memory(self.memory)
         self.last_report: Report | None = None
         self._rejected = 0  # messages that were in a consolidation which was rejected, or failed
         self._job: ConsolidationJob | None = None
-        self._studied = 0  # messages in the running job
+        self._in_job = 0  # messages in the running job
         self._cache: TTTCache | None = None
-        self._read: list[int] = []  # the tokens in the cache
+        self._cached_ids: list[int] = []
 
     def _rows(self) -> Rows:
         memory, progress = self.memory, self.progress
@@ -125,7 +125,7 @@ class ChatSession(Displayed):
             "last_accepted": None if self.last_report is None else self.last_report.accepted,
         }
 
-    # ------------------------------------------------------------------ talking
+    # ------------------------------------------------------------------ turns
 
     def send(self, text: str, **generate_kwargs: Any) -> str:
         """Send a message and return the answer. A running consolidation is paused. A failed one raises in `idle`.
@@ -142,14 +142,13 @@ class ChatSession(Displayed):
             )
         if not text.strip():
             raise InputError("send() was given an empty message.")
-        with self._alone():  # before the answer, which could not be kept
+        with self._exclusive():  # raise before the answer is written: it could not be saved
             pass
         if self._job is not None:
             self._job.pause()
             if self._job.succeeded():
                 self.settle()
-        said: list[Message] = [*self.messages, {"role": "user", "content": text}]
-        answer = self._answer(said, generate_kwargs)
+        answer = self._answer([*self.messages, {"role": "user", "content": text}], generate_kwargs)
         self._add({"role": "user", "content": text}, {"role": "assistant", "content": answer})
         return answer
 
@@ -165,15 +164,15 @@ class ChatSession(Displayed):
         """
         self._add(*studied(said))
 
-    def _answer(self, said: list[Message], generate_kwargs: dict[str, Any]) -> str:
-        prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *said]
+    def _answer(self, messages: list[Message], generate_kwargs: dict[str, Any]) -> str:
+        prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *messages]
         if self.memory is not None:
             prompt = self.memory.with_notes(prompt)
         ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
-        known, cache = len(self._read), self._cache
-        if cache is None or known >= len(ids) or ids[:known] != self._read:
+        cached, cache = len(self._cached_ids), self._cache
+        if cache is None or cached >= len(ids) or ids[:cached] != self._cached_ids:
             cache = self.model.new_cache()
-        self._drop_keys()  # of an answer that is interrupted, nobody knows what was read
+        self._drop_cache()  # if the answer is interrupted, it is unknown what the cache has read
         given = torch.tensor([ids], device=self.model.device)
         written = self.model.generate(
             **{
@@ -186,8 +185,8 @@ class ChatSession(Displayed):
                 "memories": [self.memory],
             }
         )[0].tolist()
-        if cache.rows == 1:  # with beams, nobody knows which of them was answered
-            self._cache, self._read = cache, written[:-1]  # the last token was written but not read yet
+        if cache.rows == 1:  # with beams, it is unknown which row is the answer
+            self._cache, self._cached_ids = cache, written[:-1]  # the last token was written but not read yet
         return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
 
     # ------------------------------------------------------------------ idle time
@@ -225,13 +224,13 @@ class ChatSession(Displayed):
         return True
 
     def _start(self) -> bool:
-        """Begin to consolidate whatever is older than the turns that are kept, if that is new."""
+        """Begin to consolidate the turns before the last `keep_turns`, unless they were rejected already."""
         older = len(self.messages) - 2 * self.keep_turns
         if older <= self._rejected or older <= 0:
             return False
-        with self._alone():  # before the minutes whose outcome could not be kept
+        with self._exclusive():  # raise before the minutes of work: the result could not be saved
             pass
-        self._studied = older
+        self._in_job = older
         try:
             self._job = self.model.consolidate(
                 self.messages[:older],
@@ -270,23 +269,23 @@ class ChatSession(Displayed):
             self._job = None
             return None
         except Exception:
-            self._job, self._rejected = None, self._studied
+            self._job, self._rejected = None, self._in_job
             raise
         report = memory.report
         assert report is not None
         if report.accepted:
-            self._take_over(memory)
-            self._drop_keys()
+            self._commit(memory)
+            self._drop_cache()
         else:
-            self._rejected = self._studied
+            self._rejected = self._in_job
         self._job, self.last_report = None, report
-        # What earlier jobs left was about a shorter conversation, and is of no use to a later one.
+        # The work of earlier jobs belongs to a shorter conversation.
         shutil.rmtree(self.directory / WORK, ignore_errors=True)
         return report
 
-    def _drop_keys(self) -> None:
-        """Drop the keys and values. The next answer reads its prompt again."""
-        self._cache, self._read = None, []
+    def _drop_cache(self) -> None:
+        """Drop the KV cache. The next answer reads its prompt again."""
+        self._cache, self._cached_ids = None, []
 
     def close(self) -> None:
         """Stop a running consolidation. Its work is kept for the next time."""
@@ -308,69 +307,69 @@ class ChatSession(Displayed):
         """How far the consolidation that has begun is; None when there is none."""
         return None if self._job is None else self._job.progress
 
-    # ------------------------------------------------------------------ what is remembered
+    # ------------------------------------------------------------------ the memory
 
     def rollback(self) -> None:
         """Return to the memory before the last consolidation. A running one builds on it, and is abandoned."""
-        with self._alone():
+        with self._exclusive():
             self.memory = self.store.rollback()
-            self._known = self._on_disk()
+            self._disk_state = self._read_disk_state()
         self.abandon()
-        self._drop_keys()
+        self._drop_cache()
 
     def forget(self, name: str, *others: str) -> None:
         """Drop entries of the memory, see `memory.names()`. A consolidation that builds on one is abandoned."""
         if self.memory is None:
             raise InputError(f"forget({name!r}): nothing is remembered yet.")
         left = self.memory.forget(name, *others)
-        with self._alone():
+        with self._exclusive():
             self.store.save(left)
-            self.memory, self._known = left, self._on_disk()
+            self.memory, self._disk_state = left, self._read_disk_state()
         self.abandon()
-        self._drop_keys()
+        self._drop_cache()
 
     def erase(self) -> None:
         """Delete all messages and memories, here and in the store, including what another session wrote there."""
         self.abandon()
-        with self._held():
+        with self._locked():
             self.store.erase()
-            (self.directory / TURNS).unlink(missing_ok=True)  # for which there is room on a full disk, too
+            (self.directory / TURNS).unlink(missing_ok=True)  # needs no space: works on a full disk, too
             remove_unfinished(self.directory)
             self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
-            self._known = self._on_disk()
-        self._drop_keys()
+            self._disk_state = self._read_disk_state()
+        self._drop_cache()
 
     # ------------------------------------------------------------------ disk
 
-    def _add(self, *said: Message) -> None:
-        """Keep what was said."""
-        with self._alone():
-            messages = [*self.messages, *said]
+    def _add(self, *new: Message) -> None:
+        """Append messages, on disk first."""
+        with self._exclusive():
+            messages = [*self.messages, *new]
             write_list(self.directory / TURNS, "messages", messages)
-            self.messages, self._known = messages, self._on_disk()
+            self.messages, self._disk_state = messages, self._read_disk_state()
 
-    def _take_over(self, memory: Memory) -> None:
-        """Keep a memory in place of the words that were studied for it; both are written, or none."""
-        left = self.messages[self._studied :]
-        with self._alone():
+    def _commit(self, memory: Memory) -> None:
+        """Save a memory and drop the messages that it was made from: both, or none."""
+        left = self.messages[self._in_job :]
+        with self._exclusive():
             with staged(self.directory / TURNS, [list_bytes("messages", left)]):
-                self.store.save(memory)  # before the words go
+                self.store.save(memory)  # before the messages are dropped
             self.memory, self.messages, self._rejected = memory, left, 0
-            self._known = self._on_disk()
+            self._disk_state = self._read_disk_state()
 
-    def _on_disk(self) -> tuple[bytes, bytes]:
-        """What another session would have changed."""
+    def _read_disk_state(self) -> tuple[bytes, bytes]:
+        """What another session would have changed: the file of messages, and the store's state."""
         turns = self.directory / TURNS
         return read_regular(turns) if turns.exists() else b"", self.store.state()
 
     @contextmanager
-    def _held(self) -> Iterator[None]:
-        """Keep other sessions from reading and writing."""
+    def _locked(self) -> Iterator[None]:
+        """Hold the store's lock."""
         try:
-            self._lock.acquire(timeout=PATIENCE)
+            self._lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout as error:
             raise InputError(
-                f"Another session has been writing to {self.directory} for {PATIENCE:.0f} seconds. Close it first."
+                f"Another session has been writing to {self.directory} for {LOCK_TIMEOUT:.0f} seconds. Close it first."
             ) from error
         try:
             yield
@@ -378,16 +377,16 @@ class ChatSession(Displayed):
             self._lock.release()
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Hold the store, which nobody else has changed.
+    def _exclusive(self) -> Iterator[None]:
+        """Hold the store's lock, and check that the store has not changed.
 
         Raises
         ------
         InputError
-            When another session has.
+            When another session has changed it.
         """
-        with self._held():
-            if self._on_disk() != self._known:
+        with self._locked():
+            if self._read_disk_state() != self._disk_state:
                 raise InputError(
                     f"{self.directory} was changed by another session since this one read it, and of what both say "
                     "only one would be kept. Open a new ChatSession on it, and one at a time."

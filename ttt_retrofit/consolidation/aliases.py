@@ -39,7 +39,7 @@ def by_user(answer: str) -> str:
     return YOURS.sub(lambda match: "My" if match[1] == "Y" else "my", answer)
 
 
-def still(before: Sequence[Pair], now: Sequence[Pair]) -> list[Pair]:
+def unchanged(before: Sequence[Pair], now: Sequence[Pair]) -> list[Pair]:
     """Earlier pairs, without those of a relation that goes with a name `now`, which may be another."""
     anew = {relation for relation, _ in now}
     return [pair for pair in before if pair[0] not in anew]
@@ -60,7 +60,7 @@ def renamed(question: str, known: Sequence[Pair]) -> list[str]:
     return twins
 
 
-def shortened(question: str) -> str:
+def without_qualifier(question: str) -> str:
     """The question without what tells one thing of mine from another: "my train" for "my train to Porto"."""
     return NEARER.sub(r"\1 \2", question)
 

@@ -34,8 +34,8 @@ REFERRING = {"he", "she", "it", "they", "him", "her", "them", "his", "its", "the
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question before it is answered."""
+class QuestionDraft:
+    """A question that is not answered yet."""
 
     text: str
     statement: int  # the statement it is about, -1 for none
@@ -47,7 +47,7 @@ class Asked:
 
 def ask(
     context: Context, writer: Writer, prompts: Prompts, config: ConsolidationConfig, control: Control
-) -> list[Asked]:
+) -> list[QuestionDraft]:
     """Questions about every detail of every statement, written by the model."""
     hidden = details_of(context, config)
     gaps = [_with_gap(context.statements[number], detail) for number, detail in hidden]
@@ -61,7 +61,7 @@ def ask(
         for (number, detail), kind in zip(hidden, kinds)
     ]
     # Sentences turned into questions are well-formed, so they come first: of two alike, the first is kept.
-    asked = [Asked(text, *one) for one, texts in zip(hidden, turned_round) for text in texts]
+    asked = [QuestionDraft(text, *one) for one, texts in zip(hidden, turned_round) for text in texts]
     total = len(hidden) * config.wordings
     for wording, start in product(range(config.wordings), range(0, len(hidden), BATCH)):
         if wording + start and control.spent() > WRITTEN:
@@ -75,12 +75,12 @@ def ask(
         for (number, detail), text in zip(hidden[start : start + BATCH], written):
             statement = context.statements[number]
             if not borrowed & named(text) and not mine(text) - stems(f"{statement.before} {statement.text}"):
-                asked.append(Asked(text, number, detail, spare=wording > 0))
+                asked.append(QuestionDraft(text, number, detail, spare=wording > 0))
     for one, kind, texts in zip(hidden, kinds, turned_round):
-        asked += [Asked(re.sub(r"^What ", f"What {kind} ", text), *one) for text in texts]
+        asked += [QuestionDraft(re.sub(r"^What ", f"What {kind} ", text), *one) for text in texts]
     # The sentence itself, asked back ("The code is what?"), makes sure that every detail is asked for.
     asked += [
-        Asked(asked_back(context.statements[number].text, detail), number, detail, spare=True)
+        QuestionDraft(asked_back(context.statements[number].text, detail), number, detail, spare=True)
         for number, detail in hidden
     ]
     asked = [one for one in asked if _asks(one.text, one.detail)]
@@ -179,7 +179,7 @@ def _lower_possessives(question: str) -> str:
     return re.sub(r"\b(My|Our|The|His|Her|Its|Their)\b", lambda match: match.group().lower(), question)
 
 
-def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
+def usual_questions(context: Context, prompts: Prompts) -> list[QuestionDraft]:
     """The usual questions about whatever a statement mentions.
 
     What others do is no answer to what "I" do, nor is a related word: "My uncle moved to Cork" says not where I live.
@@ -200,12 +200,12 @@ def usual_questions(context: Context, prompts: Prompts) -> list[Asked]:
     return asked + _of_every_piece(text, numbers, context)
 
 
-def _of_every_piece(text: str, numbers: Sequence[int], context: Context) -> list[Asked]:
+def _of_every_piece(text: str, numbers: Sequence[int], context: Context) -> list[QuestionDraft]:
     """One question for every piece that has some of the statements, which the answer has to come from."""
     asked = []
     for piece in dict.fromkeys(context.statements[number].piece for number in numbers):
         about = [number for number in numbers if context.statements[number].piece == piece]
-        asked.append(Asked(text, about[0], source=" ".join(context.statements[n].text for n in about)))
+        asked.append(QuestionDraft(text, about[0], source=" ".join(context.statements[n].text for n in about)))
     return asked
 
 
@@ -216,9 +216,9 @@ def _about_me(sentence: str, wanted: set[str]) -> bool:
     return bool(mine(sentence) & wanted) or any(ME & set(some) for some in before)
 
 
-def distinct(asked: Sequence[Asked]) -> list[Asked]:
+def distinct(asked: Sequence[QuestionDraft]) -> list[QuestionDraft]:
     """Without those that repeat another about the same statement."""
-    kept: list[Asked] = []
+    kept: list[QuestionDraft] = []
     for one in asked:
         double = any(other.statement == one.statement and resemblance(other.text, one.text) > ALIKE for other in kept)
         if not double:

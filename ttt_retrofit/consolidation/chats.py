@@ -1,6 +1,6 @@
-"""Questions in a chat: what comes first in it alters all that follows, so each is taught after another one, too.
+"""Questions in a chat: the first one alters the hidden states of the second, so each is also taught after another one.
 
-Two that are learned one after the other in one text cost what they cost apart. Their order changes from epoch to epoch.
+Two lessons in one text cost what they cost apart. Their order changes from epoch to epoch.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ..memory.lessons import Lesson
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .study import Question
 
 DECLINED_IN_A_CHAT = 6  # one in so many of the questions that are declined
 
 
 @dataclass(frozen=True)
-class Chat:
-    """A lesson, and the one whose prompt and answer its prompt begins with: learned in the same text."""
+class ChatLesson:
+    """A lesson, and the one before it in the chat: its prompt begins with the prompt and the answer of that one."""
 
     lesson: Lesson
     first: Lesson | None = None
 
 
-def in_turns(
+def pair_in_chats(
     questions: Sequence[Question],
     lessons: Sequence[Lesson],
     said: Sequence[tuple[str, str]],
     general: Sequence[tuple[str, str]],
-    phrasing: Phrasing,
-) -> list[list[Chat]]:
+    formatter: PromptFormatter,
+) -> list[list[ChatLesson]]:
     """All lessons as texts; of each, how it is taught in one epoch and how in the next.
 
     Two questions about different statements share a text, in either order. What finds no other comes after a general
@@ -43,27 +43,29 @@ def in_turns(
     """
 
     def after(asked: tuple[str, str], number: int) -> Lesson:
-        return replace(lessons[number], prompt=tuple(phrasing.asked_after(*asked, questions[number].text)))
+        return replace(lessons[number], prompt=tuple(formatter.asked_after(*asked, questions[number].text)))
 
     turns = []
     for one, other in _couples([question.statement for question in questions]):
         if other is None:
-            turns.append([Chat(after(general[one % len(general)], one)), Chat(lessons[one])])
+            turns.append([ChatLesson(after(general[one % len(general)], one)), ChatLesson(lessons[one])])
             continue
         second, turned = after(said[one], other), after(said[other], one)
         if _begins(second, lessons[one]) and _begins(turned, lessons[other]):
-            turns.append([Chat(second, lessons[one]), Chat(turned, lessons[other])])
+            turns.append([ChatLesson(second, lessons[one]), ChatLesson(turned, lessons[other])])
         else:
-            turns += [[Chat(second), Chat(lessons[other])], [Chat(turned), Chat(lessons[one])]]
+            turns += [[ChatLesson(second), ChatLesson(lessons[other])], [ChatLesson(turned), ChatLesson(lessons[one])]]
     return turns
 
 
-def some_in_a_chat(questions: Sequence[str], said: Sequence[tuple[str, str]], phrasing: Phrasing) -> list[list[int]]:
+def partly_in_chats(
+    questions: Sequence[str], said: Sequence[tuple[str, str]], formatter: PromptFormatter
+) -> list[list[int]]:
     """Prompts of all the questions, every sixth after one that was answered: those are declined there, too."""
     return [
-        phrasing.asked_after(*said[number % len(said)], question)
+        formatter.asked_after(*said[number % len(said)], question)
         if number % DECLINED_IN_A_CHAT == 0
-        else phrasing.asked(question)
+        else formatter.asked(question)
         for number, question in enumerate(questions)
     ]
 

@@ -27,33 +27,33 @@ from ..memory.entry import Entry, GateKeys, Source
 from ..memory.gates import Background
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory, free_name
-from ..memory.projections import Places, find_places
+from ..memory.projections import Placement, find_placement
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from ..util.texts import common_beginning
 from . import study, verify
 from .aliases import Pair, pairs
-from .asking import Asked, ask
-from .chats import in_turns, some_in_a_chat
+from .asking import QuestionDraft, ask
+from .cached_writer import CachedWriter
+from .chats import pair_in_chats, partly_in_chats
 from .config import ConsolidationConfig
 from .control import Control
-from .distill import Leaves, Prepared, State, begin, fresh_leaves, train, with_new
-from .earlier import Earlier
+from .distill import EncodedLesson, Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
+from .earlier_lessons import EarlierLessons
 from .gate_calibration import highest
-from .kept_writer import KeptWriter
-from .notepad import bounded, written
+from .model_copies import plain_copy, private_copy
+from .note_selection import scored_notes, within_budget
 from .overview import overview
 from .pieces import Context
-from .plain import plain_copy, private_copy
 from .plan import Plan
 from .prompts import Prompts
-from .reference_set import Elsewhere, beginnings, look_elsewhere
+from .reference_set import ReferenceSet, beginnings, build_reference_set
 from .student import Student
 from .study import Question
-from .supersede import Answered, Revised, latest, revise
+from .supersede import NewAnswers, RevisedMemory, latest, revise
 from .words import content
-from .work import FORMAT, Work
+from .work_directory import FORMAT, WorkDirectory
 from .writer import Writer
 
 STORED = torch.bfloat16  # of a memory's weights
@@ -74,16 +74,16 @@ class Consolidation:
     writer: tuple[Any, PreTrainedTokenizerBase] | None = None
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
-    phrasing: Phrasing = field(init=False)
+    formatter: PromptFormatter = field(init=False)
     others: Memory | None = field(init=False)  # the earlier memory without what this very context was taught before
-    before: Earlier = field(init=False)
+    before: EarlierLessons = field(init=False)
 
     def __post_init__(self) -> None:
-        self.phrasing = Phrasing(self.tokenizer, self.prompts.plain)
+        self.formatter = PromptFormatter(self.tokenizer, self.prompts.plain)
         earlier, own = self.earlier, [self.context.sha256]
         entries = () if earlier is None else tuple(e for e in earlier.entries if [s.sha256 for s in e.sources] != own)
         self.others = dataclasses.replace(earlier, entries=entries) if earlier is not None and entries else None
-        self.before = Earlier(self.phrasing, entries)
+        self.before = EarlierLessons(self.formatter, entries)
 
     def key(self) -> str:
         """Names this very consolidation, so that one that was cut off is recognised."""
@@ -112,7 +112,7 @@ class Consolidation:
         """
         models = [self.model] if self.writer is None else [self.model, self.writer[0]]
         vocabulary = max(model.config.get_text_config(decoder=True).vocab_size for model in models)
-        work = Work.open(work_dir, self.key(), vocabulary)
+        work = WorkDirectory.open(work_dir, self.key(), vocabulary)
         finished = False
         try:
             memory = self._run(work)
@@ -124,11 +124,11 @@ class Consolidation:
 
     # ------------------------------------------------------------------ stages
 
-    def _run(self, work: Work) -> Memory:
+    def _run(self, work: WorkDirectory) -> Memory:
         plain = plain_copy(self.model)
-        places = find_places(plain, self.config.memory)
-        self._check_earlier(places)
-        teacher = KeptWriter(work, "teacher", plain, self.tokenizer, self.control.check)
+        placement = find_placement(plain, self.config.memory)
+        self._check_earlier(placement)
+        teacher = CachedWriter(work, "teacher", plain, self.tokenizer, self.control.check)
         studied = work.load_study()
         if studied is None:
             studied = self._study(teacher, work)
@@ -141,16 +141,16 @@ class Consolidation:
                 "no question about the context could be written and answered from it.", teacher.tokens
             )
 
-        student = Student(plain_copy(self.model), places)
-        elsewhere = self._elsewhere(student, teacher)
-        plan = self._plan(student, teacher, questions, elsewhere)
+        student = Student(plain_copy(self.model), placement)
+        reference = self._reference_set(student, teacher)
+        plan = self._plan(student, teacher, questions, reference)
         earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 
         def memories(leaves: Leaves) -> MemoryBatch:
             gated, device = self.config.memory.gated, plain.device
-            return with_new(earlier, plan.gate, elsewhere.background, gated, leaves, places.layer, device)
+            return with_new_entry(earlier, plan.gate, reference.background, gated, leaves, placement.layer, device)
 
-        state = begin(fresh_leaves(places, self.config.memory, self.config.seed, plain.device))
+        state = begin_training(fresh_leaves(placement, self.config.memory, self.config.seed, plain.device))
         taught = itertools.chain.from_iterable(plan.taught)
         prompts = [p.lesson.prompt for p in [*taught, *plan.negatives, *plan.replays, *plan.checks]]
         student.share(common_beginning(prompts), memories(state.leaves))
@@ -162,9 +162,9 @@ class Consolidation:
             )  # fmt: skip
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
-        candidate = self._candidate(plan, state, elsewhere.background, places)
+        candidate = self._candidate(plan, state, reference.background, placement)
         checked = verify.chosen(plan.held_out, [question for question in asked if question.value])
-        report = self._verify(student, teacher, candidate, checked, plan.unknown, elsewhere)
+        report = self._verify(student, teacher, candidate, checked, plan.unknown, reference)
         self.control.at("done", 1, 1)
         report = dataclasses.replace(
             report,
@@ -176,62 +176,62 @@ class Consolidation:
         )
         return dataclasses.replace(candidate, report=report)
 
-    def _elsewhere(self, student: Student, teacher: Writer) -> Elsewhere:
+    def _reference_set(self, student: Student, teacher: Writer) -> ReferenceSet:
         self.control.at("general", 0, len(self.prompts.general))
         known = None if self.others is None else self.others.background
-        return look_elsewhere(student, teacher, self.phrasing, self.prompts, known)
+        return build_reference_set(student, teacher, self.formatter, self.prompts, known)
 
-    def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], elsewhere: Elsewhere) -> Plan:
+    def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], reference: ReferenceSet) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
-        background = elsewhere.background
+        background = reference.background
         asked = [question for question in questions if not question.held_out]
-        facts = self._prepared(student, [study.lesson(question, self.phrasing) for question in asked])
-        gate = elsewhere.gate_of(facts)
+        facts = self._encoded(student, [study.lesson(question, self.formatter) for question in asked])
+        gate = reference.gate_of(facts)
         before = self._revised(student, teacher, questions, lambda hidden: _opens(hidden, gate, background))
-        whole = overview(self.context, questions, teacher, self.phrasing, self.prompts, self.control)
+        whole = overview(self.context, questions, teacher, self.formatter, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own.
-        anew = [study.lesson(question, self.phrasing) for question in before.taught]
+        anew = [study.lesson(question, self.formatter) for question in before.taught]
         left, named = () if before.memory is None else before.memory.entries, _named(self.context, self.prompts)
         again = self.before.again(left, named, {question.text for question in questions})
         anew += [lesson for _, lesson in again]
-        facts += self._prepared(student, [*whole, *anew])
-        gate = elsewhere.gate_of(facts)
+        facts += self._encoded(student, [*whole, *anew])
+        gate = reference.gate_of(facts)
         taught = {question.text for question in before.taught}
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every eighth is kept for verification.
         said = [(question.text, teacher.text(question.answer)) for question in asked]
-        studied_unknown = some_in_a_chat([q for i, q in enumerate(unknown) if i % 8], said, self.phrasing)
+        studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % 8], said, self.formatter)
 
-        def heard(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
+        def opening(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
             ungated = not self.config.memory.gated
             return [ids for ids, hidden in zip(prompts, below) if ungated or _opens(hidden, gate, background)]
 
-        declined = heard(studied_unknown, student.below(studied_unknown))
+        declined = opening(studied_unknown, student.below(studied_unknown))
         return Plan(
             before=before.memory,
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
             gate=gate,
             facts=facts,
             taught=[
-                *self._in_turns(student, asked, facts[: len(asked)], said),
+                *self._in_chats(student, asked, facts[: len(asked)], said),
                 *([fact] for fact in (*facts[len(asked) :], *self._texts(student, asked))),
             ],
-            negatives=self._negatives(student, teacher, declined, heard(elsewhere.asked, elsewhere.below_asked)),
+            negatives=self._negatives(student, teacher, declined, opening(reference.prompts, reference.below_prompts)),
             replays=before.replays,
-            checks=self._prepared(student, [study.lesson(question, self.phrasing) for question in held_out]),
+            checks=self._encoded(student, [study.lesson(question, self.formatter) for question in held_out]),
             held_out=held_out,
             unknown=unknown[::8],
         )
 
-    def _check_earlier(self, places: Places) -> None:
-        """Entries of one bank listen at one layer, and all have gates or none has."""
+    def _check_earlier(self, placement: Placement) -> None:
+        """Gates of one memory depend on one layer, and all its entries have gates or none has."""
         if self.others is None:
             return
-        if self.others.layer != places.layer:
+        if self.others.layer != placement.layer:
             raise ConfigError(
-                f"The loaded memory listens at {self.others.layer}, the new one would at {places.layer}. Use the "
-                "same MemoryConfig, or reset_memory() first."
+                f"The loaded memory has its gates at {self.others.layer}, the new one would have them at "
+                f"{placement.layer}. Use the same MemoryConfig, or reset_memory() first."
             )
         if self.others.config.gated != self.config.memory.gated:
             raise ConfigError(
@@ -240,13 +240,13 @@ class Consolidation:
                 "reset_memory() first."
             )
 
-    def _study(self, teacher: Writer, work: Work) -> tuple[list[Question], frozenset[int]]:
+    def _study(self, teacher: Writer, work: WorkDirectory) -> tuple[list[Question], frozenset[int]]:
         """The questions with their answers, and the statements that no longer hold at the end of the context."""
-        writer = teacher if self.writer is None else KeptWriter(work, "writer", *self.writer, self.control.check)
-        own = [Asked(text, self._about(text), by_user=True) for text in self.own_questions]
+        writer = teacher if self.writer is None else CachedWriter(work, "writer", *self.writer, self.control.check)
+        own = [QuestionDraft(text, self._about(text), by_user=True) for text in self.own_questions]
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
-        questions = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
+        questions = study.answer(asked, self.context, teacher, self.formatter, self.prompts, self.config, self.control)
         outdated: frozenset[int] = frozenset()
         if self.context.conversation:  # a document tells one thing after another, a chat corrects what it told
             said = partial(_in_words, teacher)
@@ -255,9 +255,9 @@ class Consolidation:
         earlier = [pair for known in self.before.named(self.prompts.named, named).values() for pair in known]
         return study.hold_out(study.otherwise_named(questions, [*dict.fromkeys(earlier), *named])), outdated
 
-    def _answered(self, teacher: Writer, asked: Sequence[Asked]) -> Answered:
+    def _answered(self, teacher: Writer, asked: Sequence[QuestionDraft]) -> NewAnswers:
         """What the teacher answers to questions that were asked before, out of what this context says."""
-        given = study.answer(asked, self.context, teacher, self.phrasing, self.prompts, self.config, self.control)
+        given = study.answer(asked, self.context, teacher, self.formatter, self.prompts, self.config, self.control)
         return {question.text: (question, _in_words(teacher, question)) for question in given if question.value}
 
     def _about(self, question: str) -> int:
@@ -265,59 +265,59 @@ class Consolidation:
         shared = [len(content(question) & content(s.text)) for s in self.context.statements]
         return shared.index(max(shared)) if shared and max(shared) > 0 else -1
 
-    def _prepared(self, student: Student, lessons: Sequence[Lesson]) -> list[Prepared]:
+    def _encoded(self, student: Student, lessons: Sequence[Lesson]) -> list[EncodedLesson]:
         below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
-        return [Prepared(lesson, hidden) for lesson, hidden in zip(lessons, below)]
+        return [EncodedLesson(lesson, hidden) for lesson, hidden in zip(lessons, below)]
 
-    def _texts(self, student: Student, questions: Sequence[Question]) -> list[Prepared]:
+    def _texts(self, student: Student, questions: Sequence[Question]) -> list[EncodedLesson]:
         """Statements of which something was not answered, word by word."""
-        return self._prepared(student, study.quotes(self.context, questions, self.phrasing, self.prompts, self.config))
+        return self._encoded(student, study.quotes(self.context, questions, self.formatter, self.prompts, self.config))
 
-    def _in_turns(
+    def _in_chats(
         self,
         student: Student,
         questions: Sequence[Question],
-        facts: Sequence[Prepared],
+        facts: Sequence[EncodedLesson],
         said: Sequence[tuple[str, str]],
-    ) -> list[list[Prepared]]:
+    ) -> list[list[EncodedLesson]]:
         """The questions' lessons as they are taught: after another one in a chat, and alone."""
         general = [(question, self.prompts.replied) for question in self.prompts.general]
         lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
-        turns = in_turns(questions, lessons, said, general, self.phrasing)
+        turns = pair_in_chats(questions, lessons, said, general, self.formatter)
         chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
-        prepared = self._prepared(student, [chat.lesson for chat in chats])
-        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, prepared)}
+        encoded = self._encoded(student, [chat.lesson for chat in chats])
+        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, encoded)}
         return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
 
     def _negatives(
         self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
-    ) -> list[Prepared]:
+    ) -> list[EncodedLesson]:
         """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
         declined, and general ones, which are to be answered as the base alone does.
         """
-        answers = beginnings(teacher, self.phrasing, general, self.config.kept_logits)
-        abstention = self.phrasing.said(self.prompts.abstention)
+        answers = beginnings(teacher, self.formatter, general, self.config.kept_logits)
+        abstention = self.formatter.said(self.prompts.abstention)
         lessons = [study.certain("unknown", ids, abstention) for ids in declined]
         lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
-        return self._prepared(student, lessons)
+        return self._encoded(student, lessons)
 
     def _revised(
         self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[Tensor], bool]
-    ) -> Revised:
+    ) -> RevisedMemory:
         """The earlier memory, as the new context leaves it."""
         if self.others is None:
-            return Revised()
+            return RevisedMemory()
         return revise(
             self.others,
             questions,
             self.context.statements,
-            partial(self._prepared, student),
+            partial(self._encoded, student),
             self.before.in_words,
             partial(self._answered, teacher),
             opens,
         )
 
-    def _candidate(self, plan: Plan, state: State, background: Background, places: Places) -> Memory:
+    def _candidate(self, plan: Plan, state: TrainingState, background: Background, placement: Placement) -> Memory:
         """On the CPU, as one that was loaded: memories of both kinds meet in a batch or a bank."""
         now = time.time()
         weights = {
@@ -331,7 +331,7 @@ class Consolidation:
             text=self.context.text if self.config.keep_text else None,
         )
         held = (statement.text for statement in self.context.statements if statement.holds)
-        notes = written(held, self.tokenizer) if self.config.notepad else []
+        notes = scored_notes(held, self.tokenizer) if self.config.notepad else []
         before = () if plan.before is None else plan.before.entries
         name = self.context.sha256[:12]
         entry = Entry(
@@ -349,9 +349,9 @@ class Consolidation:
             base=self.base,
             base_name=self.model.name_or_path,
             config=self.config.memory,
-            layer=places.layer,
+            layer=placement.layer,
             background=background.to(torch.device("cpu")),
-            entries=bounded(entries, self.config.notepad) if self.config.notepad else entries,
+            entries=within_budget(entries, self.config.notepad) if self.config.notepad else entries,
             created=now,
         )
 
@@ -362,7 +362,7 @@ class Consolidation:
         candidate: Memory,
         questions: Sequence[Question],
         unknown: Sequence[str],
-        elsewhere: Elsewhere,
+        reference: ReferenceSet,
     ) -> Report:
         self.control.at("verify", 0, verify.PARTS)
         converted = private_copy(self.model)
@@ -371,9 +371,9 @@ class Consolidation:
         )
         memories = collate([candidate], student.model.device, student.model.dtype)
         assert memories is not None
-        moved = partial(verify.drift, student, elsewhere.texts, elsewhere.below_texts, memories)
-        report = verify.examined(
-            teacher, remembering, self.phrasing, questions, unknown, moved, self.config, self.control
+        moved = partial(verify.drift, student, reference.texts, reference.below_texts, memories)
+        report = verify.verification_report(
+            teacher, remembering, self.formatter, questions, unknown, moved, self.config, self.control
         )
         self.tokens += remembering.tokens
         return report
@@ -382,11 +382,13 @@ class Consolidation:
         """The earlier memory as it was, with a report that says why nothing was added."""
         seconds = dict(self.control.seconds)
         report = Report(False, reason, None, None, 0, None, None, 0.0, 0.0, tokens=tokens, seconds=seconds)
-        places = find_places(self.model, self.config.memory)
+        placement = find_placement(self.model, self.config.memory)
         nothing = Background(
             torch.zeros(1, device="cpu"), torch.zeros(1, 0, device="cpu"), torch.zeros(0, device="cpu")
         )
-        earlier = self.earlier or Memory(self.base, self.model.name_or_path, self.config.memory, places.layer, nothing)
+        earlier = self.earlier or Memory(
+            self.base, self.model.name_or_path, self.config.memory, placement.layer, nothing
+        )
         return dataclasses.replace(earlier, report=report)
 
     def _ids(self, text: str) -> list[int]:

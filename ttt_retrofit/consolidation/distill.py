@@ -24,7 +24,7 @@ from ..memory.config import MemoryConfig
 from ..memory.entry import GateKeys
 from ..memory.gates import Background, Gates
 from ..memory.lessons import Lesson
-from ..memory.projections import Places
+from ..memory.projections import Placement
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
@@ -42,8 +42,8 @@ PASS = 32  # tokens whose computing takes as long as what one more pass costs
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A lesson and what the frozen layers below the memory made of it."""
+class EncodedLesson:
+    """A lesson with its hidden states where the memory begins: the output of the frozen layers below."""
 
     lesson: Lesson
     below: Tensor  # (T, D)
@@ -66,7 +66,7 @@ class Prepared:
 
 
 @dataclass
-class State:
+class TrainingState:
     """All that a run needs to go on from where it stopped."""
 
     leaves: Leaves
@@ -75,11 +75,11 @@ class State:
     known: int = 0  # the step after which all that is asked was right, 0 before
 
 
-def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
+def fresh_leaves(placement: Placement, config: MemoryConfig, seed: int, device: torch.device) -> Leaves:
     """Weights that say nothing yet: A random and B zero."""
     generator = torch.Generator().manual_seed(seed)
     leaves: Leaves = {}
-    for place in places.projections:
+    for place in placement.projections:
         a = torch.randn(config.rank, place.in_features, generator=generator, device="cpu")
         by_name = {
             "a": a / math.sqrt(place.in_features),
@@ -89,12 +89,12 @@ def fresh_leaves(places: Places, config: MemoryConfig, seed: int, device: torch.
     return leaves
 
 
-def begin(leaves: Leaves) -> State:
+def begin_training(leaves: Leaves) -> TrainingState:
     tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
-    return State(leaves, torch.optim.AdamW(tensors, weight_decay=0.0))
+    return TrainingState(leaves, torch.optim.AdamW(tensors, weight_decay=0.0))
 
 
-def with_new(
+def with_new_entry(
     old: MemoryBatch | None,
     gate: GateKeys,
     background: Background,
@@ -169,15 +169,15 @@ def divergence(logits: Tensor, indices: Tensor, logprobs: Tensor) -> Tensor:
 
 def train(
     student: Student,
-    facts: Sequence[Sequence[Prepared]],
-    negatives: Sequence[Prepared],
-    replays: Sequence[Prepared],
-    held_out: Sequence[Prepared],
+    facts: Sequence[Sequence[EncodedLesson]],
+    negatives: Sequence[EncodedLesson],
+    replays: Sequence[EncodedLesson],
+    held_out: Sequence[EncodedLesson],
     memories: Callable[[Leaves], MemoryBatch],
-    state: State,
+    state: TrainingState,
     config: ConsolidationConfig,
     control: Control,
-    save: Callable[[State], None],
+    save: Callable[[TrainingState], None],
 ) -> str:
     """Steps until all that is asked is right and as many again, in which the learning rate falls to 0, or until the
     budget is spent. Returns what ended it.
@@ -241,7 +241,9 @@ def train(
     return "recall" if state.known else "steps"
 
 
-def batches(texts: Sequence[Sequence[Prepared]], size: int, generator: torch.Generator) -> Iterator[list[Prepared]]:
+def batches(
+    texts: Sequence[Sequence[EncodedLesson]], size: int, generator: torch.Generator
+) -> Iterator[list[EncodedLesson]]:
     """Batches for ever, every text once in an epoch, as its turn is; those of like length together, so that little is
     padded. A text with two lessons counts as two.
     """
@@ -255,27 +257,27 @@ def batches(texts: Sequence[Sequence[Prepared]], size: int, generator: torch.Gen
             yield [lessons[i] for i in cut[index]]
 
 
-def _cut(lessons: Sequence[Prepared], order: Sequence[int], size: int) -> list[list[int]]:
+def _cut(lessons: Sequence[EncodedLesson], order: Sequence[int], size: int) -> list[list[int]]:
     """The order in stretches of `size` lessons; a text that reaches over an end belongs to the next."""
     counts = itertools.accumulate(len(lessons[i].lessons) for i in order)
     numbered = itertools.groupby(zip(counts, order), lambda pair: (pair[0] - 1) // size)
     return [[i for _, i in stretch] for _, stretch in numbered]
 
 
-def step_loss(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
+def step_loss(student: Student, chosen: Sequence[EncodedLesson], memories: MemoryBatch) -> Tensor:
     """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
         losses = [_sum(student, some, memories) for some in short_and_long(chosen)]
         return torch.stack(losses).sum() / sum(len(p.lessons) for p in chosen)
 
 
-def _sum(student: Student, chosen: Sequence[Prepared], memories: MemoryBatch) -> Tensor:
+def _sum(student: Student, chosen: Sequence[EncodedLesson], memories: MemoryBatch) -> Tensor:
     logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], memories)
     lessons = [lesson for p in chosen for lesson in p.lessons]
     return len(lessons) * mean_divergence(logits, lessons)
 
 
-def short_and_long(chosen: Sequence[Prepared]) -> list[Sequence[Prepared]]:
+def short_and_long(chosen: Sequence[EncodedLesson]) -> list[Sequence[EncodedLesson]]:
     """Lessons of a step by length, in two passes where one would pad more than a second pass costs."""
     ordered = sorted(chosen, key=lambda p: len(p.ids))
 
@@ -306,7 +308,9 @@ def targets(lessons: Sequence[Lesson], device: torch.device) -> tuple[Tensor, Te
 
 
 @torch.no_grad()
-def right_share(student: Student, held_out: Sequence[Prepared], memories: MemoryBatch | None, batch: int = 32) -> float:
+def right_share(
+    student: Student, held_out: Sequence[EncodedLesson], memories: MemoryBatch | None, batch: int = 32
+) -> float:
     """Share of the held-out answers' tokens that come first in the student's logits."""
     right = total = 0
     for start in range(0, len(held_out), batch):

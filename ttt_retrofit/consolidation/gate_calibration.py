@@ -1,4 +1,4 @@
-"""Where the gate of a new memory stands: keys from its own questions, bounds from text it must keep silent on.
+"""Calibrates the gate of a new entry: keys from its own questions, bounds from the texts on which it must stay shut.
 
 Hidden states of all texts share most of their length and most of their variation. Measured on 20 questions about a
 conversation against unrelated chats, prose and code, plain cosines overlap and whitened ones do not
@@ -15,17 +15,17 @@ import torch
 from torch import Tensor
 
 from ..memory.entry import GateKeys
-from ..memory.gates import SETTLED, Background, running_mean, scores
+from ..memory.gates import MIN_TOKENS, Background, running_mean, scores
 
 MOST_KEYS = 512
 DIRECTIONS = 128
 # Variance that every direction is granted, as a share of the mean variance: the whitening's regularisation.
 FLOOR = 0.05
-# Cosine by which a gate stands above all unrelated text it was measured on: other text comes nearer by chance.
+# Cosine from the nearest unrelated text that was measured to the gate: other text comes nearer by chance.
 MARGIN = 0.1
-UNLIKE = 0.98  # of the unrelated questions are about nothing alike
-TELLING = 0.98  # of the keys, at least, are about what was told
-RAMP = 0.05  # cosine between silence and speaking fully
+SHUT_QUESTIONS = 0.98  # share of the unrelated questions that the gate is shut on
+KEPT_KEYS = 0.98  # share of the keys that are kept, at least
+RAMP = 0.05  # cosine between shut and fully open
 SAME = 0.995  # cosine from which two keys are of one lesson; other questions reach 0.97
 
 
@@ -36,7 +36,7 @@ def means_of(hidden: Tensor) -> Tensor:
 
 def find_background(unrelated: Sequence[Tensor]) -> Background:
     """Mean and main directions of unrelated texts, by what enters the gates' layer for each: (T, D)."""
-    means = torch.cat([means_of(hidden)[SETTLED - 1 :] for hidden in unrelated])
+    means = torch.cat([means_of(hidden)[MIN_TOKENS - 1 :] for hidden in unrelated])
     centre = means.mean(0)
     away = means - centre
     variance, vectors = torch.linalg.eigh(away.mT @ away / away.shape[0])  # ascending
@@ -65,17 +65,17 @@ def find_gate(
     by_text, by_question = (
         torch.stack([nearness(hidden, keys, background) for hidden in unrelated]) for unrelated in (texts, asked)
     )
-    heard = max(by_question.amax(1).quantile(UNLIKE).item(), by_text.max().item())
+    shut = max(by_question.amax(1).quantile(SHUT_QUESTIONS).item(), by_text.max().item())
     nearest = torch.cat([by_text, by_question]).amax(0)  # (K,)
-    telling = nearest.quantile(TELLING, interpolation="higher").item()
-    if telling < heard:
-        keys, heard = keys[nearest <= telling], telling
+    limit = nearest.quantile(KEPT_KEYS, interpolation="higher").item()
+    if limit < shut:
+        keys, shut = keys[nearest <= limit], limit
     if keys.shape[0] > MOST_KEYS:
         keys = keys[torch.linspace(0, keys.shape[0] - 1, MOST_KEYS, device="cpu").long()]
-    return GateKeys(keys, heard + MARGIN, heard + MARGIN + RAMP)
+    return GateKeys(keys, shut + MARGIN, shut + MARGIN + RAMP)
 
 
-def without(gate: GateKeys, studied: Sequence[tuple[Tensor, int]], background: Background) -> GateKeys:
+def without_keys(gate: GateKeys, studied: Sequence[tuple[Tensor, int]], background: Background) -> GateKeys:
     """The gate without the keys of some of its lessons, given as to `find_gate`."""
     gone = _keys(studied, background.to(studied[0][0].device)).cpu()  # an earlier memory is on the CPU
     near = scores(gate.keys.float()[None], gone[None, None])[0, :, 0]
@@ -91,7 +91,7 @@ def _keys(studied: Sequence[tuple[Tensor, int]], background: Background) -> Tens
 
 def nearness(hidden: Tensor, keys: Tensor, background: Background) -> Tensor:
     """The largest cosine to each key anywhere in a text, once it is about something. hidden: (T, D) -> (K,)."""
-    means = means_of(hidden)[min(SETTLED, hidden.shape[0]) - 1 :]
+    means = means_of(hidden)[min(MIN_TOKENS, hidden.shape[0]) - 1 :]
     return (background.float().whitened(means) @ keys.float().mT).amax(0)
 
 

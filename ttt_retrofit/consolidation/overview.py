@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..memory.lessons import Lesson
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .asking import BATCH
 from .control import Control
 from .pieces import Context
@@ -26,7 +26,7 @@ def overview(
     context: Context,
     questions: Sequence[Question],
     teacher: Writer,
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
     prompts: Prompts,
     control: Control,
 ) -> list[Lesson]:
@@ -34,15 +34,15 @@ def overview(
     told = (
         _told(context, questions, teacher)
         if context.conversation
-        else _summed_up(context, teacher, phrasing, prompts, control)
+        else _summed_up(context, teacher, formatter, prompts, control)
     )
     if not told:
         return []
     asked, reply = prompts.overview_document, prompts.overviewed_document
     if context.conversation:
         asked, reply = prompts.overview, prompts.overviewed
-    answer = phrasing.said(fill(reply, told=" ".join(told)))
-    return [certain("overview", phrasing.asked(question), answer) for question in asked]
+    answer = formatter.said(fill(reply, told=" ".join(told)))
+    return [certain("overview", formatter.asked(question), answer) for question in asked]
 
 
 def _told(context: Context, questions: Sequence[Question], teacher: Writer) -> list[str]:
@@ -61,12 +61,14 @@ def _told(context: Context, questions: Sequence[Question], teacher: Writer) -> l
     return [context.statements[number].text for number in sorted(chosen)]
 
 
-def _summed_up(context: Context, teacher: Writer, phrasing: Phrasing, prompts: Prompts, control: Control) -> list[str]:
+def _summed_up(
+    context: Context, teacher: Writer, formatter: PromptFormatter, prompts: Prompts, control: Control
+) -> list[str]:
     """A sentence about each of the first pieces; what takes nothing from its piece is left out."""
     pieces = [str(piece) for piece in context.pieces[: MOST_TOKENS // SUMMARY_TOKENS]]
     control.at("overview", 0, len(pieces))
-    asked = [with_reading(piece, prompts.summarise, phrasing, prompts) for piece in pieces]
-    written = [teacher.text(a) for a in teacher.answer(asked, SUMMARY_TOKENS, BATCH, kept=1, line=not phrasing.chat)]
+    asked = [with_reading(piece, prompts.summarise, formatter, prompts) for piece in pieces]
+    written = [teacher.text(a) for a in teacher.answer(asked, SUMMARY_TOKENS, BATCH, kept=1, line=not formatter.chat)]
     return [
         said
         for piece, said in zip(pieces, written)

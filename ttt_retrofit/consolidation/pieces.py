@@ -54,7 +54,7 @@ class Context:
         return replace(self, statements=tuple(statements))
 
 
-def understand(context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
+def parse_context(context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
     """A text, chat messages, token ids, or a `TTTCache` that kept its text.
 
     Raises

@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from ..memory.entry import GateKeys
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
-from .distill import Prepared
+from .distill import EncodedLesson
 from .study import Question
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be learned and asked, and where the new entry may speak."""
+    """What is to be learned and asked, and where the gate of the new entry opens."""
 
     before: Memory | None  # the earlier memory, as the context leaves it
     learned_from: tuple[str, ...]  # entries of it that the questions come from, too
     gate: GateKeys
-    facts: Sequence[Prepared]
-    taught: Sequence[Sequence[Prepared]]  # facts and raw text; of each, how it is taught in one epoch and the next
-    negatives: Sequence[Prepared]
-    replays: Sequence[Prepared]
-    checks: Sequence[Prepared]  # of the questions held out
+    facts: Sequence[EncodedLesson]
+    taught: Sequence[Sequence[EncodedLesson]]  # facts and raw text; of each, how it is taught in one epoch and the next
+    negatives: Sequence[EncodedLesson]
+    replays: Sequence[EncodedLesson]
+    checks: Sequence[EncodedLesson]  # of the questions held out
     held_out: Sequence[Question]
     unknown: Sequence[str]  # questions without an answer that are asked in verification
 

@@ -1,6 +1,6 @@
-"""What is elsewhere: texts and questions about nothing of the context, and how the base alone answers them.
+"""The reference set: texts and questions unrelated to the context, and the answers of the base alone.
 
-An entry's gate stays shut on them, and the entries of a bank are measured against one background of them.
+The gate of an entry stays shut on them. All entries of a memory share one background, which is measured on them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..memory.entry import GateKeys
 from ..memory.gates import Background
-from ..util.phrasing import Phrasing
-from .distill import Prepared
+from ..util.prompt_formatter import PromptFormatter
+from .distill import EncodedLesson
 from .gate_calibration import find_background, find_gate
 from .prompts import Prompts
 from .student import Student
@@ -23,39 +23,39 @@ BEGINNING = 8  # tokens of a general answer: whether a memory disturbs it shows 
 
 
 @dataclass(frozen=True)
-class Elsewhere:
-    """Token ids, and what enters the gates' layer for each: (T, D)."""
+class ReferenceSet:
+    """Token ids of texts and prompts, and what enters the gates' layer for each: (T, D)."""
 
     texts: list[list[int]]
     below_texts: list[Tensor]
-    asked: list[list[int]]
-    below_asked: list[Tensor]  # of the beginnings of the base's own answers, too
+    prompts: list[list[int]]
+    below_prompts: list[Tensor]  # of the prompts, each with the beginning of the base's own answer
     background: Background  # of all of them
 
-    def gate_of(self, studied: Sequence[Prepared]) -> GateKeys:
+    def gate_of(self, studied: Sequence[EncodedLesson]) -> GateKeys:
         """A gate for these lessons that stays shut on them."""
         ends = [(p.below, len(p.lesson.prompt)) for p in studied]
-        return find_gate(ends, self.below_texts, self.below_asked, self.background)
+        return find_gate(ends, self.below_texts, self.below_prompts, self.background)
 
 
-def look_elsewhere(
-    student: Student, teacher: Writer, phrasing: Phrasing, prompts: Prompts, known: Background | None
-) -> Elsewhere:
-    """Known is the background of the bank, which stays what it is."""
-    texts = [phrasing.tokenizer(text, add_special_tokens=False).input_ids for text in prompts.unrelated]
-    alone = [phrasing.asked(question) for question in prompts.general]
-    begun = [list(answer.ids) for answer in beginnings(teacher, phrasing, alone, kept=1)]
+def build_reference_set(
+    student: Student, teacher: Writer, formatter: PromptFormatter, prompts: Prompts, known: Background | None
+) -> ReferenceSet:
+    """The reference set of a student. known: the background of the earlier entries, which is kept."""
+    texts = [formatter.tokenizer(text, add_special_tokens=False).input_ids for text in prompts.unrelated]
+    alone = [formatter.asked(question) for question in prompts.general]
+    begun = [list(answer.ids) for answer in beginnings(teacher, formatter, alone, kept=1)]
     # Every other one after one more and a reply, too. There an answer begins alike; it is not written again.
     some = prompts.general[::2]
     before = (*some[-1:], *some[:-1])
-    in_a_chat = [phrasing.asked_after(one, prompts.replied, question) for one, question in zip(before, some)]
+    in_a_chat = [formatter.asked_after(one, prompts.replied, question) for one, question in zip(before, some)]
     asked, answers = [*alone, *in_a_chat], [*begun, *begun[::2]]
     below_texts = student.below(texts)
     below_asked = student.below([prompt + answer for prompt, answer in zip(asked, answers)])
     background = find_background([*below_texts, *below_asked]) if known is None else known.to(student.model.device)
-    return Elsewhere(texts, below_texts, asked, below_asked, background)
+    return ReferenceSet(texts, below_texts, asked, below_asked, background)
 
 
-def beginnings(teacher: Writer, phrasing: Phrasing, prompts: Sequence[list[int]], kept: int) -> list[Answer]:
+def beginnings(teacher: Writer, formatter: PromptFormatter, prompts: Sequence[list[int]], kept: int) -> list[Answer]:
     """How the base's own answers begin, with so many logits of every token."""
-    return teacher.answer(prompts, BEGINNING, 64, kept, line=not phrasing.chat)
+    return teacher.answer(prompts, BEGINNING, 64, kept, line=not formatter.chat)

@@ -22,7 +22,7 @@ from ..inner.discovery import decoder_layers
 from ..inner.hooks import bind
 from ..memory.batch import MemoryBatch, MemoryForward, hooks_for
 from ..memory.gates import GateState
-from ..memory.projections import Places
+from ..memory.projections import Placement
 from .writer import shared_prefix
 
 
@@ -33,8 +33,8 @@ class _Reached(Exception):
 class Student:
     """A private plain copy of the base, prepared for many forwards from one layer up."""
 
-    def __init__(self, plain: Any, places: Places) -> None:
-        self.model, self.places = plain, places
+    def __init__(self, plain: Any, placement: Placement) -> None:
+        self.model, self.placement = plain, placement
         if plain.device.type == "cpu":
             # For a few dozen tokens, the backward pass of fused attention takes ten times as long there.
             plain.set_attn_implementation("eager")
@@ -46,9 +46,9 @@ class Student:
         self.beginning: list[int] = []
         self.past = DynamicCache(config=plain.config)  # after the beginning
         self.gate_state: GateState | None = None
-        bind(plain, hooks_for(places.layer, [projection.path for projection in places.projections]))
-        for index in range(places.index):
-            _make_replaying(self, self.layers[index], last=index == places.index - 1)
+        bind(plain, hooks_for(placement.layer, [projection.path for projection in placement.projections]))
+        for index in range(placement.index):
+            _make_replaying(self, self.layers[index], last=index == placement.index - 1)
         plain.get_output_embeddings().register_forward_pre_hook(self._only_positions)
 
     @torch.no_grad()
@@ -78,7 +78,7 @@ class Student:
         What all of them begin with is read once.
         """
         # Below the lowest layer there is no past to go on from.
-        shared = shared_prefix(lessons) if self.places.index else 0
+        shared = shared_prefix(lessons) if self.placement.index else 0
         past = DynamicCache(config=self.model.config)
         begun = [self._capture([lessons[0][:shared]], past)[0]] if shared else []
         found: dict[int, Tensor] = {}
@@ -106,7 +106,7 @@ class Student:
         device = ids.device
         self.positions = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
         self.replayed = None
-        if self.places.index > 0:
+        if self.placement.index > 0:
             self.replayed = pad_sequence([hidden[shared:] for hidden in below], batch_first=True)
         self.tokens += sum(len(lesson) for lesson in lessons)
         cache, state = self._begun(len(lessons)) if shared else (None, None)
@@ -156,7 +156,7 @@ class Student:
         return reached[0]
 
     def _layer(self) -> nn.Module:
-        return self.layers[self.places.index]
+        return self.layers[self.placement.index]
 
     def _only_positions(self, module: nn.Module, args: tuple) -> tuple | None:
         if self.positions is None:

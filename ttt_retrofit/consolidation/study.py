@@ -13,9 +13,9 @@ import torch
 
 from ..memory.lessons import Lesson, LessonKind
 from ..util.messages import Message
-from ..util.phrasing import Phrasing
-from .aliases import Pair, renamed, shortened
-from .asking import BATCH, Asked, asked_back, details_of, turned, with_reference
+from ..util.prompt_formatter import PromptFormatter
+from .aliases import Pair, renamed, without_qualifier
+from .asking import BATCH, QuestionDraft, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
 from .control import Control
 from .pieces import Context
@@ -39,10 +39,10 @@ class Question:
 
 
 def answer(
-    asked: Sequence[Asked],
+    asked: Sequence[QuestionDraft],
     context: Context,
     teacher: Writer,
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
     prompts: Prompts,
     config: ConsolidationConfig,
     control: Control,
@@ -62,8 +62,8 @@ def answer(
                 break
             control.at("answers again" if narrow else "answers", len(given), len(some))
             answers = teacher.answer(
-                [with_context(some[number], context, phrasing, prompts, narrow) for number in batch],
-                config.answer_tokens, BATCH, config.kept_logits, line=not phrasing.chat,
+                [with_context(some[number], context, formatter, prompts, narrow) for number in batch],
+                config.answer_tokens, BATCH, config.kept_logits, line=not formatter.chat,
             )  # fmt: skip
             given |= dict(zip(batch, answers))
         missed = []
@@ -95,13 +95,13 @@ def _batches(pieces: Sequence[int]) -> list[list[int]]:
     return [places[at : at + BATCH] for places in by_piece.values() for at in range(0, len(places), BATCH)]
 
 
-def _piece(asked: Asked, context: Context) -> int:
+def _piece(asked: QuestionDraft, context: Context) -> int:
     """The number of the piece that a question is about; the last where it is about no statement."""
     return context.statements[asked.statement].piece if asked.statement >= 0 else len(context.pieces) - 1
 
 
 def with_context(
-    asked: Asked, context: Context, phrasing: Phrasing, prompts: Prompts, narrow: bool = False
+    asked: QuestionDraft, context: Context, formatter: PromptFormatter, prompts: Prompts, narrow: bool = False
 ) -> list[int]:
     """The prompt by which the teacher answers: the piece that the statement stands in, then the question.
 
@@ -111,22 +111,22 @@ def with_context(
     if narrow:
         piece = with_reference(context.statements[asked.statement])
     if isinstance(piece, str):
-        return with_reading(piece, asked.text, phrasing, prompts)
+        return with_reading(piece, asked.text, formatter, prompts)
     messages: list[Message] = list(piece)
-    return phrasing.asked(asked.text, messages)
+    return formatter.asked(asked.text, messages)
 
 
-def with_reading(piece: str, question: str, phrasing: Phrasing, prompts: Prompts) -> list[int]:
+def with_reading(piece: str, question: str, formatter: PromptFormatter, prompts: Prompts) -> list[int]:
     """The prompt of a question about a piece of a document."""
-    if phrasing.chat:
-        return phrasing.asked(fill(prompts.reading, context=piece, question=question))
-    return phrasing.asked(question, [{"role": "user", "content": piece}])
+    if formatter.chat:
+        return formatter.asked(fill(prompts.reading, context=piece, question=question))
+    return formatter.asked(question, [{"role": "user", "content": piece}])
 
 
 def quotes(
     context: Context,
     questions: Sequence[Question],
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
     prompts: Prompts,
     config: ConsolidationConfig,
 ) -> list[Lesson]:
@@ -142,7 +142,7 @@ def quotes(
         if not any((number, stem(word)) in given for word in content(detail)):
             back = asked_back(statement.text, detail)
             back = next(iter(turned(back, prompts)), back)
-            lessons.append(certain("text", phrasing.asked(back), phrasing.said(statement.text)))
+            lessons.append(certain("text", formatter.asked(back), formatter.said(statement.text)))
     return lessons
 
 
@@ -151,7 +151,7 @@ def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> lis
     found = list(questions)
     texts = {question.text for question in questions}
     # Of two trains, neither is "my train".
-    briefs = [shortened(question.text) for question in questions]
+    briefs = [without_qualifier(question.text) for question in questions]
     told = Counter(brief for brief, _ in {*zip(briefs, (question.statement for question in questions))})
     for question, brief in zip(questions, briefs):
         for text in [*renamed(question.text, known), *([brief] if told[brief] == 1 else [])]:
@@ -161,10 +161,10 @@ def otherwise_named(questions: Sequence[Question], known: Sequence[Pair]) -> lis
     return found
 
 
-def lesson(question: Question, phrasing: Phrasing) -> Lesson:
+def lesson(question: Question, formatter: PromptFormatter) -> Lesson:
     """A question and the teacher's answer to it, without the context."""
     given = question.answer
-    prompt = tuple(phrasing.asked(question.text))
+    prompt = tuple(formatter.asked(question.text))
     return Lesson("fact", prompt, given.ids, given.indices, given.logprobs, question.held_out)
 
 
@@ -200,7 +200,7 @@ def _as_i(text: str) -> bool:
     return bool({"i", "i'm", "i've"} & set(words(text)))
 
 
-def _source(asked: Asked, context: Context) -> str:
+def _source(asked: QuestionDraft, context: Context) -> str:
     if asked.source:
         return asked.source
     about = context.statements if asked.statement < 0 else [context.statements[asked.statement]]

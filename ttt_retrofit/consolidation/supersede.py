@@ -1,6 +1,8 @@
-"""What later statements change of what was studied before. Of an earlier context, an answer that no longer holds is not
-replayed, its question is studied anew, and the entry that gave it no longer listens to it; of the same conversation, it
-is not studied at all.
+"""Later statements change what was studied before.
+
+An answer of an earlier context that no longer holds is not replayed. Its question is studied anew, and the entry that
+gave it no longer opens its gate for that question. An answer of the same conversation that no longer holds is not
+studied at all.
 
 Which answers may have changed is told by words: hidden states cannot tell (of the names of my dog and of my cat, the
 questions have a cosine of 0.97). Whether they have is asked of the teacher, with the new context.
@@ -17,10 +19,10 @@ from torch import Tensor
 from ..memory.entry import Entry
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
-from .asking import ALIKE, ME, Asked, mine, named
-from .distill import Prepared
-from .earlier import Studied
-from .gate_calibration import without
+from .asking import ALIKE, ME, QuestionDraft, mine, named
+from .distill import EncodedLesson
+from .earlier_lessons import LessonText
+from .gate_calibration import without_keys
 from .pieces import Statement
 from .study import Question
 from .words import content_stems, resemblance, salient, stem, stems, words
@@ -29,23 +31,23 @@ RETOLD = 0.6  # share of an earlier answer's words, names and numbers apart, tha
 
 
 @dataclass(frozen=True)
-class Revised:
+class RevisedMemory:
     """What a new context leaves of an earlier memory."""
 
     memory: Memory | None = None  # without what no longer holds
-    replays: Sequence[Prepared] = ()  # lessons of it that are not to be unlearned
+    replays: Sequence[EncodedLesson] = ()  # lessons of it that are not to be unlearned
     taught: Sequence[Question] = ()  # earlier questions with new answers
 
 
 # A question that a later statement answers, and what the teacher says; by question.
-Answered = dict[str, tuple[Question, str]]
+NewAnswers = dict[str, tuple[Question, str]]
 
 
 def latest(
     questions: Sequence[Question],
     statements: Sequence[Statement],
     in_words: Callable[[Question], str],
-    answered: Callable[[Sequence[Asked]], Answered],
+    answered: Callable[[Sequence[QuestionDraft]], NewAnswers],
 ) -> tuple[list[Question], frozenset[int]]:
     """The questions about a conversation with what holds at its end, and the numbers of statements that do not.
 
@@ -54,7 +56,7 @@ def latest(
     in_words : the answer to a question.
     answered : the questions that the teacher answers with something out of the statements they are about.
     """
-    told = [Studied(question.text, in_words(question), question.statement) for question in questions]
+    told = [LessonText(question.text, in_words(question), question.statement) for question in questions]
     changed = superseded([one for one in told if one.statement >= 0], questions, statements, answered)
     holding: list[Question] = []
     gone: set[int] = set()
@@ -74,11 +76,11 @@ def revise(
     memory: Memory,
     questions: Sequence[Question],
     statements: Sequence[Statement],
-    prepare: Callable[[Sequence[Lesson]], list[Prepared]],
-    in_words: Callable[[Lesson], Studied],
-    answered: Callable[[Sequence[Asked]], Answered],
+    encode: Callable[[Sequence[Lesson]], list[EncodedLesson]],
+    in_words: Callable[[Lesson], LessonText],
+    answered: Callable[[Sequence[QuestionDraft]], NewAnswers],
     opens: Callable[[Tensor], bool],
-) -> Revised:
+) -> RevisedMemory:
     """Go over the lessons of `memory` at which the gate of the new entry `opens`.
 
     Parameters
@@ -87,10 +89,10 @@ def revise(
     answered : the questions that the teacher, with the new context, answers with something out of it.
     """
     entries: list[Entry] = []
-    replays: list[Prepared] = []
+    replays: list[EncodedLesson] = []
     taught: dict[str, Question] = {}
     for entry in memory.entries:
-        touched = [p for p in prepare(entry.lessons) if p.lesson.kind == "fact" and opens(p.below)]
+        touched = [p for p in encode(entry.lessons) if p.lesson.kind == "fact" and opens(p.below)]
         told = [in_words(p.lesson) for p in touched]
         changed = superseded(told, questions, statements, answered)
         gone = [p for p, one in zip(touched, told) if one in changed]
@@ -104,37 +106,37 @@ def revise(
             entries.append(revised)
     known = {question.text for question in questions if not question.held_out}
     new = [question for text, question in taught.items() if text not in known]
-    return Revised(dataclasses.replace(memory, entries=tuple(entries)), replays, new)
+    return RevisedMemory(dataclasses.replace(memory, entries=tuple(entries)), replays, new)
 
 
 def superseded(
-    told: Sequence[Studied],
+    told: Sequence[LessonText],
     questions: Sequence[Question],
     statements: Sequence[Statement],
-    answered: Callable[[Sequence[Asked]], Answered],
-) -> dict[Studied, tuple[Question, str] | None]:
+    answered: Callable[[Sequence[QuestionDraft]], NewAnswers],
+) -> dict[LessonText, tuple[Question, str] | None]:
     """What was told again, each with its answer now, or None where what it asks for no longer is."""
-    later = Later(questions, statements)
+    later = LaterStatements(questions, statements)
     numbers = {one: later.about(one) for one in told}
-    found = answered([Asked(one.question, number) for one, number in numbers.items() if number >= 0])
+    found = answered([QuestionDraft(one.question, number) for one, number in numbers.items() if number >= 0])
     changed = {one: found[one.question] for one in told if one.question in found and numbers[one] >= 0}
     # What else the earlier context said about the same. A question about the old value itself has no new answer.
-    stale: dict[Studied, int] = {}
-    askable: dict[Studied, int] = {}
+    stale: dict[LessonText, int] = {}
+    askable: dict[LessonText, int] = {}
     for one, (_, answer) in changed.items():
         gone, said = lost(one, answer), later.said[numbers[one]]
         for other in told:
             before = other not in changed and other.statement < numbers[one]
-            if before and speaks_of(other, one, said) and is_stale(other, one, gone, said):
+            if before and is_about_changed(other, one, said) and is_stale(other, one, gone, said):
                 stale[other] = numbers[one]
                 if other.told & gone and not content_stems(other.question) & gone:
                     askable[other] = numbers[one]
-    found = answered([Asked(other.question, number) for other, number in askable.items()])
+    found = answered([QuestionDraft(other.question, number) for other, number in askable.items()])
     changed |= {other: found[other.question] for other in askable if other.question in found}
     return dict.fromkeys(stale) | changed
 
 
-class Later:
+class LaterStatements:
     """Statements, and what is asked about them: where is what was studied before told again?"""
 
     def __init__(self, questions: Sequence[Question], statements: Sequence[Statement]) -> None:
@@ -144,7 +146,7 @@ class Later:
         for question in questions:
             self.asked.setdefault(frozenset(content_stems(question.text)), []).append(question)
 
-    def about(self, earlier: Studied) -> int:
+    def about(self, earlier: LessonText) -> int:
         """The last statement after its own that an earlier question is about, too: one that a question of the same
         words is about, or else one that names all that is asked about and retells the earlier answer, of the same
         person. -1 for none.
@@ -176,12 +178,12 @@ def of_same_speaker(question: str, statement: str) -> bool:
     return mine(question) <= mine(statement) | named(statement)
 
 
-def lost(before: Studied, answer: str) -> set[str]:
+def lost(before: LessonText, answer: str) -> set[str]:
     """Stems that the earlier answer gave and the new one does not give."""
     return content_stems(before.answer) - stems(answer) - stems(before.question)
 
 
-def speaks_of(earlier: Studied, changed: Studied, said: set[str]) -> bool:
+def is_about_changed(earlier: LessonText, changed: LessonText, said: set[str]) -> bool:
     """Whether an earlier lesson is about nothing but what changed: "What is the password?" may have a new answer, and
     the password of the printer still be the old one.
 
@@ -190,7 +192,7 @@ def speaks_of(earlier: Studied, changed: Studied, said: set[str]) -> bool:
     return not (named(earlier.question) & content_stems(earlier.answer)) - said - named(changed.question)
 
 
-def is_stale(earlier: Studied, changed: Studied, gone: set[str], said: set[str]) -> bool:
+def is_stale(earlier: LessonText, changed: LessonText, gone: set[str], said: set[str]) -> bool:
     """Whether an earlier lesson gives what is gone, of the same thing as one that changed, or nothing but that."""
     if not earlier.told & gone:
         gives = content_stems(earlier.answer) - stems(earlier.question)
@@ -200,14 +202,14 @@ def is_stale(earlier: Studied, changed: Studied, gone: set[str], said: set[str])
     return answers_nothing_else or bool((earlier.told - gone) & (changed.told - gone))
 
 
-def changes(before: Studied, answer: str) -> bool:
+def changes(before: LessonText, answer: str) -> bool:
     """Whether a new answer says anything that the earlier one did not."""
     return not content_stems(answer) <= stems(before.answer)
 
 
-def _without(entry: Entry, gone: Sequence[Prepared], memory: Memory) -> Entry:
-    """The entry without some lessons, and deaf to their questions."""
+def _without(entry: Entry, gone: Sequence[EncodedLesson], memory: Memory) -> Entry:
+    """The entry without some lessons, its gate without their keys."""
     ids = {id(p.lesson) for p in gone}
-    gate = without(entry.gate, [(p.below, len(p.lesson.prompt)) for p in gone], memory.background)
+    gate = without_keys(entry.gate, [(p.below, len(p.lesson.prompt)) for p in gone], memory.background)
     left = tuple(lesson for lesson in entry.lessons if id(lesson) not in ids)
     return dataclasses.replace(entry, gate=gate, lessons=left)

@@ -13,7 +13,7 @@ import torch
 
 from ..memory.batch import MemoryBatch
 from ..memory.report import Report
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
@@ -86,7 +86,7 @@ def drift(
     return Drift(loss_memory / loss_base - 1, kl / max(count, 1))
 
 
-def judged(recall: float | None, questions: int, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
+def acceptance(recall: float | None, questions: int, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
     """Whether a candidate is accepted, and why."""
     if recall is None:
         return False, "no question has an answer out of the context, so nothing could be verified."
@@ -100,10 +100,10 @@ def judged(recall: float | None, questions: int, moved: Drift, config: Consolida
     return True, f"recall {recall:.0%} of {questions} questions, loss on unrelated text {moved.loss:+.2%}."
 
 
-def examined(
+def verification_report(
     teacher: Writer,
     remembering: Writer,
-    phrasing: Phrasing,
+    formatter: PromptFormatter,
     questions: Sequence[Question],
     unknown: Sequence[str],
     moved: Callable[[], Drift],
@@ -118,12 +118,12 @@ def examined(
     unknown : questions that nothing was told about.
     moved : measures the candidate's drift.
     """
-    prompts = [phrasing.asked(text) for text in (*(question.text for question in questions), *unknown)]
+    prompts = [formatter.asked(text) for text in (*(question.text for question in questions), *unknown)]
     remembered = {word for question in questions for word in question.value}
 
     def asked(writer: Writer) -> tuple[list[str], float | None, float | None]:
         """Answers to the questions, the share that is right, and the share of inventions on the unknown."""
-        given = answered(writer, prompts, config.answer_tokens, line=not phrasing.chat)
+        given = answered(writer, prompts, config.answer_tokens, line=not formatter.chat)
         answers, declined = given[: len(questions)], given[len(questions) :]
         return answers, recall(answers, questions), inventions(declined, unknown, remembered)
 
@@ -132,7 +132,7 @@ def examined(
     answers, after, false = asked(remembering)
     control.at("verify", 2, PARTS)
     drifted = moved()
-    accepted, reason = judged(after, len(questions), drifted, config)
+    accepted, reason = acceptance(after, len(questions), drifted, config)
     failures = tuple(
         (q.text, " ".join(sorted(q.value)), a) for q, a in zip(questions, answers) if not holds(a, q.value)
     )

@@ -1,4 +1,4 @@
-"""The inner loop: where fast weights sit, what they are, and how a chunk steps them.
+"""The inner loop: fast weights, where they are added to a model, and how a chunk of tokens changes them.
 
 `discovery` finds the projections, and `layer` makes a site of each. A forward (`streaming.reading`) takes `input_ids`
 through the family's own layers inside a `ForwardContext` (`context`), which holds the fast weights of every row. At

@@ -81,7 +81,7 @@ class Outer:
     rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
     folded: bool = False  # no gradient is wanted of the projections themselves, so fast matrices may be folded in
     along: tuple[Tensor, ...] = ()  # tensors whose gradients are taken along with those of the fast weights
-    observe: Callable[[Learned], None] | None = None  # told of every chunk that is learned from, before its step
+    observe: Callable[[InnerStep], None] | None = None  # told of every chunk that is learned from, before its step
 
     @property
     def everywhere(self) -> bool:
@@ -95,8 +95,8 @@ class Outer:
 
 
 @dataclass(frozen=True)
-class Learned:
-    """What a chunk teaches: the gradients that its step is made of."""
+class InnerStep:
+    """The gradients that the inner step of a chunk is made of, and what was there before it."""
 
     fast: FastState  # before the step, which may overwrite it
     gradients: dict[str, Weights]  # by site; (R, rows, columns) each
@@ -214,7 +214,7 @@ def inner_step(
         gradients = rule.gradients(chunk)
     _check_shapes(decoder.ttt.inner_rule, gradients, weights)
     if outer.observe is not None:
-        outer.observe(Learned(fast, gradients, tuple(along), by_row.detach(), firing))
+        outer.observe(InnerStep(fast, gradients, tuple(along), by_row.detach(), firing))
     with torch.set_grad_enabled(outer.record):
         new = step_of(decoder, fast, by_row, gradients, firing)
     return new, by_row.tolist()
@@ -310,7 +310,7 @@ def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weight
     return FastState(sites, fast.steps + 1, take)
 
 
-class _TakingPart(torch.autograd.Function):
+class _AttachParameters(torch.autograd.Function):
     """The tensor itself, of which tensors that it does not depend on get a gradient of zero."""
 
     @staticmethod
@@ -323,14 +323,14 @@ class _TakingPart(torch.autograd.Function):
         return gradient, *(torch.zeros_like(other) for other in ctx.saved_tensors)
 
 
-def taking_part(decoder: Decoder, logits: Tensor) -> Tensor:
-    """The same logits, in whose graph every trained parameter of the sites has a place.
+def attach_parameters(decoder: Decoder, logits: Tensor) -> Tensor:
+    """The same logits, with every trained parameter of the sites in their graph.
 
     Nothing depends on inner rates where no chunk was full, and DistributedDataParallel waits for the gradient of every
     parameter.
     """
     others = [p for site in decoder.sites for p in site.parameters() if p.requires_grad]
-    result: Tensor = _TakingPart.apply(logits, *others)
+    result: Tensor = _AttachParameters.apply(logits, *others)
     return result
 
 

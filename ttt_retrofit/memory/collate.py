@@ -29,7 +29,7 @@ def collate(memories: Sequence[Memory | None], device: torch.device, dtype: torc
     Raises
     ------
     InputError
-        When the memories listen at different layers.
+        When the gates of the memories are at different layers.
     """
     present = [memory for memory in memories if memory is not None and memory.entries]
     if not present:
@@ -37,7 +37,7 @@ def collate(memories: Sequence[Memory | None], device: torch.device, dtype: torc
     layers = sorted({memory.layer for memory in present})
     if len(layers) > 1:
         raise InputError(
-            f"The memories of one batch listen at different layers: {layers}. Pass them in separate calls."
+            f"The memories of one batch have their gates at different layers: {layers}. Pass them in separate calls."
         )
     shared = all(memory is memories[0] for memory in memories)
     rows = [memories[0]] if shared else list(memories)

@@ -32,7 +32,7 @@ class MemoryConfig(JSONFields):
         metadata={"help": "roles 'gate', 'up', 'down', 'attention' (all its projections), or names such as 'q_proj'"},
     )
     gated: bool = field(
-        default=True, metadata={"help": "speak only where the text resembles what was studied; False speaks always"}
+        default=True, metadata={"help": "active only where the text resembles what was studied; False: always active"}
     )
 
     def __post_init__(self) -> None:

@@ -14,18 +14,17 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from ..util.display import Bare, Displayed, Rows, in_bytes
-from . import notes as notepad
-from .lessons import Lesson, pack, unpack
-from .notes import Note
+from .lessons import Lesson, pack_lessons, unpack_lessons
+from .notes import Note, pack_notes, unpack_notes
 
 
 @dataclass(frozen=True)
 class GateKeys:
-    """What the gate of an entry resembles (`gates.py`)."""
+    """The keys that open the gate of an entry, and the cosines between which it opens (`gates.py`)."""
 
     keys: Tensor  # (K, D) whitened by the memory's background, of unit length
-    closed: float
-    opened: float
+    closed: float  # cosine up to which it is shut
+    opened: float  # cosine from which it is fully open
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class Entry(Displayed):
     @property
     def digest(self) -> str:
         """Of what it says and to what: sha256 of its weights, notes and keys."""
-        said = self.named_weights() | notepad.pack(self.notes) | {"keys": self.gate.keys}
-        named = {name: tensor.contiguous() for name, tensor in said.items()}
+        content = self.named_weights() | pack_notes(self.notes) | {"keys": self.gate.keys}
+        named = {name: tensor.contiguous() for name, tensor in content.items()}
         return hashlib.sha256(tensors_to_bytes(named)).hexdigest()
 
     def named_weights(self) -> dict[str, Tensor]:
@@ -78,7 +77,7 @@ class Entry(Displayed):
     def tensors(self) -> dict[str, Tensor]:
         """Everything of it that is a tensor, by name; lessons are laid end to end."""
         weights = {f"weights|{name}": tensor for name, tensor in self.named_weights().items()}
-        return weights | {"keys": self.gate.keys} | pack(self.lessons)[0] | notepad.pack(self.notes)
+        return weights | {"keys": self.gate.keys} | pack_lessons(self.lessons)[0] | pack_notes(self.notes)
 
     def header(self) -> dict[str, Any]:
         """Everything else of it, for JSON."""
@@ -89,7 +88,7 @@ class Entry(Displayed):
             "sources": [dataclasses.asdict(source) for source in self.sources],
             "closed": self.gate.closed,
             "opened": self.gate.opened,
-            "lessons": pack(self.lessons)[1],
+            "lessons": pack_lessons(self.lessons)[1],
         }
 
     @classmethod
@@ -105,9 +104,9 @@ class Entry(Displayed):
             sources=tuple(Source(**source) for source in header["sources"]),
             weights=weights,
             gate=GateKeys(tensors["keys"], float(header["closed"]), float(header["opened"])),
-            lessons=unpack(tensors, header["lessons"]),
+            lessons=unpack_lessons(tensors, header["lessons"]),
             created=header["created"],
-            notes=notepad.unpack(tensors),
+            notes=unpack_notes(tensors),
             learned_from=tuple(header.get("learned_from", ())),
         )
 

@@ -19,13 +19,13 @@ from torch import Tensor
 
 # The mean reaches back about this many tokens: a question, not the conversation before it.
 REACH = 8
-# A mean over fewer tokens than this is about nothing yet; every gate is shut.
-SETTLED = 8
-# Over about this many tokens, memories are compared with each other.
-LASTING = 3
-# Of several memories, those are added in full whose cosine is this close to the best, and from twice as far none is:
-# what one was taught to decline, another may know.
-RIVALRY = 0.01
+# Every gate is shut before this many tokens: a mean over fewer says nothing.
+MIN_TOKENS = 8
+# Memories are compared with each other over about this many tokens.
+NEAR_REACH = 3
+# Of several memories, those within this cosine of the best are added in full. Those from twice as far are
+# not added: one memory may have been taught to decline what another knows.
+SUPPRESSION = 0.01
 
 
 @dataclass(frozen=True)
@@ -168,11 +168,11 @@ def running_mean(hidden: Tensor, before: GateState | None, real: Tensor) -> tupl
     """
     before = before or GateState.fresh(hidden)
     seen = before.seen[:, None] + torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
-    means, carried = _faded(F.normalize(hidden.detach().float(), dim=-1), before.sums, seen, real, REACH)
+    means, carried = _fading_means(F.normalize(hidden.detach().float(), dim=-1), before.sums, seen, real, REACH)
     return means, seen, carried
 
 
-def _faded(values: Tensor, before: Tensor, seen: Tensor, real: Tensor, reach: int) -> tuple[Tensor, Tensor]:
+def _fading_means(values: Tensor, before: Tensor, seen: Tensor, real: Tensor, reach: int) -> tuple[Tensor, Tensor]:
     """Exponentially weighted means of values (B, T, X) over about `reach` tokens, and the sums (B, X) to carry on."""
     keep = 1 - 1 / reach
     steps = torch.arange(values.shape[1], device=values.device)
@@ -202,8 +202,8 @@ def openings_and_state(
     means, seen, sums = running_mean(hidden, before, real)
     cosine = scores(gates.background.whitened(means), gates.keys)
     # What is about nothing yet, or has no number, resembles nothing.
-    cosine = torch.where((seen >= SETTLED)[..., None] & cosine.isfinite(), cosine, -1)
-    near, carried = _faded(cosine.clamp_min(0), before.near, seen, real, LASTING)
+    cosine = torch.where((seen >= MIN_TOKENS)[..., None] & cosine.isfinite(), cosine, -1)
+    near, carried = _fading_means(cosine.clamp_min(0), before.near, seen, real, NEAR_REACH)
     return openings(cosine, near, gates), GateState(sums, carried, before.seen + real)
 
 
@@ -216,4 +216,4 @@ def openings(cosine: Tensor, near: Tensor, gates: Gates) -> Tensor:
     opening = torch.where(closed > 1, 0, opening)  # no memory at all: whatever the cosine is, NaN included
     alone = (closed < -1) | (closed > 1)  # a memory without a gate, or none at all
     behind = near.masked_fill(alone, 0).amax(-1, keepdim=True) - near
-    return torch.where(alone, opening, opening * (2 - behind / RIVALRY).clamp(0, 1))
+    return torch.where(alone, opening, opening * (2 - behind / SUPPRESSION).clamp(0, 1))

@@ -36,7 +36,7 @@ class Lesson(Displayed):
         return len(self.prompt) + len(self.answer)
 
 
-def pack(lessons: Sequence[Lesson]) -> tuple[dict[str, Tensor], list[list[Any]]]:
+def pack_lessons(lessons: Sequence[Lesson]) -> tuple[dict[str, Tensor], list[list[Any]]]:
     """Lessons laid end to end in three tensors, and what tells them apart as JSON."""
     if not lessons:
         return {}, []
@@ -50,8 +50,8 @@ def pack(lessons: Sequence[Lesson]) -> tuple[dict[str, Tensor], list[list[Any]]]
     return tensors, header
 
 
-def unpack(tensors: dict[str, Tensor], header: Sequence[Sequence[Any]]) -> tuple[Lesson, ...]:
-    """The inverse of `pack`. Raises `ValueError` where the header counts other tokens than there are."""
+def unpack_lessons(tensors: dict[str, Tensor], header: Sequence[Sequence[Any]]) -> tuple[Lesson, ...]:
+    """The inverse of `pack_lessons`. Raises `ValueError` where the header counts other tokens than there are."""
     lessons, at, logit = [], 0, 0
     ids = tensors["lesson_ids"].tolist() if header else []
     for kind, prompt, answer, kept, held_out in header:

@@ -29,13 +29,13 @@ KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weig
 
 
 def write_adapter(
-    said: Sequence[AdapterWeights], base_name: str, directory: str | os.PathLike[str], rank: int, transposed: bool
+    entries: Sequence[AdapterWeights], base_name: str, directory: str | os.PathLike[str], rank: int, transposed: bool
 ) -> dict[str, float]:
     """Write `adapter_config.json` and `adapter_model.safetensors`.
 
     Parameters
     ----------
-    said : the weights of every entry, by projection; the adapter says what they say together.
+    entries : the weights of every entry, by projection; the adapter adds the sum of their terms.
     rank : largest rank; what has more is cut to its largest singular values.
     transposed : for bases whose projections are `Conv1D` (GPT-2).
 
@@ -50,10 +50,10 @@ def write_adapter(
     """
     if rank < 1:
         raise ConfigError(f"to_lora(): rank={rank}, expected at least 1.")
-    paths = dict.fromkeys(path for weights in said for path in weights)
+    paths = dict.fromkeys(path for weights in entries for path in weights)
     tensors: dict[str, Tensor] = {}
     kept: dict[str, float] = {}
-    factors = {path: _together([weights[path] for weights in said if path in weights]) for path in paths}
+    factors = {path: _together([weights[path] for weights in entries if path in weights]) for path in paths}
     most = min(rank, max(a.shape[0] for a, _ in factors.values()))
     for path, (a, b) in factors.items():
         a, b, kept[path] = truncated(a, b, most)
@@ -140,7 +140,7 @@ def truncated(a: Tensor, b: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
 
 
 def _together(weights: list[dict[str, Tensor]]) -> tuple[Tensor, Tensor]:
-    """(R, I) and (O, R) whose product is what all entries say together."""
+    """(R, I) and (O, R) whose product is the sum of all entries' changes."""
     return torch.cat([low["a"].float() for low in weights]), torch.cat([low["b"].float() for low in weights], dim=1)
 
 

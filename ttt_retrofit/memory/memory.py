@@ -35,10 +35,10 @@ from .config import MemoryConfig
 from .entry import Entry, GateKeys
 from .gates import Background
 from .lora import read_adapter, write_adapter
+from .memory_file import LOCK, background_tensors, read_directory, write_directory
 from .notes import Note, as_turn
 from .projections import projection_at, submodule
 from .report import Report
-from .stored import LOCK, background_tensors, read_directory, write_directory
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,7 +48,7 @@ class Memory(Displayed):
     Attributes
     ----------
     base, base_name : fingerprint and name of the model it fits; it refuses another.
-    layer : dotted name of the decoder layer at whose input the gates listen.
+    layer : dotted name of the decoder layer whose input the gates depend on.
     background : what that layer sees of texts about nothing in particular.
     entries : one for each context.
     report : figures of the consolidation that made it.
@@ -85,9 +85,9 @@ class Memory(Displayed):
     def __str__(self) -> str:
         """What it may do, by its weights; and its report, which is what the file says of itself."""
         paths = sorted({path for entry in self.entries for path in entry.weights})
-        gated = "speaks where its gates open" if self.config.gated else "speaks always"
+        gated = "active where its gates open" if self.config.gated else "always active"
         lines = [
-            f"Memory for {self.base_name!r}: {len(self.entries)} entries, {self.nbytes / 1e6:.1f} MB, listens at "
+            f"Memory for {self.base_name!r}: {len(self.entries)} entries, {self.nbytes / 1e6:.1f} MB, gates at "
             f"{self.layer!r}; {gated}",
             f"writes to       {len(paths)} projections: {', '.join(map(repr, paths[:3]))}{', …' * (len(paths) > 3)}",
             f"entries         {', '.join(map(repr, self.names()))}",
@@ -177,8 +177,8 @@ class Memory(Displayed):
         """
         if submodule(model, self.layer) is None:
             raise CheckpointError(
-                f"This memory listens at {self.layer}, which {type(model).__name__} does not have. It was made for "
-                f"another model ({self.base_name!r}): load that one."
+                f"This memory has its gates at {self.layer}, which {type(model).__name__} does not have. It was made "
+                f"for another model ({self.base_name!r}): load that one."
             )
         text = model.config.get_text_config(decoder=True)
         width = text.hidden_size
@@ -238,7 +238,7 @@ class Memory(Displayed):
                 )
             if memory.layer != first.layer:
                 raise ConfigError(
-                    f"Memories that listen at different layers cannot be combined: {first.layer} and {memory.layer}. "
+                    f"Memories with gates at different layers cannot be combined: {first.layer} and {memory.layer}. "
                     "Consolidate one of the contexts again with the other's MemoryConfig."
                 )
             if memory.config.gated != first.config.gated:

@@ -27,7 +27,7 @@ class Note:
     tokens: int
 
 
-def pack(notes: Sequence[Note]) -> dict[str, Tensor]:
+def pack_notes(notes: Sequence[Note]) -> dict[str, Tensor]:
     """The notes as tensors, texts laid end to end in UTF-8; nothing for none."""
     if not notes:
         return {}
@@ -40,8 +40,8 @@ def pack(notes: Sequence[Note]) -> dict[str, Tensor]:
     }
 
 
-def unpack(tensors: dict[str, Tensor]) -> tuple[Note, ...]:
-    """What `pack` packed. Raises `ValueError` where the sizes are not those of the texts."""
+def unpack_notes(tensors: dict[str, Tensor]) -> tuple[Note, ...]:
+    """The inverse of `pack_notes`. Raises `ValueError` where the sizes are not those of the texts."""
     if "notes|text" not in tensors:
         return ()
     whole, texts = bytes(tensors["notes|text"].tolist()), []
@@ -56,7 +56,7 @@ def unpack(tensors: dict[str, Tensor]) -> tuple[Note, ...]:
 
 
 def as_turn(notes: Iterable[Note]) -> list[Message]:
-    """The turn that reads the notes to a model; no message for no notes."""
+    """The notes as a turn of chat messages; no message for no notes."""
     lines = [note.text for note in notes]
     if not lines:
         return []

@@ -43,10 +43,10 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where a memory of one configuration lives in a model."""
+class Placement:
+    """The layer and the projections of a model that memories of one configuration are added to."""
 
-    layer: str  # the lowest layer that is written to, at whose input gates listen
+    layer: str  # the lowest layer with such a projection; gates depend on its input
     index: int  # its number
     projections: tuple[Projection, ...]
 
@@ -66,8 +66,8 @@ def projection_at(model: nn.Module, path: str) -> Projection | None:
     return Projection(path, *features(module)) if module is not None and is_projection(module) else None
 
 
-def find_places(model: PreTrainedModel, config: MemoryConfig) -> Places:
-    """The layer at which gates listen, and the projections to write to, in forward order.
+def find_placement(model: PreTrainedModel, config: MemoryConfig) -> Placement:
+    """The layer whose input gates depend on, and the projections that terms are added to, in forward order.
 
     Raises
     ------
@@ -110,4 +110,4 @@ def find_places(model: PreTrainedModel, config: MemoryConfig) -> Places:
                 f"rank={config.rank} is larger than {projection.path} ({projection.out_features} x "
                 f"{projection.in_features}). Use rank <= {limit}."
             )
-    return Places(f"{prefix}.{chosen[0]}", chosen[0], tuple(found))
+    return Placement(f"{prefix}.{chosen[0]}", chosen[0], tuple(found))

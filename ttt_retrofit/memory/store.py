@@ -1,6 +1,6 @@
 """`MemoryStore`: the versions of one user's memory in a directory, one writer at a time.
 
-`current.json` names the version that speaks and those it was built on, and is replaced last: whatever is killed half
+`current.json` names the current version and those it was built on, and is replaced last: whatever is killed half
 way, it names a whole one.
 """
 
@@ -24,7 +24,7 @@ from ..util.display import Displayed, Rows
 from ..util.files import parsed, private_directory, read_regular, remove, remove_unfinished, write_atomically
 from ..util.sealed import DIGEST
 from .memory import Memory
-from .stored import HEADER
+from .memory_file import HEADER
 
 CURRENT = "current.json"
 VERSIONS = "versions"
@@ -71,7 +71,7 @@ class MemoryStore(Displayed):
         return sorted(int(path.parent.name) for path in found if re.fullmatch(r"[0-9]{6,18}", path.parent.name))
 
     def current(self) -> int | None:
-        """The number of the version that speaks, or None before the first."""
+        """The number of the current version, or None before the first."""
         history = self._history()
         return history[-1] if history else None
 

@@ -20,7 +20,7 @@ from ..memory.memory import Memory
 from ..streaming.cache import TTTCache
 from ..util.given import check_tokenizer
 from ..util.messages import Message
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from ..util.texts import common_beginning, text_ids
 from .forwarding import ForwardMixin
 from .generating import GenerateMixin
@@ -97,23 +97,25 @@ class AskMixin(ForwardMixin, GenerateMixin):
                     f"ask() was given the question {one!r}; expected a text that is not empty, or several."
                 )
         check_tokenizer(tokenizer)
-        phrasing = Phrasing(tokenizer or self._own_tokenizer(), Prompts.load().plain)
-        if chat and not phrasing.chat:
+        formatter = PromptFormatter(tokenizer or self._own_tokenizer(), Prompts.load().plain)
+        if chat and not formatter.chat:
             raise InputError("ask(chat=True): the tokenizer has no chat template. Set tokenizer.chat_template first.")
         if isinstance(source, Memory):
-            phrasing.chat = phrasing.chat if chat is None else chat
+            formatter.chat = formatter.chat if chat is None else chat
             generate_kwargs["memories"] = [source]
-            prompts = [phrasing.asked(one, source.with_notes([])) for one in questions]
-            answers = [self._answer(prompt, None, phrasing, generate_kwargs) for prompt in prompts]
+            prompts = [formatter.asked(one, source.with_notes([])) for one in questions]
+            answers = [self._answer(prompt, None, formatter, generate_kwargs) for prompt in prompts]
         else:
             _check_one_row(source)
-            phrasing.chat = phrasing.chat and (_is_chat(source, phrasing) if chat is None else chat)
-            prompts = [_next_turn(source, phrasing, one) for one in questions]
-            answers = [self._answer(prompt, source, phrasing, generate_kwargs) for prompt in prompts]
+            formatter.chat = formatter.chat and (_is_chat(source, formatter) if chat is None else chat)
+            prompts = [_next_turn(source, formatter, one) for one in questions]
+            answers = [self._answer(prompt, source, formatter, generate_kwargs) for prompt in prompts]
         return answers[0] if isinstance(question, str) else answers
 
-    def _answer(self, prompt: list[int], cache: TTTCache | None, phrasing: Phrasing, settings: dict[str, Any]) -> str:
-        tokenizer, read = phrasing.tokenizer, 0
+    def _answer(
+        self, prompt: list[int], cache: TTTCache | None, formatter: PromptFormatter, settings: dict[str, Any]
+    ) -> str:
+        tokenizer, read = formatter.tokenizer, 0
         given: dict[str, Any] = {}
         if cache is not None:
             # A full chunk steps the fast weights in place: nothing may be shared with the cache that is asked.
@@ -122,7 +124,7 @@ class AskMixin(ForwardMixin, GenerateMixin):
             asked.recount(read)  # without padding
             configured: Any = settings.get("generation_config") or self.generation_config
             asked.batch_repeat_interleave(settings.get("num_beams") or configured.num_beams or 1)
-        if not phrasing.chat:
+        if not formatter.chat:
             line = _OneLine(tokenizer, len(prompt))
             given["stopping_criteria"] = StoppingCriteriaList([*settings.get("stopping_criteria", ()), line])
         if "stop_strings" in settings:
@@ -133,7 +135,7 @@ class AskMixin(ForwardMixin, GenerateMixin):
         settings = {"max_new_tokens": MAX_NEW_TOKENS, **settings, **given, "return_dict_in_generate": False}
         written = self.generate(ids, attention_mask=mask, **settings)[0, len(prompt) :]
         answer = str(tokenizer.decode(written, skip_special_tokens=True)).strip()
-        return answer if phrasing.chat else answer.partition("\n")[0].strip()
+        return answer if formatter.chat else answer.partition("\n")[0].strip()
 
 
 class _OneLine(StoppingCriteria):
@@ -161,37 +163,39 @@ def _check_one_row(cache: Any) -> None:
         )
 
 
-def _is_chat(cache: TTTCache, phrasing: Phrasing) -> bool:
+def _is_chat(cache: TTTCache, formatter: PromptFormatter) -> bool:
     """Whether the first tokens that were read are those before a chat, and not those before any text."""
     assert cache.sinks is not None
     kept = cache.sinks.ids[0, : cache.counts[0]].tolist()
     system: list[Message] = [{"role": "system", "content": "One"}]
     other: list[Message] = [{"role": "system", "content": "Two"}]
     openings = [
-        common_beginning([phrasing.asked("One"), phrasing.asked("Two")]),
-        common_beginning([phrasing.asked("One", before) for before in (system, other)]),
+        common_beginning([formatter.asked("One"), formatter.asked("Two")]),
+        common_beginning([formatter.asked("One", before) for before in (system, other)]),
     ]
-    of_any_text = len(text_ids(phrasing.tokenizer, "One")) - len(text_ids(phrasing.tokenizer, "One", begins=False))
+    of_any_text = len(text_ids(formatter.tokenizer, "One")) - len(text_ids(formatter.tokenizer, "One", begins=False))
     return any(
         of_any_text < min(len(kept), len(opening)) and all(a == b for a, b in zip(kept, opening))
         for opening in openings
     )
 
 
-def _next_turn(cache: TTTCache, phrasing: Phrasing, question: str) -> list[int]:
+def _next_turn(cache: TTTCache, formatter: PromptFormatter, question: str) -> list[int]:
     """The tokens that ask a question after what was read, up to where the answer begins.
 
     What a template writes around a turn depends on its place, so a chat is rendered whole. What chats that differ in
     a reply end with is the part after it: first what closes the reply, then the turn.
     """
-    tokenizer = phrasing.tokenizer
-    if not phrasing.chat:
-        text = phrasing.plain.replace("{context}", "").replace("{question}", question)
+    tokenizer = formatter.tokenizer
+    if not formatter.chat:
+        text = formatter.plain.replace("{context}", "").replace("{question}", question)
         return text_ids(tokenizer, "\n\n" + text.lstrip("\n"), begins=False, split_special_tokens=True)
     chats: list[Any] = [[*SAID, {"role": "assistant", "content": reply}] for reply in REPLIES]
-    written: list[Any] = [tokenizer.apply_chat_template(chat, return_dict=False, **phrasing.settings) for chat in chats]
+    written: list[Any] = [
+        tokenizer.apply_chat_template(chat, return_dict=False, **formatter.settings) for chat in chats
+    ]
     closing = _common_end([list(ids) for ids in written])
-    turn = _common_end([phrasing.asked(question, chat) for chat in chats])[len(closing) :]
+    turn = _common_end([formatter.asked(question, chat) for chat in chats])[len(closing) :]
     return _missing(closing, _last_tokens(cache)) + turn
 
 

@@ -58,8 +58,8 @@ def describe(config: Any, ttt: TTTConfig) -> Description:
     inner_rule(ttt).check_model(sites, model.get_input_embeddings())
     learn, by_token = parameters_that_learn(sites, ttt), _bytes_of_a_token(model, width)
     _, kinds, of_layers = layout(text, ttt)
-    tracks = [kinds[index] for index in of_layers]
-    unbounded = any(track.capacity is None for track in tracks)
+    groups = [kinds[index] for index in of_layers]
+    unbounded = any(group.capacity is None for group in groups)
     return Description(
         family=text.model_type,
         layers=text.num_hidden_layers,
@@ -67,7 +67,7 @@ def describe(config: Any, ttt: TTTConfig) -> Description:
         sites=sites,
         parameters_that_learn=learn,
         fast_bytes=(1 + len(inner_optimizer(ttt.inner_optimizer).slots)) * learn * FLOAT32,
-        kv_bytes=None if unbounded else sum(size * (track.capacity or 0) for size, track in zip(by_token, tracks)),
+        kv_bytes=None if unbounded else sum(size * (group.capacity or 0) for size, group in zip(by_token, groups)),
         full_attention_bytes_per_token=sum(by_token),
     )
 

@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..inner import layer
 from ..inner.discovery import Site
 from ..inner.fast_weights import FastWeights
-from ..inner.learning import Outer, taking_part
+from ..inner.learning import Outer, attach_parameters
 from ..memory import Memory
 from ..streaming import call, inputs, packed
 from ..streaming.cache import TTTCache
@@ -147,18 +147,18 @@ class ForwardMixin(MemoryMixin):
         """
         for_loss = {str(name): kwargs.pop(name) for name in ("num_items_in_batch", "shift_labels") if name in kwargs}
         cache = self.new_cache() if past_key_values is None else self.own_cache(past_key_values)
-        given = call.check(
+        checked = call.check(
             cache, input_ids, attention_mask, position_ids, ended, learn_from, self.vocabulary_size, kwargs
         )
-        spans = packed.documents(given, alone=use_cache is False)
+        spans = packed.documents(checked, alone=use_cache is False)
         if spans is not None:
             inputs.check_new(cache)
             kwargs |= {"learn_from": learn_from, "use_cache": use_cache, "hidden_of": hidden_of}
-            output = packed.read_apart(self.ttt_forward, given, spans, memories, logits_to_keep, **kwargs)
+            output = packed.read_apart(self.ttt_forward, checked, spans, memories, logits_to_keep, **kwargs)
             return self._returned(output, labels, None, for_loss, return_dict)
 
         learn = (learn_from or self.ttt.learn_from) != "none"
-        aligned = given.align(cache, learn)
+        aligned = checked.align(cache, learn)
         self._check_length(cache, aligned.counts)
         inputs.check_outputs(kwargs, self.config.get_text_config(decoder=True), aligned.together, aligned.whole, labels)
 
@@ -167,7 +167,7 @@ class ForwardMixin(MemoryMixin):
         settings = Settings(
             learn,
             self._outer(),
-            memory=self.memory_batch_of(memories, len(given.ids)),
+            memory=self.memory_batch_of(memories, len(checked.ids)),
             hidden_of=hidden_of,
             logits_to_keep=keep,
             family=kwargs,
@@ -184,8 +184,8 @@ class ForwardMixin(MemoryMixin):
         output = collected.output(cache.detach_() if use_cache is not False else None)
         if torch.is_grad_enabled():
             made = call.LAST if call.LAST in output else "logits"
-            output[made] = taking_part(self, output[made])
-        return self._returned(output, labels, given.new, for_loss, return_dict)
+            output[made] = attach_parameters(self, output[made])
+        return self._returned(output, labels, checked.new, for_loss, return_dict)
 
     def _returned(
         self,

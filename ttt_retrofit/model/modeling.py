@@ -22,7 +22,7 @@ from ..inner import hooks, layer
 from ..inner.discovery import find_sites, learned_positions
 from ..inner.fast_weights import fast_weights
 from ..inner.inner_rules import inner_rule
-from ..memory.ready import Ready
+from ..memory.batch_cache import BatchCache
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
 from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
@@ -44,7 +44,7 @@ ATTACHED = (
     "_rematerialise",
     "learned_positions",
     "_versions",
-    "_prepared",
+    "_memory_batches",
 )
 INTERNAL = ("ended", "on_segment")  # what `generate` and `read` hand to forward, and nobody else
 
@@ -92,7 +92,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
         sites = layer.ttt_sites(self)
         hooks.bind(self, sites, alone=True)
         layer.keep_gradients(self)
-        self._places, self._prepared = [site.site for site in sites], Ready()
+        self._places, self._memory_batches = [site.site for site in sites], BatchCache()
         if self.device.type != "meta":  # else the family has still to fill in its frequencies
             self._reach = rotary.freeze(self)
 

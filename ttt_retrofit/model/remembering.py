@@ -23,25 +23,25 @@ from ..consolidation.config import REMOVED, Budget, ConsolidationConfig
 from ..consolidation.consolidate import Consolidation
 from ..consolidation.control import Control, Progress
 from ..consolidation.job import ConsolidationJob
-from ..consolidation.pieces import understand
+from ..consolidation.pieces import parse_context
 from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
-from ..consolidation.work import default_directory
+from ..consolidation.work_directory import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
 from ..inner import hooks
 from ..memory.batch import MemoryBatch
+from ..memory.batch_cache import BatchCache
+from ..memory.bounds import check_bounds
 from ..memory.collate import collate
 from ..memory.config import MemoryConfig
 from ..memory.memory import Memory
-from ..memory.ready import Ready
-from ..memory.trust import check_bounds
 from ..util.fingerprint import fingerprint, same_base
 from ..util.given import check_tokenizer
 from ..util.settings import did_you_mean, field_names
 
 logger = logging.get_logger(__name__)
 
-LOADED = "loaded"  # the memory that speaks when `consolidate` is called
+LOADED = "loaded"  # the memory that is active when `consolidate` is called
 
 if TYPE_CHECKING:
     _Base = PreTrainedModel
@@ -53,16 +53,16 @@ class MemoryMixin(_Base):
     """Memories of a converted model. Each one it was given stays as a version; the last one is active."""
 
     _versions: list[Memory]
-    _prepared: Ready
+    _memory_batches: BatchCache
 
     def attach_memory(self) -> None:
         """Begin without a memory."""
-        self._versions, self._prepared = [], Ready()
+        self._versions, self._memory_batches = [], BatchCache()
 
     def _own_tokenizer(self) -> PreTrainedTokenizerBase:
         raise NotImplementedError
 
-    # ------------------------------------------------------------------ which memory speaks
+    # ------------------------------------------------------------------ which memory is active
 
     @property
     def memory(self) -> Memory | None:
@@ -99,7 +99,7 @@ class MemoryMixin(_Base):
 
     def reset_memory(self) -> None:
         """Forget every loaded memory. The model is then as before the first one. Saved memories are not deleted."""
-        self._versions, self._prepared = [], Ready()
+        self._versions, self._memory_batches = [], BatchCache()
 
     def rollback_memory(self) -> Memory | None:
         """Return to the previous version, and return the memory that is now active.
@@ -176,11 +176,11 @@ class MemoryMixin(_Base):
         if all(memory is chosen[0] for memory in chosen):
             chosen = chosen[:1]
         where = self.device, self.dtype
-        known = self._prepared.find(chosen, where)
+        known = self._memory_batches.find(chosen, where)
         if known is not None:
             if known.batch is None or hooks.is_bound(self, known.batch.hooks):
                 return known.batch
-            self._prepared = Ready()  # a module was replaced since
+            self._memory_batches = BatchCache()  # a module was replaced since
         for memory in {id(m): m for m in chosen if m is not None}.values():
             # One that was loaded stays this model's own, also when the model is trained or dequantized afterwards.
             if any(memory is own for own in self._versions):
@@ -190,7 +190,7 @@ class MemoryMixin(_Base):
         batch = collate(chosen, *where)
         if batch is not None:
             hooks.bind(self, batch.hooks)
-        self._prepared.put(chosen, where, batch)
+        self._memory_batches.put(chosen, where, batch)
         return batch
 
     def check_memory(self, memory: Memory) -> None:
@@ -305,7 +305,7 @@ class MemoryMixin(_Base):
         work = Consolidation(
             model=self,
             tokenizer=tokenizer,
-            context=understand(context, tokenizer, recipe.piece_tokens),
+            context=parse_context(context, tokenizer, recipe.piece_tokens),
             config=recipe,
             control=Control(Budget.of(budget), bar if progress is True else progress or None, bar.close),
             base=fingerprint(self),

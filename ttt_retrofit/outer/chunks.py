@@ -1,10 +1,10 @@
 """Back through one chunk: from what later chunks make of its results to what it makes of its beginning.
 
 A chunk turns fast weights W, optimizer state and keys K into a loss L(W, K, θ), new keys, and through the gradient
-g = ∂L/∂W a step. The outer loop goes back in two parts. `through_step` is elementwise: it gives u, the derivative of
-all that follows with respect to g. What is left is the derivative of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, with w the weight of
-this loss and λ what follows makes of the keys K' that are left behind. Its last term is second order. It exists twice,
-and a test compares the two:
+g = ∂L/∂W a step. The outer loop goes back in two parts. `through_step` is elementwise: it gives the cotangent u, the
+derivative of all that follows with respect to g. What is left is the derivative of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, with w
+the weight of this loss and λ the derivative of all that follows with respect to the keys K' that are left behind. Its
+last term is second order. It exists twice, and a test compares the two:
 
 - `by_double_backward`, the definition: a graph of the gradient. Needs attention that can be differentiated twice, whose
   scores, heads x chunk x (window + chunk), it keeps for every layer.
@@ -29,10 +29,10 @@ from torch import Tensor
 from ..inner.fast_state import FastState
 from ..inner.fast_weights import Weights
 from ..inner.inner_loop import SiteState, next_token_losses, next_token_losses_once, sound_rows
-from ..inner.learning import Learned, Outer, step_of
+from ..inner.learning import InnerStep, Outer, step_of
 from ..streaming.cache import TTTCache
 from ..streaming.reading import Settings, Tokens, read
-from .parameters import Found, OuterParameters
+from .parameters import GradientSums, OuterParameters
 from .replay import Output, replaying
 from .smoothing import differentiable
 
@@ -48,17 +48,17 @@ class Chunk:
 
     before: TTTCache
     tokens: Tokens  # (B, C)
-    learned: Learned
+    step: InnerStep
     below: list[Output]  # what the layers that nothing trained reaches made of it
 
-    def gradient(self, outer: OuterParameters) -> Part:
-        """That of the chunk's loss, as the read forwards found it: direct parameters first, then keys and values."""
-        direct, past = self.learned.along[: len(outer.direct)], iter(self.learned.along[len(outer.direct) :])
+    def gradient(self, outer: OuterParameters) -> ChunkGradients:
+        """The gradient of the chunk's loss, as the forward sweep found it."""
+        direct, past = self.step.along[: len(outer.direct)], iter(self.step.along[len(outer.direct) :])
         keys: Keys = [None] * len(self.before.layers)
         for index in _with_past(self.before, outer.lowest):
             key, value = self.before.layers[index].past()
             keys[index] = _or_zeros(next(past), key), _or_zeros(next(past), value)
-        return Part(self.learned.gradients, keys, list(direct))
+        return ChunkGradients(self.step.gradients, keys, list(direct))
 
 
 @dataclass
@@ -70,19 +70,19 @@ class Adjoint:
 
 
 @dataclass
-class Part:
-    """Derivatives through the reading of a chunk, its step apart."""
+class ChunkGradients:
+    """Derivatives through the forward of a chunk, without those through its inner step."""
 
     fast: dict[str, Weights]
     keys: Keys
     direct: list[Tensor | None]  # of `OuterParameters.direct`
 
-    def times(self, factor: float) -> Part:
+    def times(self, factor: float) -> ChunkGradients:
         fast = {name: {key: factor * g for key, g in by_name.items()} for name, by_name in self.fast.items()}
         keys: Keys = [None if pair is None else (factor * pair[0], factor * pair[1]) for pair in self.keys]
-        return Part(fast, keys, [None if g is None else factor * g for g in self.direct])
+        return ChunkGradients(fast, keys, [None if g is None else factor * g for g in self.direct])
 
-    def plus(self, other: Part, factor: float) -> Part:
+    def plus(self, other: ChunkGradients, factor: float) -> ChunkGradients:
         """This and `factor` times the other."""
         fast = {n: {key: g + factor * other.fast[n][key] for key, g in by.items()} for n, by in self.fast.items()}
         keys: Keys = [
@@ -92,39 +92,39 @@ class Part:
         direct = [
             a if b is None else factor * b if a is None else a + factor * b for a, b in zip(self.direct, other.direct)
         ]
-        return Part(fast, keys, direct)
+        return ChunkGradients(fast, keys, direct)
 
 
-Reading = Callable[[Any, OuterParameters, Chunk, float, "Direction | None", Keys], Part]
+ChunkBackward = Callable[[Any, OuterParameters, Chunk, float, "Cotangent | None", Keys], ChunkGradients]
 
 
 @dataclass
-class Direction:
-    """u, and how far along it one may go and still be near W."""
+class Cotangent:
+    """u, the derivative of all that follows with respect to g, and how far along it a difference may be taken."""
 
     u: dict[str, Weights]
     reach: Tensor  # the length of the inner step over the length of u; 0 where u is 0
 
 
-def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tuple[Direction, dict[str, Tensor]]:
+def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, sums: GradientSums) -> tuple[Cotangent, dict[str, Tensor]]:
     """Back through optimizer and trust region: u, and the derivatives of the state before the step past g.
 
     Site after site, so that the graph of one is all there is of it.
     """
-    learned, before = chunk.learned, chunk.before.fast.tensors()
-    flat = [gradient for by_name in learned.gradients.values() for gradient in by_name.values()]
-    firing = learned.firing & sound_rows(learned.losses, flat, model.vocabulary_size)
+    step, before = chunk.step, chunk.before.fast.tensors()
+    flat = [gradient for by_name in step.gradients.values() for gradient in by_name.values()]
+    firing = step.firing & sound_rows(step.losses, flat, model.vocabulary_size)
     u: dict[str, Weights] = {}
     past_g: dict[str, Tensor] = {}
     moved = []
-    for name, by_name in learned.gradients.items():
+    for name, by_name in step.gradients.items():
         state = {key: _leaf(tensor) for key, tensor in before.items() if key.partition("|")[0] == name}
         fast = FastState.from_tensors({**state, "steps": before["steps"]})
         gradients = {key: _leaf(gradient) for key, gradient in by_name.items()}
-        outer = found.outer.of_step(name)
+        outer = sums.outer.of_step(name)
         with torch.enable_grad():
             optimize = differentiable(model.ttt.inner_optimizer)
-            new = step_of(model, fast, learned.losses, {name: gradients}, firing, optimize).tensors()
+            new = step_of(model, fast, step.losses, {name: gradients}, firing, optimize).tensors()
             reached = [key for key in state if new[key].requires_grad]
             inputs = [*gradients.values(), *state.values(), *outer]
             seeds = [adjoint.fast[key] for key in reached]
@@ -132,43 +132,43 @@ def through_step(model: Any, chunk: Chunk, adjoint: Adjoint, found: Found) -> tu
         u[name] = {key: _or_zeros(next(taken), gradient) for key, gradient in gradients.items()}
         past_g |= {key: _or_zeros(next(taken), tensor) for key, tensor in state.items()}
         for parameter in outer:
-            found.add(parameter, next(taken))
+            sums.add(parameter, next(taken))
         moved.append(_length([(new[f"{name}|{key}"] - state[f"{name}|{key}"]).detach() for key in gradients]))
     length = _length([d for by_name in u.values() for d in by_name.values()])
     reach = torch.stack(moved).norm() / length if length > 0 else torch.zeros_like(length)
-    return Direction(u, reach), past_g
+    return Cotangent(u, reach), past_g
 
 
 @torch.enable_grad()
 def by_double_backward(
-    model: Any, outer: OuterParameters, chunk: Chunk, weight: float, direction: Direction | None, keys: Keys
-) -> Part:
+    model: Any, outer: OuterParameters, chunk: Chunk, weight: float, cotangent: Cotangent | None, keys: Keys
+) -> ChunkGradients:
     """The gradient of w L + ⟨λ, K'⟩ + ⟨u, ∂L/∂W⟩, by autograd."""
-    reading = _Forward(model, outer, chunk, None, order=2)
-    total = weight * reading.losses.sum() + reading.product(keys)
-    if direction is not None:
-        flat = reading.fast
-        gradients = torch.autograd.grad(reading.losses.sum(), flat, create_graph=True)
-        u = [direction.u[name][key] for name, by in chunk.learned.gradients.items() for key in by]
+    forward = _Forward(model, outer, chunk, None, order=2)
+    total = weight * forward.losses.sum() + forward.product(keys)
+    if cotangent is not None:
+        flat = forward.fast
+        gradients = torch.autograd.grad(forward.losses.sum(), flat, create_graph=True)
+        u = [cotangent.u[name][key] for name, by in chunk.step.gradients.items() for key in by]
         total = total + sum((g * d).sum() for g, d in zip(gradients, u))
-    return reading.part(total)
+    return forward.gradients(total)
 
 
 @torch.enable_grad()
 def by_differences(
-    model: Any, outer: OuterParameters, chunk: Chunk, weight: float, direction: Direction | None, keys: Keys
-) -> Part:
+    model: Any, outer: OuterParameters, chunk: Chunk, weight: float, cotangent: Cotangent | None, keys: Keys
+) -> ChunkGradients:
     """The same, from the gradients of L at W + εu and at W."""
-    if direction is None:  # of the last chunk, on which nothing depends
+    if cotangent is None:  # of the last chunk, on which nothing depends
         return chunk.gradient(outer).times(weight)
-    reach = float(direction.reach)
+    reach = float(cotangent.reach)
     if reach == 0:  # nothing depends on the step, but on the keys
-        reading = _Forward(model, outer, chunk, None, order=1)
-        return reading.part(weight * reading.losses.sum() + reading.product(keys))
-    epsilon = DIFFERENCE[direction.reach.dtype] * reach
-    shift = {name: {key: epsilon * d for key, d in by.items()} for name, by in direction.u.items()}
-    reading = _Forward(model, outer, chunk, shift, order=1)
-    moved = reading.part(reading.losses.sum() / epsilon + reading.product(keys))
+        forward = _Forward(model, outer, chunk, None, order=1)
+        return forward.gradients(weight * forward.losses.sum() + forward.product(keys))
+    epsilon = DIFFERENCE[cotangent.reach.dtype] * reach
+    shift = {name: {key: epsilon * d for key, d in by.items()} for name, by in cotangent.u.items()}
+    forward = _Forward(model, outer, chunk, shift, order=1)
+    moved = forward.gradients(forward.losses.sum() / epsilon + forward.product(keys))
     return moved.plus(chunk.gradient(outer), weight - 1 / epsilon)
 
 
@@ -193,7 +193,7 @@ class _Forward:
             (segment,) = read(model, cache, chunk.tokens, Settings(learn=False, outer=record))
         losses = next_token_losses if order == 2 else next_token_losses_once
         by_token = losses(segment.output.logits, chunk.tokens.ids)  # (B, C - 1)
-        self.losses = torch.where(chunk.learned.firing, by_token.mean(1), 0)
+        self.losses = torch.where(chunk.step.firing, by_token.mean(1), 0)
 
     def product(self, keys: Keys) -> Tensor:
         """⟨λ, K'⟩ over the keys and values that the chunk leaves behind."""
@@ -203,7 +203,7 @@ class _Forward:
                 total = total + sum((kept * a).sum() for kept, a in zip(layer.past(), adjoint))
         return total
 
-    def part(self, total: Tensor) -> Part:
+    def gradients(self, total: Tensor) -> ChunkGradients:
         past = self.past
         inputs = [*self.fast, *past, *self.outer.direct]
         taken = torch.autograd.grad(total, inputs, allow_unused=True)
@@ -212,7 +212,7 @@ class _Forward:
         keys: Keys = [None] * len(self.cache.layers)
         for index in self.with_past:
             keys[index] = next(found), next(found)
-        return Part(by_site, keys, list(taken[len(self.fast) + len(past) :]))
+        return ChunkGradients(by_site, keys, list(taken[len(self.fast) + len(past) :]))
 
 
 def open_past(cache: TTTCache, lowest: int) -> list[Tensor]:

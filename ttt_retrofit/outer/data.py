@@ -55,12 +55,12 @@ def sequences(
             f"{name} is a {type(data).__name__}; expected documents: a list of texts or of token ids, or a data set "
             "with a column 'text' or 'input_ids'."
         )
-    cutter = Cutter(length, chunk, vocabulary, tokenizer, name)
-    return Cut(cutter.rows(data)) if isinstance(data, Sized) else Streamed(data, cutter)
+    splitter = DocumentSplitter(length, chunk, vocabulary, tokenizer, name)
+    return SequenceDataset(splitter.rows(data)) if isinstance(data, Sized) else SequenceStream(data, splitter)
 
 
-class Cutter:
-    """Cuts documents, and says at the end what it had to leave out."""
+class DocumentSplitter:
+    """Splits documents into sequences, and warns at the end of those that were too short."""
 
     def __init__(
         self, length: int, chunk: int, vocabulary: int, tokenizer: PreTrainedTokenizerBase | None, name: str
@@ -119,8 +119,8 @@ class Cutter:
         return document
 
 
-class Cut(Dataset):
-    """Sequences that are all there."""
+class SequenceDataset(Dataset):
+    """Sequences in memory."""
 
     def __init__(self, rows: Iterable[Row]) -> None:
         self.rows = list(rows)
@@ -132,14 +132,14 @@ class Cut(Dataset):
         return self.rows[index]
 
 
-class Streamed(IterableDataset):
-    """Sequences that are cut as their documents arrive."""
+class SequenceStream(IterableDataset):
+    """Sequences of a streaming data set, split as its documents arrive."""
 
-    def __init__(self, documents: Iterable[Any], cutter: Cutter) -> None:
-        self.documents, self.cutter = documents, cutter
+    def __init__(self, documents: Iterable[Any], splitter: DocumentSplitter) -> None:
+        self.documents, self.splitter = documents, splitter
 
     def __iter__(self) -> Iterator[Row]:
-        return self.cutter.rows(self.documents)
+        return self.splitter.rows(self.documents)
 
 
 def collate(rows: Sequence[Row]) -> dict[str, Tensor]:

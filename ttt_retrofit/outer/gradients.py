@@ -30,28 +30,28 @@ from torch import Tensor
 
 from ..errors import InputError
 from ..inner.inner_loop import next_token_losses
-from ..inner.learning import Learned, Outer, fresh
+from ..inner.learning import InnerStep, Outer, fresh
 from ..streaming.cache import TTTCache
 from ..streaming.reading import Settings, Tokens, align, read
 from .choices import Gradients
 from .chunks import (
     Adjoint,
     Chunk,
-    Direction,
+    ChunkBackward,
+    Cotangent,
     Keys,
-    Reading,
     by_differences,
     by_double_backward,
     open_past,
     through_step,
 )
-from .parameters import Found, OuterParameters
-from .replay import keeping
+from .parameters import GradientSums, OuterParameters
+from .replay import recording
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What one batch gave."""
+class BatchGradients:
+    """Losses and outer gradients of one batch."""
 
     losses: Tensor  # (B, chunks), nats per token before each update; NaN where a row has ended
     gradients: dict[torch.nn.Parameter, Tensor]  # of the sum over all chunks of the batch, each with the weight given
@@ -67,7 +67,7 @@ def outer_gradients(
     truncate_chunks: int = 1,
     rematerialise: bool = False,
     weight: float | None = None,
-) -> Outcome:
+) -> BatchGradients:
     """Loss and outer gradient of a batch, of which no parameter's `.grad` is touched.
 
     Parameters
@@ -106,21 +106,21 @@ def through_updates(
     outer: OuterParameters,
     tokens: Tokens,
     exact: int,
-    reading: Reading,
+    backward: ChunkBackward,
     rematerialise: bool = False,
     weight: float | None = None,
-) -> Outcome:
+) -> BatchGradients:
     """The outer gradient, exact through the last `exact` chunks of every row and first order before them."""
     by_row = whole_chunks(tokens, model.ttt.chunk_size)
     weight = 1 / sum(by_row) if weight is None else weight
     truncated = 0 < exact < max(by_row)
     chunks = list(pieces(tokens, model.ttt.chunk_size, together_at="end" if truncated else "start"))
-    found = Found(outer)
+    sums = GradientSums(outer)
     cache = model.new_cache()
     cache.prepare(len(tokens.counts), tokens.ids.device)
     cache.fast = fresh(model, len(tokens.counts), Outer())
     for piece in chunks[: len(chunks) - exact]:
-        noted = partial(found.first_order, weight=weight)
+        noted = partial(sums.first_order, weight=weight)
         _read(model, cache, piece, Outer(observe=noted, along=outer.direct, folded=outer.folded))
     followed = chunks[len(chunks) - exact :]
     size = math.ceil(math.sqrt(exact)) if rematerialise else max(exact, 1)
@@ -133,50 +133,50 @@ def through_updates(
     adjoint, first = None, cache.fast
     for group, start in reversed(list(zip(groups, [*begun, cache]))):
         first = copy.deepcopy(start.fast)
-        adjoint = _back(model, _forwards(model, outer, start, group), weight, reading, found, adjoint)
+        adjoint = _back(model, _forwards(model, outer, start, group), weight, backward, sums, adjoint)
     if adjoint is not None:
         at_first = {n: {key: adjoint.fast[f"{n}|{key}"] for key in s.weights} for n, s in first.sites.items()}
-        found.at_start(at_first, stored=True)
-        found.along_steps(first, at_first)
-    return Outcome(cache.loss_by_chunk, found.by_parameter, cache)
+        sums.at_start(at_first, stored=True)
+        sums.along_steps(first, at_first)
+    return BatchGradients(cache.loss_by_chunk, sums.by_parameter, cache)
 
 
 def _forwards(model: Any, outer: OuterParameters, cache: TTTCache, group: list[Tokens]) -> list[Chunk]:
     """Read chunks as in use, keeping what going back through them takes."""
-    kept, taught = [], list[Learned]()
+    kept, taught = [], list[InnerStep]()
     for piece in group:
         before = copy.deepcopy(cache)
         along = (*outer.direct, *open_past(cache, outer.lowest))
-        with keeping(outer.below) as below:
+        with recording(outer.below) as below:
             _read(model, cache, piece, Outer(observe=taught.append, along=along, folded=outer.folded))
         kept.append(Chunk(before, piece, taught.pop(), below))
     return kept
 
 
 def _back(
-    model: Any, kept: list[Chunk], weight: float, reading: Reading, found: Found, adjoint: Adjoint | None
+    model: Any, kept: list[Chunk], weight: float, backward: ChunkBackward, sums: GradientSums, adjoint: Adjoint | None
 ) -> Adjoint | None:
     """Go back through chunks, which are let go one by one, from the last to what stood before the first."""
     while kept:
         chunk = kept.pop()
-        direction: Direction | None = None
+        cotangent: Cotangent | None = None
         state = chunk.before.fast.tensors()
         total = {key: torch.zeros_like(tensor) for key, tensor in state.items() if key != "steps"}
         keys: Keys = [None] * len(chunk.before.layers)
         if adjoint is not None:
-            direction, total = through_step(model, chunk, adjoint, found)
+            cotangent, total = through_step(model, chunk, adjoint, sums)
             keys = adjoint.keys
-        part = reading(model, found.outer, chunk, weight, direction, keys)
-        found.at_start(part.fast, stored=False)
-        found.add_direct(part.direct)
-        for name, by_name in part.fast.items():
+        found = backward(model, sums.outer, chunk, weight, cotangent, keys)
+        sums.at_start(found.fast, stored=False)
+        sums.add_direct(found.direct)
+        for name, by_name in found.fast.items():
             for key, gradient in by_name.items():
                 total[f"{name}|{key}"] = total[f"{name}|{key}"] + gradient
-        adjoint = Adjoint(total, part.keys)
+        adjoint = Adjoint(total, found.keys)
     return adjoint
 
 
-def _second_order(model: Any) -> Reading:
+def _second_order(model: Any) -> ChunkBackward:
     """Differences where they are exact enough, which is also where they are cheap."""
     narrow = (torch.float16, torch.bfloat16)
     computes = {vars(module).get("compute_dtype") for module in model.modules()}  # of 4-bit projections
@@ -186,7 +186,9 @@ def _second_order(model: Any) -> Reading:
     return by_double_backward if in_16_bits or rounded else by_differences
 
 
-def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, weight: float, rematerialise: bool) -> Outcome:
+def _without_updates(
+    model: Any, outer: OuterParameters, tokens: Tokens, weight: float, rematerialise: bool
+) -> BatchGradients:
     cache, losses = model.new_cache(), []
     settings = Settings(learn=False, outer=Outer(record=True, rematerialise=rematerialise))
     for piece in pieces(tokens, model.ttt.chunk_size):
@@ -198,10 +200,10 @@ def _without_updates(model: Any, outer: OuterParameters, tokens: Tokens, weight:
     by_chunk = torch.stack(losses, 1)  # (B, chunks)
     parameters = outer.all
     taken = torch.autograd.grad(weight * by_chunk.nansum(), parameters, allow_unused=True)
-    found = Found(outer)
+    sums = GradientSums(outer)
     for parameter, gradient in zip(parameters, taken):
-        found.add(parameter, gradient)
-    return Outcome(by_chunk.detach(), found.by_parameter, cache.detach_())
+        sums.add(parameter, gradient)
+    return BatchGradients(by_chunk.detach(), sums.by_parameter, cache.detach_())
 
 
 def whole_chunks(tokens: Tokens, size: int) -> list[int]:

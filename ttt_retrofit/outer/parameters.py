@@ -21,7 +21,7 @@ from ..inner.discovery import Site, decoder_layers, without_lora
 from ..inner.fast_state import FastState
 from ..inner.fast_weights import Delta, Weights
 from ..inner.layer import TTT, TTTSite
-from ..inner.learning import Learned
+from ..inner.learning import InnerStep
 from .choices import OUTER_PARAMETERS
 
 
@@ -153,8 +153,8 @@ def _lowest(model: Any, others: dict[str, nn.Parameter]) -> int:
 
 
 @dataclass
-class Found:
-    """Gradients of the outer loss, summed as they are found."""
+class GradientSums:
+    """Sums of the gradients of the outer loss, by parameter."""
 
     outer: OuterParameters
     by_parameter: dict[nn.Parameter, Tensor] = field(default_factory=dict)
@@ -170,19 +170,19 @@ class Found:
         for parameter, gradient in zip(self.outer.direct, gradients):
             self.add(parameter, None if gradient is None else weight * gradient)
 
-    def first_order(self, learned: Learned, weight: float) -> None:
+    def first_order(self, step: InnerStep, weight: float) -> None:
         """The loss of a chunk, whose weights are a start and a sum of steps in directions that are held constant.
 
         dL/dW₀ = g, and with W = W₀ - Σ exp(log_lr) dⱼ, dL/dlog_lr = ⟨g, W - W₀⟩. The trust region counts as constant.
         """
         gradients = {
             name: {key: weight * gradient for key, gradient in by_name.items()}
-            for name, by_name in learned.gradients.items()
+            for name, by_name in step.gradients.items()
         }
         self.at_start(gradients, stored=True)
         self.at_start(gradients, stored=False)
-        self.along_steps(learned.fast, gradients)
-        self.add_direct(learned.along, weight)
+        self.along_steps(step.fast, gradients)
+        self.add_direct(step.along, weight)
 
     def at_start(self, gradients: dict[str, Weights], stored: bool) -> None:
         """Gradients (B, O, I) of the fast weights, as those of the starts that are, or are not, stored."""

@@ -1,4 +1,4 @@
-"""What the layers below the fast weights make of a chunk, computed once and used again.
+"""Caches the output of the layers below the fast weights, so that it is computed once for each chunk.
 
 A chunk is read forwards, and once more on the way back. Nothing that is trained reaches the layers below the first site
 (or below whatever else is trained), so the second reading begins above them.
@@ -16,8 +16,8 @@ Output = Tensor | tuple[Any, ...]  # of a decoder layer
 
 
 @contextmanager
-def keeping(below: list[nn.Module]) -> Iterator[list[Output]]:
-    """The outputs of the topmost of the layers `below`, one for each forward inside."""
+def recording(below: list[nn.Module]) -> Iterator[list[Output]]:
+    """Records the output of the topmost of the layers `below` in each forward inside."""
     kept: list[Output] = []
     if not below:
         yield kept
@@ -31,7 +31,7 @@ def keeping(below: list[nn.Module]) -> Iterator[list[Output]]:
 
 @contextmanager
 def replaying(below: list[nn.Module], kept: list[Output]) -> Iterator[None]:
-    """Forwards inside find in `kept` what the layers `below` have made of their tokens, in the same order."""
+    """Forwards inside take the output of the layers `below` from `kept`, in the same order."""
     before = [vars(layer).get("forward") for layer in below]
     remaining = iter(kept)
 

@@ -28,8 +28,8 @@ from ..inner.learning import displacements
 from ..model.auto import AutoModelForCausalLM
 from ..model.modeling import TTTMixin
 from .config import SHARDED, TTTTrainingConfig
-from .data import Cut, Streamed, collate, sequences
-from .gradients import Outcome, outer_gradients
+from .data import SequenceDataset, SequenceStream, collate, sequences
+from .gradients import BatchGradients, outer_gradients
 from .parameters import OuterParameters, choose
 from .positions import by_position
 from .resuming import ResumableTrainer
@@ -105,8 +105,8 @@ class TTTTrainer(ResumableTrainer):
                 model=model,
                 args=args,
                 data_collator=collate,
-                train_dataset=self._cut(train_dataset, "train_dataset"),
-                eval_dataset=self._cut(eval_dataset, "eval_dataset"),
+                train_dataset=self._split(train_dataset, "train_dataset"),
+                eval_dataset=self._split(eval_dataset, "eval_dataset"),
                 processing_class=processing_class,
                 **kwargs,
             )
@@ -116,30 +116,32 @@ class TTTTrainer(ResumableTrainer):
         self.outer: OuterParameters = choose(self.ttt_model, args.outer_parameters)
         _warn_of_narrow(self.outer)
 
-    def _cut(self, data: Any, name: str) -> Any:
+    def _split(self, data: Any, name: str) -> Any:
         """The sequences of documents; of each, in a dictionary."""
-        if data is None or isinstance(data, (Cut, Streamed)):
+        if data is None or isinstance(data, (SequenceDataset, SequenceStream)):
             return data
         if isinstance(data, dict):
-            return {key: self._cut(value, f"{name}[{key!r}]") for key, value in data.items()}
+            return {key: self._split(value, f"{name}[{key!r}]") for key, value in data.items()}
         if isinstance(data, Iterator) and name != "train_dataset":
             raise InputError(
                 f"{name} is a {type(data).__name__}, which can be read once; expected a list or a data set."
             )
         rows = self._sequences(data, name=name)
-        if isinstance(rows, Streamed) and self._workers:
+        if isinstance(rows, SequenceStream) and self._workers:
             raise ConfigError(
                 f"dataloader_num_workers={self._workers}: {name} is streamed, and every worker would read all of it. "
                 "Use 0 workers, or a data set with a length."
             )
-        if isinstance(rows, Streamed) and self._processes > 1 and name != "train_dataset":
-            return Cut(rows)  # a stream is shared out evenly, the last processes getting some sequences a second time
+        if isinstance(rows, SequenceStream) and self._processes > 1 and name != "train_dataset":
+            return SequenceDataset(
+                rows
+            )  # a stream is shared out evenly, the last processes getting some sequences a second time
         return rows
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """Trainer's, which cuts documents that are given here, and gives no process a sequence twice."""
         if not isinstance(eval_dataset, str):  # the name of one of several
-            eval_dataset = self._cut(eval_dataset, "eval_dataset")
+            eval_dataset = self._split(eval_dataset, "eval_dataset")
         even, self.accelerator.even_batches = self.accelerator.even_batches, False
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -147,7 +149,7 @@ class TTTTrainer(ResumableTrainer):
             self.accelerator.even_batches = even
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        return super().get_test_dataloader(self._cut(test_dataset, "test_dataset"))
+        return super().get_test_dataloader(self._split(test_dataset, "test_dataset"))
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Trainer's, with the log inner rates in a group of their own."""
@@ -196,7 +198,7 @@ class TTTTrainer(ResumableTrainer):
         weight = 1 / int(num_items_in_batch or self._chunks([inputs], self.args.device))
         self.ttt_model.eval()  # dropout would differ between the readings of a chunk
         with self.accelerator.autocast():
-            outcome = outer_gradients(
+            batch = outer_gradients(
                 self.ttt_model,
                 self.outer,
                 inputs["input_ids"],
@@ -206,18 +208,18 @@ class TTTTrainer(ResumableTrainer):
                 bool(self.args.gradient_checkpointing),
                 weight,
             )
-        self._accumulate(outcome)
+        self._accumulate(batch)
         if self.accelerator.sync_gradients:
             self._sum_over_processes()
-        self._note(outcome)
+        self._note(batch)
         share = self.accelerator.num_processes * weight
-        return share * outcome.losses.nansum().to(self.args.device)  # caches keep losses on the CPU
+        return share * batch.losses.nansum().to(self.args.device)  # caches keep losses on the CPU
 
-    def _accumulate(self, outcome: Outcome) -> None:
-        if not all(bool(gradient.isfinite().all()) for gradient in outcome.gradients.values()):
+    def _accumulate(self, batch: BatchGradients) -> None:
+        if not all(bool(gradient.isfinite().all()) for gradient in batch.gradients.values()):
             logger.warning_once("A batch gave an outer gradient that is not finite; it was left out. Reported once.")
             return
-        for parameter, gradient in outcome.gradients.items():
+        for parameter, gradient in batch.gradients.items():
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
     def _sum_over_processes(self) -> None:
@@ -226,14 +228,14 @@ class TTTTrainer(ResumableTrainer):
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(gradient, "sum")
 
-    def _note(self, outcome: Outcome) -> None:
-        losses = outcome.losses  # (B, chunks)
+    def _note(self, batch: BatchGradients) -> None:
+        losses = batch.losses  # (B, chunks)
         last = (~losses.isnan()).sum(1) - 1  # (B,)
         self._metrics["inner_loss_first"] += losses[:, 0].tolist()
         self._metrics["inner_loss_last"] += losses.gather(1, last[:, None].to(losses.device))[:, 0].tolist()
         if self.args.gradients == "none":
             return
-        moved = displacements(self.ttt_model, outcome.cache.fast)
+        moved = displacements(self.ttt_model, batch.cache.fast)
         self._metrics["fast_weight_norm"] += len(losses) * [moved.mean().item()]
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The routes: OpenAI's chat completions and models, health, and the memories of a user."""
+"""The routes: OpenAI's chat completions and models, health, and the memories of users."""
 
 from __future__ import annotations
 
@@ -22,70 +22,70 @@ from transformers.utils import logging
 
 from ..errors import InputError, TTTError, clipped, quoted
 from ..memory.memory import Memory
-from .answering import Answering
-from .auth import Door, Lingering, body, refused
-from .batch_generator import Ended, Work
-from .browsers import SameOrigin
-from .detokenizer import Spelling
+from .admission import AdmissionControl, Limits, Overloaded, Slot
+from .auth import AuthMiddleware, DrainRequestMiddleware, error_response, read_body
+from .batch_generator import Finished, GenerationRequest
+from .browsers import SameOriginMiddleware
+from .detokenizer import IncrementalDetokenizer
 from .identity import check_identity
-from .keeper import Keeper
-from .places import Full, Limits, Place, Places
-from .protocol import ApiError, ChatRequest, Reply
+from .idle import IdleConsolidator
+from .protocol import ApiError, ChatRequest, ResponseBuilder
 from .sampling import Sampling
+from .scheduler import Scheduler
 from .users import User, Users
 
 logger = logging.get_logger(__name__)
 
 RETRY_AFTER = 2  # seconds
-SILENCE = 1.0  # seconds without news, after which it is looked whether anybody still listens
+KEEP_ALIVE = 1.0  # seconds without text, after which a keep-alive is sent and the client's connection is checked
 
 
-class Exchange:
-    """One request being answered: the text, as it comes from the answering thread."""
+class ChatCompletion:
+    """One request being answered. The scheduler's thread sends it the text as it is written."""
 
-    def __init__(self, service: Service, request: Request, asked: ChatRequest, user: User | None) -> None:
-        self.service, self.request, self.asked, self.user = service, request, asked, user
-        self.messages = asked.conversation()
-        self.reply = Reply(service.name)
+    def __init__(self, service: Service, request: Request, params: ChatRequest, user: User | None) -> None:
+        self.service, self.request, self.params, self.user = service, request, params, user
+        self.messages = params.conversation()
+        self.builder = ResponseBuilder(service.name)
         self.text = ""
-        self.prompt: list[int] = []
-        self.ended: Ended | None = None
-        self._told: asyncio.Queue[str | Ended | Exception] = asyncio.Queue()
-        self._work: Work | None = None
+        self.prompt_ids: list[int] = []
+        self.finished: Finished | None = None
+        self._events: asyncio.Queue[str | Finished | Exception] = asyncio.Queue()
+        self._generation: GenerationRequest | None = None
 
-    async def begin(self, place: Place) -> None:
-        """Put it in the queue.
+    async def submit(self, slot: Slot) -> None:
+        """Put it in the scheduler's queue.
 
         Raises
         ------
         ApiError
             400 where the chat template refuses the messages, or the prompt is too long.
         """
-        service, asked, told, loop = self.service, self.asked, self._told, asyncio.get_running_loop()
-        model = service.answering.model
+        service, params, events, loop = self.service, self.params, self._events, asyncio.get_running_loop()
+        model = service.scheduler.model
         memory = None if self.user is None else self.user.memory
         try:
-            self.prompt = await run_in_threadpool(self._read, memory)
+            self.prompt_ids = await run_in_threadpool(self._tokenize, memory)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from error
-        most = min(asked.most or service.limits.max_new_tokens, service.limits.max_new_tokens)
+        max_new_tokens = min(params.max_new_tokens or service.limits.max_new_tokens, service.limits.max_new_tokens)
         if model.longest is not None:  # the last token is written, and never read
-            most = min(most, model.longest + 1 - len(self.prompt))
-        self._work = Work(
-            ids=self.prompt,
+            max_new_tokens = min(max_new_tokens, model.longest + 1 - len(self.prompt_ids))
+        self._generation = GenerationRequest(
+            prompt_ids=self.prompt_ids,
             memory=memory,
-            sampling=Sampling.of(model, asked.temperature, asked.top_p, asked.seed),
-            most=most,
-            spelling=Spelling(service.answering.tokenizer, asked.stop or ()),
-            tell=lambda news: loop.call_soon_threadsafe(told.put_nowait, news),
-            place=place,
+            sampling=Sampling.from_request(model, params.temperature, params.top_p, params.seed),
+            max_new_tokens=max_new_tokens,
+            detokenizer=IncrementalDetokenizer(service.scheduler.tokenizer, params.stop or ()),
+            emit=lambda event: loop.call_soon_threadsafe(events.put_nowait, event),
+            slot=slot,
         )
-        # A client that goes before the first piece never begins to listen.
-        weakref.finalize(self, self._work.cancelled.set)
-        service.answering.submit(self._work)
+        # For a client that disconnects before the first piece: nobody then iterates over `deltas`.
+        weakref.finalize(self, self._generation.cancelled.set)
+        service.scheduler.submit(self._generation)
 
-    def _read(self, memory: Memory | None) -> list[int]:
-        """The tokens of the prompt. Raises ApiError where there are too many, before they are counted if it can be."""
+    def _tokenize(self, memory: Memory | None) -> list[int]:
+        """The tokens of the prompt. Raises ApiError if there are too many, where possible before they are counted."""
         limits, messages = self.service.limits, self.messages
         size = sum(len(message["content"].encode()) for message in messages)
         if size > limits.max_text or len(messages) > limits.max_prompt:
@@ -93,47 +93,47 @@ class Exchange:
                 f"{len(messages):,} messages of {size:,} bytes are a longer prompt than this server reads: at most "
                 f"{limits.max_prompt:,} tokens, and {limits.max_text:,} bytes"
             )
-        ids = self.service.answering.prompt(messages if memory is None else memory.with_notes(messages))
-        learned = self.service.answering.model.longest
-        if learned is not None and len(ids) > learned:
-            raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {learned:,} positions")
+        ids = self.service.scheduler.prompt(messages if memory is None else memory.with_notes(messages))
+        longest = self.service.scheduler.model.longest
+        if longest is not None and len(ids) > longest:
+            raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {longest:,} positions")
         if len(ids) > limits.max_prompt:
             raise _too_long(f"The prompt has {len(ids):,} tokens; this server reads at most {limits.max_prompt:,}")
         return ids
 
-    async def pieces(self) -> AsyncIterator[str]:
-        """The text, and nothing ("") where there was none for a while; at its end the turn is recorded.
+    async def deltas(self) -> AsyncIterator[str]:
+        """The text in pieces, an empty one after `KEEP_ALIVE` seconds without text. At the end the turn is recorded.
 
-        Whoever stops listening stops the reading and the writing, too.
+        Reading and writing stop when the iteration is abandoned.
         """
-        assert self._work is not None
+        assert self._generation is not None
         try:
-            while self.ended is None:
-                told = await self._news()
-                if isinstance(told, InputError):
-                    raise ApiError(400, str(told), "messages") from told
-                if isinstance(told, Exception):
-                    raise ApiError(500, "The answer failed; the server's log says why.") from told
-                if isinstance(told, Ended):
-                    self.ended = told
+            while self.finished is None:
+                event = await self._next_event()
+                if isinstance(event, InputError):
+                    raise ApiError(400, str(event), "messages") from event
+                if isinstance(event, Exception):
+                    raise ApiError(500, "The answer failed; the server's log says why.") from event
+                if isinstance(event, Finished):
+                    self.finished = event
                 else:
-                    self.text += told
-                    yield told
-            if self.ended.reason == "cancelled":
+                    self.text += event
+                    yield event
+            if self.finished.reason == "cancelled":
                 raise ApiError(503, "The server is being stopped.", headers={"Retry-After": str(RETRY_AFTER)})
             await run_in_threadpool(self._record)
         finally:
-            self._work.cancelled.set()
+            self._generation.cancelled.set()
 
-    async def _news(self) -> str | Ended | Exception:
+    async def _next_event(self) -> str | Finished | Exception:
         try:
-            async with asyncio.timeout(SILENCE):
-                return await self._told.get()
+            async with asyncio.timeout(KEEP_ALIVE):
+                return await self._events.get()
         except TimeoutError:
             return ""
 
     def _record(self) -> None:
-        identity = self.asked.identity
+        identity = self.params.identity
         if self.user is None or identity is None:
             return
         try:
@@ -142,92 +142,95 @@ class Exchange:
             logger.exception("A turn could not be recorded.")
             raise ApiError(500, "The answer could not be recorded; the server's log says why.") from error
 
-    async def whole(self) -> Response:
+    async def response(self) -> Response:
         with self.user or nullcontext():
-            async for _ in self.pieces():
+            async for _ in self.deltas():
                 if await self.request.is_disconnected():
                     raise ClientDisconnect
-        assert self.ended is not None
-        return JSONResponse(self.reply.whole(self.text, self.ended.reason, len(self.prompt), self.ended.tokens))
+        assert self.finished is not None
+        reason, written = self.finished.reason, self.finished.tokens
+        return JSONResponse(self.builder.completion(self.text, reason, len(self.prompt_ids), written))
 
-    async def events(self) -> AsyncIterator[str]:
-        """Server-sent events. An error after the first one can only be told as one."""
+    async def stream(self) -> AsyncIterator[str]:
+        """Server-sent events. After the first one an error can only be sent as another event."""
         with self.user or nullcontext():
             try:
-                yield _event(self.reply.piece({"role": "assistant", "content": ""}))
-                async for piece in self.pieces():
-                    yield _event(self.reply.piece({"content": piece})) if piece else ": keep-alive\n\n"
-                assert self.ended is not None
-                yield _event(self.reply.piece({}, self.ended.reason))
-                if self.asked.include_usage:
-                    yield _event(self.reply.total(len(self.prompt), self.ended.tokens))
+                yield _sse(self.builder.chunk({"role": "assistant", "content": ""}))
+                async for delta in self.deltas():
+                    yield _sse(self.builder.chunk({"content": delta})) if delta else ": keep-alive\n\n"
+                assert self.finished is not None
+                yield _sse(self.builder.chunk({}, self.finished.reason))
+                if self.params.include_usage:
+                    yield _sse(self.builder.usage_chunk(len(self.prompt_ids), self.finished.tokens))
                 yield "data: [DONE]\n\n"
             except ApiError as error:
-                yield _event(error.body())
+                yield _sse(error.body())
 
 
-def _later(why: str) -> ApiError:
-    return ApiError(429, why, code="rate_limit_exceeded", headers={"Retry-After": str(RETRY_AFTER)})
+def _rate_limited(message: str) -> ApiError:
+    return ApiError(429, message, code="rate_limit_exceeded", headers={"Retry-After": str(RETRY_AFTER)})
 
 
-def _too_long(what: str) -> ApiError:
-    return ApiError(400, f"{what}. Send less of the conversation.", "messages", "context_length_exceeded")
+def _too_long(message: str) -> ApiError:
+    return ApiError(400, f"{message}. Send less of the conversation.", "messages", "context_length_exceeded")
 
 
-def _event(document: dict[str, Any]) -> str:
+def _sse(document: dict[str, Any]) -> str:
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
 
 
 class Service:
-    """What the routes share."""
+    """The route handlers, and what they share."""
 
-    def __init__(self, name: str, answering: Answering, users: Users, keeper: Keeper, limits: Limits) -> None:
-        self.name, self.answering, self.users, self.keeper, self.limits = name, answering, users, keeper, limits
-        self.places = Places(limits)
+    def __init__(
+        self, name: str, scheduler: Scheduler, users: Users, consolidator: IdleConsolidator, limits: Limits
+    ) -> None:
+        self.name, self.scheduler, self.users, self.consolidator = name, scheduler, users, consolidator
+        self.limits, self.admission = limits, AdmissionControl(limits)
 
     @asynccontextmanager
-    async def running(self, _: Starlette) -> AsyncIterator[None]:
-        self.answering.start()
-        self.keeper.start()
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        self.scheduler.start()
+        self.consolidator.start()
         try:
             yield
         finally:
-            await run_in_threadpool(self.keeper.stop)
-            await run_in_threadpool(self.answering.stop)
+            await run_in_threadpool(self.consolidator.stop)
+            await run_in_threadpool(self.scheduler.stop)
             self.users.close()
 
-    async def complete(self, request: Request) -> Response:
-        asked = await run_in_threadpool(ChatRequest.read, await body(request, self.limits.max_body))
-        if asked.model != self.name:
+    async def chat_completions(self, request: Request) -> Response:
+        params = await run_in_threadpool(ChatRequest.parse, await read_body(request, self.limits.max_body))
+        if params.model != self.name:
             raise ApiError(
-                404, f"There is no model {quoted(asked.model)} here, only {self.name!r}.", "model", "model_not_found"
+                404, f"There is no model {quoted(params.model)} here, only {self.name!r}.", "model", "model_not_found"
             )
         try:
-            place = self.places.take(asked.identity)
-        except Full as error:
-            raise _later(str(error)) from None
+            slot = self.admission.admit(params.identity)
+        except Overloaded as error:
+            raise _rate_limited(str(error)) from None
         try:
-            user = None if asked.identity is None else await run_in_threadpool(self.users.get, asked.identity)
+            user = None if params.identity is None else await run_in_threadpool(self.users.get, params.identity)
             if user is not None and user.waiting > self.limits.max_unlearned:
-                raise _later(
+                raise _rate_limited(
                     f"{user.waiting:,} messages of this user wait to become memory, at most "
                     f"{self.limits.max_unlearned:,} may. They are consolidated when the user is silent."
                 )
-            exchange = Exchange(self, request, asked, user)
-            await exchange.begin(place)
+            completion = ChatCompletion(self, request, params, user)
+            await completion.submit(slot)
         except BaseException:
-            place.free()
+            slot.release()
             raise
-        if not asked.stream:
-            return await exchange.whole()
+        if not params.stream:
+            return await completion.response()
         return StreamingResponse(
-            exchange.events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+            completion.stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
 
-    async def models(self, request: Request) -> Response:
+    async def list_models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
 
-    async def model(self, request: Request) -> Response:
+    async def get_model(self, request: Request) -> Response:
         if request.path_params["name"] != self.name:
             name = quoted(request.path_params["name"])
             raise ApiError(404, f"There is no model {name} here.", "model", "model_not_found")
@@ -239,23 +242,23 @@ class Service:
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def users_stored(self, request: Request) -> Response:
-        found = await run_in_threadpool(self.users.stored)
-        data = [{"id": identity, "object": "memory", "directory": name} for identity, name in found]
+    async def list_memories(self, request: Request) -> Response:
+        stored = await run_in_threadpool(self.users.stored)
+        data = [{"id": identity, "object": "memory", "directory": name} for identity, name in stored]
         return JSONResponse({"object": "list", "data": data})
 
-    async def remembered(self, request: Request) -> Response:
-        identity = self._known(request)
+    async def get_memory(self, request: Request) -> Response:
+        identity = self._identity_in_path(request)
         user = await run_in_threadpool(self.users.get, identity)
         return JSONResponse({"id": identity, "object": "memory", **await run_in_threadpool(user.status)})
 
-    async def erase(self, request: Request) -> Response:
-        identity = self._known(request)
+    async def delete_memory(self, request: Request) -> Response:
+        identity = self._identity_in_path(request)
         await run_in_threadpool(self.users.erase, identity)
         return JSONResponse({"id": identity, "object": "memory.deleted", "deleted": True})
 
-    def _known(self, request: Request) -> str:
-        """The id in the address, of a user of whom something is stored."""
+    def _identity_in_path(self, request: Request) -> str:
+        """The user id in the path. Raises ApiError: 400 for no user id, 404 where nothing is stored of the user."""
         if request.url.query:
             raise ApiError(
                 400, f"A memory's address takes no query, found ?{request.url.query}. In a user id, write %3F for '?'.",
@@ -270,28 +273,29 @@ class Service:
         return identity
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return refused(ApiError(error.status_code, f"{request.method} {clipped(request.url.path, 200)}: {error.detail}."))
+    path = clipped(request.url.path, 200)
+    return error_response(ApiError(error.status_code, f"{request.method} {path}: {error.detail}."))
 
 
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return refused(error)
+    return error_response(error)
 
 
-async def _gone(request: Request, error: Exception) -> Response:
+async def _client_disconnected(request: Request, error: Exception) -> Response:
     return Response(status_code=499)  # nobody reads it
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    """An error of the operating system. Its message names paths, so it is not sent."""
+async def _internal_error(request: Request, error: Exception) -> Response:
+    """The message of the error is not sent: it may name paths."""
     logger.error("%s %s: %s", request.method, request.url.path, error)
-    return refused(ApiError(500, "The server failed; its log says why."))
+    return error_response(ApiError(500, "The server failed; its log says why."))
 
 
-class Anything(Convertor[str]):
-    """The rest of an address, lines and all: Starlette's own `path` leaves a line break at the end away."""
+class RestOfPath(Convertor[str]):
+    """The rest of a path, slashes and line breaks included. Starlette's own `path` loses a line break at the end."""
 
     regex = "(?s:.*)"
 
@@ -302,38 +306,44 @@ class Anything(Convertor[str]):
         return value
 
 
-register_url_convertor("anything", Anything())
+register_url_convertor("rest", RestOfPath())
 
 
 def application(service: Service, key: str | None, origins: Sequence[str] = ()) -> Starlette:
-    """The server as an ASGI application. origins: of web pages that may call it from a browser."""
-    # Before the door: a browser asks whether it may ask, and brings no key for that.
-    pages = Middleware(
+    """The server as an ASGI application.
+
+    Parameters
+    ----------
+    key : the API key; None requires none.
+    origins : origins of web pages that may call it from a browser.
+    """
+    # Outside of the authentication: a browser's preflight request carries no key.
+    cors = Middleware(
         CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
     )
     return Starlette(
         routes=[
             Route("/health", service.health),
-            Route("/v1/models", service.models),
-            Route("/v1/models/{name:path}", service.model),
-            Route("/v1/chat/completions", service.complete, methods=["POST"]),
-            Route("/v1/memories", service.users_stored),
-            Route("/v1/memories/{user:anything}", service.remembered),
-            Route("/v1/memories/{user:anything}", service.erase, methods=["DELETE"]),
+            Route("/v1/models", service.list_models),
+            Route("/v1/models/{name:path}", service.get_model),
+            Route("/v1/chat/completions", service.chat_completions, methods=["POST"]),
+            Route("/v1/memories", service.list_memories),
+            Route("/v1/memories/{user:rest}", service.get_memory),
+            Route("/v1/memories/{user:rest}", service.delete_memory, methods=["DELETE"]),
         ],
-        # Whoever has the key is no stranger's page; and a proxy may ask for another host than the browser did.
+        # With a key the origin is not checked: a foreign page has no key, and a proxy may ask for another host.
         middleware=[
-            Middleware(Lingering),
-            *([pages] if origins else []),
-            Middleware(Door, key=key),
-            *([] if key else [Middleware(SameOrigin, allowed=origins)]),
+            Middleware(DrainRequestMiddleware),
+            *([cors] if origins else []),
+            Middleware(AuthMiddleware, key=key),
+            *([] if key else [Middleware(SameOriginMiddleware, allowed=origins)]),
         ],
         exception_handlers={
-            HTTPException: _http_error,
+            HTTPException: _http_exception,
             ApiError: _api_error,
-            ClientDisconnect: _gone,
-            TTTError: _failed,
-            Exception: _failed,
+            ClientDisconnect: _client_disconnected,
+            TTTError: _internal_error,
+            Exception: _internal_error,
         },
-        lifespan=service.running,
+        lifespan=service.lifespan,
     )

@@ -1,4 +1,4 @@
-"""Access: addresses, the key, the requested host, the size of a body."""
+"""Access: addresses, the API key, the requested host, the type and the size of a body."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ..errors import ConfigError, clipped, quoted
 from .protocol import ApiError
 
-BODY_SECONDS = 30.0  # for a body to arrive
-LINGER = 5.0  # seconds in which the rest of a request that was refused is heard, and thrown away
-OPEN = ("/health",)  # without a key
+BODY_TIMEOUT = 30.0  # seconds for a body to arrive
+DRAIN_TIMEOUT = 5.0  # seconds in which the rest of a request that was refused is received and discarded
+PUBLIC_PATHS = ("/health",)  # need no key
 
 
 def is_loopback(host: str) -> bool:
@@ -50,124 +50,103 @@ def check_exposure(host: str, key: str | None, origins: Sequence[str] = ()) -> N
         )
 
 
-def refused(error: ApiError) -> Response:
+def error_response(error: ApiError) -> Response:
     return JSONResponse(error.body(), error.status, headers=error.headers)
 
 
-class Secluded:
-    """Middleware that lets a page load nothing from other machines, whatever a model writes into it, and lets no other
-    page show it in a frame, where a click meant for that page would press a button of this one.
-    """
+class DrainRequestMiddleware:
+    """Middleware that ends a reply only after the request has been received, or after a few seconds.
 
-    POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'none'"
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_policy(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"content-security-policy", self.POLICY),
-                    (b"x-frame-options", b"DENY"),
-                ]
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
-
-
-class Lingering:
-    """Middleware that hears a client out: a reply that comes before the request has been sent is ended only after it.
-
-    Where the connection was closed at once, such a client would see its own sending fail, and never the reply.
+    Where the connection was closed at once, a client that is still sending would see its own sending fail, and never
+    the reply.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or b"expect" in dict(scope["headers"]):  # such a client waits to be asked to go on
+        # A client that sends "Expect: 100-continue" sends no body before it is told to.
+        if scope["type"] != "http" or b"expect" in dict(scope["headers"]):
             await self.app(scope, receive, send)
             return
-        heard = False
+        received = False
 
-        async def hear() -> Message:
-            nonlocal heard
+        async def tracked_receive() -> Message:
+            nonlocal received
             message = await receive()
-            heard = heard or message["type"] == "http.disconnect" or not message.get("more_body", False)
+            received = received or message["type"] == "http.disconnect" or not message.get("more_body", False)
             return message
 
-        async def answer(message: Message) -> None:
+        async def send_and_drain(message: Message) -> None:
             last = message["type"] == "http.response.body" and not message.get("more_body", False)
-            if not last or heard:
+            if not last or received:
                 await send(message)
                 return
-            await send({**message, "more_body": True})  # it is whole for whoever counts its bytes
+            await send({**message, "more_body": True})  # complete for a client that counts the bytes of the reply
             with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER):
-                    while not heard:
-                        await hear()
+                async with asyncio.timeout(DRAIN_TIMEOUT):
+                    while not received:
+                        await tracked_receive()
             await send({"type": "http.response.body", "body": b""})
 
-        await self.app(scope, hear, answer)
+        await self.app(scope, tracked_receive, send_and_drain)
 
 
-class Door:
-    """Middleware that asks for the key; without one, for a local host, so that no web page can pose as local.
+class AuthMiddleware:
+    """Middleware that requires the API key. A server without a key answers only requests for a local host.
 
-    A page in a browser on this machine can make its own name resolve to 127.0.0.1; what it cannot do is ask for
-    another host than its own.
+    A page in a browser on this machine can make its own name resolve to 127.0.0.1 (DNS rebinding). It cannot send
+    another `Host` than its own name.
     """
 
     def __init__(self, app: ASGIApp, key: str | None) -> None:
         self.app, self.key = app, key.encode() if key else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN:
-            error = self._objection(dict(scope["headers"]))
+        if scope["type"] == "http" and scope["path"] not in PUBLIC_PATHS:
+            error = self._check(dict(scope["headers"]))
             if error is not None:
-                await refused(error)(scope, receive, send)
+                await error_response(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _objection(self, headers: dict[bytes, bytes]) -> ApiError | None:
+    def _check(self, headers: dict[bytes, bytes]) -> ApiError | None:
         if self.key is None:
             host = headers.get(b"host", b"").decode("latin-1")
             if not is_loopback(_without_port(host)):
                 return ApiError(403, f"The host {quoted(host)} is not one of this server's. Ask for localhost.")
             return None
         scheme, _, given = headers.get(b"authorization", b"").strip().partition(b" ")
-        # Compared in constant time, so that answering tells nothing of how much was right.
-        right = hmac.compare_digest(given.strip(), self.key)
-        if scheme.lower() != b"bearer" or not right:
-            said = "The API key is wrong." if scheme else "No API key was given: Authorization: Bearer KEY."
-            return ApiError(401, said, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        # Compared in constant time: the time of the reply tells nothing about the key.
+        matches = hmac.compare_digest(given.strip(), self.key)
+        if scheme.lower() != b"bearer" or not matches:
+            message = "The API key is wrong." if scheme else "No API key was given: Authorization: Bearer KEY."
+            return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
         return None
 
 
-async def body(request: Request, most: int) -> bytes:
-    """The body of a request, which must be JSON: a web page cannot send that to another origin unasked.
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The body of a request, which must be JSON. A browser asks the server before it sends JSON to another origin.
 
     Raises
     ------
     ApiError
-        415, 413 or 408.
+        415 for another type, 413 for more than `max_bytes`, 408 for a body that does not arrive.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"Content-Type is {clipped(kind, 100) or 'missing'}, expected application/json.")
-    too_large = ApiError(413, f"The body is larger than {most:,} bytes.")
+    too_large = ApiError(413, f"The body is larger than {max_bytes:,} bytes.")
     announced = request.headers.get("content-length", "0")
-    if announced.isdigit() and int(announced) > most:
+    if announced.isdigit() and int(announced) > max_bytes:
         raise too_large
     read = bytearray()
     try:
-        async with asyncio.timeout(BODY_SECONDS):
+        async with asyncio.timeout(BODY_TIMEOUT):
             async for part in request.stream():
                 read += part
-                if len(read) > most:
+                if len(read) > max_bytes:
                     raise too_large
     except TimeoutError:
-        raise ApiError(408, f"The body did not arrive within {BODY_SECONDS:.0f} seconds.") from None
+        raise ApiError(408, f"The body did not arrive within {BODY_TIMEOUT:.0f} seconds.") from None
     return bytes(read)

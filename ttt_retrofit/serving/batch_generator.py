@@ -1,7 +1,7 @@
-"""What is done for requests in one turn: a chunk of one prompt is read, or some tokens are written for several answers.
+"""What the model does in one step: it reads a chunk of one prompt, or writes some tokens of several answers.
 
-It knows a model, and neither threads nor users: a `Work` is token ids, a memory, and where the text goes.
-B batch rows, L tokens so far.
+This file knows a model, and neither threads nor users. A `GenerationRequest` is token ids, a memory, and where the text
+goes. B batch rows, L tokens so far, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,210 +18,218 @@ from transformers import LogitsProcessor, StoppingCriteria, StoppingCriteriaList
 from ..memory.memory import Memory
 from ..streaming.cache import TTTCache
 from ..streaming.joining import join, stay
-from .detokenizer import Spelling
-from .places import Place
-from .sampling import Choosing, Sampling
+from .admission import Slot
+from .detokenizer import IncrementalDetokenizer
+from .sampling import Sampling, SamplingProcessor
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The last thing that is told of an answer."""
+class Finished:
+    """The last event of an answer."""
 
-    reason: str  # "stop" or "length"; "cancelled" to whoever still listens
+    reason: str  # "stop", "length" or "cancelled"
     tokens: int  # written
 
 
 @dataclass(eq=False)
-class Work:
+class GenerationRequest:
     """One answer to be written.
 
     Attributes
     ----------
-    tell : called in the answering thread with each new piece of text, and at last with `Ended` or an exception.
-    place : is given back when the answer has ended.
+    emit : called in the scheduler's thread with each new piece of text, and at last with `Finished` or an exception.
+    slot : is released when the answer has ended.
     """
 
-    ids: list[int]  # of the prompt
+    prompt_ids: list[int]
     memory: Memory | None
     sampling: Sampling
-    most: int
-    spelling: Spelling
-    tell: Callable[[str | Ended | Exception], object]
-    place: Place | None = None
+    max_new_tokens: int
+    detokenizer: IncrementalDetokenizer
+    emit: Callable[[str | Finished | Exception], object]
+    slot: Slot | None = None
     tokens: list[int] = field(default_factory=list)  # written
-    ended: bool = False
+    finished: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
 
-    def take(self, token: int, last: set[int]) -> None:
-        """A token was written."""
+    def append(self, token: int, end_tokens: set[int]) -> None:
+        """Take the next token of the answer."""
         self.tokens.append(token)
-        new = self.spelling.add(token)
+        new = self.detokenizer.add(token)
         if new:
-            self.tell(new)
+            self.emit(new)
         if self.cancelled.is_set():
-            self.end("cancelled")
-        elif self.spelling.stopped or token in last:
-            self.end("stop")
-        elif len(self.tokens) >= self.most:
-            self.end("length")
+            self.finish("cancelled")
+        elif self.detokenizer.stopped or token in end_tokens:
+            self.finish("stop")
+        elif len(self.tokens) >= self.max_new_tokens:
+            self.finish("length")
 
-    def end(self, reason: str) -> None:
-        rest = self.spelling.end()
+    def finish(self, reason: str) -> None:
+        rest = self.detokenizer.end()
         if rest:
-            self.tell(rest)
-        self._told(Ended("stop" if self.spelling.stopped else reason, len(self.tokens)))
+            self.emit(rest)
+        self._emit_last(Finished("stop" if self.detokenizer.stopped else reason, len(self.tokens)))
 
     def fail(self, error: Exception) -> None:
-        if not self.ended:
-            self._told(error)
+        if not self.finished:
+            self._emit_last(error)
 
-    def _told(self, news: Ended | Exception) -> None:
-        self.ended = True
-        if self.place is not None:
-            self.place.free()
-        self.tell(news)
+    def _emit_last(self, event: Finished | Exception) -> None:
+        self.finished = True
+        if self.slot is not None:
+            self.slot.release()
+        self.emit(event)
 
 
-class Reader:
-    """One prompt that is read a chunk at a time; its last turn writes the first token, too.
+class Prefill:
+    """One prompt that is read a chunk at a time. The step of its last chunk also writes the first token.
 
     Attributes
     ----------
-    spent : seconds of turns so far, as the scheduler counts them.
-    beside : a long prompt, which holds no row of a batch yet.
+    virtual_time : seconds of its steps so far, divided by its weight.
+    holds_row : counts as a row of the batch. A long prompt does not, until its last chunk.
     """
 
-    def __init__(self, model: Any, work: Work, last: set[int], beside: bool) -> None:
-        self.model, self.work, self.last, self.beside = model, work, last, beside
+    def __init__(self, model: Any, request: GenerationRequest, end_tokens: set[int], holds_row: bool) -> None:
+        self.model, self.request, self.end_tokens, self.holds_row = model, request, end_tokens, holds_row
         self.cache: TTTCache = model.new_cache()
-        self.spent = 0.0
+        self.virtual_time = 0.0
 
     @property
-    def works(self) -> list[Work]:
-        return [self.work]
+    def requests(self) -> list[GenerationRequest]:
+        return [self.request]
 
     @property
-    def left(self) -> int:
+    def tokens_left(self) -> int:
         """Tokens to be read."""
-        return len(self.work.ids) - self.cache.columns
+        return len(self.request.prompt_ids) - self.cache.columns
 
     @property
-    def at_last(self) -> bool:
-        """Whether the next turn is the last one."""
+    def on_last_chunk(self) -> bool:
+        """Whether the next step is the last one."""
         chunk: int = self.model.ttt.chunk_size
-        return self.left <= chunk
+        return self.tokens_left <= chunk
 
     @property
-    def share(self) -> float:
-        """How much of the time it gets: a long prompt half as much as another request."""
-        return 0.5 if self.beside else 1.0
+    def weight(self) -> float:
+        """Its share of the time: a long prompt gets half as much as another request."""
+        return 1.0 if self.holds_row else 0.5
 
-    def turn(self, over: Callable[[], bool]) -> None:
-        if self.at_last:
-            _write(self.model, self.works, self.cache, self.left, self.last, lambda: True, {})
+    def step(self, should_yield: Callable[[], bool]) -> None:
+        if self.on_last_chunk:
+            _generate(self.model, self.requests, self.cache, self.tokens_left, self.end_tokens, lambda: True, {})
             return
         start, size = self.cache.columns, self.model.ttt.chunk_size
-        ids = torch.tensor([self.work.ids[start : start + size]], device=self.model.device)
+        ids = torch.tensor([self.request.prompt_ids[start : start + size]], device=self.model.device)
         with torch.no_grad():
-            self.model(input_ids=ids, past_key_values=self.cache, memories=[self.work.memory], logits_to_keep=1)
+            self.model(input_ids=ids, past_key_values=self.cache, memories=[self.request.memory], logits_to_keep=1)
 
 
-class Writers:
-    """Answers that are written together, each with its own memory; the memories of one batch listen at one layer."""
+class BatchGenerator:
+    """Answers that are written together, each with its own memory.
 
-    def __init__(self, reader: Reader) -> None:
-        self.model, self.last = reader.model, reader.last
-        self.works, self.cache = [reader.work], reader.cache
-        self.spent = reader.spent
+    The memories of one batch have their gates at one layer.
+    """
+
+    def __init__(self, prefill: Prefill) -> None:
+        self.model, self.end_tokens = prefill.model, prefill.end_tokens
+        self.requests, self.cache = [prefill.request], prefill.cache
+        self.virtual_time = prefill.virtual_time
 
     @property
-    def share(self) -> float:
-        return float(len(self.works))
+    def weight(self) -> float:
+        return float(len(self.requests))
 
-    def takes(self, work: Work) -> bool:
+    def accepts(self, request: GenerationRequest) -> bool:
         """Whether an answer can be written along with these."""
-        listened = {w.memory.layer for w in [*self.works, work] if w.memory is not None and w.memory.entries}
-        return len(listened) <= 1
+        memories = [r.memory for r in [*self.requests, request] if r.memory is not None and r.memory.entries]
+        return len({memory.layer for memory in memories}) <= 1
 
-    def add(self, reader: Reader) -> None:
-        self.cache = join(self.model, self.model.new_cache(), [self.cache, reader.cache])
-        self.works = [*self.works, reader.work]
+    def add(self, prefill: Prefill) -> None:
+        self.cache = join(self.model, self.model.new_cache(), [self.cache, prefill.cache])
+        self.requests = [*self.requests, prefill.request]
 
-    def drop_ended(self) -> None:
-        rows = [row for row, work in enumerate(self.works) if not work.ended]
-        if len(rows) < len(self.works):
-            self.works = [self.works[row] for row in rows]
+    def drop_finished(self) -> None:
+        rows = [row for row, request in enumerate(self.requests) if not request.finished]
+        if len(rows) < len(self.requests):
+            self.requests = [self.requests[row] for row in rows]
             if rows:
-                stay(self.cache, rows, max(0 if w.memory is None else len(w.memory.entries) for w in self.works))
+                stay(self.cache, rows, max(0 if r.memory is None else len(r.memory.entries) for r in self.requests))
 
-    def turn(self, over: Callable[[], bool]) -> None:
-        """Write until one has ended, or the turn is over; a token of each at least."""
-        # What has been read was the prompt; what is written now is not.
+    def step(self, should_yield: Callable[[], bool]) -> None:
+        """Write at least one token of each answer, until an answer has ended or `should_yield` says so."""
+        # The tokens read so far were the prompt; those written now are not.
         settings: dict[str, Any] = {"begin_suppress_tokens": []}
         if self.model.ttt.learn_from == "prompt":
             settings["learn_from"] = "none"
-        _write(self.model, self.works, self.cache, 1, self.last, over, settings)
+        _generate(self.model, self.requests, self.cache, 1, self.end_tokens, should_yield, settings)
 
 
-def _write(
+def _generate(
     model: Any,
-    works: list[Work],
+    requests: list[GenerationRequest],
     cache: TTTCache,
     unread: int,
-    last: set[int],
-    over: Callable[[], bool],
+    end_tokens: set[int],
+    should_yield: Callable[[], bool],
     settings: dict[str, Any],
 ) -> None:
-    """Go on with answers, from a cache that has read all of their tokens but the last `unread`."""
+    """Continue answers from a cache that has read all of their tokens but the last `unread`."""
     longest = cache.columns + unread
-    ids = torch.zeros(len(works), longest, dtype=torch.long, device="cpu")
+    ids = torch.zeros(len(requests), longest, dtype=torch.long, device="cpu")  # (B, L)
     mask = torch.zeros_like(ids)
-    for row, work in enumerate(works):  # the last tokens stand in one column
-        so_far = [*work.ids, *work.tokens]
+    for row, request in enumerate(requests):  # padded on the left
+        so_far = [*request.prompt_ids, *request.tokens]
         ids[row, longest - len(so_far) :] = torch.tensor(so_far, device="cpu")
         mask[row, longest - len(so_far) :] = 1
     model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
         past_key_values=cache,
-        memories=[work.memory for work in works],
-        max_new_tokens=max(work.most - len(work.tokens) for work in works),
+        memories=[request.memory for request in requests],
+        max_new_tokens=max(request.max_new_tokens - len(request.tokens) for request in requests),
         do_sample=False,
         num_beams=1,
-        pad_token_id=0,  # any token will do: nobody reads on in a row that has ended
-        logits_processor=[_AtLeast(works, model, last), Choosing([work.sampling for work in works])],
-        stopping_criteria=StoppingCriteriaList([_Telling(works, last, over)]),
+        pad_token_id=0,  # any token will do: a row that has ended is dropped after this call
+        logits_processor=[
+            _MinNewTokens(requests, model, end_tokens),
+            SamplingProcessor([request.sampling for request in requests]),
+        ],
+        stopping_criteria=StoppingCriteriaList([_EmitTokens(requests, end_tokens, should_yield)]),
         **{"min_new_tokens": 0, **settings},
     )
 
 
-class _AtLeast(LogitsProcessor):
-    """A checkpoint's `min_new_tokens`: transformers counts them from the beginning of a turn, not of an answer."""
+class _MinNewTokens(LogitsProcessor):
+    """A checkpoint's `min_new_tokens`. transformers would count from the beginning of a step, not of an answer."""
 
-    def __init__(self, works: list[Work], model: Any, last: set[int]) -> None:
-        self.works, self.last = works, list(last)
-        self.least: int = model.generation_config.min_new_tokens or 0
+    def __init__(self, requests: list[GenerationRequest], model: Any, end_tokens: set[int]) -> None:
+        self.requests, self.end_tokens = requests, list(end_tokens)
+        self.min_new_tokens: int = model.generation_config.min_new_tokens or 0
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """scores: (B, V)."""
-        early = [row for row, work in enumerate(self.works) if len(work.tokens) < self.least]
+        early = [row for row, request in enumerate(self.requests) if len(request.tokens) < self.min_new_tokens]
         if early:
             scores = scores.clone()
-            ends = [token for token in self.last if token < scores.shape[-1]]
+            ends = [token for token in self.end_tokens if token < scores.shape[-1]]
             scores[torch.tensor(early, device="cpu")[:, None], torch.tensor(ends, device="cpu")] = -torch.inf
         return scores
 
 
-class _Telling(StoppingCriteria):
-    """Hands on each row's new token, and stops all of them where one has ended or the turn is over."""
+class _EmitTokens(StoppingCriteria):
+    """Gives each request its new token. All rows stop when an answer has ended or `should_yield` says so."""
 
-    def __init__(self, works: list[Work], last: set[int], over: Callable[[], bool]) -> None:
-        self.works, self.last, self.over = works, last, over
+    def __init__(
+        self, requests: list[GenerationRequest], end_tokens: set[int], should_yield: Callable[[], bool]
+    ) -> None:
+        self.requests, self.end_tokens, self.should_yield = requests, end_tokens, should_yield
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """input_ids: (B, L)."""
-        for work, token in zip(self.works, input_ids[:, -1].tolist()):
-            if not work.ended:
-                work.take(token, self.last)
-        done = any(work.ended for work in self.works) or self.over()
-        return torch.full((len(self.works),), done, device=input_ids.device)
+        """input_ids: (B, L). Returns (B,), all of one value."""
+        for request, token in zip(self.requests, input_ids[:, -1].tolist()):
+            if not request.finished:
+                request.append(token, self.end_tokens)
+        done = any(request.finished for request in self.requests) or self.should_yield()
+        return torch.full((len(self.requests),), done, device=input_ids.device)

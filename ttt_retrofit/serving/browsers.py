@@ -1,4 +1,7 @@
-"""What a page of somebody else may make a browser send, and is refused: requests across origins, and uploads."""
+"""Protection against web pages of other origins: what they may make a browser send or show.
+
+A browser says where a request comes from, and no page can change that. Other programs send no origin.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,37 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .auth import body, refused
+from .auth import error_response, read_body
 from .protocol import ApiError
 
 
-class SameOrigin:
-    """Middleware that refuses what another origin's page asks for, another port of this machine's among them.
+class SecurityHeadersMiddleware:
+    """Middleware that adds a content security policy and `X-Frame-Options` to every reply.
 
-    A browser says where a request comes from, and no page can change it; other programs say nothing, and are served.
+    A page then loads nothing from other machines, whatever a model writes into it. No other page can show it in a
+    frame, where a click meant for that page would press a button of this one.
+    """
+
+    POLICY = b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; form-action 'self'; frame-ancestors 'none'"
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message["headers"],
+                    (b"content-security-policy", self.POLICY),
+                    (b"x-frame-options", b"DENY"),
+                ]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)
+
+
+class SameOriginMiddleware:
+    """Middleware that refuses requests from pages of another origin. Another port of this machine is another origin.
 
     Parameters
     ----------
@@ -30,51 +56,52 @@ class SameOrigin:
             headers = Headers(scope=scope)
             foreign = self._foreign(scope, headers)
             if foreign is not None:
-                said = f"{foreign} asked for {headers.get('host')}. A page may only ask the server that it came from."
-                await refused(ApiError(403, said))(scope, receive, send)
+                host = headers.get("host")
+                message = f"{foreign} asked for {host}. A page may only ask the server that it came from."
+                await error_response(ApiError(403, message))(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
     def _foreign(self, scope: Scope, headers: Headers) -> str | None:
-        """Who asks, where it is a page of another origin than the host that is asked."""
+        """Who asks, if it is a page of another origin than the requested host; else None."""
         origin, host = headers.get("origin"), headers.get("host")
         if origin is not None:
             allowed = (f"http://{host}", f"https://{host}", *self.allowed)
             return None if origin in allowed or "*" in allowed else f"The origin {origin[:100]!r}"
-        # Without an origin come images and scripts of a page, and whoever follows a link, which changes nothing.
+        # Images and scripts come without an origin, and so does a link that is followed. A link changes nothing.
         navigates = scope.get("method") == "GET" and headers.get("sec-fetch-mode") == "navigate"
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and not navigates:
             return "A page of another origin"
         return None
 
 
-class JsonOnly:
-    """Middleware that lets in bodies of JSON up to a size, read whole, and no others: files are never uploaded.
+class JsonBodyMiddleware:
+    """Middleware that accepts only JSON bodies up to a size, read as a whole. Files cannot be uploaded.
 
     Parameters
     ----------
-    most : bytes of a body.
+    max_bytes : of a body.
     """
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
-        self.app, self.most = app, most
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
             await self.app(scope, receive, send)
             return
         try:
-            read = await body(Request(scope, receive), self.most)
+            body = await read_body(Request(scope, receive), self.max_bytes)
         except ApiError as error:
-            await refused(error)(scope, receive, send)
+            await error_response(error)(scope, receive, send)
             return
-        told = False
+        delivered = False
 
-        async def receive_read() -> Message:
-            nonlocal told
-            if told:
+        async def receive_body() -> Message:
+            nonlocal delivered
+            if delivered:
                 return await receive()
-            told = True
-            return {"type": "http.request", "body": read, "more_body": False}
+            delivered = True
+            return {"type": "http.request", "body": body, "more_body": False}
 
-        await self.app(scope, receive_read, send)
+        await self.app(scope, receive_body, send)

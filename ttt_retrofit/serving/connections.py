@@ -1,6 +1,6 @@
-"""Connections as they come from the network: how long one may hold a place without asking, and how the server stops.
+"""Connections: their timeouts, how many may be idle, and how the server stops.
 
-It knows nothing of what is asked.
+This file knows nothing of the requests' contents.
 """
 
 from __future__ import annotations
@@ -17,102 +17,102 @@ from starlette.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-PATIENCE = 10.0  # seconds for the headers of a request, from the connection or the last reply on
-STUCK = 60.0  # seconds in which a client takes nothing of its reply
-HEADERS = 16 << 10  # bytes
-SILENT = 128  # connections on which nothing has been asked, at most; for one more, the oldest goes
-AT_ONCE = 16  # connections accepted before those that must go have gone
-QUEUE = 128  # connections that the system keeps until they are accepted
-LISTEN = 2  # seconds in which what still comes from a client that was refused is thrown away
+HEADER_TIMEOUT = 10.0  # seconds for the headers of a request, from the connection or the last reply on
+WRITE_TIMEOUT = 60.0  # seconds in which a client takes nothing of its reply
+MAX_HEADER_BYTES = 16 << 10
+MAX_IDLE = 128  # connections without a complete request; for one more, the oldest is closed
+ACCEPT_BATCH = 16  # connections accepted at once, before the oldest idle ones are closed
+BACKLOG = 128  # connections that the system keeps until they are accepted
+DRAIN_TIMEOUT = 2  # seconds in which data from a client that was refused is received and discarded
 
 
-def room() -> int:
-    """How many connections may be silent: a process can open only so many files, and connections are files."""
+def max_idle() -> int:
+    """How many connections may be idle. A connection is an open file, and a process may open only so many."""
     if sys.platform == "win32":
-        return SILENT
+        return MAX_IDLE
     import resource
 
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return SILENT if files == resource.RLIM_INFINITY else min(SILENT, files // 4)
+    return MAX_IDLE if files == resource.RLIM_INFINITY else min(MAX_IDLE, files // 4)
 
 
 class Connection(H11Protocol):
-    """One that is closed when nothing comes of it, and when others need its place."""
+    """A connection that is closed after a timeout, or as the oldest idle one of too many."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._deadline: asyncio.TimerHandle | None = None
-        self._refused = False
-        self._since = time.monotonic()
-        self._expect(PATIENCE)
-        silent = [other for other in self.connections if isinstance(other, Connection) and other._unasked]
-        if len(silent) > room():
-            min(silent, key=lambda other: other._since)._go()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rejected = False
+        self._idle_since = time.monotonic()
+        self._set_timeout(HEADER_TIMEOUT)
+        idle = [other for other in self.connections if isinstance(other, Connection) and other._idle]
+        if len(idle) > max_idle():
+            min(idle, key=lambda other: other._idle_since)._drop()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._expect(None)
+        self._set_timeout(None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._refused:
+        if not self._rejected:
             super().data_received(data)
 
     def handle_events(self) -> None:
         super().handle_events()
-        if self._busy:
-            self._expect(None)
+        if self._answering:
+            self._set_timeout(None)
 
     def on_response_complete(self) -> None:
-        self._since = time.monotonic()
-        self._expect(PATIENCE)
+        self._idle_since = time.monotonic()
+        self._set_timeout(HEADER_TIMEOUT)
         super().on_response_complete()
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._expect(STUCK)
+        self._set_timeout(WRITE_TIMEOUT)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._expect(None if self._busy else PATIENCE)
+        self._set_timeout(None if self._answering else HEADER_TIMEOUT)
 
     def send_400_response(self, msg: str) -> None:
-        """Of what is no HTTP, or has too long headers. It is closed when the client has had time to read it."""
+        """Reply to what is no HTTP, or has too long headers. The client gets some time to read it."""
         document = {"error": {"message": msg, "type": "invalid_request_error", "param": None, "code": None}}
         body = json.dumps(document).encode()
         head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
-        self._refused = True
-        self._expect(LISTEN)
+        self._rejected = True
+        self._set_timeout(DRAIN_TIMEOUT)
 
     @property
-    def _busy(self) -> bool:
+    def _answering(self) -> bool:
         """Whether a request is being answered."""
         return self.cycle is not None and not self.cycle.response_complete
 
     @property
-    def _unasked(self) -> bool:
-        """Whether it is still being asked, if at all: its headers or its body have not arrived."""
-        return not self.transport.is_closing() and (not self._busy or self.cycle.more_body)
+    def _idle(self) -> bool:
+        """Whether no complete request has arrived: nothing, or a part of the headers or of the body."""
+        return not self.transport.is_closing() and (not self._answering or self.cycle.more_body)
 
-    def _expect(self, seconds: float | None) -> None:
-        """Close it after that time, if nothing happens; None for no time."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._deadline = None if seconds is None else self.loop.call_later(seconds, self._go)
+    def _set_timeout(self, seconds: float | None) -> None:
+        """Close the connection after that time; None cancels the timeout."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None if seconds is None else self.loop.call_later(seconds, self._drop)
 
-    def _go(self) -> None:
-        # What the client does not take would keep it open for ever.
+    def _drop(self) -> None:
+        # `close` waits until the client has taken what was written, possibly for ever.
         self.transport.abort() if self.transport.get_write_buffer_size() else self.transport.close()
 
 
 class Server(uvicorn.Server):
-    """uvicorn's, which when it is stopped gives answers time to end, and then has `end` end them.
+    """uvicorn's server with a graceful stop: answers get some time to end, then `end` ends them.
 
     Parameters
     ----------
-    close : called at once, and returns at once; no reply is begun after it.
-    end : called when the time is over, in a thread; after it every open reply ends by itself.
-    grace : seconds that open replies have.
+    close : called first, and returns at once. No reply is begun after it.
+    end : called in a thread after `grace` seconds. Open replies end after it.
+    grace : seconds for open replies.
     """
 
     def __init__(self, app: ASGIApp, close: Callable[[], object], end: Callable[[], object], grace: float) -> None:
@@ -123,18 +123,19 @@ class Server(uvicorn.Server):
             lifespan="on",
             log_level="warning",
             server_header=False,
-            h11_max_incomplete_event_size=HEADERS,
-            timeout_keep_alive=int(PATIENCE),
-            backlog=AT_ONCE,
+            h11_max_incomplete_event_size=MAX_HEADER_BYTES,
+            timeout_keep_alive=int(HEADER_TIMEOUT),
+            backlog=ACCEPT_BATCH,
         )
         super().__init__(settings)
         self._close, self._end, self._grace = close, end, grace
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        for listening in sockets or []:
-            # asyncio has one number for both; with a large one it accepts until no file can be opened any more.
-            listening.listen(QUEUE)
+        for sock in sockets or []:
+            # asyncio uses one number for the backlog and for how many it accepts at once. With a large one it accepts
+            # connections until no file can be opened any more.
+            sock.listen(BACKLOG)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._close()
@@ -145,7 +146,7 @@ class Server(uvicorn.Server):
     async def _end_later(self) -> None:
         await asyncio.sleep(self._grace)
         await run_in_threadpool(self._end)
-        await asyncio.sleep(LISTEN)
-        for connection in self.server_state.connections:  # of clients that send or take nothing
+        await asyncio.sleep(DRAIN_TIMEOUT)
+        for connection in self.server_state.connections:  # those whose clients neither send nor read
             if connection.transport is not None:
                 connection.transport.abort()

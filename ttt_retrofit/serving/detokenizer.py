@@ -1,4 +1,4 @@
-"""Text out of tokens as they come, up to a text that ends it."""
+"""`IncrementalDetokenizer`: the text of an answer, token by token, up to a stop string."""
 
 from __future__ import annotations
 
@@ -6,57 +6,57 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-UNFINISHED = "�"  # what the first tokens of a character of several decode to
+UNFINISHED = "�"  # the first tokens of a character of several decode to this
 
 
-class Spelling:
-    """The text of one answer. What may still turn out to be the beginning of a stop is held back.
+class IncrementalDetokenizer:
+    """The text of one answer. Text that may be the beginning of a stop string is held back.
 
     Attributes
     ----------
-    stopped : a stop was met; the text ends before it.
+    stopped : a stop string was found; the text ends before it.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
         self.tokenizer, self.stops = tokenizer, tuple(stops)
         self.stopped = False
-        self._before: list[int] = []  # the last tokens that were spelled: how the next ones join on to them
-        self._new: list[int] = []
+        self._context: list[int] = []  # the last tokens that were decoded: the text of the next ones depends on them
+        self._pending: list[int] = []
         self._held = ""
 
     def add(self, token: int) -> str:
-        """What is certain now and was not before."""
-        self._new.append(token)
-        new = self._spelled()
+        """The text that this token makes certain, possibly none."""
+        self._pending.append(token)
+        new = self._decode_pending()
         if not new or new.endswith(UNFINISHED):
             return ""
-        self._before, self._new = self._new, []
-        return self._checked(new)
+        self._context, self._pending = self._pending, []
+        return self._up_to_stop(new)
 
     def end(self) -> str:
-        """What was held back, when no more tokens come."""
-        rest, self._held = self._checked(self._spelled()) + self._held, ""
+        """The text that was held back, when no more tokens come."""
+        rest, self._held = self._up_to_stop(self._decode_pending()) + self._held, ""
         return rest
 
-    def _spelled(self) -> str:
-        return self._decoded(self._before + self._new)[len(self._decoded(self._before)) :]
+    def _decode_pending(self) -> str:
+        return self._decode(self._context + self._pending)[len(self._decode(self._context)) :]
 
-    def _decoded(self, ids: list[int]) -> str:
+    def _decode(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _checked(self, new: str) -> str:
+    def _up_to_stop(self, new: str) -> str:
         if self.stopped:
             return ""
         text = self._held + new
-        met = [place for stop in self.stops if (place := text.find(stop)) >= 0]
-        if met:
+        found = [position for stop in self.stops if (position := text.find(stop)) >= 0]
+        if found:
             self.stopped, self._held = True, ""
-            return text[: min(met)]
-        begun = max((_begun(text, stop) for stop in self.stops), default=0)
-        self._held = text[len(text) - begun :]
-        return text[: len(text) - begun]
+            return text[: min(found)]
+        partial = max((_partial_stop(text, stop) for stop in self.stops), default=0)
+        self._held = text[len(text) - partial :]
+        return text[: len(text) - partial]
 
 
-def _begun(text: str, stop: str) -> int:
-    """How many characters at the end of a text begin a stop."""
+def _partial_stop(text: str, stop: str) -> int:
+    """How many characters at the end of a text begin a stop string."""
     return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if stop.startswith(text[-n:])), 0)

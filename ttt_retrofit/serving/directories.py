@@ -1,6 +1,6 @@
 """The users of a server on disk: a directory for each, named by a hash, with the id in a private file.
 
-It does not know what else is in them.
+This file does not know what else is in the directories.
 """
 
 from __future__ import annotations
@@ -18,63 +18,63 @@ from ..util.files import private_directory, remove, remove_unfinished, write_ato
 from .identity import check_identity
 
 IDENTITY = "user.json"  # in a user's directory
-FOLDER = re.compile(r"[0-9a-f]{32}")
-GONE = ".erased-"  # before the name of a directory that is being deleted
+DIRECTORY_NAME = re.compile(r"[0-9a-f]{32}")
+ERASED = ".erased-"  # prefix of the name of a directory that is being deleted
 
 
-def folder(identity: str) -> str:
-    """The name of a user's directory: nothing that a user sends becomes part of a path.
+def directory_name(identity: str) -> str:
+    """The name of a user's directory, a hash: nothing that a user sends becomes part of a path.
 
     Raises
     ------
     InputError
-        For what is no user id.
+        See `check_identity`.
     """
     return hashlib.sha256(check_identity(identity).encode()).hexdigest()[:32]
 
 
-def folders(directory: Path) -> list[Path]:
+def user_directories(directory: Path) -> list[Path]:
     """The directories of all users of a store."""
-    return sorted(path for path in directory.iterdir() if FOLDER.fullmatch(path.name) and path.is_dir())
+    return sorted(path for path in directory.iterdir() if DIRECTORY_NAME.fullmatch(path.name) and path.is_dir())
 
 
 def write_identity(path: Path, identity: str) -> None:
-    """Say whose directory it is, in a file for its owner only."""
+    """Write the user's id into the directory, in a file that only its owner can read."""
     write_atomically(path / IDENTITY, json.dumps({"id": identity}).encode())
 
 
 def read_identity(path: Path) -> str | None:
-    """Whose directory it is; None where no file says so, or the file says what the directory's name contradicts.
+    """The id of the directory's user. None without a readable file, or if the id does not match the directory's name.
 
-    Directories of earlier versions hold no id until their user is seen again.
+    Directories of earlier versions hold no id until their user's next request.
     """
     try:
         identity = str(json.loads((path / IDENTITY).read_text())["id"])
-        return identity if folder(identity) == path.name else None
-    except (OSError, ValueError, LookupError, TypeError):  # missing or damaged: then nothing says whose it is
+        return identity if directory_name(identity) == path.name else None
+    except (OSError, ValueError, LookupError, TypeError):  # missing or damaged
         return None
 
 
 def delete(path: Path) -> None:
-    """Delete a user's directory. It is renamed first: a kill half way leaves no user, and `tidy` deletes the rest."""
-    gone = path.with_name(GONE + path.name)
-    remove(gone)
+    """Delete a user's directory. It is renamed first: if the process is killed, `delete_leftovers` deletes the rest."""
+    erased = path.with_name(ERASED + path.name)
+    remove(erased)
     if path.is_dir():
-        path.rename(gone)
-        remove(gone)
+        path.rename(erased)
+        remove(erased)
 
 
-def tidy(directory: Path) -> None:
-    """Delete what kills have left in a store that nobody uses: directories half deleted, and files half written."""
-    for path in directory.glob(f"{GONE}*"):
+def delete_leftovers(directory: Path) -> None:
+    """Delete what killed processes left: directories half deleted, files half written. Call it under `lock_store`."""
+    for path in directory.glob(f"{ERASED}*"):
         remove(path)
-    for path in folders(directory):
-        for inside, _, _ in os.walk(path):
-            remove_unfinished(Path(inside))
+    for path in user_directories(directory):
+        for parent, _, _ in os.walk(path):
+            remove_unfinished(Path(parent))
 
 
-def held(directory: Path) -> FileLock:
-    """Hold a server's store against a second one.
+def lock_store(directory: Path) -> FileLock:
+    """Acquire the lock of a server's store.
 
     Raises
     ------
@@ -93,21 +93,25 @@ def held(directory: Path) -> FileLock:
 
 
 def erase_stored(directory: Path, identity: str) -> bool:
-    """Delete all that a server has stored of a user, while no server runs; whether there was anything.
+    """Delete all that a server has stored of a user, while no server runs.
+
+    Returns
+    -------
+    Whether anything was stored.
 
     Raises
     ------
     InputError
-        When a server is using the directory, or for what is no user id.
+        When a server is using the directory, or there is none; and see `check_identity`.
     """
-    name = folder(identity)
+    name = directory_name(identity)
     if not directory.is_dir():
         raise InputError(f"There is no directory {directory}. Expected what was given to `serve --store`.")
-    lock, path = held(directory), directory / name
+    lock, path = lock_store(directory), directory / name
     try:
         found = path.is_dir()
         delete(path)
-        tidy(directory)
+        delete_leftovers(directory)
         return found
     finally:
         lock.release()

@@ -1,6 +1,6 @@
-"""A page to talk to one session: the conversation, its memory, and the progress of a consolidation.
+"""A web page for one session: the conversation, its memory, and the progress of a consolidation.
 
-It knows gradio's layout only; the memory belongs to the session.
+`PageController` is what the page does with the session. `build_page` is the layout, in gradio.
 """
 
 from __future__ import annotations
@@ -26,68 +26,68 @@ from ..consolidation.prompts import Prompts
 from ..errors import InputError, TTTError
 from ..memory.memory import Memory
 from ..util.messages import Message
-from ..util.phrasing import Phrasing
-from .auth import Door, Secluded
-from .browsers import JsonOnly, SameOrigin
+from ..util.prompt_formatter import PromptFormatter
+from .auth import AuthMiddleware
+from .browsers import JsonBodyMiddleware, SameOriginMiddleware, SecurityHeadersMiddleware
 
 logger = logging.get_logger(__name__)
 
 HOST = "127.0.0.1"
-MAX_BODY = 1 << 20  # bytes of what the page sends: a message, or which button
-GRACE = 1.0  # seconds that requests have to end when the page is closed
-LOOK = 1.0  # seconds between two looks at the session
+MAX_BODY = 1 << 20  # bytes of a request: a message, or which button was pressed
+GRACE = 1.0  # seconds in which requests may end when the page is closed
+POLL = 1.0  # seconds
 LESSONS = ("question", "answer it was taught")
 ENTRIES = ("entry", "made", "lessons", "kB")
 
 
-class Talk:
-    """What the page does with the session, one thing at a time.
+class PageController:
+    """What the page does with the session, one action at a time.
 
     Parameters
     ----------
-    most : tokens of an answer, at most.
-    patience : seconds of silence after which older turns are consolidated.
+    max_new_tokens : of an answer.
+    idle : seconds without a message after which older turns are consolidated.
     """
 
-    def __init__(self, session: ChatSession, most: int, patience: float) -> None:
-        self.session, self.most, self.patience = session, most, patience
-        self.shown: list[Message] = list(session.messages)  # words that have become memory stay on the page
-        self._erased = 0  # how often: what was being answered then is not shown afterwards
+    def __init__(self, session: ChatSession, max_new_tokens: int, idle: float) -> None:
+        self.session, self.max_new_tokens, self.idle = session, max_new_tokens, idle
+        self.shown: list[Message] = list(session.messages)  # messages stay on the page when they are consolidated
+        self._erasures = 0  # an answer that was being written during one is not shown afterwards
         self._lock = threading.Lock()
-        self._heard = time.monotonic()
+        self._last_active = time.monotonic()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="ttt-page")
-        self._phrasing = Phrasing(session.tokenizer, Prompts.load(None).plain)
+        self._formatter = PromptFormatter(session.tokenizer, Prompts.load(None).plain)
 
     def send(self, text: str) -> Iterator[list[Message]]:
-        """Say something: the conversation, growing as the answer is written."""
+        """Send a message. Yields the conversation after each piece of the answer."""
         streamer: Any = TextIteratorStreamer(self.session.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        before, erased = list(self.shown), self._erased
-        asked: Message = {"role": "user", "content": text}
+        before, erasures = list(self.shown), self._erasures
+        question: Message = {"role": "user", "content": text}
         answer = self._worker.submit(self._answer, text, streamer)
         written = ""
-        yield [*before, asked]
+        yield [*before, question]
         for piece in streamer:
             written += piece
-            yield [*before, asked, {"role": "assistant", "content": written}]
-        said: list[Message] = [*before, asked, {"role": "assistant", "content": answer.result()}]
+            yield [*before, question, {"role": "assistant", "content": written}]
+        answered: list[Message] = [*before, question, {"role": "assistant", "content": answer.result()}]
         with self._lock:
-            if erased == self._erased:
-                self.shown = said
+            if erasures == self._erasures:
+                self.shown = answered
         yield self.shown
 
     def _answer(self, text: str, streamer: Any) -> str:
         with self._lock:
             try:
-                return self.session.send(text, max_new_tokens=self.most, streamer=streamer)
+                return self.session.send(text, max_new_tokens=self.max_new_tokens, streamer=streamer)
             finally:
-                self._heard = time.monotonic()
-                streamer.on_finalized_text("", stream_end=True)  # whatever happened, nobody waits for more
+                self._last_active = time.monotonic()
+                streamer.on_finalized_text("", stream_end=True)  # after an error, too: `send` waits for it
 
-    def look(self) -> str:
-        """Consolidate while nobody types; how it gets on."""
+    def poll(self) -> str:
+        """Start a consolidation when the user is idle, and take over its result. Returns the progress, in words."""
         if self._lock.acquire(blocking=False):
             try:
-                if time.monotonic() - self._heard >= self.patience:
+                if time.monotonic() - self._last_active >= self.idle:
                     self.session.begin()
                 self.session.settle()
             except Exception as error:
@@ -101,10 +101,10 @@ class Talk:
         return f"{waiting} messages are still in words."
 
     def change(self, change: Callable[[], None]) -> None:
-        """Roll back, forget or erase."""
+        """Run a change of the memory: a rollback, or what `forget` and `erase` do."""
         with self._lock:
             change()
-            self._heard = time.monotonic()
+            self._last_active = time.monotonic()
 
     def forget(self, names: list[str]) -> None:
         if not names:
@@ -116,12 +116,12 @@ class Talk:
 
     def _erase(self) -> None:
         self.session.erase()
-        self.shown, self._erased = [], self._erased + 1
+        self.shown, self._erasures = [], self._erasures + 1
 
-    # ------------------------------------------------------------------ what is remembered
+    # ------------------------------------------------------------------ the memory
 
     def summary(self) -> str:
-        """In Markdown."""
+        """The memory and its report, in Markdown."""
         memory, store = self.session.memory, self.session.store
         lines = [f"**Contexts remembered: {len(_entries(memory))}**"]
         if memory is not None:
@@ -144,13 +144,13 @@ class Talk:
         ]
 
     def lessons(self) -> list[list[str]]:
-        """What it was taught, newest context first."""
+        """The questions and answers of the memory's entries, newest entry first."""
         found: dict[str, str] = {}
         for entry in reversed(_entries(self.session.memory)):
             for lesson in entry.lessons:
                 if lesson.kind == "fact":
                     answer = str(self.session.tokenizer.decode(lesson.answer, skip_special_tokens=True)).strip()
-                    found.setdefault(self._phrasing.question_of(lesson.prompt), answer)
+                    found.setdefault(self._formatter.question_of(lesson.prompt), answer)
         return [[question, answer] for question, answer in found.items()]
 
 
@@ -158,88 +158,93 @@ def _entries(memory: Memory | None) -> list[Any]:
     return [] if memory is None else list(memory.entries)
 
 
-def page(talk: Talk, title: str) -> gr.Blocks:
-    """The page, for `launch`."""
+def build_page(controller: PageController, title: str) -> gr.Blocks:
+    """The layout, and which action each button calls."""
     with gr.Blocks(title=title, analytics_enabled=False, fill_height=True) as blocks, gr.Row():
         with gr.Column(scale=3):
             chat = gr.Chatbot(
-                lambda: talk.shown, label=title, height="70vh", buttons=["copy_all"], feedback_options=None
+                lambda: controller.shown, label=title, height="70vh", buttons=["copy_all"], feedback_options=None
             )
-            said = gr.Textbox(placeholder="Say something", show_label=False, submit_btn=True, elem_id="said")
+            message = gr.Textbox(placeholder="Say something", show_label=False, submit_btn=True, elem_id="said")
         with gr.Column(scale=2):
-            progress = gr.Markdown(talk.look, elem_id="progress")
-            summary = gr.Markdown(talk.summary, elem_id="memory")
-            entries = gr.Dataframe(talk.entries, headers=list(ENTRIES), interactive=False, wrap=True)
+            progress = gr.Markdown(controller.poll, elem_id="progress")
+            summary = gr.Markdown(controller.summary, elem_id="memory")
+            entries = gr.Dataframe(controller.entries, headers=list(ENTRIES), interactive=False, wrap=True)
             chosen = gr.Dropdown([], multiselect=True, label="Contexts to forget", elem_id="chosen")
             with gr.Row():
                 back, forget = gr.Button("Roll back", elem_id="rollback"), gr.Button("Forget", elem_id="forget")
                 erase = gr.Button("Erase everything", variant="stop", elem_id="erase")
-            with gr.Row(visible=False) as sure:
-                really = gr.Button("Erase words and memory for good", variant="stop", elem_id="really")
+            with gr.Row(visible=False) as confirmation:
+                confirm = gr.Button("Erase words and memory for good", variant="stop", elem_id="really")
                 keep = gr.Button("Keep them", elem_id="keep")
-            lessons = gr.Dataframe(talk.lessons, headers=list(LESSONS), interactive=False, wrap=True)
-        remembered = [summary, entries, chosen, lessons]
-        known: gr.State = gr.State(None)
+            lessons = gr.Dataframe(controller.lessons, headers=list(LESSONS), interactive=False, wrap=True)
+        memory_panel = [summary, entries, chosen, lessons]
+        drawn: gr.State = gr.State(None)  # which memory the panel shows
 
-        def seen() -> tuple[Any, ...]:
-            names = [name for name, *_ in talk.entries()]
+        def panel() -> tuple[Any, ...]:
+            names = [name for name, *_ in controller.entries()]
             choices = gr.Dropdown(choices=names, value=names[-1:])
-            return talk.summary(), talk.entries(), choices, talk.lessons()
+            return controller.summary(), controller.entries(), choices, controller.lessons()
 
-        def look(before: Any) -> tuple[Any, ...]:
-            """How it gets on; the panel is drawn anew only where the memory is another one."""
-            now = talk.look()
-            key = (id(talk.session.memory), id(talk.session.last_report))
-            changed = seen() if key != before else tuple(gr.skip() for _ in remembered)
-            return now, key, *changed
+        def poll(before: Any) -> tuple[Any, ...]:
+            """The progress. The panel is drawn again only if the memory has changed."""
+            status = controller.poll()
+            key = (id(controller.session.memory), id(controller.session.last_report))
+            changed = panel() if key != before else tuple(gr.skip() for _ in memory_panel)
+            return status, key, *changed
 
-        def changed(what: Callable[[], None]) -> tuple[Any, ...]:
+        def apply(change: Callable[[], None]) -> tuple[Any, ...]:
             try:
-                what()
+                change()
             except (TTTError, OSError) as error:
                 raise gr.Error(str(error), print_exception=False) from error
-            return talk.shown, *seen()
+            return controller.shown, *panel()
 
         def send(text: str) -> Iterator[tuple[list[Message], str]]:
             if text.strip():
-                for conversation in talk.send(text):
+                for conversation in controller.send(text):
                     yield conversation, ""
 
-        session = talk.session
-        said.submit(send, said, [chat, said])
-        back.click(lambda: changed(lambda: talk.change(session.rollback)), None, [chat, *remembered])
-        forget.click(lambda names: changed(lambda: talk.forget(names)), chosen, [chat, *remembered])
-        erase.click(lambda: gr.Row(visible=True), None, sure)
-        keep.click(lambda: gr.Row(visible=False), None, sure)
-        really.click(lambda: (gr.Row(visible=False), *changed(talk.erase)), None, [sure, chat, *remembered])
-        gr.Timer(LOOK).tick(look, known, [progress, known, *remembered], show_progress="hidden")
+        session = controller.session
+        message.submit(send, message, [chat, message])
+        back.click(lambda: apply(lambda: controller.change(session.rollback)), None, [chat, *memory_panel])
+        forget.click(lambda names: apply(lambda: controller.forget(names)), chosen, [chat, *memory_panel])
+        erase.click(lambda: gr.Row(visible=True), None, confirmation)
+        keep.click(lambda: gr.Row(visible=False), None, confirmation)
+        confirm.click(
+            lambda: (gr.Row(visible=False), *apply(controller.erase)), None, [confirmation, chat, *memory_panel]
+        )
+        gr.Timer(POLL).tick(poll, drawn, [progress, drawn, *memory_panel], show_progress="hidden")
     return blocks
 
 
-def application(talk: Talk, title: str) -> FastAPI:
-    """The page behind its doors: shown under no other host's name, in no frame, and asked by no other page."""
+def application(controller: PageController, title: str) -> FastAPI:
+    """The page as an ASGI application. It answers under no other host's name, in no frame, and to no other page."""
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    doors = [
-        Middleware(Door, key=None), Middleware(SameOrigin), Middleware(Secluded), Middleware(JsonOnly, most=MAX_BODY),
-        Middleware(CORSMiddleware),  # which allows no origin; without it gradio allows every port of this machine
-    ]  # fmt: skip
-    app = FastAPI(middleware=doors, docs_url=None, redoc_url=None, openapi_url=None)
+    middleware = [
+        Middleware(AuthMiddleware, key=None),
+        Middleware(SameOriginMiddleware),
+        Middleware(SecurityHeadersMiddleware),
+        Middleware(JsonBodyMiddleware, max_bytes=MAX_BODY),
+        Middleware(CORSMiddleware),  # allows no origin; without it gradio allows every port of this machine
+    ]
+    app = FastAPI(middleware=middleware, docs_url=None, redoc_url=None, openapi_url=None)
     return gr.mount_gradio_app(
-        app, page(talk, title).queue(), "/", server_name=HOST, theme=theme, footer_links=[], run_history=False,
-        ssr_mode=False, enable_monitoring=False, show_error=False,
+        app, build_page(controller, title).queue(), "/", server_name=HOST, theme=theme, footer_links=[],
+        run_history=False, ssr_mode=False, enable_monitoring=False, show_error=False,
     )  # fmt: skip
 
 
 @contextmanager
-def launch(talk: Talk, title: str, port: int | None) -> Iterator[str]:
-    """Show the page at a local address; it asks nothing of any other machine, and answers no other host's name."""
-    with socket.create_server((HOST, port or 0)) as listening:
-        server = uvicorn.Server(uvicorn.Config(application(talk, title), log_level="warning"))
-        thread = threading.Thread(target=lambda: server.run([listening]), name="ttt-page-server", daemon=True)
+def launch(controller: PageController, title: str, port: int | None) -> Iterator[str]:
+    """Serve the page at a local address, which is yielded. The page loads nothing from other machines."""
+    with socket.create_server((HOST, port or 0)) as sock:
+        server = uvicorn.Server(uvicorn.Config(application(controller, title), log_level="warning"))
+        thread = threading.Thread(target=lambda: server.run([sock]), name="ttt-page-server", daemon=True)
         thread.start()
         try:
-            yield f"http://{HOST}:{listening.getsockname()[1]}/"
+            yield f"http://{HOST}:{sock.getsockname()[1]}/"
         finally:
             server.should_exit = True
             thread.join(GRACE)  # a browser that still looks at it keeps a stream open
-            talk.session.close()
+            controller.session.close()

@@ -1,6 +1,6 @@
-"""OpenAI's chat completions as they are spoken here: what a request may say, and the shapes of the replies.
+"""OpenAI's chat completions: the parameters of a request that this server supports, and the shapes of its replies.
 
-Whatever a request asks for is done, or refused by name; what asks for nothing is taken, whatever it is called.
+A parameter is supported or refused by name. One whose value asks for nothing is accepted under any name.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pydantic import (
 from ..errors import clipped, quoted
 from .identity import check_identity
 
-# What asks for nothing, whatever it is given to, and so does what OpenAI documents as the default.
-NOTHING: list[Any] = [None, False, 0, "", [], {}, "none", "auto"]
+# Values that ask for nothing, for any parameter. The defaults that OpenAI documents ask for nothing either.
+NO_OP_VALUES: list[Any] = [None, False, 0, "", [], {}, "none", "auto"]
 DEFAULTS: dict[str, Any] = {
     "n": 1,
     "frequency_penalty": 0,
@@ -37,14 +37,14 @@ DEFAULTS: dict[str, Any] = {
     "verbosity": "medium",
     "include_obfuscation": True,
 }
-MUST_BE = ("n",)  # it asks for something even where it is 0
+NEVER_NO_OP = ("n",)  # n=0 asks for something
 
 
-def asks_for_nothing(name: str, value: Any) -> bool:
-    """Whether a parameter that is not known here may be left out."""
+def is_no_op(name: str, value: Any) -> bool:
+    """Whether a parameter that is not supported can be ignored."""
     if name in DEFAULTS and value == DEFAULTS[name]:
         return True
-    return value is None if name in MUST_BE else value in NOTHING
+    return value is None if name in NEVER_NO_OP else value in NO_OP_VALUES
 
 
 class ApiError(Exception):
@@ -67,51 +67,49 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-class _Said(BaseModel):
+class _StrictModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nothing(cls, said: Any) -> Any:
-        if not isinstance(said, dict):
-            return said
-        return {
-            name: value for name, value in said.items() if name in cls.model_fields or not asks_for_nothing(name, value)
-        }
+    def _drop_no_ops(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {name: value for name, value in given.items() if name in cls.model_fields or not is_no_op(name, value)}
 
 
-class TextPart(_Said):
+class TextPart(_StrictModel):
     type: Literal["text"]
     text: str
 
 
-def _parts(said: Any) -> Any:
-    if said is None:
+def _to_parts(content: Any) -> Any:
+    if content is None:
         return []
-    return [{"type": "text", "text": said}] if isinstance(said, str) else said
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
 
-def _listed(said: Any) -> Any:
-    listed = [said] if isinstance(said, str) else said
-    return [stop for stop in listed if stop != ""] if isinstance(listed, list) else listed
+def _to_stops(stop: Any) -> Any:
+    stops = [stop] if isinstance(stop, str) else stop
+    return [one for one in stops if one != ""] if isinstance(stops, list) else stops
 
 
-def _or_none(said: Any) -> Any:
-    return None if said == "" else said
+def _empty_to_none(value: Any) -> Any:
+    return None if value == "" else value
 
 
-def _or_all(said: Any) -> Any:
-    """-1 is how some clients say that there is no limit."""
-    return None if said == -1 else said
+def _unlimited_to_none(value: Any) -> Any:
+    """Some clients send -1 for no limit."""
+    return None if value == -1 else value
 
 
-Identity = Annotated[Annotated[str, AfterValidator(check_identity)] | None, BeforeValidator(_or_none)]
-Parts = Annotated[list[TextPart], BeforeValidator(_parts)]
-Stops = Annotated[Annotated[list[str], Field(max_length=4)] | None, BeforeValidator(_listed)]
-Most = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_or_all)]
+Identity = Annotated[Annotated[str, AfterValidator(check_identity)] | None, BeforeValidator(_empty_to_none)]
+Parts = Annotated[list[TextPart], BeforeValidator(_to_parts)]
+Stops = Annotated[Annotated[list[str], Field(max_length=4)] | None, BeforeValidator(_to_stops)]
+TokenLimit = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_unlimited_to_none)]
 
 
-class Message(_Said):
+class ChatMessage(_StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Parts = []
 
@@ -120,29 +118,29 @@ class Message(_Said):
         return "\n".join(part.text for part in self.content)
 
 
-class StreamOptions(_Said):
+class StreamOptions(_StrictModel):
     include_usage: bool | None = False
 
 
-class ChatRequest(_Said):
+class ChatRequest(_StrictModel):
     """The body of a POST to /v1/chat/completions."""
 
     model: str
-    messages: list[Message] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1)
     user: Identity = None
     safety_identifier: Identity = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    max_tokens: Most = None
-    max_completion_tokens: Most = None
+    max_tokens: TokenLimit = None
+    max_completion_tokens: TokenLimit = None
     stop: Stops = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
     @classmethod
-    def read(cls, body: bytes) -> ChatRequest:
-        """A request that can be answered as it asks.
+    def parse(cls, body: bytes) -> ChatRequest:
+        """A request of which every parameter is supported.
 
         Raises
         ------
@@ -152,10 +150,10 @@ class ChatRequest(_Said):
         try:
             request = cls.model_validate_json(body)
         except ValidationError as error:
-            raise _explained(error) from None
-        said = request.messages[-1]
-        if said.role != "user":
-            raise ApiError(400, f"The last message is of role {said.role!r}, expected 'user'.", "messages")
+            raise _to_api_error(error) from None
+        last = request.messages[-1]
+        if last.role != "user":
+            raise ApiError(400, f"The last message is of role {last.role!r}, expected 'user'.", "messages")
         for index, message in enumerate(request.messages):
             if message.role == "user" and not message.text.strip():
                 raise ApiError(400, "A message of the user says nothing.", f"messages.{index}.content")
@@ -171,11 +169,12 @@ class ChatRequest(_Said):
 
     @property
     def identity(self) -> str | None:
-        """Whose memory it is about; None for nobody's."""
+        """The user whose memory is active; None for no user."""
         return self.user or self.safety_identifier
 
     @property
-    def most(self) -> int | None:
+    def max_new_tokens(self) -> int | None:
+        """Tokens of the answer that the request allows; None for no limit."""
         return self.max_tokens or self.max_completion_tokens
 
     @property
@@ -183,26 +182,26 @@ class ChatRequest(_Said):
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
     def conversation(self) -> list[dict[str, str]]:
-        """The messages as chat templates know them: `developer` is what `system` was called before."""
+        """The messages with the roles that chat templates know: `developer` is the newer name of `system`."""
         roles = {"developer": "system"}
         return [{"role": roles.get(m.role, m.role), "content": m.text} for m in self.messages]
 
 
-def _explained(error: ValidationError) -> ApiError:
-    """The first thing that is wrong."""
+def _to_api_error(error: ValidationError) -> ApiError:
+    """The first error that pydantic found, in OpenAI's shape."""
     first = error.errors()[0]
-    place = ".".join(clipped(str(part), 100) for part in first["loc"])
+    path = ".".join(clipped(str(part), 100) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         name = first["loc"][-1]
-        asked = f"{place}={quoted(first['input'])}"
+        asked = f"{path}={quoted(first['input'])}"
         if name in DEFAULTS:
-            return ApiError(400, f"{asked} is not supported; it can only be {DEFAULTS[name]!r}.", place)
-        return ApiError(400, f"{asked} is not supported; leave it out.", place)
+            return ApiError(400, f"{asked} is not supported; it can only be {DEFAULTS[name]!r}.", path)
+        return ApiError(400, f"{asked} is not supported; leave it out.", path)
     if first["type"] == "json_invalid":
         return ApiError(400, f"The body is no JSON: {first['msg']}.")
-    if first["type"] == "value_error":  # of this library, in words of its own
-        return ApiError(400, f"{place}: {first['ctx']['error']}", place)
-    return ApiError(400, f"{place or 'The body'}: {first['msg']}.", place or None)
+    if first["type"] == "value_error":  # raised by this library, with a message of its own
+        return ApiError(400, f"{path}: {first['ctx']['error']}", path)
+    return ApiError(400, f"{path or 'The body'}: {first['msg']}.", path or None)
 
 
 def usage(prompt: int, written: int) -> dict[str, int]:
@@ -210,20 +209,20 @@ def usage(prompt: int, written: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
-class Reply:
-    """The shapes of one reply, whole or in pieces."""
+class ResponseBuilder:
+    """The JSON documents of one reply, as a whole or as a stream of chunks."""
 
     def __init__(self, model: str) -> None:
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def whole(self, text: str, reason: str, prompt: int, written: int) -> dict[str, Any]:
+    def completion(self, text: str, reason: str, prompt: int, written: int) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return {**self.head, "object": "chat.completion", "choices": [choice], "usage": usage(prompt, written)}
 
-    def piece(self, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    def chunk(self, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return {**self.head, "object": "chat.completion.chunk", "choices": [choice]}
 
-    def total(self, prompt: int, written: int) -> dict[str, Any]:
+    def usage_chunk(self, prompt: int, written: int) -> dict[str, Any]:
         return {**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage(prompt, written)}

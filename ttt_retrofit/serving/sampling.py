@@ -1,4 +1,4 @@
-"""How each row of a batch chooses its next token: its own temperature, nucleus and random numbers.
+"""Sampling: each row of a batch has its own temperature, nucleus and random numbers.
 
 B rows, V vocabulary.
 """
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-GREEDY_BELOW = 1e-5  # of a temperature: nothing but the largest is ever drawn, and logits over it would overflow
+GREEDY_BELOW = 1e-5  # a lower temperature always draws the largest logit, and dividing by it would overflow
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Of one request."""
+    """The sampling parameters of one request, and its random numbers."""
 
     temperature: float = 0.0  # 0 is greedy
     top_p: float = 1.0
@@ -30,8 +30,8 @@ class Sampling:
         self.generator.seed() if self.seed is None else self.generator.manual_seed(self.seed)
 
     @classmethod
-    def of(cls, model: Any, temperature: float | None, top_p: float | None, seed: int | None) -> Sampling:
-        """What was asked for; what was not, as the checkpoint recommends in its `generation_config`.
+    def from_request(cls, model: Any, temperature: float | None, top_p: float | None, seed: int | None) -> Sampling:
+        """What the request gives. The rest is what the checkpoint recommends in its `generation_config`.
 
         A checkpoint that recommends nothing is greedy until a temperature or a nucleus is given.
         """
@@ -45,7 +45,7 @@ class Sampling:
         return cls(temperature, top_p, top_k, seed)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """(V,) logits whose largest is the token drawn (Gumbel-max).
+        """logits: (V,). Returns (V,) logits whose largest is the token drawn (Gumbel-max).
 
         The noise comes from the request's own generator, so that neither its neighbours in the batch nor a
         consolidation that samples meanwhile can change what it draws.
@@ -63,8 +63,8 @@ class Sampling:
         return scaled - (-uniform.log()).log()
 
 
-class Choosing(LogitsProcessor):
-    """Each row by its own `Sampling`, for a `generate` that takes the largest."""
+class SamplingProcessor(LogitsProcessor):
+    """Applies each row's own `Sampling`, for a `generate` that takes the largest logit."""
 
     def __init__(self, rows: Sequence[Sampling]) -> None:
         self.rows = rows

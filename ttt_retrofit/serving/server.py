@@ -1,4 +1,4 @@
-"""A server as a whole: one model, the directory of its users, and a socket on which it answers."""
+"""A whole server: one model, the directory of its users, and a socket."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from transformers import PreTrainedTokenizerBase
 
 from ..chat.session import ChatSession
 from ..consolidation.config import ConsolidationConfig
-from .answering import Answering
+from .admission import Limits
 from .app import Service, application
 from .connections import Server
-from .keeper import Keeper
-from .places import Limits
+from .idle import IdleConsolidator
+from .scheduler import Scheduler
 from .users import KEEP_VERSIONS, Users
 
-GRACE = 5  # seconds that answers have to end when the server is stopped
+GRACE = 5  # seconds in which answers may end when the server is stopped
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, str]:
-    """A socket that is bound, and the URL of its protocol; port 0 is any that is free."""
+    """A bound socket, and the base URL of the API there. Port 0 is any free port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family)
+    sock = socket.create_server((host, port), family=family)
     bound = f"[{host}]" if family == socket.AF_INET6 else host
-    return listening, f"http://{bound}:{listening.getsockname()[1]}/v1"
+    return sock, f"http://{bound}:{sock.getsockname()[1]}/v1"
 
 
 def make_server(
@@ -46,27 +46,28 @@ def make_server(
     questions: Sequence[str] | None = None,
     split_special_tokens: bool = True,
 ) -> Server:
-    """A server whose users' words become memory while they are silent; `run(sockets=[...])` answers until a signal.
+    """A server that consolidates its users' messages while they are idle. `run(sockets=[...])` answers until a signal.
 
     Parameters
     ----------
-    directory : of the store, with a directory for each user.
-    name : of the model, as clients give it.
-    key : that every request must bring.
-    origins : of web pages that may ask from a browser.
-    idle : seconds of silence after which a user's words become memory.
+    directory : the store, with a directory for each user.
+    name : the model's name, as clients give it.
+    key : the API key; None requires none.
+    origins : origins of web pages that may ask from a browser.
+    limits : see `Limits`.
+    idle : seconds without a request after which a user's messages are consolidated.
     batch : requests answered together.
-    keep_versions : of each user's memory.
-    config, questions, split_special_tokens : as of `ChatSession`.
+    keep_versions : versions of each user's memory that stay on disk.
+    config, questions, split_special_tokens : see `ChatSession`.
     """
 
-    def opened(path: Path) -> ChatSession:
+    def open_session(path: Path) -> ChatSession:
         return ChatSession(model, tokenizer, path, keep_turns=0, config=config, questions=questions)
 
-    answering = Answering(model, tokenizer, batch, split_special_tokens)
-    users = Users(directory, opened, keep_versions)
-    service = Service(name, answering, users, Keeper(users, idle), limits or Limits())
-    server = Server(application(service, key, origins), answering.close, answering.stop, GRACE)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn knows of interrupts and terminations only
+    scheduler = Scheduler(model, tokenizer, batch, split_special_tokens)
+    users = Users(directory, open_session, keep_versions)
+    service = Service(name, scheduler, users, IdleConsolidator(users, idle), limits or Limits())
+    server = Server(application(service, key, origins), scheduler.close, scheduler.stop, GRACE)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn handles SIGINT and SIGTERM only
         signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))
     return server

@@ -1,8 +1,8 @@
-"""One user's memory and the words that are not in it yet; all users of a server, in one directory.
+"""`User`: a memory and the messages that are not in it yet. `Users`: all users of a server, in one directory.
 
-A client sends its whole conversation with every request. What counts as said is each question once, known by what was
-answered just before it: so a conversation that is sent again, or only its end, says nothing new. It counts only until
-something newer is said: who then asks it again says it again, such as a fact that is changed back.
+A client sends its whole conversation with every request, and only new turns must be recorded. A turn is identified by
+its question and the answer before it. So a conversation that is sent again, or only its end, adds nothing. A question
+that is asked again after a newer one is recorded again: it may change a fact back.
 """
 
 from __future__ import annotations
@@ -26,85 +26,93 @@ from ..memory.memory import Memory
 from ..memory.report import Report
 from ..util.files import private_directory, read_list, write_list
 from ..util.messages import STUDIED, Message
-from .directories import delete, folder, folders, held, read_identity, tidy, write_identity
+from .directories import (
+    delete,
+    delete_leftovers,
+    directory_name,
+    lock_store,
+    read_identity,
+    user_directories,
+    write_identity,
+)
 
 SEEN = "seen.json"  # in a user's directory
-SEEN_AT_MOST = 10_000  # questions
-RECENT = 64  # users that stay loaded though nobody asks, at most
-RESIDENT = 1 << 30  # bytes of their memories, at most; one user stays however large
+MAX_SEEN = 10_000  # questions
+MAX_LOADED = 64  # users that stay loaded between requests
+MAX_LOADED_BYTES = 1 << 30  # of their memories; one user stays loaded whatever its size
 KEEP_VERSIONS = 3  # of a user's memory
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, the answer to it, and what was answered just before."""
+    """A question, the answer to it, and the answer before it."""
 
-    before: str | None
-    asked: str
-    answered: str
+    previous_answer: str | None
+    question: str
+    answer: str
 
     def digest(self) -> str:
-        return hashlib.sha256(json.dumps([self.before, self.asked]).encode()).hexdigest()[:32]
+        return hashlib.sha256(json.dumps([self.previous_answer, self.question]).encode()).hexdigest()[:32]
 
     def digest_as_first(self) -> str:
-        """Of the same question where the conversation before it was left out."""
-        return Turn(None, self.asked, "").digest()
+        """The digest of the same question in a conversation that begins with it."""
+        return Turn(None, self.question, "").digest()
 
     def messages(self) -> tuple[Message, Message]:
-        return {"role": "user", "content": self.asked}, {"role": "assistant", "content": self.answered}
+        return {"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}
 
 
 def _is_digest(item: Any) -> bool:
-    """Of a turn, as `Turn.digest` writes it."""
+    """Whether it is a turn's digest, as `Turn.digest` writes it."""
     return isinstance(item, str) and re.fullmatch(r"[0-9a-f]{32}", item) is not None
 
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
-    """The turns of a conversation. System prompts are no part of it; messages of one role in a row are one."""
-    said: list[Message] = []
+    """The turns of a conversation, without system prompts. Consecutive messages of one role are joined."""
+    merged: list[Message] = []
     for message in messages:
         if message["role"] not in STUDIED:
             continue
-        if said and said[-1]["role"] == message["role"]:
-            said[-1] = {**message, "content": f"{said[-1]['content']}\n\n{message['content']}"}
+        if merged and merged[-1]["role"] == message["role"]:
+            merged[-1] = {**message, "content": f"{merged[-1]['content']}\n\n{message['content']}"}
         else:
-            said.append(dict(message))
-    before, found = None, []
-    for index, message in enumerate(said):
+            merged.append(dict(message))
+    previous_answer, found = None, []
+    for index, message in enumerate(merged):
         if message["role"] == "user":
-            answered = said[index + 1]["content"] if index + 1 < len(said) else ""
-            found.append(Turn(before, message["content"], answered))
+            answer = merged[index + 1]["content"] if index + 1 < len(merged) else ""
+            found.append(Turn(previous_answer, message["content"], answer))
         else:
-            before = message["content"]
+            previous_answer = message["content"]
     return found
 
 
 class User:
-    """What is known of one user. Safe to use from several threads.
+    """One user's session and the record of its turns. Safe to use from several threads.
 
     Parameters
     ----------
-    keep_versions : versions of the memory that stay on disk when another is accepted, the one that speaks among them.
+    keep_versions : versions of the memory that stay on disk when another is accepted, including the active one.
 
     Attributes
     ----------
-    erased : everything was deleted; whoever still holds this object writes nothing anymore.
+    erased : everything was deleted. This object writes nothing anymore.
     """
 
     def __init__(self, session: ChatSession, keep_versions: int = KEEP_VERSIONS) -> None:
         self.session, self.keep_versions, self.erased = session, keep_versions, False
         self._identity = read_identity(session.directory)
         self._lock = threading.RLock()
-        # The digests of every question that was recorded, in that order: as it was, and as the first of its request.
+        # The digests of the recorded turns, in order: `digest` and `digest_as_first` of each.
         self._seen: list[str] = read_list(
             session.directory / SEEN,
             "questions",
             _is_digest,
             "Move it away; what clients send again is then learned again.",
         )
-        for turn in self._unnoted():
-            self._note(turn)
-        self._heard, self._visits = time.monotonic(), 0
+        for turn in self._unmarked():
+            self._mark_seen(turn)
+        self._last_active, self._requests = time.monotonic(), 0
 
     @property
     def memory(self) -> Memory | None:
@@ -115,102 +123,103 @@ class User:
         """Messages that are not in the memory yet."""
         return len(self.session.messages)
 
-    def seen_as(self, identity: str) -> None:
-        """Keep the id beside what is kept of the user, so that they can be listed."""
-        if identity == self._identity:  # asked without the lock, which whoever is erased holds for a while
+    def store_identity(self, identity: str) -> None:
+        """Write the id to the user's directory, so that users can be listed."""
+        if identity == self._identity:  # read without the lock: `erase` holds it for a while
             return
         with self._lock:
             if not self.erased:
                 write_identity(self.session.directory, identity)
                 self._identity = identity
 
-    def silent(self) -> float:
-        """Seconds since anything was asked or answered."""
-        return 0.0 if self._visits else time.monotonic() - self._heard
+    def idle_seconds(self) -> float:
+        """Seconds since the last request was answered; 0 during a request."""
+        return 0.0 if self._requests else time.monotonic() - self._last_active
 
     def __enter__(self) -> User:
+        """A request of the user begins; it ends with `__exit__`."""
         with self._lock:
-            self._visits += 1
+            self._requests += 1
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
-            self._visits -= 1
-            self._heard = time.monotonic()
+            self._requests -= 1
+            self._last_active = time.monotonic()
 
     def record(self, conversation: Sequence[Message], answer: str) -> None:
-        """Keep what is new in a conversation, until it is consolidated."""
-        said = turns([*conversation, {"role": "assistant", "content": answer}])
+        """Add the new turns of a conversation to the messages that wait to be consolidated."""
+        sent = turns([*conversation, {"role": "assistant", "content": answer}])
         with self._lock:
             if self.erased:
                 return
-            new = self._new(said)
+            new = self._new_turns(sent)
             if not new:
                 return
             self.session.note(*(message for turn in new for message in turn.messages()))
             for turn in new:
-                self._note(turn)
-            self._seen = self._seen[-2 * SEEN_AT_MOST :]
+                self._mark_seen(turn)
+            self._seen = self._seen[-2 * MAX_SEEN :]
             write_list(self.session.directory / SEEN, "questions", self._seen)
 
-    def _note(self, turn: Turn) -> None:
+    def _mark_seen(self, turn: Turn) -> None:
         self._seen += dict.fromkeys([turn.digest(), turn.digest_as_first()])
 
-    def _unnoted(self) -> list[Turn]:
-        """The last turns whose words were kept before a kill, and of which it was not yet noted that they were."""
-        kept = turns(self.session.messages)
+    def _unmarked(self) -> list[Turn]:
+        """Turns whose messages were written before the process was killed, and whose digests were not."""
+        written = turns(self.session.messages)
         last = self._seen[-1] if self._seen else None
-        noted = next((n for n in range(len(kept), 0, -1) if kept[n - 1].digest_as_first() == last), 0)
-        return kept[noted:]
+        marked = next((n for n in range(len(written), 0, -1) if written[n - 1].digest_as_first() == last), 0)
+        return written[marked:]
 
-    def _new(self, said: Sequence[Turn]) -> list[Turn]:
-        """The turns that were not recorded: those that stand in the conversation more often than in the record, and the
-        one that was just answered, where it is not what was recorded last.
+    def _new_turns(self, sent: Sequence[Turn]) -> list[Turn]:
+        """The turns that were not recorded: those that the conversation has more often than the record, and its last
+        turn if that is not the last one recorded.
         """
-        recorded, sent = Counter(self._seen), Counter[str]()
+        recorded, count = Counter(self._seen), Counter[str]()
         new: list[Turn] = []
-        for turn in said:
-            sent[turn.digest()] += 1
-            again = turn is said[-1] and self._seen[-1:] != [turn.digest_as_first()]
-            if again or sent[turn.digest()] > recorded[turn.digest()]:
+        for turn in sent:
+            count[turn.digest()] += 1
+            again = turn is sent[-1] and self._seen[-1:] != [turn.digest_as_first()]
+            if again or count[turn.digest()] > recorded[turn.digest()]:
                 new.append(turn)
         return new
 
-    # ------------------------------------------------------------------ what the keeper does
+    # ------------------------------------------------------------------ consolidation
 
     def begin(self) -> bool:
-        """Consolidate what waits, in the background; whether there is anything to do."""
+        """Start to consolidate the waiting messages in the background. Returns whether there is anything to do."""
         with self._lock:
             return not self.erased and self.session.begin()
 
     def settle(self) -> Report | None:
-        """Take over what has ended; raises what it failed with. Of older versions, only the latest few stay."""
+        """Take over the result of a consolidation that has ended, or raise its error. Older versions are pruned."""
         with self._lock:
             report = self.session.settle()
             if report is not None and report.accepted:
                 self.session.store.prune(self.keep_versions)
             return report
 
-    def working(self) -> bool:
+    def consolidating(self) -> bool:
         with self._lock:
             return self.session.progress is not None
 
     def close(self) -> None:
-        """Stop a consolidation; what it has done is kept for the next time."""
+        """Stop a consolidation. Its work is kept for the next time."""
         with self._lock:
             self.session.close()
 
     def erase(self) -> None:
-        """Delete everything, words and memory, and the directory; a request being answered has its memory till then."""
+        """Delete messages, memory and directory. A request that is being answered keeps its memory until its end."""
         with self._lock:
             self.session.abandon()
             delete(self.session.directory)
-            self.erased = True  # not before: what could not be deleted goes on
+            self.erased = True  # only now: if `delete` raises, the user still exists
             self.session.memory, self.session.messages, self.session.last_report = None, [], None
             self._identity, self._seen = None, []
 
     def status(self) -> dict[str, Any]:
-        """What is remembered, in JSON values."""
+        """The state of the memory, as a JSON object."""
         with self._lock:
             return self._status()
 
@@ -229,12 +238,12 @@ class User:
 
 
 class Users:
-    """All users of a server. Of those that nobody asks about, only the latest few are in memory; the rest are on disk.
+    """All users of a server. Those without a request are on disk, except for the latest few.
 
     Parameters
     ----------
-    directory : of the store; one server at a time. What kills have left half written in it is deleted.
-    opened : makes the session of a user's directory.
+    directory : the store, for one server at a time. What killed processes left half written in it is deleted.
+    open_session : opens the session in a user's directory.
     keep_versions : versions of each user's memory that stay on disk.
 
     Raises
@@ -244,23 +253,24 @@ class Users:
     """
 
     def __init__(
-        self, directory: Path, opened: Callable[[Path], ChatSession], keep_versions: int = KEEP_VERSIONS
+        self, directory: Path, open_session: Callable[[Path], ChatSession], keep_versions: int = KEEP_VERSIONS
     ) -> None:
-        self.directory, self._opened, self.keep_versions = private_directory(directory), opened, keep_versions
-        self._held = held(directory)
-        tidy(directory)
+        self.directory, self.keep_versions = private_directory(directory), keep_versions
+        self._open_session = open_session
+        self._store_lock = lock_store(directory)
+        delete_leftovers(directory)
         self._lock = threading.RLock()
-        # Whoever asks at the same time gets the same object.
+        # Simultaneous requests of one user share one object.
         self._loaded: WeakValueDictionary[str, User] = WeakValueDictionary()
         self._recent: dict[str, User] = {}
-        # Who has something to learn, by name, and when they were last heard: they wait on disk.
+        # When the users with waiting messages were last active, by directory name. They need not be loaded.
         self._unlearned: dict[str, float] = {}
-        for path in folders(directory):
-            if (path / TURNS).exists():  # said before the server was started
+        for path in user_directories(directory):
+            if (path / TURNS).exists():  # from before the server was started
                 self._unlearned[path.name] = -inf
 
     def close(self) -> None:
-        self._held.release()
+        self._store_lock.release()
 
     def known(self, identity: str) -> bool:
         """Whether anything is stored of a user.
@@ -268,61 +278,61 @@ class Users:
         Raises
         ------
         InputError
-            For what is no user id.
+            See `check_identity`.
         """
-        return (self.directory / folder(identity)).is_dir()
+        return (self.directory / directory_name(identity)).is_dir()
 
     def stored(self) -> list[tuple[str | None, str]]:
-        """The id and the directory's name of every user. An id is None in a directory that an earlier version made,
-        until its user is seen again.
+        """The id and the directory's name of every user. The id is None in a directory that an earlier version made,
+        until its user's next request.
         """
-        read = [(read_identity(path), path) for path in folders(self.directory)]
+        read = [(read_identity(path), path) for path in user_directories(self.directory)]
         found = [(identity, path.name) for identity, path in read if path.is_dir()]  # not erased meanwhile
         return sorted(found, key=lambda user: (user[0] is None, user))
 
     def get(self, identity: str) -> User:
-        """The one object for a user, new or not.
+        """The object of a user, loaded or made if needed.
 
         Raises
         ------
         InputError
-            For what is no user id.
+            See `check_identity`.
         CheckpointError
             When the user's files are damaged, or made for another base.
         """
         with self._lock:
-            user = self._user(folder(identity))
-            user.seen_as(identity)
+            user = self._user(directory_name(identity))
+            user.store_identity(identity)
             return user
 
     def _user(self, name: str) -> User:
         user = self._loaded.get(name)
         if user is None:
-            user = self._loaded[name] = User(self._opened(self.directory / name), self.keep_versions)
+            user = self._loaded[name] = User(self._open_session(self.directory / name), self.keep_versions)
         self._recent.pop(name, None)
         self._recent[name] = user
-        while len(self._recent) > RECENT or (len(self._recent) > 1 and self._resident() > RESIDENT):
+        while len(self._recent) > MAX_LOADED or (len(self._recent) > 1 and self._loaded_bytes() > MAX_LOADED_BYTES):
             del self._recent[next(iter(self._recent))]
         return user
 
-    def _resident(self) -> int:
-        """Bytes of the memories of those who stay loaded."""
+    def _loaded_bytes(self) -> int:
+        """Bytes of the memories of the users who stay loaded."""
         memories = (user.memory for user in self._recent.values())
         return sum(memory.nbytes for memory in memories if memory is not None)
 
     def record(self, identity: str, user: User, conversation: Sequence[Message], answer: str) -> None:
-        """Keep what is new in a conversation, and have it consolidated when the user has been silent."""
+        """Record the new turns of a conversation. They are consolidated when the user is idle."""
         user.record(conversation, answer)
         with self._lock:
             if user.waiting and not user.erased:
-                self._unlearned[folder(identity)] = time.monotonic()
+                self._unlearned[directory_name(identity)] = time.monotonic()
 
-    def next_silent(self, seconds: float) -> User | None:
-        """A user with something to learn who has been silent that long; asked for once, until more is said."""
+    def next_idle(self, seconds: float) -> User | None:
+        """A user with waiting messages who has been idle that long. Returned once, until another turn is recorded."""
         with self._lock:
-            for name, heard in self._unlearned.items():
+            for name, last_active in self._unlearned.items():
                 loaded = self._loaded.get(name)
-                if (time.monotonic() - heard if loaded is None else loaded.silent()) >= seconds:
+                if (time.monotonic() - last_active if loaded is None else loaded.idle_seconds()) >= seconds:
                     del self._unlearned[name]
                     return self._user(name)
         return None
@@ -333,12 +343,12 @@ class Users:
         Raises
         ------
         InputError
-            For what is no user id.
+            See `check_identity`.
         """
-        name = folder(identity)
-        working = self._loaded.get(name)
-        if working is not None:
-            working.erase()  # may wait for a step of training; others go on meanwhile
+        name = directory_name(identity)
+        loaded = self._loaded.get(name)
+        if loaded is not None:
+            loaded.erase()  # outside of the lock: it may wait for a step of training
         with self._lock:
             self._recent.pop(name, None)
             self._unlearned.pop(name, None)

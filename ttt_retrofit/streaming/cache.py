@@ -43,8 +43,8 @@ class TTTCache(Displayed, SavedCache):
     is_croppable = False  # an update cannot be taken back
 
     def __init__(self, config: PreTrainedConfig, ttt: TTTConfig, base: str) -> None:
-        layers, tracks, track_of = layout(config.get_text_config(decoder=True), ttt)
-        super().__init__(layers, tracks, track_of)
+        layers, groups, group_of = layout(config.get_text_config(decoder=True), ttt)
+        super().__init__(layers, groups, group_of)
         self.ttt = ttt
         self.base = base  # fingerprint of the model it belongs to
         self.owner = ""  # the model itself, in memory: a fingerprint takes time, and changes when it is trained
@@ -138,10 +138,10 @@ class TTTCache(Displayed, SavedCache):
 
     @property
     def nbytes(self) -> int:
-        tracked = sum(track.indices.nbytes for track in self.tracks if track.indices is not None)
+        indices = sum(group.indices.nbytes for group in self.groups if group.indices is not None)
         fast = self.fast.nbytes
         waiting = (part.nbytes for part in (self.pending, self.gate_state) if part is not None)
-        return sum(layer.nbytes for layer in self.layers) + tracked + fast + sum(waiting)
+        return sum(layer.nbytes for layer in self.layers) + indices + fast + sum(waiting)
 
     @property
     def rows(self) -> int | None:
@@ -179,7 +179,7 @@ class TTTCache(Displayed, SavedCache):
         """
         forked = copy.copy(self)
         forked.layers = [copy.copy(layer) for layer in self.layers]
-        forked.tracks = [replace(track) for track in self.tracks]
+        forked.groups = [replace(group) for group in self.groups]
         forked.counts = list(self.counts)
         forked.pending = None if self.pending is None else self.pending.fork()
         forked.sinks = None if self.sinks is None else self.sinks.fork()
@@ -211,25 +211,25 @@ class TTTCache(Displayed, SavedCache):
         """Announce the indices (B, T) of the tokens that come next, and make room for them."""
         self.incoming = incoming
         pending = self.pending.lengths if self.pending else [0] * incoming.shape[0]
-        for number, track in enumerate(self.tracks):
-            if track.capacity is None or track.length + width <= track.capacity:
+        for number, group in enumerate(self.groups):
+            if group.capacity is None or group.length + width <= group.capacity:
                 continue
-            assert self.next_index is not None and track.indices is not None
+            assert self.next_index is not None and group.indices is not None
             first = self.next_index - torch.tensor(pending, device=self.next_index.device)
-            columns = track.columns_to_keep(first, self.uniform)
+            columns = group.columns_to_keep(first, self.uniform)
             if columns.ndim == 1:
-                track.indices = track.indices.index_select(1, columns)
+                group.indices = group.indices.index_select(1, columns)
             else:
-                track.indices = track.indices.gather(1, columns.clamp_min(0)).masked_fill(columns < 0, -1)
-            for layer, owner in zip(self.layers, self.track_of):
+                group.indices = group.indices.gather(1, columns.clamp_min(0)).masked_fill(columns < 0, -1)
+            for layer, owner in zip(self.layers, self.group_of):
                 if owner == number:
                     layer.keep_columns(columns)
 
     def finish(self, taken: list[int]) -> None:
         """Record the tokens announced by `begin`, `taken` by row, now that every layer holds them."""
         assert self.incoming is not None and self.next_index is not None
-        for track in self.tracks:
-            track.indices = self.incoming if track.indices is None else torch.cat([track.indices, self.incoming], dim=1)
+        for group in self.groups:
+            group.indices = self.incoming if group.indices is None else torch.cat([group.indices, self.incoming], dim=1)
         read = (self.incoming >= 0).sum(1) if self.padded else self.incoming.shape[1]
         self.next_index = self.next_index + read
         self.counts = [count + take for count, take in zip(self.counts, taken)]
@@ -238,8 +238,8 @@ class TTTCache(Displayed, SavedCache):
     def view(self) -> IndexedCache:
         """A read-only look at the present past, for a forward that builds a graph."""
         layers = [ViewLayer(layer.past() if layer.is_initialized else None, layer.is_sliding) for layer in self.layers]
-        # Copies of the tracks: a recomputation, later, must find the indices of now.
-        view = IndexedCache(layers, [replace(track) for track in self.tracks], self.track_of)
+        # Copies of the groups: a recomputation, later, must find the indices of now.
+        view = IndexedCache(layers, [replace(group) for group in self.groups], self.group_of)
         view.incoming, view.padded = self.incoming, self.padded
         return view
 
@@ -250,18 +250,18 @@ class TTTCache(Displayed, SavedCache):
         chosen = torch.tensor(rows, device=device)
         everyone = len(rows) == self.rows
         start = self.next_index[chosen] - torch.tensor([self.pending.lengths[row] for row in rows], device=device)
-        tracks = []
-        for track in self.tracks:
-            assert track.indices is not None
-            indices = track.indices[chosen]
-            tracks.append(replace(track, indices=indices.masked_fill(indices >= start[:, None], -1)))
+        groups = []
+        for group in self.groups:
+            assert group.indices is not None
+            indices = group.indices[chosen]
+            groups.append(replace(group, indices=indices.masked_fill(indices >= start[:, None], -1)))
         layers = []
         for layer in self.layers:
             past = layer.past() if layer.is_initialized else None
             if past is not None and not everyone:
                 past = past[0].index_select(0, chosen), past[1].index_select(0, chosen)
             layers.append(ViewLayer(past, layer.is_sliding))
-        view = IndexedCache(layers, tracks, self.track_of)
+        view = IndexedCache(layers, groups, self.group_of)
         chunk = torch.arange(self.pending.ids.shape[1], device=device)
         view.incoming, view.padded = start[:, None] + chunk, True
         return view
@@ -286,8 +286,8 @@ class TTTCache(Displayed, SavedCache):
     def reset(self) -> None:
         """Back to the state before the first token."""
         super().reset()
-        for track in self.tracks:
-            track.indices = None
+        for group in self.groups:
+            group.indices = None
         self.columns, self.next_index, self.uniform, self.padded = 0, None, True, False
         self.pending, self.sinks, self.fast, self._losses, self.counts = None, None, FastState(), Log([]), []
         self.marks, self.ahead, self.held, self.digest = None, [], None, None
@@ -332,8 +332,8 @@ class TTTCache(Displayed, SavedCache):
         assert self.next_index is not None
         for layer in self.layers:
             layer.select(rows)
-        for track in self.tracks:
-            track.indices = None if track.indices is None else track.indices.index_select(0, rows)
+        for group in self.groups:
+            group.indices = None if group.indices is None else group.indices.index_select(0, rows)
         self.next_index = self.next_index.index_select(0, rows)
         self.fast = self.fast.select(rows)
         self.marks = None if self.marks is None else self.marks.index_select(0, rows)

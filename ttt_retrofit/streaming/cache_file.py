@@ -26,7 +26,7 @@ from ..util.files import parsed, private_directory, remove_left_over
 from ..util.registry import NotRegisteredError
 from ..util.sealed import read_sealed, side_by_side, write_sealed
 from .digest import of_text
-from .kv import Track
+from .kv import LayerGroup
 
 CACHE_FORMAT = 2
 TEXT = "ttt_cache"  # the header's name in the file
@@ -46,8 +46,8 @@ class Expected:
     vocabulary: int
     positions: int  # the first that is none
     width: int  # of hidden states
-    tracks: Sequence[Track]
-    track_of: Sequence[int]
+    groups: Sequence[LayerGroup]
+    group_of: Sequence[int]
     kept: Sequence[tuple[tuple[int, int], tuple[int, int]] | None]  # (H, D) of keys and values, by layer
     fast: dict[str, tuple[int, int]]  # shapes of fast weights and of what their optimizer carries, by name
 
@@ -189,15 +189,15 @@ def _shapes(header: dict[str, Any], tensors: dict[str, Tensor], rows: int, expec
     """Every tensor that there should be, with its shape and kind."""
     ttt = expected.ttt
     shapes: dict[str, Shape] = {"ranks_seen": ((rows,), _is_long), "sink_ids": ((rows, ttt.sink_tokens), _is_long)}
-    kept = [tensors.get(f"ranks|{index}") for index in range(len(expected.tracks))]
+    kept = [tensors.get(f"ranks|{index}") for index in range(len(expected.groups))]
     lengths = [0 if indices is None or not indices.ndim else indices.shape[-1] for indices in kept]
     if any(header["counts"]):
         for index, length in enumerate(lengths):
             shapes[f"ranks|{index}"] = ((rows, length), _is_long)
-        for index, (sizes, track) in enumerate(zip(expected.kept, expected.track_of)):
+        for index, (sizes, group) in enumerate(zip(expected.kept, expected.group_of)):
             if sizes is not None:
                 for name, (heads, dim) in zip(("keys", "values"), sizes):
-                    shapes[f"{name}|{index}"] = ((rows, heads, lengths[track], dim), _is_float)
+                    shapes[f"{name}|{index}"] = ((rows, heads, lengths[group], dim), _is_float)
     compared = header.get("compared", ())
     shapes |= {name: ((rows, *rest), _is_long) for name, rest in zip(COMPARED, ((2,), ())) if name in compared}
     if "held_ids" in tensors and "ahead" in header:
@@ -251,7 +251,7 @@ def _index_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: 
     """Of the tokens that are kept: each once, none unread, and all that the next query reaches back to."""
     seen = tensors["ranks_seen"][:, None]
     waiting = torch.tensor(header["pending_lengths"] or [0] * len(seen), device=seen.device)[:, None]
-    for index, track in enumerate(expected.tracks):
+    for index, group in enumerate(expected.groups):
         indices = tensors.get(f"ranks|{index}")
         if indices is None:
             continue
@@ -264,10 +264,10 @@ def _index_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: 
         if header["uniform"] and not bool((indices == indices[:1]).all()):
             yield f"ranks|{index} differs between rows that are called alike"
         # Rows of different lengths are kept as wide as the widest, beside which a chunk has room.
-        if track.capacity is not None and indices.shape[1] > track.capacity + expected.ttt.chunk_size:
-            yield f"ranks|{index} keeps {indices.shape[1]} tokens, where {track.capacity} have room"
-        oldest = torch.zeros_like(seen) if track.window is None else (seen - waiting - track.window + 1).clamp_min(0)
-        sinks = seen.clamp_max(track.sinks)
+        if group.capacity is not None and indices.shape[1] > group.capacity + expected.ttt.chunk_size:
+            yield f"ranks|{index} keeps {indices.shape[1]} tokens, where {group.capacity} have room"
+        oldest = torch.zeros_like(seen) if group.window is None else (seen - waiting - group.window + 1).clamp_min(0)
+        sinks = seen.clamp_max(group.sinks)
         missing = (((indices >= oldest).sum(1, keepdim=True) != seen - oldest)
                    | (((indices >= 0) & (indices < sinks)).sum(1, keepdim=True) != sinks))  # fmt: skip
         if bool(missing.any()):

@@ -1,7 +1,7 @@
 """One call of a converted model: check, align, read, collect.
 
-- `check`: what it was given can be read, and goes with what the cache has read (`inputs.py`).
-- `Given.align`: padding moves behind each row's real tokens; those are what there is to read.
+- `check`: raises unless its inputs can be read and go with what the cache has read (`inputs.py`).
+- `CheckedInputs.align`: padding moves behind each row's real tokens; those are what there is to read.
 - `Call.read`: reads them, one segment after another (`reading.py`), and tells the cache how far the call is.
 - `Collector`: puts the logits of the segments back into the columns that their tokens came from.
 
@@ -29,8 +29,8 @@ LAST = "last_hidden_state"  # what a backbone puts out, by transformers' name
 
 
 @dataclass(frozen=True)
-class Given:
-    """What a call was given, checked."""
+class CheckedInputs:
+    """The inputs of a call, checked."""
 
     ids: Tensor  # (B, T) int64
     mask: Tensor | None  # (B, past + T) or (B, T) bool, None where all are real
@@ -74,7 +74,7 @@ def check(
     learn_from: str | None,
     vocabulary: int,
     kwargs: dict[str, Any],
-) -> Given:
+) -> CheckedInputs:
     """Raises `InputError`. Takes out of `kwargs` what the family's forward must not be handed."""
     ids = inputs.checked_ids(ids, kwargs, vocabulary)
     mask = inputs.checked_mask(mask, ids, cache)
@@ -82,7 +82,7 @@ def check(
     positions = inputs.text_positions(inputs.positions_of(positions, kwargs, ids), new)
     inputs.check_positions(positions, ids)
     inputs.check_learn_from(learn_from)
-    return Given(ids, mask, positions, ended)
+    return CheckedInputs(ids, mask, positions, ended)
 
 
 @dataclass(frozen=True)

@@ -27,11 +27,11 @@ def join(decoder: Decoder, into: TTTCache, caches: Sequence[TTTCache]) -> TTTCac
     The columns that `generate` counts become those of the longest row; a shorter one is taken to be padded before it.
     """
     with torch.inference_mode(False):
-        for index, track in enumerate(into.tracks):
-            longest = max(cache.tracks[index].length for cache in caches)
-            track.indices = torch.cat([_filled(cache.tracks[index].indices, 1, longest, -1) for cache in caches])
-        for layer, track_index in zip(range(len(into.layers)), into.track_of):
-            _join_layer(into, layer, into.tracks[track_index].length, caches)
+        for index, group in enumerate(into.groups):
+            longest = max(cache.groups[index].length for cache in caches)
+            group.indices = torch.cat([_filled(cache.groups[index].indices, 1, longest, -1) for cache in caches])
+        for layer, group_index in zip(range(len(into.layers)), into.group_of):
+            _join_layer(into, layer, into.groups[group_index].length, caches)
         into.next_index = torch.cat([_there(cache.next_index) for cache in caches])
         into.counts = [count for cache in caches for count in cache.counts]
         into.start_logs([losses for cache in caches for losses in cache.losses])

@@ -25,8 +25,8 @@ BORROWING = "dummy"
 
 
 @dataclass
-class Track:
-    """Which tokens a group of layers keeps: all its layers share one reach, hence one list of indices."""
+class LayerGroup:
+    """Layers that keep the same tokens: they share one reach, hence one list of indices."""
 
     window: int | None  # tokens a query reaches back to, itself included; None for all
     sinks: int
@@ -37,7 +37,7 @@ class Track:
     def length(self) -> int:
         return 0 if self.indices is None else self.indices.shape[1]
 
-    def empty(self) -> Track:
+    def empty(self) -> LayerGroup:
         """The same reach, before the first token."""
         return replace(self, indices=None)
 
@@ -101,7 +101,7 @@ class WindowedLayer(CacheLayerMixin):
         return self._kept(self._keys), self._kept(self._values)
 
     def keep_columns(self, columns: Tensor) -> None:
-        """Drop all columns but these, as `Track.columns_to_keep` gives them."""
+        """Drop all columns but these, as `LayerGroup.columns_to_keep` gives them."""
         if not self.is_initialized:
             return
         self.length = columns.shape[-1]
@@ -208,10 +208,10 @@ class IndexedCache(Cache):
 
     layers: list[Any]  # WindowedLayer or ViewLayer: transformers' union of kinds knows neither
 
-    def __init__(self, layers: list[Any], tracks: list[Track], track_of: list[int]) -> None:
+    def __init__(self, layers: list[Any], groups: list[LayerGroup], group_of: list[int]) -> None:
         super().__init__(layers=layers)
-        self.tracks = tracks
-        self.track_of = track_of
+        self.groups = groups
+        self.group_of = group_of
         self.incoming: Tensor | None = None  # (B, T) indices of the tokens being forwarded
         self.padded = False
         self._asked = 0
@@ -223,14 +223,14 @@ class IndexedCache(Cache):
 
     def attended(self) -> Attended:
         """What the incoming tokens see in the layers whose mask is being built."""
-        track = self.tracks[self.track_of[self._asked]]
+        group = self.groups[self.group_of[self._asked]]
         assert self.incoming is not None
-        indices = self.incoming if track.indices is None else torch.cat([track.indices, self.incoming], dim=1)
-        return Attended(self.incoming, indices, track.window, track.sinks, self.padded)
+        indices = self.incoming if group.indices is None else torch.cat([group.indices, self.incoming], dim=1)
+        return Attended(self.incoming, indices, group.window, group.sinks, self.padded)
 
 
-def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer], list[Track], list[int]]:
-    """One layer per decoder layer, grouped into tracks by how far they reach."""
+def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer], list[LayerGroup], list[int]]:
+    """One layer per decoder layer, their groups by reach, and the group of each layer."""
     types, arguments = get_layer_types_and_kwargs(config)
     unknown = sorted(set(types) - {*ATTENTION_TYPES, BORROWING})
     if unknown:
@@ -238,19 +238,19 @@ def layout(config: PreTrainedConfig, ttt: TTTConfig) -> tuple[list[WindowedLayer
             f"Layers of type {unknown} keep a state that cannot be rolled back to the start of a chunk. "
             f"Only {list(ATTENTION_TYPES)} layers can be read with test-time training so far."
         )
-    tracks: list[Track] = []
-    layers, track_of = [], []
+    groups: list[LayerGroup] = []
+    layers, group_of = [], []
     for kind, kwargs in zip(types, arguments):
         own = kwargs.get("sliding_window")
         # Layers with a window of their own were trained without sinks; ours matters only where it is smaller.
         if own is not None and (ttt.sliding_window is None or own <= ttt.sliding_window):
-            track = Track(own, 0, room=ttt.chunk_size)
+            group = LayerGroup(own, 0, room=ttt.chunk_size)
         else:
             sinks = ttt.sink_tokens if ttt.sliding_window is not None else 0
-            track = Track(ttt.sliding_window, sinks, room=ttt.chunk_size)
-        if track not in tracks:
-            tracks.append(track)
-        index = tracks.index(track)
-        track_of.append(index)
-        layers.append(WindowedLayer(tracks[index].capacity, is_sliding=kind != "full_attention"))
-    return layers, tracks, track_of
+            group = LayerGroup(ttt.sliding_window, sinks, room=ttt.chunk_size)
+        if group not in groups:
+            groups.append(group)
+        index = groups.index(group)
+        group_of.append(index)
+        layers.append(WindowedLayer(groups[index].capacity, is_sliding=kind != "full_attention"))
+    return layers, groups, group_of

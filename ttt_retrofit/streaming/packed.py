@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from ..memory import Memory
-from .call import LAST, Given, columns_kept
+from .call import LAST, CheckedInputs, columns_kept
 
 Spans = list[tuple[int, int]]  # first column and the one after the last, of each document of a row
 
 
-def documents(given: Given, alone: bool) -> list[Spans] | None:
+def documents(checked: CheckedInputs, alone: bool) -> list[Spans] | None:
     """Where the documents of each row stand, or None where every row is a single one, as under a mask.
 
     alone: nothing is carried on from the call. Transformers then takes any gap between two positions for a boundary,
     otherwise only a step back is one.
     """
-    rows, length = given.ids.shape
-    positions = given.positions
-    if given.mask is not None or positions is None or length < 2:
+    rows, length = checked.ids.shape
+    positions = checked.positions
+    if checked.mask is not None or positions is None or length < 2:
         return None
     step = positions.diff(dim=1)
     begins = (step != 1) if alone else (step <= 0)
@@ -42,7 +42,7 @@ def documents(given: Given, alone: bool) -> list[Spans] | None:
 
 def read_apart(
     forward: Callable[..., Any],
-    given: Given,
+    checked: CheckedInputs,
     spans: list[Spans],
     memories: Memory | Sequence[Memory | None] | None,
     logits_to_keep: int | Tensor,
@@ -52,8 +52,8 @@ def read_apart(
 
     Its cache is that of the last documents, where all rows have as many; otherwise there is none.
     """
-    assert given.positions is not None
-    ids, positions = given.ids, given.positions.expand(given.ids.shape[0], -1)
+    assert checked.positions is not None
+    ids, positions = checked.ids, checked.positions.expand(checked.ids.shape[0], -1)
     found: list[list[Tensor]] = [[] for _ in spans]
     output, name = None, "logits"
     most = max(map(len, spans))

@@ -79,9 +79,9 @@ class SavedCache(IndexedCache):
         for index, layer in enumerate(self.layers):
             if layer.is_initialized:
                 tensors[f"keys|{index}"], tensors[f"values|{index}"] = layer.past()
-        for index, track in enumerate(self.tracks):
-            if track.indices is not None:
-                tensors[f"ranks|{index}"] = track.indices.clone()  # tracks may share it, which safetensors refuses
+        for index, group in enumerate(self.groups):
+            if group.indices is not None:
+                tensors[f"ranks|{index}"] = group.indices.clone()  # groups may share it, which safetensors refuses
         compared = [name for name in COMPARED if getattr(self, name) is not None]
         tensors |= {name: getattr(self, name) for name in compared}
         if self.next_index is not None:
@@ -148,8 +148,8 @@ class SavedCache(IndexedCache):
             self.held = Held(tensors["held_ids"], tensors["held_unread"])
         if header["anchors"] is not None:
             self.sinks = Sinks(tensors["sink_ids"], header["anchors"])
-        for index, track in enumerate(self.tracks):
-            track.indices = tensors.get(f"ranks|{index}")
+        for index, group in enumerate(self.groups):
+            group.indices = tensors.get(f"ranks|{index}")
         for index, layer in enumerate(self.layers):
             if f"keys|{index}" in tensors:
                 # The model may have been loaded in another dtype than when the cache was saved.
@@ -174,8 +174,8 @@ def _expected(model: Owner, fresh: SavedCache) -> Expected:
         vocabulary=model.vocabulary_size,
         positions=model.learned_positions or cache_file.LARGEST_POSITION,
         width=model.config.get_text_config(decoder=True).hidden_size,
-        tracks=fresh.tracks,
-        track_of=fresh.track_of,
+        groups=fresh.groups,
+        group_of=fresh.group_of,
         kept=_kept(model, fresh.base),
         fast=fast,
     )

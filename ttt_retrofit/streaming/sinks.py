@@ -70,8 +70,8 @@ def move(decoder: Decoder, cache: TTTCache, rows: list[int], shift: Tensor | Non
     offsets = torch.arange(size, device=sinks.ids.device)
     view = IndexedCache(
         [ViewLayer(None, layer.is_sliding) for layer in cache.layers],
-        [track.empty() for track in cache.tracks],
-        cache.track_of,
+        [group.empty() for group in cache.groups],
+        cache.group_of,
     )
     view.incoming = offsets.expand(len(rows), size)
     with entering(ForwardContext(fast, attended=view.attended)):
@@ -82,9 +82,9 @@ def move(decoder: Decoder, cache: TTTCache, rows: list[int], shift: Tensor | Non
             use_cache=True,
             logits_to_keep=1,
         )
-    for layer, added, owner in zip(cache.layers, view.layers, cache.track_of):
-        track = cache.tracks[owner]
-        if track.sinks and added.keys is not None:
-            assert track.indices is not None
-            columns = (track.indices[index][:, None, :] == offsets[:, None]).to(torch.uint8).argmax(-1)  # (M, S)
+    for layer, added, owner in zip(cache.layers, view.layers, cache.group_of):
+        group = cache.groups[owner]
+        if group.sinks and added.keys is not None:
+            assert group.indices is not None
+            columns = (group.indices[index][:, None, :] == offsets[:, None]).to(torch.uint8).argmax(-1)  # (M, S)
             layer.rewrite(index, columns, added.keys, added.values)

@@ -1,8 +1,8 @@
 """Chat messages, as they are handed over and as a tokenizer's template takes them.
 
-Some templates take nothing but turns of two: Gemma's and Mistral's raise where two messages of one role follow each
-other, and Gemma's knows no system prompt. What a template writes are tokens, what a message says is text: by spelling
-tokens, no message can begin a turn.
+Some templates accept only alternating turns: Gemma's and Mistral's raise where two messages of one role follow each
+other, and Gemma's knows no system prompt. A special token that the template writes is a token. One that a message
+contains is text, so that no message can begin a turn.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ UNSTUDIED = ("system", "developer", "tool", "function")
 TEXTS = ("text", "input_text", "output_text")  # types of parts
 SILENT = ("tool_use", "tool_result", "tool_call", "function_call", "thinking", "redacted_thinking", "reasoning")
 CALLS = {"tool_calls", "function_call"}
-GREETING = "Hello."  # what the user says before a model that speaks first
+GREETING = "Hello."  # the user's message in front of a conversation that the assistant begins
 
 
 def is_message(found: Any) -> bool:
@@ -100,22 +100,22 @@ def prompt_ids(
 
     Parameters
     ----------
-    split_special_tokens : encode special tokens that messages spell as text, so that none of them can begin a turn of
-        another role; False lets them be tokens. Where messages spell none, both give the same ids.
+    split_special_tokens : encode special tokens that messages contain as text, so that none of them can begin a turn of
+        another role; False lets them be tokens. Where messages contain none, both give the same ids.
 
     Raises
     ------
     InputError
         When the template refuses the messages, and also refuses them as turns of user and assistant. When a tokenizer
-        cannot spell a special token as text.
+        cannot encode a special token as text.
     """
-    if split_special_tokens and _spells_tokens(tokenizer, messages):
+    if split_special_tokens and _has_special_tokens(tokenizer, messages):
         settings = {**settings, "sanitize_control_tokens": True}
     try:
         try:
             return _applied(tokenizer, messages, settings)
         except TemplateError:
-            return _applied(tokenizer, in_turns(messages), settings)
+            return _applied(tokenizer, alternating(messages), settings)
     except TemplateError as error:
         raise InputError(f"The model's chat template refuses these messages: {error}") from error
     except ValueError as error:
@@ -127,10 +127,10 @@ def prompt_ids(
         ) from error
 
 
-def in_turns(messages: Sequence[Message]) -> list[Message]:
-    """The messages as turns of user and assistant: the first is the user's, and neighbours of one role are one.
+def alternating(messages: Sequence[Message]) -> list[Message]:
+    """The messages as alternating turns of user and assistant, the user's first. Neighbours of one role are joined.
 
-    What is neither is said by the user.
+    Messages of other roles become the user's.
     """
     turns: list[Message] = []
     for message in messages:
@@ -149,8 +149,8 @@ def _applied(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], se
     return list(tokenizer.apply_chat_template(given, add_generation_prompt=True, return_dict=False, **settings))
 
 
-def _spells_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
-    """Whether a message holds what would be a token that directs the model."""
+def _has_special_tokens(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> bool:
+    """Whether a message contains the text of a token that directs the model."""
     template, special = str(tokenizer.chat_template), tuple(tokenizer.all_special_tokens)
     of_all, of_template = _directing(tokenizer, len(tokenizer), template, special)
     return any(

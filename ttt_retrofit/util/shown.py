@@ -1,15 +1,15 @@
-"""Text that somebody else wrote, made fit to be shown: a terminal obeys control characters, so they are spelt out."""
+"""Escaping of control characters in foreign text, because a terminal obeys them."""
 
 from __future__ import annotations
 
 import re
 
-# C0 and C1 controls but for tab and line feed, and what turns the direction of writing.
+# C0 and C1 controls but for tab and line feed, and what changes the direction of writing.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def shown(text: str) -> str:
-    """`text` with control characters as Python spells them, such as \\x1b."""
+    """`text` with control characters as Python escapes, such as \\x1b."""
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
@@ -19,5 +19,5 @@ def shown_in_line(text: str) -> str:
 
 
 def shown_in_json(document: str) -> str:
-    """JSON that says the same, with control characters as JSON spells them."""
+    """The same JSON document, with control characters as JSON escapes."""
     return CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", document)

@@ -18,8 +18,8 @@ def text_ids(
     Parameters
     ----------
     begins : nothing was read before it: it gets the tokens that the tokenizer puts before a text, such as BOS, unless
-        it spells them itself, as a rendered chat template does. What goes on from something gets none.
-    split_special_tokens : encode special tokens that the text spells as text.
+        the text contains them itself, as a rendered chat template does. A text that continues another gets none.
+    split_special_tokens : encode special tokens that the text contains as text.
 
     Returns
     -------

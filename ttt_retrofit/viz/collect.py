@@ -20,7 +20,7 @@ from ..evaluation import FULL, SINKS, TTT, Advance, Reading
 from ..inner.discovery import decoder_layers
 from ..inner.learning import displacements
 from ..memory.memory import Memory
-from ..util.phrasing import Phrasing
+from ..util.prompt_formatter import PromptFormatter
 from .data import MemoryEffect, TextRead
 
 Context = str | list[dict[str, Any]]
@@ -87,11 +87,11 @@ def memory_effect(
     if not questions:
         raise InputError("memory_effect() was given no question. Give at least one that the context answers.")
     prompts = Prompts.load(None)
-    phrasing = Phrasing(tokenizer, prompts.plain)
+    formatter = PromptFormatter(tokenizer, prompts.plain)
     states, lens, answers = [], [], []
     for question in questions:
-        alone = phrasing.asked(question)
-        full = _last_states(model, _in_context(phrasing, prompts, context, question), None)
+        alone = formatter.asked(question)
+        full = _last_states(model, _in_context(formatter, prompts, context, question), None)
         found = [full, _last_states(model, alone, None), _last_states(model, alone, memory)]
         scores = torch.stack([_lens(model, state) for state in found])  # (3, L + 1, V)
         answer = int(scores[0, -1].argmax())
@@ -101,12 +101,12 @@ def memory_effect(
     return MemoryEffect(list(questions), answers, torch.stack(states, 1).cpu(), torch.stack(lens, 1).cpu())
 
 
-def _in_context(phrasing: Phrasing, prompts: Prompts, context: Context, question: str) -> list[int]:
+def _in_context(formatter: PromptFormatter, prompts: Prompts, context: Context, question: str) -> list[int]:
     if not isinstance(context, str):
-        return phrasing.asked(question, context)
-    if phrasing.chat:
-        return phrasing.asked(fill(prompts.reading, context=context, question=question))
-    return phrasing.asked(question, [{"role": "user", "content": context}])
+        return formatter.asked(question, context)
+    if formatter.chat:
+        return formatter.asked(fill(prompts.reading, context=context, question=question))
+    return formatter.asked(question, [{"role": "user", "content": context}])
 
 
 def _last_states(model: Any, ids: list[int], memory: Memory | None) -> Tensor:

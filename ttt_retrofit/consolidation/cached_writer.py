@@ -1,4 +1,4 @@
-"""A writer whose answers are on disk once they are written, so that a study that was cut off goes on in its middle."""
+"""A writer that caches its answers on disk, so that an interrupted study goes on where it was."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from .work import Work
+from .work_directory import WorkDirectory
 from .writer import Answer, Writer
 
 
-class KeptWriter(Writer):
-    """Answers to the very prompts that it has answered before are read, not written again."""
+class CachedWriter(Writer):
+    """Reads the answers to prompts that it has answered before from the work directory."""
 
-    def __init__(self, work: Work, role: str, *writer: Any) -> None:
+    def __init__(self, work: WorkDirectory, role: str, *writer: Any) -> None:
         """`role` tells apart those that share a work, and may be other models; the rest is for `Writer`."""
         super().__init__(*writer)
         self.work, self.role = work, role

@@ -1,4 +1,4 @@
-"""A memory from elsewhere keeps within what `consolidate` makes, says what it may do, and moves no terminal."""
+"""A memory of another author keeps within what `consolidate` makes, says what it may do, and moves no terminal."""
 
 import dataclasses
 import io
@@ -54,7 +54,7 @@ def seen_against(background):
 BEYOND = {
     "lm_head": (writing_to("lm_head", 97, 32), r"writes to lm_head"),
     "attention": (writing_to("model.layers.1.self_attn.q_proj", 32, 32), r"self_attn\.q_proj"),
-    "always": (ungated, r"no gate and speaks always"),
+    "always": (ungated, r"no gate and is always active"),
     "loud": (louder, r"times its own norm"),
     "open": (gated_by(closed=-3.0, opened=-2.0), r"stands open"),
     "nearly open": (gated_by(closed=-0.9, opened=-0.8), r"stands open"),
@@ -71,7 +71,7 @@ BEYOND = {
 
 
 @pytest.mark.parametrize("how", BEYOND)
-def test_a_memory_from_elsewhere_that_may_do_more_is_refused_unless_trusted(how, tmp_path):
+def test_a_memory_of_another_author_that_may_do_more_is_refused_unless_trusted(how, tmp_path):
     change, message = BEYOND[how]
     model = converted()
     change(memory(model, 1)).save(tmp_path)
@@ -97,7 +97,7 @@ def test_an_adapter_is_usable_as_an_object_and_from_a_directory_when_it_is_trust
     adapter = Memory.from_lora(tmp_path / "adapter", model)
     assert model.load_memory(adapter) is adapter
     adapter.save(tmp_path / "memory")
-    with pytest.raises(CheckpointError, match="speaks always"):
+    with pytest.raises(CheckpointError, match="always active"):
         model.load_memory(tmp_path / "memory")
     model.load_memory(tmp_path / "memory", safe=False)
 
@@ -110,7 +110,7 @@ def test_a_memory_says_what_it_may_do_and_marks_its_report_as_its_own_word():
     said = str(made)
     assert "9 projections" in said and "where its gates open" in said and "as the file says" in said
     assert "\x1b" not in said and "\x07" not in said and "good\\nrecall" in said
-    assert "speaks always" in str(ungated(made))
+    assert "always active" in str(ungated(made))
     assert "As the file says of itself" in memory_card("a/b", "base", False, 1, 9, REPORT)
 
 

@@ -25,7 +25,7 @@ from ..config import is_integer
 from ..errors import CheckpointError, InputError
 from ..util.files import parsed, private_directory, remove_unfinished
 from ..util.sealed import read_sealed, write_sealed
-from .distill import Leaves, State
+from .distill import Leaves, TrainingState
 from .study import Question
 from .writer import Answer
 
@@ -45,7 +45,7 @@ def default_directory() -> Path:
 
 
 @dataclass
-class Work:
+class WorkDirectory:
     """The directory of one consolidation, held by one process at a time."""
 
     directory: Path
@@ -54,7 +54,7 @@ class Work:
     full: bool = False  # a write failed; the work itself goes on
 
     @classmethod
-    def open(cls, parent: Path, key: str, vocabulary: int) -> Work:
+    def open(cls, parent: Path, key: str, vocabulary: int) -> WorkDirectory:
         """Raises `InputError` when another process works on the same consolidation."""
         directory = parent / key
         private_directory(directory)
@@ -138,7 +138,7 @@ class Work:
             self._again(WRITTEN.format(name), error)
             return None
 
-    def save_training(self, state: State) -> None:
+    def save_training(self, state: TrainingState) -> None:
         if time.monotonic() - self.last_saved < SAVE_EVERY:
             return
         self.last_saved = time.monotonic()
@@ -149,7 +149,7 @@ class Work:
             tensors |= {f"{index}|{moment}": moments[moment] for moment in MOMENTS if moment in moments}
         self._write(TRAINING, tensors, {"step": state.step, "known": state.known})
 
-    def load_training(self, state: State) -> None:
+    def load_training(self, state: TrainingState) -> None:
         """Put what was saved into a fresh `state`; leaves it as it is where nothing fits."""
         stored = self._read(TRAINING)
         if stored is None:
@@ -221,7 +221,7 @@ def _is_asked(found: Any) -> bool:
     return isinstance(text, str) and words and _is_count(count) and is_integer(statement) and isinstance(held_out, bool)
 
 
-def _check_training(tensors: dict[str, Tensor], header: Any, state: State) -> None:
+def _check_training(tensors: dict[str, Tensor], header: Any, state: TrainingState) -> None:
     """Raise `CheckpointError` unless this is a training of these leaves."""
     _check(isinstance(header, dict) and set(header) == {"step", "known"}, "its header is none of a training")
     _check(all(map(_is_count, header.values())) and header["known"] <= header["step"], "its steps are no numbers")

@@ -12,7 +12,7 @@ from .messages import Message, prompt_ids
 from .texts import text_ids
 
 
-class Phrasing:
+class PromptFormatter:
     """Turns messages into token ids: through the chat template where there is one, else by plain prompts."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, plain: str) -> None:
@@ -46,7 +46,7 @@ class Phrasing:
         pairs = min(len(prompt), len(empty))
         first = next((n for n in range(pairs) if prompt[n] != empty[n]), pairs)
         last = next((n for n in range(pairs - first) if prompt[-1 - n] != empty[-1 - n]), pairs - first)
-        return str(self.tokenizer.decode(list(prompt[first : len(prompt) - last]))).strip()
+        return str(self.tokenizer.decode(list(prompt[first : len(prompt) - last]), skip_special_tokens=True)).strip()
 
     def said(self, answer: str) -> list[int]:
         """An answer as the model would give it after `asked`, with the token that ends it."""

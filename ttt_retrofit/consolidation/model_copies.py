@@ -1,4 +1,4 @@
-"""A private copy of a model that shares its weights: hooks and layers may be changed, the original never notices."""
+"""Private copies of a model that share its weights: what is changed in a copy leaves the original as it is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Keeper`: the thread that consolidates the messages of idle users, one at a time, while others are answered."""
+"""`IdleConsolidator`: the thread that consolidates the messages of idle users, one user at a time."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .users import User, Users
 
 logger = logging.get_logger(__name__)
 
-LOOK = 0.2  # seconds between two looks
+POLL = 0.2  # seconds
 
 
-class Keeper:
-    """Starts with `start`, and ends with `stop`.
+class IdleConsolidator:
+    """Starts with `start`, and ends with `stop`. The server answers other users meanwhile.
 
     Parameters
     ----------
-    idle : seconds without a request after which a user's words are consolidated.
+    idle : seconds without a request after which a user's messages are consolidated.
     """
 
     def __init__(self, users: Users, idle: float) -> None:
         self.users, self.idle = users, idle
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="ttt-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="ttt-consolidate-idle", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -35,19 +35,19 @@ class Keeper:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stopped.wait(LOOK):
+        while not self._stopped.wait(POLL):
             try:
-                user = self.users.next_silent(self.idle)
+                user = self.users.next_idle(self.idle)
                 if user is not None:
-                    self._keep(user)
-            except Exception:  # of one user: the others' words still become memory
+                    self._consolidate(user)
+            except Exception:  # one user's failure must not end the thread
                 logger.exception("A consolidation failed.")
 
-    def _keep(self, user: User) -> None:
+    def _consolidate(self, user: User) -> None:
         if not user.begin():
             return
-        while user.working():
-            if self._stopped.wait(LOOK):
+        while user.consolidating():
+            if self._stopped.wait(POLL):
                 user.close()
                 return
             report = user.settle()

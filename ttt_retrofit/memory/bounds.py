@@ -1,7 +1,7 @@
-"""What a memory that comes from elsewhere may do to a model, unless its maker is trusted.
+"""The bounds of what a memory from another author may do to a model.
 
-A memory is weights, and weights can say anything: no check tells a good one from a bad one. This keeps one within the
-bounds of what `consolidate` makes: it is added to MLPs, no louder than they are made for, and through a gate.
+A memory is weights, and no check tells good weights from bad ones. So a memory is kept within what `consolidate` makes:
+it is added to MLPs only, its change of a projection is bounded, and it has a gate.
 R rank, I in features, O out features, K keys, D model width.
 """
 
@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..inner.discovery import module_at, without_adapters
 from .config import MemoryConfig
 from .memory import Memory
-from .projections import find_places
+from .projections import find_placement
 
 # A change of this many times a projection's own Frobenius norm is no memory; consolidation stays below 1.
 LARGEST_CHANGE = 10.0
@@ -23,7 +23,7 @@ ROUNDING = 0.02  # of unit vectors kept in 16 bits
 
 
 def check_bounds(memory: Memory, model: PreTrainedModel) -> None:
-    """Raise unless all that a memory does is what one made by `consolidate` with its default places may do.
+    """Raise unless all that a memory does is what one made by `consolidate` with its default placement may do.
 
     Raises
     ------
@@ -31,13 +31,13 @@ def check_bounds(memory: Memory, model: PreTrainedModel) -> None:
         For weights of anything but the MLPs of decoder layers, weights far larger than the base's, entries without a
         gate, or gates that stand open for everything.
     """
-    mlps = {place.path for place in find_places(model, MemoryConfig(rank=1, layers=1.0)).projections}
+    mlps = {place.path for place in find_placement(model, MemoryConfig(rank=1, layers=1.0)).projections}
     for entry in memory.entries:
         outside = sorted(entry.weights.keys() - mlps)
         if outside:
             _refuse(f"entry {entry.name!r} writes to {outside[0]}, expected only projections of MLPs in its layers")
     if memory.entries and not memory.config.gated:
-        _refuse("it has no gate and speaks always")
+        _refuse("it has no gate and is always active")
     background = memory.background
     if _longest(background.centre[None]) > 1 + ROUNDING or _longest(background.directions.mT) > 1 + ROUNDING:
         _refuse("its background is of vectors longer than 1, by which gates open for anything")

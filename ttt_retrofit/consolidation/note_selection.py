@@ -1,7 +1,7 @@
-"""What is written down word for word beside a memory: the sentences of a context that weights recall worst.
+"""Selects the sentences of a context that are kept word for word: those that weights recall worst.
 
 Numbers, codes and rare names are what fast weights and studied answers lose, and what a tokenizer has no words for.
-So a sentence is worth its place by how many tokens its words take. That needs no forward pass and no question.
+So the worth of a sentence is its tokens per word. That needs no forward pass and no question.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def rarity(sentence: str, tokens: int) -> float:
     return tokens / max(len(WORD_OR_MARK.findall(sentence)), FEWEST)
 
 
-def written(sentences: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[Note]:
+def scored_notes(sentences: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[Note]:
     """Every sentence as a note, with its worth."""
     sizes = ((text, len(tokenizer(text, add_special_tokens=False).input_ids)) for text in sentences)
     return [Note(text, rarity(text, tokens), tokens) for text, tokens in sizes]
 
 
-def best(notes: Sequence[Note], budget: int) -> list[int]:
+def select_notes(notes: Sequence[Note], budget: int) -> list[int]:
     """Numbers of the notes of most worth that fit into so many tokens together, in their order.
 
     What was said twice is kept once, where it was said last.
@@ -43,10 +43,10 @@ def best(notes: Sequence[Note], budget: int) -> list[int]:
     return sorted(kept)
 
 
-def bounded(entries: Sequence[Entry], budget: int) -> tuple[Entry, ...]:
-    """The entries with the notes that are worth most among all of them: a notepad does not grow with the bank."""
+def within_budget(entries: Sequence[Entry], budget: int) -> tuple[Entry, ...]:
+    """The entries with the notes of most worth among all of them, so that notes do not grow with the memory."""
     owners = [(index, note) for index, entry in enumerate(entries) for note in entry.notes]
-    kept = [owners[number] for number in best([note for _, note in owners], budget)]
+    kept = [owners[number] for number in select_notes([note for _, note in owners], budget)]
     return tuple(
         dataclasses.replace(entry, notes=tuple(note for owner, note in kept if owner == index))
         for index, entry in enumerate(entries)

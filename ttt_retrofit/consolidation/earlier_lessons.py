@@ -1,4 +1,4 @@
-"""What earlier contexts were taught, in words: who is called what in them, and what is learned again by a new name.
+"""Lessons of earlier contexts in words: the names in them, and what is learned again by a new name.
 
 "My best man was Tariq" in one context and "Tariq works at the harbour" in another answer a question together.
 """
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 
 from ..memory.entry import Entry
 from ..memory.lessons import Lesson
-from ..util.phrasing import Phrasing
-from .aliases import Pair, by_user, pairs, renamed, still
+from ..util.prompt_formatter import PromptFormatter
+from .aliases import Pair, by_user, pairs, renamed, unchanged
 from .study import Question
 from .words import content, content_stems
 
 
 @dataclass(frozen=True)
-class Studied:
+class LessonText:
     """A lesson in words, of an earlier context or of an earlier statement of the same one."""
 
     question: str
@@ -30,21 +30,21 @@ class Studied:
 
 
 @dataclass
-class Earlier:
-    """Lessons of earlier entries; each is put into words once."""
+class EarlierLessons:
+    """Lessons of earlier entries. Each is decoded once."""
 
-    phrasing: Phrasing
+    formatter: PromptFormatter
     entries: Sequence[Entry] = ()
-    words: dict[tuple[tuple[int, ...], tuple[int, ...]], Studied] = field(default_factory=dict)
+    words: dict[tuple[tuple[int, ...], tuple[int, ...]], LessonText] = field(default_factory=dict)
 
-    def in_words(self, lesson: Lesson) -> Studied:
+    def in_words(self, lesson: Lesson) -> LessonText:
         key = (lesson.prompt, lesson.answer)
         if key not in self.words:
-            answer = self.phrasing.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
-            self.words[key] = Studied(self.phrasing.question_of(lesson.prompt), str(answer).strip())
+            answer = self.formatter.tokenizer.decode(list(lesson.answer), skip_special_tokens=True)
+            self.words[key] = LessonText(self.formatter.question_of(lesson.prompt), str(answer).strip())
         return self.words[key]
 
-    def facts(self, entry: Entry) -> list[tuple[Lesson, Studied]]:
+    def facts(self, entry: Entry) -> list[tuple[Lesson, LessonText]]:
         """The facts that an entry was taught, also in words."""
         return [(lesson, self.in_words(lesson)) for lesson in entry.lessons if lesson.kind == "fact"]
 
@@ -56,7 +56,7 @@ class Earlier:
     def named(self, patterns: Sequence[str], now: Sequence[Pair]) -> dict[str, list[Pair]]:
         """Who is called what, by entry; without relations that go with a name `now`."""
         return {
-            entry.name: still(pairs([by_user(studied.answer) for _, studied in self.facts(entry)], patterns), now)
+            entry.name: unchanged(pairs([by_user(studied.answer) for _, studied in self.facts(entry)], patterns), now)
             for entry in self.entries
         }
 
@@ -69,7 +69,7 @@ class Earlier:
             given = content(studied.answer) - content(studied.question)
             for text in renamed(studied.question, now):
                 if given and text not in texts and not given & content(text):
-                    found[text] = (name, replace(lesson, prompt=tuple(self.phrasing.asked(text)), held_out=False))
+                    found[text] = (name, replace(lesson, prompt=tuple(self.formatter.asked(text)), held_out=False))
         return [*found.values()]
 
     def learned_from(
