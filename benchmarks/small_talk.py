@@ -102,7 +102,7 @@ def writer_of(name: str | None, model: str) -> FactWriter:
     if name is not None and name.startswith("http"):
         return EndpointWriter(name)
     asked = Recollector(carrier(name or model), tokenizer_of(name or model))
-    return ModelWriter(name or model, asked.writer, asked.phrasing)
+    return ModelWriter(name or model, asked.writer, asked.formatter)
 
 
 def rows(talks: Sequence[Talk], model: str, writer: str | None) -> dict[str, Callable[[], Any]]:

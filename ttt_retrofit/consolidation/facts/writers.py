@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 from ...errors import MissingExtraError, WriterError
 from ...util.messages import Message
-from ..writer import Phrasing, Writer
+from ...util.prompt_formatter import PromptFormatter
+from ..writer import Writer
 
 KEY = "TTT_WRITER_API_KEY"  # environment variable; OPENAI_API_KEY is asked after it
 
@@ -35,11 +36,11 @@ class FactWriter(Protocol):
 class ModelWriter:
     """A model in this process, by its own chat template."""
 
-    def __init__(self, name: str, writer: Writer, phrasing: Phrasing) -> None:
-        self.name, self._writer, self._phrasing = name, writer, phrasing
+    def __init__(self, name: str, writer: Writer, formatter: PromptFormatter) -> None:
+        self.name, self._writer, self._formatter = name, writer, formatter
 
     def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
-        ids = [self._phrasing.asked(prompt[-1]["content"], prompt[:-1]) for prompt in prompts]
+        ids = [self._formatter.asked(prompt[-1]["content"], prompt[:-1]) for prompt in prompts]
         return [self._writer.text(answer) for answer in self._writer.answer(ids, longest, kept=1)]
 
 
