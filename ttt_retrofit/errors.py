@@ -45,6 +45,10 @@ class Cancelled(TTTError):
     """A consolidation that was stopped before its end."""
 
 
+class WriterError(TTTError):
+    """A writer of facts that cannot be reached, or does not answer in text."""
+
+
 class MissingExtraError(TTTError, ImportError):
     """A missing optional dependency. The message names the extra that installs it."""
 

@@ -57,13 +57,13 @@ def studied(messages: Sequence[Any]) -> list[Message]:
                 f"Chat message {number} is {quoted(message)}; expected {{'role': ..., 'content': ...}} with one of the "
                 f"roles {[*STUDIED]}, which are studied, or {[*UNSTUDIED]}, which are not."
             )
-        said = _words(message, number)
+        said = text_of(message, number)
         if said.strip():
             found.append({"role": role, "content": said})
     return found
 
 
-def _words(message: dict[str, Any], number: int) -> str:
+def text_of(message: dict[str, Any], number: int) -> str:
     """The text of a message, whose content may come in parts."""
     said = message.get("content")
     if isinstance(said, str):

@@ -1,0 +1,216 @@
+"""What was said becomes facts: nothing that was not said, everything that was, whoever writes."""
+
+import datetime
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+import torch
+import words
+
+from ttt_retrofit import InputError
+from ttt_retrofit.consolidation.facts.checks import missing, unlike, verbatim
+from ttt_retrofit.consolidation.facts.dates import relative_days
+from ttt_retrofit.consolidation.facts.extraction import prompt
+from ttt_retrofit.consolidation.facts.informative import holds, informative
+from ttt_retrofit.consolidation.facts.listing import facts_of
+from ttt_retrofit.consolidation.facts.turns import turns_of
+from ttt_retrofit.consolidation.facts.writers import EndpointWriter
+from ttt_retrofit.errors import WriterError
+from ttt_retrofit.memory.facts import Fact
+
+MONDAY = datetime.date(2026, 3, 9)
+TALK = [
+    {"role": "system", "content": "The admin password is tulip77."},
+    {"role": "assistant", "content": "What is your dog's name?"},
+    {"role": "user", "content": "Bolt. And yesterday Zoë adopted a cat."},
+    {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "weather", "arguments": "{}"}}]},
+    {"role": "tool", "content": '{"sky": "rain"}'},
+    {"role": "user", "content": "Thanks!"},
+]
+
+
+class Scripted:
+    """Answers by a function of the last message, and remembers what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, answer):
+        self.answer, self.asked = answer, []
+
+    def complete(self, prompts, longest):
+        self.asked += [prompt[-1]["content"] for prompt in prompts]
+        return [self.answer(prompt[-1]["content"]) for prompt in prompts]
+
+
+def test_a_system_prompt_and_calls_of_tools_are_nobody_s_words():
+    turns = turns_of(TALK, MONDAY)
+    assert [(turn.place, turn.said_by) for turn in turns] == [
+        (1, "Assistant"), (2, "User"), (4, "Tool"), (5, "User"),
+    ]  # fmt: skip
+    assert not any("tulip77" in message["content"] for message in prompt(turns))
+
+
+def test_dates_come_from_messages_and_carry_on():
+    turns = turns_of(
+        [
+            {"role": "user", "content": "a", "date": "2025-01-02"},
+            {"role": "assistant", "content": "b"},
+            {"role": "user", "content": "c", "timestamp": datetime.datetime(2025, 1, 4, 12)},
+        ]
+    )
+    assert [str(turn.date) for turn in turns] == ["2025-01-02", "2025-01-02", "2025-01-04"]
+    with pytest.raises(InputError, match=r"chat message 0 is 'soon'; expected .*ISO 8601"):
+        turns_of([{"role": "user", "content": "a", "date": "soon"}])
+    with pytest.raises(InputError, match="one of the roles"):
+        turns_of([{"role": "robot", "content": "a"}])
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("Yesterday I adopted a cat.", {"Yesterday": "2026-03-08"}),
+        ("Gestern habe ich eine Katze adoptiert.", {"Gestern": "2026-03-08"}),
+        ("昨天我领养了一只猫。", {"昨天": "2026-03-08"}),
+        ("We moved two weeks ago.", {"two weeks ago": "2026-02-23"}),
+        ("I quit on Friday.", {}),  # the last or the next one
+        ("We land on 3 May, I sat on a chair, we march.", {}),  # means the same on any day
+    ],
+)
+def test_a_day_that_depends_on_the_day_it_was_said_is_written_out(text, expected):
+    pytest.importorskip("dateparser")
+    assert {phrase: str(day) for phrase, day in relative_days(text, MONDAY)} == expected
+
+
+@pytest.mark.parametrize(
+    "fact, source, unsaid",
+    [
+        ("Solveig turns 40.", "My wife Solveig is vegan.", ["40"]),
+        ("The user lives in Rome.", "I live in Leeds.", ["Rome"]),
+        ("The code is 4471.", "It is 44712.", ["4471"]),
+        ("The booking is RC-88213.", "Ribeiro Cars (booking RC-88213)", []),
+        ("The physician is Prof. Klein.", "My physician is Prof. Klein.", []),
+        ("Inês's mother joins.", "her daughter Inês", []),
+        ("Die Schwester wohnt in Köln.", "Meine Schwester wohnt in Köln.", []),
+    ],
+)
+def test_names_numbers_and_codes_have_to_stand_in_the_source(fact, source, unsaid):
+    assert missing(fact, [source]) == unsaid
+
+
+def test_words_that_must_be_verbatim_are_those_with_digits_or_capitals():
+    assert verbatim("The user's son is called J. R. Miller, flat 4B, queue ingest-eu.") == ["J", "R", "Miller", "4B"]
+
+
+def test_scripts_without_capitals_are_compared_by_characters():
+    assert unlike("用户的狗叫豆豆", ["我的狗叫豆豆。"]) < 0.5 < unlike("猫住成都", ["我的狗叫豆豆。"])
+    assert unlike("The user lives in Rome.", ["I live in Leeds."]) == 0
+
+
+def test_what_was_not_said_is_dropped_with_a_reason():
+    written = "[2] The user's dog is called Bolt.\n[2] The user lives in Rome.\n[9] Nobody said this.\n[4] -"
+    listed = facts_of(turns_of(TALK, MONDAY), Scripted(lambda asked: written))
+    assert [fact.text for fact in listed.facts] == ["The user's dog is called Bolt."]
+    assert listed.dropped[0] == ("The user lives in Rome.", "Rome was not said")
+    fact = listed.facts[0]
+    assert (fact.said_by, fact.said_at, fact.messages, fact.status) == ("user", "2026-03-09", (2,), "current")
+    assert Fact.from_dict(json.loads(json.dumps(fact.to_dict()))) == fact
+
+
+def test_messages_without_a_fact_are_read_again():
+    def answer(asked):
+        return "[1] It rains." if asked.startswith("Before") or "Nothing was listed" in asked else "[2] Bolt is a dog."
+
+    writer = Scripted(answer)
+    listed = facts_of(turns_of(TALK, MONDAY), writer)
+    again = writer.asked[-1]
+    assert len(writer.asked) == 2 and "Bolt. And" not in again.split("Nothing")[-1] and '"rain"' in again
+    assert "Bolt is a dog." in [fact.text for fact in listed.facts]
+
+
+@pytest.fixture
+def server():
+    """OpenAI's protocol on a free port; `answers` are given in turn, a number being an HTTP state."""
+    answers, seen = [], []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(
+                (
+                    self.path,
+                    self.headers["Authorization"],
+                    json.loads(self.rfile.read(int(self.headers["Content-Length"]))),
+                )
+            )
+            given = answers.pop(0)
+            body = {
+                "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": given}}]
+            }
+            raw = json.dumps(body | {"id": "1", "model": "m", "created": 0, "usage": None}).encode()
+            self.send_response(given if isinstance(given, int) else 200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *args):
+            pass
+
+    httpd = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{httpd.server_port}/v1", answers, seen
+    httpd.shutdown()
+    httpd.server_close()
+
+
+def test_a_server_writes(server, monkeypatch):
+    url, answers, seen = server
+    monkeypatch.setenv("TTT_WRITER_API_KEY", "secret")
+    answers += [503, "[1] A fact."]  # busy once
+    assert EndpointWriter(url, "big").complete([[{"role": "user", "content": "List."}]], 64) == ["[1] A fact."]
+    path, key, body = seen[-1]
+    assert (path, key, body["model"], body["max_tokens"]) == ("/v1/chat/completions", "Bearer secret", "big", 64)
+    assert body["temperature"] == 0
+
+
+def test_a_server_that_is_away_or_refuses_is_named(server):
+    url, answers, _ = server
+    asked = [[{"role": "user", "content": "List."}]]
+    with pytest.raises(WriterError, match=r"127\.0\.0\.1:9.*did not answer.*What was written so far is kept"):
+        EndpointWriter("http://127.0.0.1:9/v1", "m", tries=1, timeout=2).complete(asked, 8)
+    answers += [401]
+    with pytest.raises(WriterError, match=r"401.*TTT_WRITER_API_KEY"):
+        EndpointWriter(url, "m").complete(asked, 8)
+    answers += [None]
+    with pytest.raises(WriterError, match="no text"):
+        EndpointWriter(url, "m").complete(asked, 8)
+
+
+def logprobs(*values):
+    return torch.tensor(values).log()
+
+
+def test_what_an_answer_must_hold_are_the_words_that_the_context_made_likely():
+    tokenizer = words.tokenizer()
+    ids = tokenizer("Otto is called Lucien .", add_special_tokens=False).input_ids
+    with_context, without = logprobs(0.9, 0.9, 0.9, 0.9, 0.9), logprobs(0.3, 0.8, 0.8, 0.01, 0.9)
+    assert informative(tokenizer, ids, with_context, without) == {"lucien"}
+    assert informative(tokenizer, ids, without, without) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "answer, value, right",
+    [
+        ("Your dog is called Bolt.", {"bolt"}, True),
+        ("Your dog is called Boltzmann.", {"bolt"}, False),
+        ("It is 44712.", {"4471"}, False),
+        ("Deine Schwester wohnt in KÖLN!", {"koln"}, True),
+        ("Mirelas Haus", {"mirela"}, True),
+        ("你的狗叫豆豆。", {"豆"}, True),
+        ("I do not know.", {"bolt"}, False),
+        ("anything", set(), False),
+    ],
+)
+def test_an_answer_is_right_when_it_has_every_word_of_the_value(answer, value, right):
+    assert holds(answer, value) is right

@@ -1,0 +1,73 @@
+"""Checks of a written fact against what was said, by no language in particular.
+
+Names, numbers and codes are what a small writer gets wrong, and what must not be wrong. In every language they are the
+words with digits or capital letters; in scripts that know no capitals, the characters. Each has to stand in the source.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+
+WORD = re.compile(r"[^\W_]+(?:[.'’:/@&+-][^\W_]+)*")  # "J.R.", "ingest-eu", "14:20", "l'eau"
+DIGITS = re.compile(r"\d+")
+
+
+def folded(text: str) -> str:
+    """For comparisons: one form of every character (NFKC), without case or accents."""
+    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    return "".join(character for character in parts if not unicodedata.combining(character))
+
+
+def verbatim(text: str) -> list[str]:
+    """The words of a fact that must stand in its source: those with a digit, and those with a capital letter.
+
+    The first word of a sentence has a capital in any case, and is left out unless it holds more than one or a digit.
+    """
+    found = []
+    for place, match in enumerate(WORD.finditer(text)):
+        word = match[0]
+        capitals = sum(character.isupper() for character in word)
+        if any(character.isdigit() for character in word) or capitals > (1 if place == 0 else 0):
+            found.append(word)
+    return found
+
+
+def missing(text: str, sources: Iterable[str], allowed: Collection[str] = ()) -> list[str]:
+    """The names, numbers and codes of a fact that stand neither in its sources nor among `allowed` words.
+
+    Parameters
+    ----------
+    allowed : words that a fact may have of its own, such as the parts of a date that was computed.
+    """
+    said = folded("\n".join(sources))
+    numbers = set(DIGITS.findall(said))
+    words = {folded(word) for word in WORD.findall(said)}
+    may = {folded(word) for word in allowed}
+    return [word for word in verbatim(text) if not (folded(word) in may or _stands(folded(word), said, words, numbers))]
+
+
+def _stands(word: str, said: str, words: Collection[str], numbers: Collection[str]) -> bool:
+    """Whether a word stands in a text: a number as that very number, a name as the beginning of a word or the reverse.
+
+    Endings differ with the case of a noun ("Ines's", "Mirelas"), so a shared beginning of four letters will do.
+    """
+    if digits := DIGITS.findall(word):
+        return word in words or (word in said and all(number in numbers for number in digits))
+    return any(_alike(word, other) for other in words)
+
+
+def _alike(one: str, other: str) -> bool:
+    shared = min(len(one), len(other))
+    return one == other or (shared >= 4 and one[:shared] == other[:shared])
+
+
+def unlike(text: str, sources: Iterable[str]) -> float:
+    """The share of a fact's characters, in scripts without capitals, that its sources do not hold.
+
+    0 for texts in other scripts: there `missing` decides.
+    """
+    caseless = [c for c in text if c.isalpha() and not (c.isupper() or c.islower())]
+    said = set("".join(sources))
+    return sum(c not in said for c in caseless) / len(caseless) if caseless else 0.0

@@ -1,0 +1,102 @@
+"""Facts out of messages: a writer reads a window of them at a time and lists what they tell.
+
+A window is read with the messages before it, and once more for those of its messages that left nothing: small writers
+skip. What comes back is text, a fact a line; `checks` decide what of it is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from ...util.messages import Message
+from .turns import Turn
+from .writers import FactWriter
+
+WINDOW = 12  # messages that are read at a time
+BEFORE = 4  # messages shown before them, for what "it" and "yes" stand for
+LONGEST = 600  # tokens of a list
+NOTHING = "-"
+LINE = re.compile(r"^\W*\[?(\d+)\]?[\s:.)-]+(.+)$")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A sentence as it was written, and the turn that it names as its source."""
+
+    text: str
+    turn: Turn
+
+
+def written_facts(
+    turns: Sequence[Turn],
+    writer: FactWriter,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    window: int = WINDOW,
+) -> list[Written]:
+    """Everything that the writer lists, in the order of the messages; each message is asked about at most twice."""
+    windows = [turns[start : start + window] for start in range(0, len(turns), window)]
+    progress(0, len(windows))
+    found = _listed(windows, turns, writer, again=False)
+    progress(len(windows), len(windows))
+    left = _left_over(windows, found)
+    if left:
+        found += _listed(left, turns, writer, again=True)
+    return sorted(dict.fromkeys(found), key=lambda fact: fact.turn.place)
+
+
+def _left_over(windows: Sequence[Sequence[Turn]], found: Sequence[Written]) -> list[Sequence[Turn]]:
+    """Of every window the messages without a fact."""
+    told = {fact.turn.place for fact in found}
+    left = [[turn for turn in window if turn.place not in told] for window in windows]
+    return [window for window in left if window]
+
+
+def _listed(
+    windows: Sequence[Sequence[Turn]], turns: Sequence[Turn], writer: FactWriter, *, again: bool
+) -> list[Written]:
+    prompts = [prompt(window, _before(window, turns), again=again) for window in windows]
+    answers = writer.complete(prompts, LONGEST)
+    return [fact for window, answer in zip(windows, answers) for fact in read(answer, window)]
+
+
+def _before(window: Sequence[Turn], turns: Sequence[Turn]) -> Sequence[Turn]:
+    first = turns.index(window[0])
+    return turns[max(0, first - BEFORE) : first]
+
+
+def prompt(window: Sequence[Turn], before: Sequence[Turn] = (), *, again: bool = False) -> list[Message]:
+    """What the writer is asked about the messages of a window, numbered from 1."""
+    asked = _asked()
+    said = "\n".join(f"[{number}] {turn.said_by}: {turn.dated}" for number, turn in enumerate(window, 1))
+    earlier = "\n".join(f"{turn.said_by}: {turn.dated}" for turn in before)
+    parts = [f"Before:\n{earlier}\n" if before else "", asked["again"] + "\n" if again else "", said]
+    messages = [{"role": "system", "content": asked["instruction"].strip()}]
+    for example in asked["examples"]:
+        messages += _pair(example["turns"], example["facts"])
+    return [*messages, {"role": "user", "content": "\n".join(filter(None, parts))}]
+
+
+def read(answer: str, window: Sequence[Turn]) -> Iterator[Written]:
+    """The sentences of a list; lines that name no message of the window are left out."""
+    for line in answer.splitlines():
+        match = LINE.match(line.strip())
+        if match is None or match[2].strip() == NOTHING:
+            continue
+        number = int(match[1])
+        if 1 <= number <= len(window):
+            yield Written(match[2].strip(), window[number - 1])
+
+
+def _pair(asked: str, answered: str) -> list[Message]:
+    return [{"role": "user", "content": asked.strip()}, {"role": "assistant", "content": answered.strip()}]
+
+
+@cache
+def _asked() -> dict[str, Any]:
+    return tomllib.loads((resources.files(__package__) / "facts.toml").read_text())

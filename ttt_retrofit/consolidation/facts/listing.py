@@ -1,0 +1,66 @@
+"""Facts of a conversation: written, checked, and those that fail left out and counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ...memory.facts import Fact
+from .checks import folded, missing, unlike
+from .extraction import BEFORE, Written, written_facts
+from .turns import Turn
+from .writers import FactWriter
+
+UNLIKE = 0.5  # share of characters that the source does not hold, in scripts without capitals
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What a conversation told, and what a writer made up."""
+
+    facts: tuple[Fact, ...]
+    dropped: tuple[tuple[str, str], ...]  # (sentence, why)
+
+
+def facts_of(
+    turns: Sequence[Turn],
+    writer: FactWriter,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Listed:
+    """The facts that messages tell, in their order. Nothing is listed that names what was not said.
+
+    Raises
+    ------
+    WriterError
+        When the writer is a server and does not answer.
+    """
+    source = hashlib.sha256(json.dumps([[t.said_by, t.text] for t in turns], ensure_ascii=False).encode()).hexdigest()
+    kept: dict[str, Fact] = {}
+    dropped: list[tuple[str, str]] = []
+    for written in written_facts(turns, writer, progress):
+        fault = fault_of(written, turns)
+        if fault is not None:
+            dropped.append((written.text, fault))
+            continue
+        turn = written.turn
+        fact = Fact.of(written.text, turn.said_by.lower(), turn.date.isoformat(), [turn.place], source)
+        kept.setdefault(folded(written.text), fact)
+    return Listed(tuple(kept.values()), tuple(dropped))
+
+
+def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:
+    """Why a sentence is not kept, None where it is.
+
+    Its names, numbers and codes have to stand in its message, or in one of the few before, which it may refer to.
+    """
+    at = turns.index(written.turn)
+    around = turns[max(0, at - BEFORE) : at + 1]
+    sources = [f"{turn.said_by} {turn.dated}" for turn in around]
+    unsaid = missing(written.text, sources, allowed=(*written.turn.date.isoformat().split("-"),))
+    if unsaid:
+        return f"{', '.join(unsaid)} was not said"
+    if unlike(written.text, sources) > UNLIKE:
+        return "its words were not said"
+    return None

@@ -1,0 +1,100 @@
+"""Who writes: the model itself, another model, or a server with OpenAI's protocol.
+
+A writer is asked in chat messages and answers in text; it knows nothing of facts. A stronger writer makes a better
+memory for the same small model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ...errors import MissingExtraError, WriterError
+from ...util.messages import Message
+from ...util.prompt_formatter import PromptFormatter
+from ..writer import Writer
+
+KEY = "TTT_WRITER_API_KEY"  # environment variable; OPENAI_API_KEY is asked after it
+
+
+class FactWriter(Protocol):
+    """Answers chat prompts."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from others: work that one has done is not taken for another's."""
+        ...
+
+    def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
+        """The answer to every prompt, at most `longest` tokens each, greedily."""
+        ...
+
+
+class ModelWriter:
+    """A model in this process, by its own chat template."""
+
+    def __init__(self, name: str, writer: Writer, formatter: PromptFormatter) -> None:
+        self.name, self._writer, self._formatter = name, writer, formatter
+
+    def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
+        ids = [self._formatter.asked(prompt[-1]["content"], prompt[:-1]) for prompt in prompts]
+        return [self._writer.text(answer) for answer in self._writer.answer(ids, longest, kept=1)]
+
+
+@dataclass
+class EndpointWriter:
+    """A server with OpenAI's chat completions, such as vLLM, llama.cpp, Ollama or a provider. Its client is `openai`'s.
+
+    Attributes
+    ----------
+    url : up to "/v1".
+    model : as the server calls it; None for a server with one model.
+    timeout : seconds that one answer may take.
+    tries : of a request that meets a time-out, a lost connection or a busy server.
+    together : requests under way at a time.
+    check : called before every request; may raise, to cancel.
+    """
+
+    url: str
+    model: str | None = None
+    timeout: float = 120.0
+    tries: int = 3
+    together: int = 4
+    check: Callable[[], None] = lambda: None
+
+    @property
+    def name(self) -> str:
+        return f"{self.url} {self.model}"
+
+    def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
+        """Raises `WriterError` when the server is away, refuses, or answers with something else than text."""
+        try:
+            import openai
+        except ImportError as error:
+            raise MissingExtraError(f"A writer at {self.url}", "openai", "writer") from error
+        key = os.environ.get(KEY) or os.environ.get("OPENAI_API_KEY") or "none"
+        client = openai.OpenAI(base_url=self.url, api_key=key, timeout=self.timeout, max_retries=self.tries - 1)
+
+        def answer(prompt: Sequence[Message]) -> str:
+            self.check()
+            messages: Any = list(prompt)
+            try:
+                given = client.chat.completions.create(
+                    messages=messages, model=self.model or "default", max_tokens=longest, temperature=0.0, seed=0
+                )
+            except openai.OpenAIError as error:
+                raise WriterError(
+                    f"The writer at {self.url} (model {self.model!r}) did not answer: {error}. Check that the server "
+                    f"is up, the model's name, and the key in {KEY}. What was written so far is kept: the same call "
+                    "goes on from there."
+                ) from error
+            text = given.choices[0].message.content if given.choices else None
+            if not isinstance(text, str):
+                raise WriterError(f"The writer at {self.url} answered with no text: {str(given)[:200]}.")
+            return text
+
+        with ThreadPoolExecutor(self.together) as pool, client:
+            return list(pool.map(answer, prompts))

@@ -1,0 +1,66 @@
+"""Facts: what a memory holds, sentence by sentence, as a person sees, corrects and deletes it.
+
+Weights are how facts are recalled; facts are what they are made from. Each stands in the words and the language of its
+speaker, and is understood alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Status = Literal["current", "superseded", "retracted"]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that was said.
+
+    Attributes
+    ----------
+    id : names it within a store; the same sentence of the same message has the same id.
+    text : a whole sentence that is understood without the conversation, in its language.
+    said_by : "user", "assistant", "tool", or the name of a speaker who is named.
+    said_at : day of the message, ISO 8601 ("2026-03-09"), None where nobody knows.
+    messages : places in the conversation of the messages that it was taken from, from 0.
+    source : sha256 of the conversation.
+    status : "current"; "superseded" by a later fact; "retracted" when it was taken back.
+    superseded_by : id of the later fact.
+    learned : whether the weights were verified to hold it; None while nobody asked. What they do not hold stays words.
+    """
+
+    id: str
+    text: str
+    said_by: str
+    said_at: str | None
+    messages: tuple[int, ...]
+    source: str
+    status: Status = "current"
+    superseded_by: str | None = None
+    learned: bool | None = None
+
+    @classmethod
+    def of(cls, text: str, said_by: str, said_at: str | None, messages: Sequence[int], source: str) -> Fact:
+        """A new fact with its id."""
+        named = "\n".join([source, *map(str, messages), text])
+        return cls(hashlib.sha256(named.encode()).hexdigest()[:12], text, said_by, said_at, tuple(messages), source)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values."""
+        return dataclasses.asdict(self) | {"messages": list(self.messages)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Fact:
+        """Raises `ValueError` for what `to_dict` would not have written."""
+        fact = cls(**{**values, "messages": tuple(values["messages"])})
+        if fact.status not in get_args(Status):
+            raise ValueError(f"a fact has status {fact.status!r}, expected one of {list(get_args(Status))}")
+        return fact
+
+    def __str__(self) -> str:
+        when = "" if self.said_at is None else f", {self.said_at}"
+        marked = "" if self.status == "current" else f" [{self.status}]"
+        return f"{self.text} ({self.said_by}{when}){marked}"
