@@ -174,6 +174,9 @@ def select_layers(layers: LayerSelection, count: int) -> list[int]:
     return sorted(layers)
 
 
+Linear = tuple[str, int, int]  # name, in features, out features
+
+
 def find_mlps(layer: nn.Module, path: str, index: int, hidden_size: int) -> list[MLP]:
     """Every dense MLP of a layer: a module that owns a projection back to D after one that leaves D."""
     mlps = []
@@ -192,7 +195,7 @@ def find_mlps(layer: nn.Module, path: str, index: int, hidden_size: int) -> list
     return mlps
 
 
-def _sites_of(index: int, mlp: str, owner: str, widening: list, down: tuple) -> list[Site]:
+def _sites_of(index: int, mlp: str, owner: str, widening: list[Linear], down: Linear) -> list[Site]:
     down_name, width, hidden = down
     sites = []
     plain = [(name, out) for name, _, out in widening if out == width]

@@ -83,7 +83,8 @@ class FastWeights(Protocol):
 
 def frobenius(matrix: Tensor) -> Tensor:
     """(B, O, I) -> (B,)."""
-    return torch.linalg.vector_norm(matrix, dim=(-2, -1))
+    norm: Tensor = torch.linalg.vector_norm(matrix, dim=(-2, -1))
+    return norm
 
 
 def batch_linear(x: Tensor, weight: Tensor) -> Tensor:

@@ -75,7 +75,8 @@ class TTTSite(Hook, nn.Module):
             halved = moved.dtype in (torch.float16, torch.bfloat16) and tensor.dtype != moved.dtype
             return tensor.to(moved.device) if halved else moved
 
-        return super()._apply(keep_wide, recurse)
+        super()._apply(keep_wide, recurse)
+        return self
 
     @property
     def unit(self) -> Tensor:
@@ -148,7 +149,7 @@ class TTTSite(Hook, nn.Module):
         return weight.detach() if weight.dtype in (torch.float32, torch.float64) and not weight.is_meta else None
 
     @torch.compiler.disable
-    def withhold_input(self, module: nn.Module, args: tuple) -> tuple | None:
+    def withhold_input(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Forward pre-hook: where a folded matrix stands ready, the base's own product has nothing to compute."""
         terms = _terms()
         if terms is None or FOLDED not in terms.weights.get(self.site.name, {}):
@@ -157,7 +158,7 @@ class TTTSite(Hook, nn.Module):
         return (args[0][..., :0, :], *args[1:])
 
     @torch.compiler.disable
-    def add_term(self, module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
+    def add_term(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Forward hook of the projection (or block): its output plus the fast term of each row."""
         terms = _terms()
         if terms is None:

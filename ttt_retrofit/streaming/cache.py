@@ -141,7 +141,8 @@ class TTTCache(Displayed, SavedCache):
         indices = sum(group.indices.nbytes for group in self.groups if group.indices is not None)
         fast = self.fast.nbytes
         waiting = (part.nbytes for part in (self.pending, self.gate_state) if part is not None)
-        return sum(layer.nbytes for layer in self.layers) + indices + fast + sum(waiting)
+        kept: int = sum(layer.nbytes for layer in self.layers)
+        return kept + indices + fast + sum(waiting)
 
     @property
     def rows(self) -> int | None:

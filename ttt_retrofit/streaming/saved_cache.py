@@ -73,7 +73,7 @@ class SavedCache(IndexedCache):
     _losses: Log
     _text: Log | None
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole conversation to one safetensors file, atomically. `load` goes on bit for bit."""
         tensors = {f"fast|{key}": value for key, value in self.fast.tensors().items()}
         for index, layer in enumerate(self.layers):
@@ -113,7 +113,7 @@ class SavedCache(IndexedCache):
         cache_file.write_file(Path(path), header, tensors)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, model: Owner) -> Self:
+    def load(cls, path: str | os.PathLike[str], model: Owner) -> Self:
         """Read a file that `save` wrote, for the model it was made with.
 
         Raises
@@ -124,7 +124,7 @@ class SavedCache(IndexedCache):
         """
         path = Path(path)
         header, tensors = cache_file.read_file(path, model.device)
-        cache = model.new_cache()
+        cache: Self = model.new_cache()
         if not same_base(str(header.get("base")), cache.base):
             raise CheckpointError(f"{path} belongs to another base model than {model.name_or_path!r}. Load that one.")
         differing = cache_file.configuration(path, header).state_differences(cache.ttt)

@@ -56,7 +56,7 @@ def _attended() -> Attended:
     return attended
 
 
-def visible(pattern: Callable, attended: Attended) -> Tensor:
+def visible(pattern: Callable[..., Tensor], attended: Attended) -> Tensor:
     """Which key each query sees: (B, 1, Q, K) bool. pattern: transformers' (batch, head, query, key) -> bool."""
     query, key = attended.query_indices[:, None, :, None], attended.key_indices[:, None, None, :]
     rows = torch.arange(query.shape[0], device=query.device)[:, None, None, None]
@@ -79,7 +79,7 @@ def _unmasked(attended: Attended, q_length: int, kv_length: int, local_size: int
 def ttt_sdpa_mask(
     q_length: int,
     kv_length: int,
-    mask_function: Callable,
+    mask_function: Callable[..., Tensor],
     local_size: int | None = None,
     allow_is_causal_skip: bool = True,
     **kwargs: Any,
@@ -179,7 +179,8 @@ def ttt_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[T
     for cls in type(module).__mro__:
         family = sys.modules.get(cls.__module__)
         if family is not None and "eager_attention_forward" in vars(family):
-            return family.eager_attention_forward(module, *args, **kwargs)
+            output: tuple[Tensor, Tensor | None] = family.eager_attention_forward(module, *args, **kwargs)
+            return output
     raise UnsupportedModelError(
         f"{type(module).__name__} has no eager_attention_forward in its module {type(module).__module__}. "
         "Load the model with attn_implementation='sdpa'."
