@@ -1,4 +1,7 @@
-"""What a pretrained model was told, it still knows when the conversation is gone, and nothing else has changed."""
+"""What a pretrained model was told, it still knows when the conversation is gone, and nothing else has changed.
+
+Corrections by a later conversation take minutes more: `python -m benchmarks.lifelong --plan corrections` measures them.
+"""
 
 import json
 import subprocess
@@ -6,7 +9,6 @@ import sys
 
 import pytest
 import torch
-from remembered import digests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.harness.prompts import Recollector
@@ -109,17 +111,3 @@ def test_a_memory_tells_all_it_was_told(told):
     model, tokenizer, memory = told
     said = Recollector(model, tokenizer, memory).answers([([], "What do you know about me?")])[0]
     assert holds(said, ["7145", "biscuit"]) and not holds(said, ["3308"])
-
-
-def test_a_correction_takes_the_place_of_what_it_corrects_and_the_rest_stays(told, tmp_path):
-    model, tokenizer, memory = told
-    changed = [
-        {"role": "user", "content": "Something has changed: The code of the garage is 9926."},
-        {"role": "assistant", "content": "Noted."},
-    ]
-    corrected = model.consolidate(changed, tokenizer=tokenizer, work_dir=tmp_path)
-    assert corrected.report.accepted and digests(corrected)[memory.names()[0]] != memory.entries[0].digest
-    asked = ["What is the code of the garage?", "What is my dog called?"]
-    code, dog = Recollector(model, tokenizer, corrected).answers([([], question) for question in asked])
-    assert holds(code, ["9926"]) and not holds(code, ["7145"])
-    assert holds(dog, ["biscuit"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 import torch
@@ -104,14 +102,3 @@ def test_a_conversation_saved_in_one_process_goes_on_alike_in_another(base, dire
     arguments = (json.dumps(SMALL.to_dict()), json.dumps(str(tmp_path / "state.safetensors")), json.dumps(ids.tolist()))
     assert in_fresh_process(GO_ON, directory, *arguments) == here
     assert cache.fast.sites, "no chunk was learned from"
-
-
-def test_the_readme_reads_a_book(directory, ids, tokenizer, tmp_path, monkeypatch, capsys):
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
-    lines = readme.partition("```python\n")[2].partition("```")[0]
-    name = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    assert name in lines
-    (tmp_path / "book.txt").write_text(tokenizer.decode(ids[0, :600]))
-    monkeypatch.chdir(tmp_path)
-    exec(compile(lines.replace(name, str(directory)), "README.md", "exec"), {})
-    assert re.fullmatch(r"tensor\(\[[\d., ]+\]\)\n\d+ MiB after 599 tokens\n", capsys.readouterr().out)
