@@ -63,9 +63,9 @@ def drift_ids(tokenizer: Any, key: str) -> torch.Tensor:
     return tokenizer(text(DRIFTS[key]), return_tensors="pt").input_ids[:, 2000 : 2000 + DRIFT_TOKENS]
 
 
-def changed(model: Any, tokenizer: Any, memory: Memory) -> float:
-    """The share of general questions that are answered otherwise than without the memory."""
-    asked = [([], question) for question in GENERAL.read_text().splitlines()]
+def changed(model: Any, tokenizer: Any, memory: Memory, every: int = 1) -> float:
+    """The share of general questions, of all or of every so many, that are answered otherwise than without the memory."""
+    asked = [([], question) for question in GENERAL.read_text().splitlines()[::every]]
     without, with_it = (Recollector(model, tokenizer, m).answers(asked, GENERAL_TOKENS) for m in (None, memory))
     return sum(a != b for a, b in zip(without, with_it)) / len(asked)
 
