@@ -64,7 +64,7 @@ def drift_ids(tokenizer: Any, key: str) -> torch.Tensor:
 
 
 def changed(model: Any, tokenizer: Any, memory: Memory, every: int = 1) -> float:
-    """The share of general questions, of all or of every so many, that are answered otherwise than without the memory."""
+    """The share of general questions (all, or one in `every`) that are answered otherwise than without the memory."""
     asked = [([], question) for question in GENERAL.read_text().splitlines()[::every]]
     without, with_it = (Recollector(model, tokenizer, m).answers(asked, GENERAL_TOKENS) for m in (None, memory))
     return sum(a != b for a, b in zip(without, with_it)) / len(asked)
