@@ -37,14 +37,13 @@ MODEL = "smollm2-135m"
 TEXTS = ("northanger-abbey", "pydoc-topics", "inspect")
 SKIPPED = 4096  # tokens left out at the start of each text: title pages, licences, tables of contents
 
-ALL, MIDDLE = "all", "middle"
 GATED = ("gate", "up", "down")
 # What differs from the default in each setting.
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": TTTConfig.preset("fast").to_dict(),
-    "all layers, lr 3e-4": {"layers": ALL, "inner_lr": 3e-4},
-    "all layers, lr 3e-4, chunk 512": {"layers": ALL, "inner_lr": 3e-4, "chunk_size": 512},
+    "all layers, lr 3e-4": {"layers": "all", "inner_lr": 3e-4},
+    "all layers, lr 3e-4, chunk 512": {"layers": "all", "inner_lr": 3e-4, "chunk_size": 512},
     "third quarter, lr 8e-4": {"layers": "third_quarter", "inner_lr": 8e-4},
     "layers 22 to 27, lr 8e-4": {"layers": tuple(range(22, 28)), "inner_lr": 8e-4},
     "upper, gate, up and down, lr 7e-4": {"layers": "upper", "target_modules": GATED, "inner_lr": 7e-4},

@@ -27,14 +27,13 @@ from ttt_retrofit.util.messages import Message
 
 from .harness.loading import carrier, tokenizer_of
 from .harness.options import command_line, stored_as
-from .harness.prompts import Recollector
+from .harness.prompts import Recollector, told
 from .harness.store import Store
 from .harness.tables import markdown_table
 
 NAME = "small_talk"
 ANSWER_TOKENS = 48
 NOTE = "Notes of our earlier conversations:\n{notes}"
-THANKS: Message = {"role": "assistant", "content": "Thank you, I will keep that in mind."}
 # How an answer says that it does not know, in the languages of the questions.
 DECLINES = re.compile(
     r"don.t (have|know)|do not (have|know)|not (mention|provid|specif|sure|know|told|stated|given|say)|"
@@ -94,7 +93,7 @@ def judged(talk: Talk, answer: Answers) -> dict[str, int]:
 
 
 def noted(lines: Sequence[str]) -> list[Message]:
-    return [{"role": "user", "content": NOTE.format(notes="\n".join(f"- {line}" for line in lines))}, THANKS]
+    return told(NOTE.format(notes="\n".join(f"- {line}" for line in lines)))
 
 
 def writer_of(name: str | None, model: str) -> FactWriter:
@@ -112,8 +111,10 @@ def rows(talks: Sequence[Talk], model: str, writer: str | None) -> dict[str, Cal
         def row() -> dict[str, int]:
             total: dict[str, int] = {}
             for talk in talks:
-                told = before(talk)
-                found = judged(talk, lambda qs, told=told: recollector.answers([(told, q) for q in qs], ANSWER_TOKENS))
+                earlier = before(talk)
+                found = judged(
+                    talk, lambda qs, said=earlier: recollector.answers([(said, q) for q in qs], ANSWER_TOKENS)
+                )
                 total = {key: total.get(key, 0) + found[key] for key in found}
             return total
 

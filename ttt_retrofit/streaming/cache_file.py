@@ -133,9 +133,7 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
 
 def _header_faults(header: dict[str, Any]) -> Iterator[str]:
     lists: dict[str, Callable[[Any], bool]] = {
-        "losses": lambda row: (
-            isinstance(row, list) and all(is_number(loss) and not loss < 0 and loss != inf for loss in row)
-        ),
+        "losses": lambda row: isinstance(row, list) and all(map(_is_loss, row)),
         "counts": _is_count,
         "ahead": _is_count,
         "compared": lambda name: name in COMPARED,

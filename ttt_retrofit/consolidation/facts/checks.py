@@ -20,6 +20,11 @@ def folded(text: str) -> str:
     return "".join(character for character in parts if not unicodedata.combining(character))
 
 
+def caseless(text: str) -> list[str]:
+    """The letters of scripts that know no capitals. Most of these write words together, a character or two each."""
+    return [c for c in text if c.isalpha() and not (c.isupper() or c.islower())]
+
+
 def verbatim(text: str) -> list[str]:
     """The words of a fact that must stand in its source: those with a digit, and those with a capital letter.
 
@@ -68,6 +73,6 @@ def unlike(text: str, sources: Iterable[str]) -> float:
 
     0 for texts in other scripts: there `missing` decides.
     """
-    caseless = [c for c in text if c.isalpha() and not (c.isupper() or c.islower())]
+    letters = caseless(text)
     said = set("".join(sources))
-    return sum(c not in said for c in caseless) / len(caseless) if caseless else 0.0
+    return sum(c not in said for c in letters) / len(letters) if letters else 0.0

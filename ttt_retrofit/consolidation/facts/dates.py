@@ -10,6 +10,8 @@ from __future__ import annotations
 import datetime
 import warnings
 
+from .checks import caseless
+
 LATER = datetime.timedelta(weeks=8)  # a weekday stays the same, a month and a day of a month do not
 SHORTEST = 3  # letters: the library takes "We" for Wednesday
 
@@ -17,7 +19,7 @@ SHORTEST = 3  # letters: the library takes "We" for Wednesday
 def with_days(text: str, said: datetime.date) -> str:
     """The text, with the day in brackets behind every expression that depends on the day it was said.
 
-    Without the library (the extra "dates") the text is as it was: a fact says when it was said, too.
+    Without the library (the extra "writer") the text is as it was: a fact says when it was said, too.
     """
     for phrase, day in relative_days(text, said):
         text = text.replace(phrase, f"{phrase} ({day.isoformat()})", 1)
@@ -33,13 +35,8 @@ def relative_days(text: str, said: datetime.date) -> list[tuple[str, datetime.da
         for phrase, day in past.items()
         if future.get(phrase) == day
         and later.get(phrase) == day + LATER
-        and sum(c.isalpha() for c in phrase) >= SHORTEST - _dense(phrase)
+        and (caseless(phrase) or sum(c.isalpha() for c in phrase) >= SHORTEST)
     ]
-
-
-def _dense(phrase: str) -> int:
-    """Scripts without capitals say in one character what takes others a word."""
-    return 2 if any(c.isalpha() and not (c.isupper() or c.islower()) for c in phrase) else 0
 
 
 def _found(text: str, said: datetime.date, towards: str) -> dict[str, datetime.date]:

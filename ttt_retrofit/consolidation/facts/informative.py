@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from .checks import WORD, folded
+from .checks import WORD, caseless, folded
 
 GAIN = 1.5  # nats by which the context makes a word's likeliest token likelier
 EXPECTED = 0.5  # probability from which a token is expected without the context
@@ -48,7 +48,7 @@ def holds(answer: str, value: Collection[str]) -> bool:
 
 def _stands(word: str, said: str) -> bool:
     """A whole word where words are written apart; an ending may differ where it is long."""
-    if _dense(word):
+    if caseless(word):
         return word in said
     ending = "" if len(word) > 4 and word.isalpha() else r"(?!\w)"
     stem = word[: max(4, len(word) - 2)] if ending == "" else word
@@ -65,13 +65,8 @@ def _units(text: str) -> list[tuple[int, int]]:
     """Words; of scripts that write them together, characters."""
     found = []
     for match in WORD.finditer(text):
-        if _dense(match[0]):
+        if caseless(match[0]):
             found += [(place, place + 1) for place in range(*match.span())]
         else:
             found.append(match.span())
     return found
-
-
-def _dense(word: str) -> bool:
-    """Whether a script has neither capitals nor, as a rule, spaces."""
-    return any(letter.isalpha() and not (letter.isupper() or letter.islower()) for letter in word)

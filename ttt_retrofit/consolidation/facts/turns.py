@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from ...errors import InputError, quoted
@@ -28,7 +29,7 @@ class Turn:
     text: str
     date: datetime.date
 
-    @property
+    @cached_property
     def dated(self) -> str:
         """The text with relative days written out, by which it is understood on any other day."""
         return with_days(self.text, self.date)
