@@ -13,7 +13,6 @@ from benchmarks.needle_report import lines, paired
 from benchmarks.needles import NOISE, TASKS, Needle, found, from_sample, of_task, stratified, stratum
 
 TOKENS = 600
-OURS = 7  # seed of the state that is to be found again
 ADJECTIVES, NOUNS = ["brisk", "muted"], ["fox", "kettle", "plume"]
 
 
@@ -23,14 +22,15 @@ def lm_eval(base):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ruler, "keys", lambda: (ADJECTIVES, NOUNS))
         patch.setattr(ruler, "essays", lambda: ["It", "was", "late.", "We", "went", "home", "again."] * 2000)
-        random.seed(OURS)
-        yield {task: ruler.generate(task, base, TOKENS)[:40] for task in ruler.TASKS}
+        before = random.getstate()
+        samples = {task: ruler.generate(task, base, TOKENS)[:40] for task in ruler.TASKS}
+        assert random.getstate() == before, "our own random state is not what it was"
+        yield samples
 
 
 def test_lm_eval_makes_its_samples_without_a_network_and_leaves_nothing_behind(lm_eval):
     assert all(len(samples) == 40 for samples in lm_eval.values())
     assert "wonderwords" not in sys.modules
-    assert random.random() == random.Random(OURS).random()
 
 
 @pytest.mark.parametrize("task", ruler.TASKS)
