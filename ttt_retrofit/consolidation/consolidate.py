@@ -6,6 +6,7 @@ It changes nothing but its own private copy of the model, and returns a candidat
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import itertools
 import json
@@ -41,6 +42,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .distill import EncodedLesson, Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
 from .earlier_lessons import EarlierLessons
+from .facts.writers import FactWriter
 from .gate_calibration import highest
 from .model_copies import plain_copy, private_copy
 from .note_selection import scored_notes, within_budget
@@ -71,7 +73,8 @@ class Consolidation:
     base: str  # fingerprint
     prompts: Prompts
     own_questions: Sequence[str] = ()
-    writer: tuple[Any, PreTrainedTokenizerBase] | None = None
+    writer: tuple[Any, PreTrainedTokenizerBase] | FactWriter | None = None
+    date: datetime.date | None = None  # of messages that carry none
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
     formatter: PromptFormatter = field(init=False)
@@ -94,11 +97,19 @@ class Consolidation:
             json.dumps(dataclasses.asdict(self.config), sort_keys=True, default=str),
             json.dumps(dataclasses.asdict(self.prompts), sort_keys=True),
             str(self.tokenizer.chat_template),
-            "" if self.writer is None else f"{fingerprint(self.writer[0])} {self.writer[1].chat_template}",
+            self._writer_name,
             json.dumps(list(self.own_questions)),
             json.dumps([] if self.earlier is None else [[e.name, e.created] for e in self.earlier.entries]),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    @property
+    def _writer_name(self) -> str:
+        if self.writer is None:
+            return ""
+        if not isinstance(self.writer, tuple):
+            return self.writer.name
+        return f"{fingerprint(self.writer[0])} {self.writer[1].chat_template}"
 
     def run(self, work_dir: Path) -> Memory:
         """The candidate: earlier entries and the new one, with `report.accepted` saying whether it may be used.
@@ -110,7 +121,7 @@ class Consolidation:
         InputError
             When another process works on the same.
         """
-        models = [self.model] if self.writer is None else [self.model, self.writer[0]]
+        models = [self.model, self.writer[0]] if isinstance(self.writer, tuple) else [self.model]
         vocabulary = max(model.config.get_text_config(decoder=True).vocab_size for model in models)
         work = WorkDirectory.open(work_dir, self.key(), vocabulary)
         finished = False
@@ -242,7 +253,9 @@ class Consolidation:
 
     def _study(self, teacher: Writer, work: WorkDirectory) -> tuple[list[Question], frozenset[int]]:
         """The questions with their answers, and the statements that no longer hold at the end of the context."""
-        writer = teacher if self.writer is None else CachedWriter(work, "writer", *self.writer, self.control.check)
+        writer = teacher
+        if isinstance(self.writer, tuple):
+            writer = CachedWriter(work, "writer", *self.writer, self.control.check)
         own = [QuestionDraft(text, self._about(text), by_user=True) for text in self.own_questions]
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens

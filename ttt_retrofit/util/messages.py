@@ -27,10 +27,10 @@ GREETING = "Hello."  # the user's message in front of a conversation that the as
 
 
 def is_message(found: Any) -> bool:
-    """Whether it is a `Message`, as `read_messages` makes them."""
+    """Whether it is a `Message` as a session keeps it: with the day that it was said, or of an earlier version."""
     return (
         isinstance(found, dict)
-        and set(found) == {"role", "content"}
+        and set(found) - {"date"} == {"role", "content"}
         and all(isinstance(value, str) for value in found.values())
     )
 
