@@ -4,17 +4,19 @@ import dataclasses
 import json
 
 import pytest
-from converted import converted
+from converted import converted, speaker
 from remembered import digests, memory
 from test_damaged_files import reseal
 from test_hub import hub  # noqa: F401
 from test_memory_hub import uploaded  # noqa: F401
+from words import tokenizer
 
-from ttt_retrofit import CheckpointError, ConfigError, Memory
+from ttt_retrofit import ChatSession, CheckpointError, ConfigError, Memory
 from ttt_retrofit.memory.facts import Fact
 from ttt_retrofit.memory.memory import IN_WORDS
 from ttt_retrofit.memory.memory_file import HEADER, HEADER_DIGEST
 from ttt_retrofit.memory.report import Report
+from ttt_retrofit.memory.store import MemoryStore
 
 BOLT = Fact.of("The user's dog is called Bolt.", "user", "2026-03-09", [2], "a" * 64)
 OSLO = dataclasses.replace(Fact.of("The user lives in Oslo.", "user", "2026-03-09", [0], "a" * 64), learned=True)
@@ -135,6 +137,21 @@ def test_unlearned_facts_are_read_out_after_the_system_prompt_newest_last(model)
     assert given[0] == said[0] and given[-1] == said[1] and given[2]["role"] == "assistant"
     assert lines == [*(f"Fact {n}." for n in range(2, IN_WORDS + 1)), GRAZ.text]
     assert told(model, [BOLT, OSLO]).with_notes(said) == said
+
+
+def test_a_question_and_a_chat_read_unlearned_facts_without_a_notepad(tmp_path):
+    model, words = speaker(), tokenizer()
+    chess = dataclasses.replace(Fact.of("Otto plays chess .", "user", None, [0], "a" * 64), learned=False)
+    made = told(model, [chess])
+    MemoryStore(tmp_path / "memory").save(made)
+    chat = ChatSession(model, words, tmp_path, system="Be brief")
+    chat.send("where is Marek ?", max_new_tokens=2, do_sample=False)
+    read = words.decode(chat._cached_ids)
+    assert "Otto plays chess" in read and "Otto plays chess" not in [message["content"] for message in chat.messages]
+    asked = []
+    model._answer = lambda prompt, *rest: asked.append(words.decode(prompt))
+    model.ask(made, "where is Marek ?", tokenizer=words)
+    assert "Otto plays chess" in asked[0]
 
 
 def test_a_report_counts_facts_and_an_earlier_one_loads(model, tmp_path):

@@ -1,8 +1,8 @@
 """`Memory`: consolidated fast weights as data.
 
 A memory is a bank of entries, one for each context it was made from. It belongs to the user whose context that was: the
-text is kept only when asked for; the lessons (questions and answers as token ids) are, since later consolidations
-replay them.
+text is kept only when asked for. The facts are kept, which a person reads, and the lessons (questions and answers as
+token ids), which later consolidations replay.
 R rank, I in features, O out features, K keys, D model width.
 """
 
