@@ -28,13 +28,13 @@ class Report(Displayed):
     tokens: int = 0  # processed in all: written, answered, trained on, verified
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     stopped: str = ""  # what ended the training: recall, steps, seconds, tokens
+    failures: tuple[tuple[str, str, str], ...] = ()  # (question, expected, answered), only with keep_text
     facts: int = 0  # current ones, each of which was asked for
     unlearned: tuple[str, ...] = ()  # ids of those that were not recalled; `Memory.unlearned` has the facts
     dropped: int = 0  # sentences of the writer that failed a check
     superseded: int = 0  # earlier facts that no longer hold
     chat_changed: float | None = None  # general requests after personal turns answered otherwise than without it
     chat_refused: float | None = None  # general requests after personal turns that were declined
-    failures: tuple[tuple[str, str, str], ...] = ()  # (question, expected, answered), only with keep_text
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values."""
@@ -85,7 +85,5 @@ class Report(Displayed):
                 f"in a chat      {share(self.chat_changed)} of general requests changed, "
                 f"{share(self.chat_refused)} refused"
             )
-        lines += [
-            f"cost           {sum(self.seconds.values()):.0f} s, {self.tokens:,} tokens, {self.steps} steps",
-        ]
+        lines.append(f"cost           {sum(self.seconds.values()):.0f} s, {self.tokens:,} tokens, {self.steps} steps")
         return "\n".join(lines)
