@@ -59,6 +59,7 @@ def test_a_list_without_a_checksum_is_read_and_one_of_other_things_is_not(tmp_pa
         [{"role": "user"}],
         [{"role": 1, "content": "x"}],
         [{**TURNS[0], "x": "y"}],
+        [{**TURNS[0], "date": "soon"}],
     ):
         path.write_text(json.dumps({"format": 1, "messages": items}))
         with pytest.raises(CheckpointError, match="damaged"):
