@@ -7,14 +7,16 @@ So the worth of a sentence is its tokens per word. That needs no forward pass an
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from ..memory.entry import Entry
 from ..memory.notes import Note
-from .words import WORD_OR_MARK
+from .facts.checks import WORD
 
+WORD_OR_MARK = re.compile(rf"{WORD.pattern}|[^\w\s]")
 FEWEST = 3  # words that a sentence counts as having: one strange word alone says nothing
 
 

@@ -1,11 +1,11 @@
-"""What is to be remembered, in whatever form it comes, cut into statements with what was said around them."""
+"""What is to be remembered, in whatever form it comes."""
 
 from __future__ import annotations
 
+import datetime
 import hashlib
-import json
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -13,23 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..streaming.cache import TTTCache
-from ..util.messages import Message, studied
-from .words import content, names, sentences, without_announcement, without_opener, words
-
-NEIGHBOURS = 2  # sentences shown before a statement when questions about it are written
-SHORTEST = 3  # words; anything shorter states nothing
-OF_A_TURN = 4  # tokens that a template puts around a message
-
-
-@dataclass(frozen=True)
-class Statement:
-    """One sentence that may hold facts."""
-
-    text: str
-    before: str  # the sentences before it
-    piece: int  # the piece it stands in
-    holds: bool = True  # at the end of the context: nothing that comes later changes it
-
+from .facts.turns import Turn, turns_of
+from .sentences import sentences
+from .statements import Statement, as_json, of_document
 
 @dataclass(frozen=True)
 class Context:
@@ -37,8 +23,9 @@ class Context:
 
     kind: str  # "text", "chat", "ids" or "cache"
     text: str
-    pieces: tuple[tuple[Message, ...] | str, ...]  # messages of a conversation, or a part of a document
-    statements: tuple[Statement, ...]
+    turns: tuple[Turn, ...] = ()  # of a conversation
+    pieces: tuple[str, ...] = ()  # of a document
+    statements: tuple[Statement, ...] = ()  # of a document; those of a conversation are found by a writer
 
     @property
     def conversation(self) -> bool:
@@ -48,19 +35,18 @@ class Context:
     def sha256(self) -> str:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
-    def without(self, outdated: Collection[int]) -> Context:
-        """The same, where the statements of these numbers do not hold."""
-        statements = (replace(s, holds=number not in outdated) for number, s in enumerate(self.statements))
-        return replace(self, statements=tuple(statements))
 
-
-def parse_context(context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
+def parse_context(
+    context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int, date: datetime.date | str | None = None
+) -> Context:
     """A text, chat messages, token ids, or a `TTTCache` that kept its text.
+
+    date : of what carries none.
 
     Raises
     ------
     InputError
-        When it is empty, of another type, or a cache that kept no text.
+        When it is empty, of another type, a cache that kept no text, or has a date that cannot be read.
     """
     if isinstance(context, str):
         return _document("text", context, tokenizer, piece_tokens)
@@ -85,7 +71,7 @@ def parse_context(context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens
             )
         return _ids("ids", context.tolist(), tokenizer, piece_tokens)
     if isinstance(context, Sequence) and context and all(isinstance(part, dict) for part in context):
-        return _chat(context, tokenizer, piece_tokens)
+        return _chat(context, date)
     if isinstance(context, Sequence) and all(isinstance(part, int) for part in context):
         return _ids("ids", list(context), tokenizer, piece_tokens)
     raise InputError(
@@ -102,58 +88,14 @@ def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_to
     if not parts:
         raise InputError("The context is empty: there is nothing to remember.")
     pieces = _packed(parts, tokenizer, piece_tokens)
-    statements: list[Statement] = []
-    earlier: list[str] = []
-    for number, piece in enumerate(pieces):
-        for sentence in piece:
-            statements.append(Statement(without_opener(sentence), " ".join(earlier[-NEIGHBOURS:]), number))
-            earlier.append(sentence)
-    stated = tuple(statement for statement in statements if _states(statement.text))
-    return Context(kind, text, tuple(" ".join(piece) for piece in pieces), stated)
+    return Context(kind, text, pieces=tuple(" ".join(piece) for piece in pieces), statements=of_document(pieces))
 
 
-def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
-    turns = studied(messages)
+def _chat(messages: Sequence[dict], date: datetime.date | str | None) -> Context:
+    turns = turns_of(messages, date)
     if not turns:
-        raise InputError("The context is empty: no message of the user or the assistant says anything.")
-    pieces: list[tuple[Message, ...]] = []
-    statements: list[Statement] = []
-    known: set[str] = set()
-    current: list[Message] = []
-    length = 0
-    earlier: list[str] = []
-    for turn, said, size in _parts(turns, tokenizer, piece_tokens):
-        # A piece begins with the user, as templates expect it, unless what was said in between is as long as one.
-        if current and length + size > piece_tokens * (1 if turn["role"] == "user" else 2):
-            pieces.append(tuple(current))
-            current, length = [], 0
-        current.append(turn)
-        length += size
-        for sentence in said:
-            # An assistant that names nothing but what it was told states nothing new.
-            repeats = turn["role"] == "assistant" and not names(sentence) - known
-            if _states(sentence) and not repeats and not sentence.endswith("?"):
-                statements.append(
-                    Statement(without_announcement(sentence), " ".join(earlier[-NEIGHBOURS:]), len(pieces))
-                )
-            earlier.append(sentence)
-            known |= set(words(sentence))
-    pieces.append(tuple(current))
-    return Context("chat", json.dumps(turns, ensure_ascii=False), tuple(pieces), tuple(statements))
-
-
-def _parts(
-    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, most: int
-) -> Iterator[tuple[Message, list[str], int]]:
-    """Messages with their sentences and tokens; one that is longer than a piece comes as several."""
-    for turn in turns:
-        said, size = _sentences(turn["content"], tokenizer, most), _tokens(turn["content"], tokenizer)
-        if size <= most:
-            yield turn, said, size + OF_A_TURN
-            continue
-        for part in _packed(said, tokenizer, most):
-            text = " ".join(part)
-            yield {**turn, "content": text}, part, _tokens(text, tokenizer) + OF_A_TURN
+        raise InputError("The context is empty: no message of the user, the assistant or a tool says anything.")
+    return Context("chat", as_json(turns), turns=tuple(turns))
 
 
 def _packed(said: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[list[str]]:
@@ -182,7 +124,3 @@ def _sentences(text: str, tokenizer: PreTrainedTokenizerBase, most: int) -> list
 
 def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
     return len(tokenizer(text, add_special_tokens=False).input_ids)
-
-
-def _states(sentence: str) -> bool:
-    return len(words(sentence)) >= SHORTEST and bool(content(sentence))

@@ -14,9 +14,6 @@ from ..errors import ConfigError
 from ..util.files import read_regular
 
 FIELDS = {
-    "kind": {"gap", "hidden"},
-    "conversation": {"gap", "hidden", "kind"},
-    "document": {"gap", "hidden", "kind"},
     "overviewed": {"told"},
     "overviewed_document": {"told"},
     "reading": {"context", "question"},
@@ -24,22 +21,16 @@ FIELDS = {
 }
 
 # Of earlier versions, whose files still load.
-REMOVED = {"quote", "quoted", "quote_document", "quoted_document"}
+REMOVED = {
+    *("quote", "quoted", "quote_document", "quoted_document", "kind", "kinds", "conversation", "document", "turned"),
+    *("named", "refusals", "usual", "introduced", "common"),
+}
 
 
 @dataclass(frozen=True)
 class Prompts:
     """What the model is asked while it studies; see the comments in `prompts.toml`."""
 
-    kind: str
-    kinds: tuple[tuple[str, str], ...]
-    conversation: str
-    document: str
-    turned: tuple[tuple[str, str], ...]
-    named: tuple[str, ...]
-    refusals: tuple[str, ...]
-    usual: tuple[tuple[str, str], ...]
-    introduced: tuple[str, str]
     overview: tuple[str, ...]
     overviewed: str
     overview_document: tuple[str, ...]
@@ -48,7 +39,6 @@ class Prompts:
     reading: str
     plain: str
     unknown: tuple[str, ...]
-    common: tuple[str, ...]
     abstention: str
     general: tuple[str, ...]
     replied: str
@@ -77,10 +67,6 @@ class Prompts:
             absent = [p for p in sorted(placeholders) if "{" + p + "}" not in values[key]]
             if absent:
                 raise ConfigError(f"The prompt {key!r} in {name} lacks the placeholders {absent}.")
-        for key in ("kinds", "turned", "usual", "introduced"):
-            for pair in [values[key]] if key == "introduced" else values[key]:
-                if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
-                    raise ConfigError(f'{key!r} in {name} holds {pair!r}; expected pairs of texts, as ["...", "..."].')
         known = {key: value for key, value in values.items() if key in expected}
         fields: dict[str, Any] = {k: v.strip("\n") if isinstance(v, str) else tuple(v) for k, v in known.items()}
         return cls(**fields)

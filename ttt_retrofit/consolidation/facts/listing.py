@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from ...memory.facts import Fact
 from .checks import folded, missing, unlike
 from .extraction import BEFORE, Written, written_facts
+from .related import terms
 from .turns import Turn
 from .writers import FactWriter
 
+SAID = 0.5  # share of words that must stand in the source: a fact is in its speaker's own words
 UNLIKE = 0.5  # share of characters that the source does not hold, in scripts without capitals
 
 
@@ -61,6 +63,12 @@ def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:
     unsaid = missing(written.text, sources, allowed=(*written.turn.date.isoformat().split("-"),))
     if unsaid:
         return f"{', '.join(unsaid)} was not said"
-    if unlike(written.text, sources) > UNLIKE:
+    if unlike(written.text, sources) > UNLIKE or terms_said(written.text, sources) <= SAID:
         return "its words were not said"
     return None
+
+
+def terms_said(text: str, sources: Sequence[str]) -> float:
+    """The share of a sentence's words that its sources have; 1 for one without words."""
+    own, said = terms(text), terms("\n".join(sources))
+    return len(own & said) / len(own) if own else 1.0

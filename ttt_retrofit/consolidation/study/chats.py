@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..memory.lessons import Lesson
-from ..util.prompt_formatter import PromptFormatter
-from .study import Question
+from ...memory.lessons import Lesson
+from ...util.prompt_formatter import PromptFormatter
+from .answers import Question
 
 DECLINED_IN_A_CHAT = 6  # one in so many of the questions that are declined
 

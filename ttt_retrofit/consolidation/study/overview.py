@@ -6,17 +6,17 @@ teacher sums up each piece in a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
-from ..memory.lessons import Lesson
-from ..util.prompt_formatter import PromptFormatter
-from .asking import BATCH
-from .control import Control
-from .pieces import Context
-from .prompts import Prompts, fill
-from .study import Question, certain, with_reading
-from .words import details, salient, value
-from .writer import Writer
+from ...memory.lessons import Lesson
+from ...util.prompt_formatter import PromptFormatter
+from ..control import Control
+from ..facts.checks import missing, verbatim
+from ..pieces import Context
+from ..prompts import Prompts, fill
+from ..writer import Writer
+from .answers import BATCH, Question, with_reading
+from .lessons import certain
 
 MOST_TOKENS = 128  # of what is retold
 SUMMARY_TOKENS = 40  # of each piece's
@@ -25,6 +25,7 @@ SUMMARY_TOKENS = 40  # of each piece's
 def overview(
     context: Context,
     questions: Sequence[Question],
+    outdated: Collection[int],
     teacher: Writer,
     formatter: PromptFormatter,
     prompts: Prompts,
@@ -32,7 +33,7 @@ def overview(
 ) -> list[Lesson]:
     """One lesson for each way to ask for all of a context, all with the same answer."""
     told = (
-        _told(context, questions, teacher)
+        _told(context, questions, outdated, teacher)
         if context.conversation
         else _summed_up(context, teacher, formatter, prompts, control)
     )
@@ -45,15 +46,17 @@ def overview(
     return [certain("overview", formatter.asked(question), answer) for question in asked]
 
 
-def _told(context: Context, questions: Sequence[Question], teacher: Writer) -> list[str]:
+def _told(
+    context: Context, questions: Sequence[Question], outdated: Collection[int], teacher: Writer
+) -> list[str]:
     """The statements that hold and that something could be asked about, in order; those with names and numbers have
     precedence.
     """
     asked = {question.statement for question in questions if question.statement >= 0}
-    numbers = sorted(number for number in asked if context.statements[number].holds)
+    numbers = sorted(asked.difference(outdated))
     chosen: list[int] = []
     left = MOST_TOKENS
-    for number in sorted(numbers, key=lambda n: not any(map(salient, details(context.statements[n].text)[:1]))):
+    for number in sorted(numbers, key=lambda n: not verbatim(context.statements[n].text)):
         size = len(teacher.tokenizer(context.statements[number].text, add_special_tokens=False).input_ids)
         if size <= left:
             chosen.append(number)
@@ -64,13 +67,9 @@ def _told(context: Context, questions: Sequence[Question], teacher: Writer) -> l
 def _summed_up(
     context: Context, teacher: Writer, formatter: PromptFormatter, prompts: Prompts, control: Control
 ) -> list[str]:
-    """A sentence about each of the first pieces; what takes nothing from its piece is left out."""
-    pieces = [str(piece) for piece in context.pieces[: MOST_TOKENS // SUMMARY_TOKENS]]
+    """A sentence about each of the first pieces; one that names what its piece does not is left out."""
+    pieces = list(context.pieces[: MOST_TOKENS // SUMMARY_TOKENS])
     control.at("overview", 0, len(pieces))
     asked = [with_reading(piece, prompts.summarise, formatter, prompts) for piece in pieces]
     written = [teacher.text(a) for a in teacher.answer(asked, SUMMARY_TOKENS, BATCH, kept=1, line=not formatter.chat)]
-    return [
-        said
-        for piece, said in zip(pieces, written)
-        if not said.startswith(prompts.refusals) and value(said, prompts.summarise, piece)
-    ]
+    return [said for piece, said in zip(pieces, written) if verbatim(said) and not missing(said, [piece])]

@@ -1,0 +1,126 @@
+"""What is studied: one sentence after the other, with who said it, when, and what was said before it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..memory.facts import Fact
+from ..util.messages import Message
+from .facts.checks import WORD, caseless, folded, verbatim
+from .facts.listing import Listed
+from .facts.turns import Turn
+from .sentences import sentences
+
+TEXT = "Text"  # who says what stands in a document
+SHOWN_BEFORE = 2  # messages before one that is quoted as it stands
+SHORTEST = 2  # words of a message, or characters of a script without spaces, that may tell something
+ASKS = ("?", "？", "؟", "？」", ";")
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A sentence that may hold facts."""
+
+    text: str
+    said_by: str = TEXT  # "User", "Assistant", "Tool", the name of a speaker, or `TEXT`
+    before: tuple[tuple[str, str], ...] = ()  # who said what before, where it is not understood alone
+    piece: int = 0  # of a document, that it stands in
+    message: int = 0  # of the conversation
+    said_at: str | None = None  # ISO 8601
+
+    @property
+    def told(self) -> str:
+        """With what was said before it, a line each, as a writer reads it."""
+        return "\n".join(f"{who}: {what}" for who, what in (*self.before, (self.said_by, self.text)))
+
+    @property
+    def source(self) -> str:
+        """All the words that questions and answers about it may take from it."""
+        return " ".join([*(what for _, what in self.before), self.text, self.said_by])
+
+    @property
+    def messages(self) -> list[Message]:
+        """As a chat tells it."""
+        return [{"role": _role(who), "content": what} for who, what in (*self.before, (self.said_by, self.text))]
+
+    def to_list(self) -> list[Any]:
+        """JSON values."""
+        return [self.text, self.said_by, [list(pair) for pair in self.before], self.piece, self.message, self.said_at]
+
+    @classmethod
+    def from_list(cls, values: list[Any]) -> Statement:
+        text, said_by, before, piece, message, said_at = values
+        return cls(text, said_by, tuple((who, what) for who, what in before), piece, message, said_at)
+
+    def fact(self, source: str) -> Fact:
+        """As a person sees it. source: sha256 of the context."""
+        text = self.text if not self.before else " – ".join([*(what for _, what in self.before[-1:]), self.text])
+        return Fact.of(text, self.said_by.lower(), self.said_at, [self.message], source)
+
+
+def _role(said_by: str) -> str:
+    return "assistant" if said_by == "Assistant" else "user"
+
+
+def of_conversation(turns: Sequence[Turn], listed: Listed | None) -> tuple[Statement, ...]:
+    """The statements of a conversation: its facts as they were listed, and messages that left none as they stand."""
+    facts = () if listed is None else listed.facts
+    found = [
+        Statement(fact.text, turn.said_by, message=turn.place, said_at=fact.said_at)
+        for fact in facts
+        for turn in turns
+        if turn.place == fact.messages[0]
+    ]
+    told = {statement.message for statement in found}
+    known = {folded(word) for statement in found for word in WORD.findall(statement.text)}
+    for number, turn in enumerate(turns):
+        if turn.place not in told:
+            found += _as_it_stands(number, turns, known)
+            known |= {folded(word) for word in WORD.findall(turn.text)}
+    return tuple(sorted(found, key=lambda statement: statement.message))
+
+
+def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[Statement]:
+    """A message without a listed fact. An assistant that names nothing new, and who only asks, tells nothing."""
+    turn = turns[number]
+    before = tuple((one.said_by, one.dated) for one in turns[max(0, number - SHOWN_BEFORE) : number])
+    found = []
+    for sentence in sentences(turn.dated):
+        named = {folded(word) for word in verbatim(sentence)} - known
+        new = bool(named) or bool(caseless(sentence))
+        silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS)) and not new
+        if not silent and _size(sentence) >= (1 if before and before[-1][1].endswith(ASKS) else SHORTEST):
+            found.append(Statement(sentence, turn.said_by, before, 0, turn.place, turn.date.isoformat()))
+    return found
+
+
+def _size(sentence: str) -> int:
+    return len(caseless(sentence)) or len(WORD.findall(sentence))
+
+
+def of_document(pieces: Sequence[Sequence[str]], said: datetime.date | None = None) -> tuple[Statement, ...]:
+    """The sentences of a document, by pieces."""
+    day = None if said is None else said.isoformat()
+    return tuple(
+        Statement(sentence, piece=number, said_at=day)
+        for number, piece in enumerate(pieces)
+        for sentence in piece
+        if _size(sentence) >= SHORTEST
+    )
+
+
+def as_json(turns: Sequence[Turn]) -> str:
+    """What was said, by which one conversation is told from another."""
+    said = [{"role": {"Assistant": "assistant", "Tool": "tool"}.get(t.said_by, "user"), "content": t.text} for t in turns]
+    return json.dumps(said, ensure_ascii=False)
+
+
+def superseded(fact: Fact, by: Fact | None) -> Fact:
+    """The fact where a later one changes it; where nobody knows which, it was taken back."""
+    if by is None:
+        return replace(fact, status="retracted")
+    return replace(fact, status="superseded", superseded_by=by.id)

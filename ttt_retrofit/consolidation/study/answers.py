@@ -1,0 +1,182 @@
+"""The teacher's answers: it reads what was told, with what was told later about the same, and is asked.
+
+An answer that holds the part that was asked for is studied. One that gives a part of a later statement in its place says
+that the earlier one no longer holds. One that names what nobody told is dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...util.messages import Message
+from ...util.prompt_formatter import PromptFormatter
+from ..config import ConsolidationConfig
+from ..control import Control
+from ..facts.checks import WORD, caseless, folded, missing, verbatim
+from ..facts.informative import holds
+from ..facts.languages import Language
+from ..prompts import Prompts, fill
+from ..statements import TEXT, Statement
+from ..writer import Answer, Writer
+from .questions import QuestionDraft
+from ..facts.related import Related
+
+BATCH = 64
+ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
+LATER = 3  # later statements that are read with one
+ACKNOWLEDGED = "OK."
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question, and what a right answer has to hold."""
+
+    text: str
+    value: frozenset[str]  # words, folded; empty where nothing is known
+    answer: Answer
+    statement: int
+    held_out: bool = False  # asked in verification, never trained on
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came of a list of questions."""
+
+    questions: tuple[Question, ...]
+    moved: tuple[tuple[int, int], ...]  # (statement, the later one that gave the answer in its place), by question
+
+
+def answer(
+    asked: Sequence[QuestionDraft],
+    statements: Sequence[Statement],
+    pieces: Sequence[str],
+    teacher: Writer,
+    ask: Asking,
+    config: ConsolidationConfig,
+    control: Control,
+) -> Answered:
+    """Every question with what was told later, then those that were not answered with their statement alone."""
+    related = Related([statement.source for statement in statements])
+    found: dict[int, Question] = {}
+    moved: list[tuple[int, int]] = []
+    missed = list(range(len(asked)))
+    for alone in (False, True):
+        contexts = {n: _read(asked[n], statements, related, alone) for n in missed}
+        some = [n for n in missed if not (alone and asked[n].statement < 0)]
+        missed = []
+        for batch in (some[at : at + BATCH] for at in range(0, len(some), BATCH)):
+            if found and control.spent() > ANSWERED:
+                break
+            control.at("answers again" if alone else "answers", some.index(batch[0]), len(some))
+            prompts = [ask.prompt(asked[n], [statements[i] for i in contexts[n]], pieces, alone) for n in batch]
+            answers = teacher.answer(
+                prompts, config.answer_tokens, BATCH, config.kept_logits, line=not ask.formatter.chat
+            )
+            for n, given in zip(batch, answers):
+                said = teacher.text(given)
+                source = " ".join(statements[i].source for i in contexts[n])
+                question, later = _judged(asked[n], given, said, source, statements, contexts[n], alone)
+                if question is not None:
+                    found[n] = question
+                elif later is None:
+                    missed.append(n)
+                if later is not None:
+                    moved.append((asked[n].statement, later))
+    return Answered(tuple(found[n] for n in sorted(found)), tuple(moved))
+
+
+def _judged(
+    draft: QuestionDraft,
+    given: Answer,
+    said: str,
+    source: str,
+    statements: Sequence[Statement],
+    read: Sequence[int],
+    alone: bool,
+) -> tuple[Question | None, int | None]:
+    """The question with its answer, and the later statement that the answer was taken from."""
+    if not said or missing(said, [source, draft.text]):
+        return None, None
+    if draft.by_user:
+        value = given_by(said, draft.text, source)
+        return (Question(draft.text, value, given, draft.statement) if value or alone else None), None
+    value = frozenset(WORD.findall(folded(draft.part)))
+    if holds(said, value):
+        return Question(draft.text, value, given, draft.statement, draft.held_out), None
+    for later in (i for i in read if i > draft.statement):
+        new = given_by(said, f"{draft.text} {statements[draft.statement].source}", statements[later].text)
+        if new:
+            return Question(draft.text, new, given, later, draft.held_out), later
+    return None, None
+
+
+def given_by(said: str, known: str, source: str) -> frozenset[str]:
+    """The names, numbers and codes that an answer took from a source, and that were not `known`; where it has none, the
+    other words that it took.
+    """
+    from_source = set(WORD.findall(folded(source))) | set(caseless(folded(source)))
+    asked = set(WORD.findall(folded(known))) | set(caseless(folded(known)))
+    named = {folded(word) for word in verbatim(said)}
+    taken = {word for word in WORD.findall(folded(said)) if word in from_source and word not in asked}
+    taken |= {c for c in caseless(folded(said)) if c in from_source and c not in asked}
+    return frozenset(taken & named or taken)
+
+
+def _read(draft: QuestionDraft, statements: Sequence[Statement], related: Related, alone: bool) -> list[int]:
+    """The statements that a question is answered from, in their order."""
+    if draft.statement < 0:
+        return related.to(draft.text, LATER + 1)
+    if alone or statements[draft.statement].said_by == TEXT:
+        return [draft.statement]
+    text = f"{draft.text} {statements[draft.statement].source}"
+    return [draft.statement, *related.to(text, LATER, after=draft.statement)]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the teacher is asked about statements."""
+
+    formatter: PromptFormatter
+    prompts: Prompts
+    language: Language
+
+    def prompt(
+        self, draft: QuestionDraft, read: Sequence[Statement], pieces: Sequence[str], alone: bool
+    ) -> list[int]:
+        """Examples of answers, what is read, and the question; of a document its piece, or the sentence alone."""
+        if read and read[0].said_by == TEXT:
+            text = " ".join(statement.text for statement in read) if alone else pieces[read[0].piece]
+            return with_reading(text, draft.text, self.formatter, self.prompts)
+        if not self.formatter.chat:
+            told = "\n".join(statement.told for statement in read)
+            return self.formatter.asked(draft.text, [{"role": "user", "content": told}])
+        return self.formatter.asked(draft.text, [*self._examples(), *conversation(read)])
+
+    def _examples(self) -> list[Message]:
+        """How answers are given, as a conversation before; without it, small models answer as if they were the user."""
+        told = "\n".join(line.split("] ", 1)[1] for line in self.language.facts.splitlines()[:5])
+        messages = [{"role": "user", "content": told}, {"role": "assistant", "content": ACKNOWLEDGED}]
+        for question, answer in self.language.answers:
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return messages
+
+
+def conversation(read: Sequence[Statement]) -> list[Message]:
+    """Statements as they are told: each by whom said it, and acknowledged where the user would speak twice."""
+    messages: list[Message] = []
+    for statement in read:
+        for message in statement.messages:
+            if messages and messages[-1]["role"] == message["role"] == "user":
+                messages.append({"role": "assistant", "content": ACKNOWLEDGED})
+            messages.append(message)
+    if messages and messages[-1]["role"] == "user":
+        messages.append({"role": "assistant", "content": ACKNOWLEDGED})
+    return messages
+
+
+def with_reading(piece: str, question: str, formatter: PromptFormatter, prompts: Prompts) -> list[int]:
+    """The prompt of a question about a piece of a document."""
+    if formatter.chat:
+        return formatter.asked(fill(prompts.reading, context=piece, question=question))
+    return formatter.asked(question, [{"role": "user", "content": piece}])
