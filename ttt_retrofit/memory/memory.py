@@ -52,6 +52,8 @@ class Memory(Displayed):
     background : what that layer sees of texts about nothing in particular.
     entries : one for each context.
     report : figures of the consolidation that made it.
+    opener : token ids that a user's turn opens with, at most 8. What its gates depend on begins anew there. Empty where
+        the tokenizer has no chat template, and in memories of earlier versions.
     """
 
     base: str
@@ -62,6 +64,7 @@ class Memory(Displayed):
     entries: tuple[Entry, ...] = ()
     report: Report | None = None
     created: float = field(default_factory=time.time)
+    opener: tuple[int, ...] = ()
 
     @cached_property
     def nbytes(self) -> int:
@@ -252,6 +255,11 @@ class Memory(Displayed):
                 raise ConfigError(
                     "Memories whose gates were measured against other prompts cannot be combined. Consolidate one of "
                     "the contexts again with the other's prompts."
+                )
+            if memory.opener != first.opener:
+                raise ConfigError(
+                    "Memories whose gates tell turns of the user apart by different tokens cannot be combined. "
+                    "Consolidate the contexts again, with one chat template."
                 )
         entries: dict[str, Entry] = {}
         for memory, weight in zip(memories, weights):
