@@ -67,9 +67,14 @@ def test_in_a_turn_gates_are_those_of_the_turn_alone():
     hidden, ids = rows(CHAT)
     begins = last_turn(CHAT, OPENER)
     whole, after = gates.openings_and_state(hidden, None, torch.tensor([len(CHAT)]), one_key(), ids)
-    alone, end = gates.openings_and_state(hidden[:, begins:], None, torch.tensor([len(CHAT) - begins]), one_key())
+    alone, end = gates.openings_and_state(
+        hidden[:, begins:], None, torch.tensor([len(CHAT) - begins]), one_key([(99,)])
+    )
+    running, _ = gates.openings_and_state(hidden, None, torch.tensor([len(CHAT)]), one_key([()]), ids)
+    assert not bool(running[:, : gates.MIN_TOKENS - 1].any()) and (running[:, gates.MIN_TOKENS - 1] > 0).any()
     assert torch.allclose(whole[:, begins:], alone, atol=1e-6)
-    assert (alone[:, gates.MIN_TOKENS - 1 :] > 0).any() and not bool(alone[:, : gates.MIN_TOKENS - 1].any())
+    shut = gates.MIN_TOKENS_OF_TURN - 1
+    assert (alone[:, shut:] > 0).any() and not bool(alone[:, :shut].any())
     for name in ("sums", "near", "seen"):
         assert torch.allclose(after.tensors()[name].float(), end.tensors()[name].float(), atol=1e-6), name
 
@@ -181,6 +186,13 @@ def test_an_openers_tokens_are_those_of_the_template(name):
     assert starts.sum() == 2
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_question_of_four_tokens_is_long_enough_for_a_gate_to_open_where_its_answer_begins(name):
+    formatter = PromptFormatter(family(name), "{question}")
+    asked = formatter.asked("Who?")
+    assert len(asked) - last_turn(asked, formatter.opener) >= gates.MIN_TOKENS_OF_TURN
+
+
 def test_no_opener_without_a_template_and_where_it_would_be_the_assistants_too():
     assert PromptFormatter(tokenizer(chat=False), "{question}").opener == ()
     alike = tokenizer()
@@ -198,9 +210,9 @@ def test_of_an_opener_longer_than_eight_tokens_the_last_are_taken():
 def test_a_prompt_is_measured_in_its_last_turn():
     hidden, _ = rows(CHAT)
     whole, turn = TextMeans.of(hidden[0], CHAT, OPENER), CHAT[last_turn(CHAT, OPENER) :]
-    alone = TextMeans.of(hidden[0, -len(turn) :], turn, ())
+    alone = TextMeans.of(hidden[0, -len(turn) :], turn, (99,))  # an opener that does not occur in it
     assert torch.allclose(whole.values[whole.counted], alone.values[alone.counted], atol=1e-6)
-    assert whole.counted.sum() == len(turn) - gates.MIN_TOKENS + 1
+    assert whole.counted.sum() == len(turn) - gates.MIN_TOKENS_OF_TURN + 1
     keys, background = torch.eye(5), find_background([whole])
     assert torch.allclose(nearness(whole, keys, background), nearness(alone, keys, background), atol=1e-5)
     assert TextMeans.of(hidden[0, :3], [1, 2, 3], OPENER).counted.tolist() == [False, False, True]

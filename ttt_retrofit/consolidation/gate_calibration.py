@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..memory.entry import GateKeys
-from ..memory.gates import MIN_TOKENS, Background, running_mean, scores
+from ..memory.gates import MIN_TOKENS, MIN_TOKENS_OF_TURN, Background, running_mean, scores
 from ..memory.turns import last_turn
 
 MOST_KEYS = 512
@@ -45,7 +45,7 @@ class TextMeans:
         steps, start = torch.arange(below.shape[0], device=below.device), last_turn(ids, opener)
         starts = None if start is None else (steps == start)[None]
         values, seen, _ = running_mean(below[None], None, torch.tensor([len(ids)], device=below.device), starts)
-        counted = (seen[0] >= MIN_TOKENS) & (steps >= (start or 0))
+        counted = (seen[0] >= (MIN_TOKENS_OF_TURN if opener else MIN_TOKENS)) & (steps >= (start or 0))
         counted[-1] |= ~counted.any()
         return cls(values[0], counted)
 

@@ -35,7 +35,7 @@ class ReferenceSet:
     prompts: list[list[int]]
     means_of_texts: list[TextMeans]
     means_of_prompts: list[TextMeans]  # each with the beginning of the base's own answer
-    background: Background  # of all of them that nothing personal comes before
+    background: Background  # of all of them
     opener: tuple[int, ...]  # of a user's turn
 
     def gate_of(self, studied: Sequence[EncodedLesson]) -> GateKeys:
@@ -88,10 +88,10 @@ def build_reference_set(
         [TextMeans.of(hidden, ids, opener) for hidden, ids in zip(below, read)]
         for below, read in ((below_texts, texts), (student.below(answered), answered))
     )
-    impersonal = of_asked[: len(asked) - len(personal)]
-    background = (
-        find_background([*of_texts, *impersonal]) if earlier is None else earlier.background.to(student.model.device)
-    )
+    if earlier is None:
+        background = find_background([*of_texts, *of_asked])
+    else:
+        background = earlier.background.to(student.model.device)
     return ReferenceSet(texts, below_texts, asked, of_texts, of_asked, background, opener)
 
 

@@ -22,8 +22,11 @@ from .turns import TAIL, no_tail, tail_after, turn_starts
 
 # The mean reaches back about this many tokens: a question, not the conversation before it.
 REACH = 8
-# Every gate is shut before this many tokens of a text or turn: a mean over fewer says nothing.
+# Every gate is shut before this many tokens of a text: a mean over fewer says nothing.
 MIN_TOKENS = 8
+# And before this many of a turn, where turns are told apart: some templates write no more than two tokens around "Who
+# am I?", counted from where the turn begins.
+MIN_TOKENS_OF_TURN = 6
 # Memories are compared with each other over about this many tokens.
 NEAR_REACH = 3
 # Of several memories, those within this cosine of the best are added in full. Those from twice as far are
@@ -238,12 +241,20 @@ def openings_and_state(
     means, seen, sums = running_mean(hidden, before, real, starts)
     cosine = scores(gates.background.whitened(means), gates.keys)
     # What is about nothing yet, or has no number, resembles nothing.
-    cosine = torch.where((seen >= MIN_TOKENS)[..., None] & cosine.isfinite(), cosine, -1)
+    enough = seen >= _least_tokens(gates.openers)
+    cosine = torch.where(enough[..., None] & cosine.isfinite(), cosine, -1)
     near, carried = _fading_means(cosine.clamp_min(0), before.near, seen, real, NEAR_REACH, starts is not None)
     last = seen.gather(1, (real - 1).clamp_min(0)[:, None]).squeeze(1)
     seen_so_far = torch.where(real > 0, last, before.seen)
     tail = no_tail(hidden.shape[0], hidden.device) if ids is None else tail_after(ids, before.tail, real)
     return openings(cosine, near, gates), GateState(sums, carried, seen_so_far, tail)
+
+
+def _least_tokens(openers: Tensor | None) -> Tensor | int:
+    """How many tokens a mean must be of before a gate opens: (B or 1, 1), or one number for all rows."""
+    if openers is None:
+        return MIN_TOKENS
+    return torch.where((openers >= 0).any(-1, keepdim=True), MIN_TOKENS_OF_TURN, MIN_TOKENS)
 
 
 def openings(cosine: Tensor, near: Tensor, gates: Gates) -> Tensor:
