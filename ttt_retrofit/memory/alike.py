@@ -41,3 +41,8 @@ def check_alike(memories: Sequence[Memory]) -> None:
                 "Memories whose gates were measured against other prompts cannot be combined. Consolidate one of "
                 "the contexts again with the other's prompts."
             )
+        if memory.opener != first.opener:
+            raise ConfigError(
+                "Memories whose gates tell turns of the user apart by different tokens cannot be combined. Consolidate "
+                "the contexts again, with one chat template."
+            )

@@ -18,8 +18,9 @@ from .entry import Entry
 from .facts import STATUSES, Fact
 from .lessons import LessonKind
 from .report import Report
+from .turns import LONGEST_OPENER
 
-PARTS = {"base", "base_name", "config", "layer", "background", "entries", "report", "created"}
+PARTS = {"base", "base_name", "config", "layer", "background", "entries", "report", "created", "opener"}
 ENTRY_FIELDS = {"name", "created", "learned_from", "sources", "closed", "opened", "lessons", "facts"}
 LATER_FIELDS = {"learned_from", "facts"}  # which earlier versions did not write
 FACT_FIELDS = {field.name for field in dataclasses.fields(Fact)}
@@ -28,7 +29,10 @@ FACT_FIELDS = {field.name for field in dataclasses.fields(Fact)}
 def check_header(header: Mapping[str, Any]) -> None:
     """Raise `ValueError` for what `write` does not write, before objects are made of it."""
     named = (PARTS - {"background"}) | {"format", "tensors", "sha256"}
-    _check(set(header) == named, f"it lacks or adds {sorted(set(header) ^ named)}")
+    _check(set(header) | {"opener"} == named, f"it lacks or adds {sorted(set(header) ^ named)}")
+    opener = header.get("opener", [])
+    _check(isinstance(opener, list) and all(is_integer(token) and 0 <= token < 2**31 for token in opener)
+           and len(opener) <= LONGEST_OPENER, "its opener is no short list of token ids")  # fmt: skip
     for name in ("base", "base_name", "layer", "tensors", "sha256"):
         _check(isinstance(header[name], str), f"{name} is no text")
     _check(is_finite(header["created"]), "created is no time")

@@ -56,6 +56,8 @@ class Memory(Displayed):
     background : what that layer sees of texts about nothing in particular.
     entries : one for each context.
     report : figures of the consolidation that made it.
+    opener : token ids that a user's turn opens with, at most 8. What its gates depend on begins anew there. Empty where
+        the tokenizer has no chat template, and in memories of earlier versions.
     """
 
     base: str
@@ -66,6 +68,7 @@ class Memory(Displayed):
     entries: tuple[Entry, ...] = ()
     report: Report | None = None
     created: float = field(default_factory=time.time)
+    opener: tuple[int, ...] = ()
 
     @cached_property
     def nbytes(self) -> int:
