@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ttt_retrofit import ConsolidationConfig, Memory, MemoryConfig
-from ttt_retrofit.consolidation.words import holds, words
+from .harness.english import holds, words
 
 from .baselines import LORA_STEPS, next_token_memory
 from .conversations import UNSAID, Conversation, Fact, conversation, facts

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ttt_retrofit.consolidation.words import holds, words
+from .harness.english import holds, words
 
 from .harness.loading import carrier, tokenizer_of
 from .harness.machine import machine

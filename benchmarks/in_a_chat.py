@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt_retrofit import Memory
-from ttt_retrofit.consolidation.words import holds, words
+from .harness.english import holds, words
 
 from .consolidation import draw
 from .conversations import Conversation

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ttt_retrofit.consolidation.words import holds, words
+from .harness.english import holds, words
 
 from .consolidation import recall
 from .conversations import (

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from ttt_retrofit.consolidation.words import content_stems, stems
+from .harness.english import content_stems, stems
 
 from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, RELATIONS, REPLIES, UNSAID, correct, facts
 from .harness.prompts import Message

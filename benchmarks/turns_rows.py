@@ -20,7 +20,7 @@ import torch
 from ttt_retrofit import ConsolidationConfig, Memory, consolidation
 from ttt_retrofit.consolidation.note_selection import scored_notes, select_notes, within_budget
 from ttt_retrofit.consolidation.pieces import parse_context
-from ttt_retrofit.consolidation.words import holds, stem, words
+from .harness.english import holds, stem, words
 from ttt_retrofit.memory.notes import as_turn
 
 from .baselines import LORA_STEPS, text_memory

@@ -17,7 +17,7 @@ from benchmarks.models import model_directory
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.words import holds
+from benchmarks.harness.english import holds
 
 pytestmark = pytest.mark.real
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from words import TEMPLATE
 
 from ttt_retrofit.consolidation import consolidate
-from ttt_retrofit.consolidation.words import content
+from benchmarks.harness.english import content
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAME = "Qwen/Qwen3-0.6B"  # a directory of the working directory, here

@@ -9,7 +9,7 @@ from benchmarks.conversations import FIRST, PETS
 from benchmarks.memory_over_turns import lags, lines
 from benchmarks.sessions import Asked, Sessions, draw, locomo
 from benchmarks.turns_rows import ROWS, Answered, declines, f1, f1_of_parts, scored
-from ttt_retrofit.consolidation.words import holds, words
+from benchmarks.harness.english import holds, words
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from ttt_retrofit.consolidation import asking, study, verify
 from ttt_retrofit.consolidation.config import ConsolidationConfig
 from ttt_retrofit.consolidation.pieces import Statement, parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.words import (
+from benchmarks.harness.english import (
     content,
     details,
     holds,

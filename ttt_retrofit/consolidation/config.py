@@ -49,6 +49,8 @@ REMOVED = {
     "strategy": "Every context gets an entry of its own: leave the field out. For one memory of several contexts, "
     "consolidate them together.",
     "distill": "The teacher's logits are always matched: leave the field out.",
+    "details": "Every part of a statement is asked for: leave the field out.",
+    "most_details": "Whole statements are counted: set most_statements=N.",
     "text_weight": "The questions carry the text: leave the field out. For its sentences word for word, set notepad=N.",
 }
 
@@ -69,11 +71,10 @@ class ConsolidationConfig:
     )
     piece_tokens: int = field(default=512, metadata={"help": "the context is studied in pieces of this many tokens"})
     answer_tokens: int = field(default=32, metadata={"help": "longest answer that is studied"})
-    details: int = field(
-        default=6, metadata={"help": "details of a statement that are asked for, besides all names and numbers"}
+    most_statements: int = field(
+        default=200, metadata={"help": "statements that are studied, those with names and numbers first"}
     )
-    most_details: int = field(default=200, metadata={"help": "details asked for in all, names and numbers first"})
-    wordings: int = field(default=4, metadata={"help": "questions written for every detail"})
+    wordings: int = field(default=3, metadata={"help": "times that questions are written about every statement"})
     kept_logits: int = field(default=20, metadata={"help": "logits of the teacher kept for each answer token"})
     lr: float | None = field(
         default=None,
@@ -94,6 +95,9 @@ class ConsolidationConfig:
     max_drift: float = field(
         default=0.01, metadata={"help": "largest relative change of the loss on unrelated text, to be accepted"}
     )
+    max_changed: float = field(
+        default=0.1, metadata={"help": "share of general requests in a chat answered otherwise, to be accepted"}
+    )
     notepad: int = field(
         default=0, metadata={"help": "tokens of sentences kept word for word in the whole memory; see `with_notes`"}
     )
@@ -104,8 +108,8 @@ class ConsolidationConfig:
         if not isinstance(self.memory, MemoryConfig):
             raise ConfigError(f"memory={self.memory!r}: expected a MemoryConfig, such as MemoryConfig(rank=16).")
         check_flag("keep_text", self.keep_text)
-        positive = ("piece_tokens", "answer_tokens", "kept_logits", "batch_size")
-        for name in (*positive, "details", "most_details", "wordings", "least_steps", "notepad"):
+        positive = ("piece_tokens", "answer_tokens", "kept_logits", "batch_size", "wordings")
+        for name in (*positive, "most_statements", "least_steps", "notepad"):
             value, least = getattr(self, name), int(name in positive)
             if not is_integer(value) or value < least:
                 raise ConfigError(f"{name}={value!r}: expected an integer of at least {least}.")
@@ -115,7 +119,7 @@ class ConsolidationConfig:
             value = getattr(self, name)
             if (name, value) != ("lr", None) and not (is_number(value) and 0 < value < float("inf")):
                 raise ConfigError(f"{name}={value!r}: expected a positive number{' or None' * (name == 'lr')}.")
-        for name in ("negatives", "replay", "min_recall", "enough_recall"):
+        for name in ("negatives", "replay", "min_recall", "max_changed", "enough_recall"):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{name}={value!r}: expected a share from 0 to 1.")

@@ -24,6 +24,7 @@ from ..errors import ConfigError
 from ..memory.batch import MemoryBatch
 from ..memory.collate import collate
 from ..memory.entry import Entry, Source
+from ..memory.facts import Fact
 from ..memory.gates import Background
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory, free_name
@@ -32,30 +33,28 @@ from ..memory.report import Report
 from ..util.fingerprint import fingerprint
 from ..util.prompt_formatter import PromptFormatter
 from ..util.texts import common_beginning
-from . import study, verify
-from .aliases import Pair, pairs
-from .asking import QuestionDraft, ask
-from .cached_writer import CachedWriter
-from .chats import pair_in_chats, partly_in_chats
+from . import verify
+from .cached_writer import CachedTexts, CachedWriter
 from .config import ConsolidationConfig
 from .control import Control
 from .distill import EncodedLesson, Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
 from .earlier_lessons import EarlierLessons
-from .facts.writers import FactWriter
+from .facts.writers import FactWriter, ModelWriter
 from .model_copies import plain_copy, private_copy
 from .note_selection import scored_notes, within_budget
-from .overview import overview
 from .pieces import Context
 from .plan import Plan
+from .planning import Planning
 from .prompts import Prompts
-from .reference_set import ReferenceSet, beginnings, build_reference_set
+from .reference_set import ReferenceSet, build_reference_set
+from .statements import superseded
 from .student import Student
-from .study import Question
-from .supersede import NewAnswers, RevisedMemory, latest, revise
-from .words import content
+from .study.answers import Question
+from .study.studied import Studied, Studying
 from .work_directory import FORMAT, WorkDirectory
 from .writer import Writer
 
+KEPT = 5  # one in so many of the general requests is kept for verification
 STORED = torch.bfloat16  # of a memory's weights
 
 
@@ -78,8 +77,12 @@ class Consolidation:
     formatter: PromptFormatter = field(init=False)
     others: Memory | None = field(init=False)  # the earlier memory without what this very context was taught before
     before: EarlierLessons = field(init=False)
+    kept_general: Sequence[str] = field(init=False)  # requests that are asked in verification, and nowhere else
 
     def __post_init__(self) -> None:
+        general = self.prompts.general
+        self.kept_general = general[KEPT - 1 :: KEPT]
+        self.prompts = dataclasses.replace(self.prompts, general=tuple(q for n, q in enumerate(general, 1) if n % KEPT))
         self.formatter = PromptFormatter(self.tokenizer, self.prompts.plain)
         earlier, own = self.earlier, [self.context.sha256]
         entries = () if earlier is None else tuple(e for e in earlier.entries if [s.sha256 for s in e.sources] != own)
@@ -96,6 +99,7 @@ class Consolidation:
             json.dumps(dataclasses.asdict(self.prompts), sort_keys=True),
             str(self.tokenizer.chat_template),
             self._writer_name,
+            str(self.date),
             json.dumps(list(self.own_questions)),
             json.dumps([] if self.earlier is None else [[e.name, e.created] for e in self.earlier.entries]),
         ]
@@ -141,18 +145,16 @@ class Consolidation:
         studied = work.load_study()
         if studied is None:
             studied = self._study(teacher, work)
-            work.save_study(*studied)
-        questions, outdated = studied
-        self.context = self.context.without(outdated)
-        asked = [question for question in questions if not question.held_out]
-        if not asked:
+            work.save_study(studied)
+        if not studied.asked:
             return self._rejected(
                 "no question about the context could be written and answered from it.", teacher.tokens
             )
 
         student = Student(plain_copy(self.model), placement)
-        reference = self._reference_set(student, teacher, asked)
-        plan = self._plan(student, teacher, questions, reference)
+        reference = self._reference_set(student, teacher, studied.asked)
+        planning = Planning(self.context, self.others, self.before, teacher, student, self.formatter, self.prompts, self.config, self.control)  # fmt: skip
+        plan = planning.plan(studied, reference)
         earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 
         def memories(leaves: Leaves) -> MemoryBatch:
@@ -173,66 +175,24 @@ class Consolidation:
             )  # fmt: skip
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
-        candidate = self._candidate(plan, state, reference, placement)
-        checked = verify.chosen(plan.held_out, [question for question in asked if question.value])
-        report = self._verify(student, teacher, candidate, checked, plan.unknown, reference)
+        candidate = self._candidate(plan, studied, state, reference, placement)
+        verified = self._verified(student, teacher, candidate, plan, studied, reference)
         self.control.at("done", 1, 1)
+        assert verified.report is not None
         report = dataclasses.replace(
-            report,
+            verified.report,
             steps=state.step,
             lessons=len(plan.facts),
             stopped=stopped,
             tokens=self.tokens + student.tokens + teacher.tokens,
             seconds=dict(self.control.seconds),
         )
-        return dataclasses.replace(candidate, report=report)
+        return dataclasses.replace(verified, report=report)
 
     def _reference_set(self, student: Student, teacher: Writer, asked: Sequence[Question]) -> ReferenceSet:
         self.control.at("general", 0, len(self.prompts.general))
         said = [(question.text, teacher.text(question.answer)) for question in asked]
         return build_reference_set(student, teacher, self.formatter, self.prompts, said, self.others)
-
-    def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], reference: ReferenceSet) -> Plan:
-        """What is taught out of the context, what must not be unlearned, and what is to be declined."""
-        asked = [question for question in questions if not question.held_out]
-        facts = self._encoded(student, [study.lesson(question, self.formatter) for question in asked])
-        gate = reference.gate_of(facts)
-        before = self._revised(student, teacher, questions, lambda p: reference.opens(gate, p.ids, p.below))
-        whole = overview(self.context, questions, teacher, self.formatter, self.prompts, self.control)
-        # Earlier questions with new answers are learned as the context's own.
-        anew = [study.lesson(question, self.formatter) for question in before.taught]
-        left, named = () if before.memory is None else before.memory.entries, _named(self.context, self.prompts)
-        again = self.before.again(left, named, {question.text for question in questions})
-        anew += [lesson for _, lesson in again]
-        facts += self._encoded(student, [*whole, *anew])
-        gate = reference.gate_of(facts)
-        taught = {question.text for question in before.taught}
-        held_out = [question for question in questions if question.held_out and question.text not in taught]
-        unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
-        # Every eighth is kept for verification.
-        said = [(question.text, teacher.text(question.answer)) for question in asked]
-        studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % 8], said, self.formatter)
-
-        declined, general = studied_unknown, reference.prompts
-        if self.config.memory.gated:
-            below = student.below(studied_unknown)
-            declined = [ids for ids, hidden in zip(studied_unknown, below) if reference.opens(gate, ids, hidden)]
-            general = reference.opened(gate)
-        return Plan(
-            before=before.memory,
-            learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
-            gate=gate,
-            facts=facts,
-            taught=[
-                *self._in_chats(student, asked, facts[: len(asked)], said),
-                *([fact] for fact in (*facts[len(asked) :], *self._texts(student, asked))),
-            ],
-            negatives=self._negatives(student, teacher, declined, general),
-            replays=before.replays,
-            checks=self._encoded(student, [study.lesson(question, self.formatter) for question in held_out]),
-            held_out=held_out,
-            unknown=unknown[::8],
-        )
 
     def _check_earlier(self, placement: Placement) -> None:
         """Gates of one memory depend on one layer, and all its entries have gates or none has."""
@@ -250,86 +210,26 @@ class Consolidation:
                 "reset_memory() first."
             )
 
-    def _study(self, teacher: Writer, work: WorkDirectory) -> tuple[list[Question], frozenset[int]]:
-        """The questions with their answers, and the statements that no longer hold at the end of the context."""
-        writer = teacher
+    def _study(self, teacher: CachedWriter, work: WorkDirectory) -> Studied:
+        """The statements of the context, and the questions about them with their answers."""
         if isinstance(self.writer, tuple):
-            writer = CachedWriter(work, "writer", *self.writer, self.control.check)
-        own = [QuestionDraft(text, self._about(text), by_user=True) for text in self.own_questions]
-        asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
-        self.tokens += 0 if writer is teacher else writer.tokens
-        questions = study.answer(asked, self.context, teacher, self.formatter, self.prompts, self.config, self.control)
-        outdated: frozenset[int] = frozenset()
-        if self.context.conversation:  # a document tells one thing after another, a chat corrects what it told
-            said = partial(_in_words, teacher)
-            questions, outdated = latest(questions, self.context.statements, said, partial(self._answered, teacher))
-        named = _named(self.context.without(outdated), self.prompts)
-        earlier = [pair for known in self.before.named(self.prompts.named, named).values() for pair in known]
-        return study.hold_out(study.otherwise_named(questions, [*dict.fromkeys(earlier), *named])), outdated
+            other = CachedWriter(work, "writer", *self.writer, self.control.check)
+            writer: FactWriter = ModelWriter(
+                self._writer_name, other, PromptFormatter(self.writer[1], self.prompts.plain)
+            )
+        else:
+            other = teacher
+            writer = ModelWriter("", teacher, self.formatter)
+            if self.writer is not None:
+                writer = CachedTexts(work, self.writer, self.control.check)
+        studying = Studying(self.context, teacher, writer, self.formatter, self.prompts, self.config, self.control)
+        studied = studying.study(self.own_questions)
+        self.tokens += 0 if other is teacher else other.tokens
+        return studied
 
-    def _answered(self, teacher: Writer, asked: Sequence[QuestionDraft]) -> NewAnswers:
-        """What the teacher answers to questions that were asked before, out of what this context says."""
-        given = study.answer(asked, self.context, teacher, self.formatter, self.prompts, self.config, self.control)
-        return {question.text: (question, _in_words(teacher, question)) for question in given if question.value}
-
-    def _about(self, question: str) -> int:
-        """The statement that shares most words with a question of the user's own."""
-        shared = [len(content(question) & content(s.text)) for s in self.context.statements]
-        return shared.index(max(shared)) if shared and max(shared) > 0 else -1
-
-    def _encoded(self, student: Student, lessons: Sequence[Lesson]) -> list[EncodedLesson]:
-        below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
-        return [EncodedLesson(lesson, hidden) for lesson, hidden in zip(lessons, below)]
-
-    def _texts(self, student: Student, questions: Sequence[Question]) -> list[EncodedLesson]:
-        """Statements of which something was not answered, word by word."""
-        return self._encoded(student, study.quotes(self.context, questions, self.formatter, self.prompts, self.config))
-
-    def _in_chats(
-        self,
-        student: Student,
-        questions: Sequence[Question],
-        facts: Sequence[EncodedLesson],
-        said: Sequence[tuple[str, str]],
-    ) -> list[list[EncodedLesson]]:
-        """The questions' lessons as they are taught: after another one in a chat, and alone."""
-        general = [(question, self.prompts.replied) for question in self.prompts.general]
-        lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
-        turns = pair_in_chats(questions, lessons, said, general, self.formatter)
-        chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
-        encoded = self._encoded(student, [chat.lesson for chat in chats])
-        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, encoded)}
-        return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
-
-    def _negatives(
-        self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
-    ) -> list[EncodedLesson]:
-        """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
-        declined, and general ones, which are to be answered as the base alone does.
-        """
-        answers = beginnings(teacher, self.formatter, general, self.config.kept_logits)
-        abstention = self.formatter.said(self.prompts.abstention)
-        lessons = [study.certain("unknown", ids, abstention) for ids in declined]
-        lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
-        return self._encoded(student, lessons)
-
-    def _revised(
-        self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[EncodedLesson], bool]
-    ) -> RevisedMemory:
-        """The earlier memory, as the new context leaves it."""
-        if self.others is None:
-            return RevisedMemory()
-        return revise(
-            self.others,
-            questions,
-            self.context.statements,
-            partial(self._encoded, student),
-            self.before.in_words,
-            partial(self._answered, teacher),
-            opens,
-        )
-
-    def _candidate(self, plan: Plan, state: TrainingState, reference: ReferenceSet, placement: Placement) -> Memory:
+    def _candidate(
+        self, plan: Plan, studied: Studied, state: TrainingState, reference: ReferenceSet, placement: Placement
+    ) -> Memory:
         """On the CPU, as one that was loaded: memories of both kinds meet in a batch or a bank."""
         now = time.time()
         weights = {
@@ -342,7 +242,7 @@ class Consolidation:
             tokens=len(self._ids(self.context.text)),
             text=self.context.text if self.config.keep_text else None,
         )
-        held = (statement.text for statement in self.context.statements if statement.holds)
+        held = (statement.text for statement in studied.holding)
         notes = scored_notes(held, self.tokenizer) if self.config.notepad else []
         before = () if plan.before is None else plan.before.entries
         name = self.context.sha256[:12]
@@ -354,7 +254,7 @@ class Consolidation:
             tuple(plan.studied),
             now,
             tuple(notes),
-            tuple(other for other in plan.learned_from if other != name),
+            facts=self._facts(studied),
         )
         entries = (*before, entry)
         return Memory(
@@ -368,15 +268,26 @@ class Consolidation:
             opener=reference.opener,
         )
 
-    def _verify(
+    def _facts(self, studied: Studied) -> tuple[Fact, ...]:
+        """What a conversation told, as a person sees it; a document has no facts, it has a text."""
+        if not self.context.conversation:
+            return ()
+        facts = [statement.fact(self.context.sha256) for statement in studied.statements]
+        return tuple(
+            superseded(fact, facts[studied.outdated[number]]) if number in studied.outdated else fact
+            for number, fact in enumerate(facts)
+        )
+
+    def _verified(
         self,
         student: Student,
         teacher: Writer,
         candidate: Memory,
-        questions: Sequence[Question],
-        unknown: Sequence[str],
+        plan: Plan,
+        studied: Studied,
         reference: ReferenceSet,
-    ) -> Report:
+    ) -> Memory:
+        """The candidate with its report, its facts marked by whether they are known."""
         self.control.at("verify", 0, verify.PARTS)
         converted = private_copy(self.model)
         remembering = Writer(
@@ -384,12 +295,35 @@ class Consolidation:
         )
         memories = collate([candidate], student.model.device, student.model.dtype)
         assert memories is not None
-        moved = partial(verify.drift, student, reference.texts, reference.below_texts, memories)
-        report = verify.verification_report(
-            teacher, remembering, self.formatter, questions, unknown, moved, self.config, self.control
+        verification = verify.Verification(
+            teacher,
+            remembering,
+            self.formatter,
+            verify.chosen(studied, plan.held_out),
+            plan.unknown,
+            [(question.text, teacher.text(question.answer)) for question in studied.asked],
+            self.kept_general,
+            plan.abstention,
+            partial(verify.drift, student, reference.texts, reference.below_texts, memories),
         )
+        report, known = verification.report(self.config, self.control)
         self.tokens += remembering.tokens
-        return report
+        *earlier, entry = candidate.entries
+        facts = tuple(
+            dataclasses.replace(fact, learned=known.get(number, False)) if fact.status == "current" else fact
+            for number, fact in enumerate(entry.facts)
+        )
+        current = [fact for fact in facts if fact.status == "current"]
+        report = dataclasses.replace(
+            report,
+            facts=len(current),
+            unlearned=tuple(fact.id for fact in current if not fact.learned),
+            dropped=studied.dropped,
+            superseded=len(facts) - len(current) + plan.superseded,
+        )
+        return dataclasses.replace(
+            candidate, entries=(*earlier, dataclasses.replace(entry, facts=facts)), report=report
+        )
 
     def _rejected(self, reason: str, tokens: int) -> Memory:
         """The earlier memory as it was, with a report that says why nothing was added."""
@@ -406,12 +340,3 @@ class Consolidation:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
-
-
-def _named(context: Context, prompts: Prompts) -> list[Pair]:
-    """Who is called what in a context: "my wife", "Solveig"."""
-    return pairs([statement.text for statement in context.statements if statement.holds], prompts.named)
-
-
-def _in_words(writer: Writer, question: Question) -> str:
-    return writer.text(question.answer)

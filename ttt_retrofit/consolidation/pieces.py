@@ -17,6 +17,10 @@ from .facts.turns import Turn, turns_of
 from .sentences import sentences
 from .statements import Statement, as_json, of_document
 
+
+SHOWN = 4000  # characters that tell the language of a context
+
+
 @dataclass(frozen=True)
 class Context:
     """A context, understood."""
@@ -30,6 +34,12 @@ class Context:
     @property
     def conversation(self) -> bool:
         return self.kind == "chat"
+
+    @property
+    def words(self) -> str:
+        """A beginning of what was said, by which its language is told."""
+        said = "\n".join(turn.text for turn in self.turns) if self.conversation else self.text
+        return said[:SHOWN]
 
     @property
     def sha256(self) -> str:

@@ -9,7 +9,7 @@ from ..memory.entry import GateKeys
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from .distill import EncodedLesson
-from .study import Question
+from .study.answers import Question
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,6 @@ class Plan:
     """What is to be learned and asked, and where the gate of the new entry opens."""
 
     before: Memory | None  # the earlier memory, as the context leaves it
-    learned_from: tuple[str, ...]  # entries of it that the questions come from, too
     gate: GateKeys
     facts: Sequence[EncodedLesson]
     taught: Sequence[Sequence[EncodedLesson]]  # facts and raw text; of each, how it is taught in one epoch and the next
@@ -26,6 +25,8 @@ class Plan:
     checks: Sequence[EncodedLesson]  # of the questions held out
     held_out: Sequence[Question]
     unknown: Sequence[str]  # questions without an answer that are asked in verification
+    abstention: str  # the answer to them
+    superseded: int = 0  # facts of the earlier memory that no longer hold
 
     @property
     def studied(self) -> list[Lesson]:

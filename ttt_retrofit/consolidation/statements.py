@@ -115,7 +115,9 @@ def of_document(pieces: Sequence[Sequence[str]], said: datetime.date | None = No
 
 def as_json(turns: Sequence[Turn]) -> str:
     """What was said, by which one conversation is told from another."""
-    said = [{"role": {"Assistant": "assistant", "Tool": "tool"}.get(t.said_by, "user"), "content": t.text} for t in turns]
+    said = [
+        {"role": {"Assistant": "assistant", "Tool": "tool"}.get(t.said_by, "user"), "content": t.text} for t in turns
+    ]
     return json.dumps(said, ensure_ascii=False)
 
 

@@ -13,17 +13,22 @@ import torch
 
 from ..memory.batch import MemoryBatch
 from ..memory.report import Report
+from ..util.messages import Message
 from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
-from .study import Question
-from .words import content, holds
+from .facts.checks import WORD, folded
+from .facts.informative import holds
+from .statements import TEXT
+from .study.answers import Question
+from .study.studied import Studied
 from .writer import Writer
 
-PARTS = 3  # of its progress: the base asked, the memory asked, unrelated texts read
-ASKED_AT_MOST = 48  # questions
-ASKED_AT_LEAST = 16  # of six odd ones, a good memory gets less than half right by chance
+PARTS = 4  # of its progress: the base asked, the memory asked, a chat gone on with, unrelated texts read
+ASKED_AT_MOST = 48  # questions about a document; of a conversation every fact is asked for
+TURNS = 3  # personal ones before a general request, at most
+BEGINNING = 12  # tokens of an answer to a general request that are compared
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,15 @@ class Drift:
     kl: float  # KL(base ‖ base + memory), nats per token
 
 
-def chosen(held_out: Sequence[Question], studied: Sequence[Question]) -> list[Question]:
-    """The questions that decide: those held out, and where they are few some that were studied."""
-    missing = max(ASKED_AT_LEAST - len(held_out), 0)
-    return [*_spread(held_out, ASKED_AT_MOST), *_spread(studied, missing)]
+def chosen(studied: Studied, held_out: Sequence[Question]) -> list[Question]:
+    """The questions that decide: those held out; and one that was studied for each statement that has none."""
+    covered = {question.statement for question in held_out}
+    rest = {q.statement: q for q in reversed(studied.asked) if q.value and q.statement not in covered}
+    own = [q for q in studied.asked if q.value and q.statement < 0]
+    found = [*held_out, *(rest[number] for number in sorted(rest) if number >= 0), *own]
+    if studied.statements and all(statement.said_by == TEXT for statement in studied.statements):
+        return _spread(found, ASKED_AT_MOST)
+    return found
 
 
 def _spread(questions: Sequence[Question], most: int) -> list[Question]:
@@ -57,12 +67,16 @@ def recall(answers: Sequence[str], questions: Sequence[Question]) -> float | Non
     return sum(holds(answer, question.value) for answer, question in zip(answers, questions)) / len(questions)
 
 
-def inventions(answers: Sequence[str], questions: Sequence[str], remembered: set[str]) -> float | None:
-    """Share of unanswerable questions that were answered with something remembered."""
-    if not questions:
+def inventions(answers: Sequence[str], asked: Sequence[str], known: Sequence[frozenset[str]]) -> float | None:
+    """Share of unanswerable questions that were answered with something remembered: a value that names something."""
+    if not asked:
         return None
-    invented = [bool(content(answer) & remembered - content(asked)) for answer, asked in zip(answers, questions)]
-    return sum(invented) / len(questions)
+    told = [value for value in known if any(any(c.isdigit() for c in word) or len(word) > 3 for word in value)]
+    invented = [
+        any(holds(answer, value) and not value <= set(WORD.findall(folded(question))) for value in told)
+        for answer, question in zip(answers, asked)
+    ]
+    return sum(invented) / len(asked)
 
 
 @torch.no_grad()
@@ -86,7 +100,17 @@ def drift(
     return Drift(loss_memory / loss_base - 1, kl / max(count, 1))
 
 
-def acceptance(recall: float | None, questions: int, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class InChat:
+    """How general requests are answered after personal turns."""
+
+    changed: float  # share answered otherwise than by the base, after the very same messages
+    refused: float  # share answered as what was never told
+
+
+def acceptance(
+    recall: float | None, questions: int, moved: Drift, chat: InChat | None, config: ConsolidationConfig
+) -> tuple[bool, str]:
     """Whether a candidate is accepted, and why."""
     if recall is None:
         return False, "no question has an answer out of the context, so nothing could be verified."
@@ -97,54 +121,93 @@ def acceptance(recall: float | None, questions: int, moved: Drift, config: Conso
             False,
             f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
         )
+    if chat is not None and chat.changed > config.max_changed:
+        return (
+            False,
+            f"{chat.changed:.0%} of general requests in a chat are answered otherwise than without the memory, more "
+            f"than max_changed {config.max_changed:.0%}.",
+        )
     return True, f"recall {recall:.0%} of {questions} questions, loss on unrelated text {moved.loss:+.2%}."
 
 
-def verification_report(
-    teacher: Writer,
-    remembering: Writer,
-    formatter: PromptFormatter,
-    questions: Sequence[Question],
-    unknown: Sequence[str],
-    moved: Callable[[], Drift],
-    config: ConsolidationConfig,
-    control: Control,
-) -> Report:
-    """What a candidate knows that the base alone does not, and whether it is accepted.
+@dataclass(frozen=True)
+class Verification:
+    """What a candidate is asked.
 
-    Parameters
+    Attributes
     ----------
     teacher, remembering : the base alone, and with the candidate.
-    unknown : questions that nothing was told about.
+    unknown : questions that nothing was told about, which are answered by `abstention`.
+    said : questions about the context with their answers, as turns before `general` requests.
     moved : measures the candidate's drift.
     """
-    prompts = [formatter.asked(text) for text in (*(question.text for question in questions), *unknown)]
-    remembered = {word for question in questions for word in question.value}
 
-    def asked(writer: Writer) -> tuple[list[str], float | None, float | None]:
+    teacher: Writer
+    remembering: Writer
+    formatter: PromptFormatter
+    questions: Sequence[Question]
+    unknown: Sequence[str]
+    said: Sequence[tuple[str, str]]
+    general: Sequence[str]
+    abstention: str
+    moved: Callable[[], Drift]
+
+    def report(self, config: ConsolidationConfig, control: Control) -> tuple[Report, dict[int, bool]]:
+        """What the candidate knows that the base alone does not, whether it is accepted; and by statement whether all
+        that was asked about it was right.
+        """
+        _, before, false_before = self._asked(self.teacher, config)
+        control.at("verify", 1, PARTS)
+        answers, after, false = self._asked(self.remembering, config)
+        control.at("verify", 2, PARTS)
+        chat = self._in_chat()
+        control.at("verify", 3, PARTS)
+        drifted = self.moved()
+        accepted, reason = acceptance(after, len(self.questions), drifted, chat, config)
+        right = [holds(answer, question.value) for question, answer in zip(self.questions, answers)]
+        known: dict[int, bool] = {}
+        for question, one in zip(self.questions, right):
+            known[question.statement] = known.get(question.statement, True) and one
+        failures = tuple(
+            (q.text, " ".join(sorted(q.value)), a) for q, a, one in zip(self.questions, answers, right) if not one
+        )
+        report = Report(
+            accepted=accepted,
+            reason=reason,
+            recall_before=before,
+            recall=after,
+            questions=len(self.questions),
+            false_memories=false,
+            false_memories_before=false_before,
+            drift_kl=drifted.kl,
+            drift_loss=drifted.loss,
+            failures=failures if config.keep_text else (),
+            chat_changed=None if chat is None else chat.changed,
+            chat_refused=None if chat is None else chat.refused,
+        )
+        return report, known
+
+    def _asked(self, writer: Writer, config: ConsolidationConfig) -> tuple[list[str], float | None, float | None]:
         """Answers to the questions, the share that is right, and the share of inventions on the unknown."""
-        given = answered(writer, prompts, config.answer_tokens, line=not formatter.chat)
-        answers, declined = given[: len(questions)], given[len(questions) :]
-        return answers, recall(answers, questions), inventions(declined, unknown, remembered)
+        prompts = [self.formatter.asked(text) for text in (*(q.text for q in self.questions), *self.unknown)]
+        given = answered(writer, prompts, config.answer_tokens, line=not self.formatter.chat)
+        answers, declined = given[: len(self.questions)], given[len(self.questions) :]
+        values = [question.value for question in self.questions]
+        return answers, recall(answers, self.questions), inventions(declined, self.unknown, values)
 
-    _, before, false_before = asked(teacher)
-    control.at("verify", 1, PARTS)
-    answers, after, false = asked(remembering)
-    control.at("verify", 2, PARTS)
-    drifted = moved()
-    accepted, reason = acceptance(after, len(questions), drifted, config)
-    failures = tuple(
-        (q.text, " ".join(sorted(q.value)), a) for q, a in zip(questions, answers) if not holds(a, q.value)
-    )
-    return Report(
-        accepted=accepted,
-        reason=reason,
-        recall_before=before,
-        recall=after,
-        questions=len(questions),
-        false_memories=false,
-        false_memories_before=false_before,
-        drift_kl=drifted.kl,
-        drift_loss=drifted.loss,
-        failures=failures if config.keep_text else (),
-    )
+    def _in_chat(self) -> InChat | None:
+        """General requests after one to `TURNS` personal turns. Without a chat template there are no turns."""
+        if not self.formatter.chat or not self.general or not self.said:
+            return None
+        prompts = []
+        for number, request in enumerate(self.general):
+            turns = [self.said[(number + turn) % len(self.said)] for turn in range(1 + number % TURNS)]
+            messages: list[Message] = []
+            for asked, given in turns:
+                messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": given}]
+            prompts.append(self.formatter.asked(request, messages))
+        without, with_it = (answered(one, prompts, BEGINNING, line=False) for one in (self.teacher, self.remembering))
+        begins = folded(self.abstention)[:BEGINNING]
+        changed = [b for a, b in zip(without, with_it) if a != b]
+        refused = [b for b in changed if folded(b).startswith(begins)]
+        return InChat(len(changed) / len(prompts), len(refused) / len(prompts))

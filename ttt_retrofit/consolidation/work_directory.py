@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,14 @@ from ..errors import CheckpointError, InputError
 from ..util.files import parsed, private_directory, remove_unfinished
 from ..util.sealed import read_sealed, write_sealed
 from .distill import Leaves, TrainingState
-from .study import Question
+from .statements import Statement
+from .study.answers import Question
+from .study.studied import Studied
 from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 6  # of the files of work in progress; work of another format is not gone on with
+FORMAT = 7  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 WRITTEN = "written-{}.safetensors"  # answers of one call, whose name tells what was asked
 SAVE_EVERY = 15.0  # seconds
@@ -102,26 +104,37 @@ class WorkDirectory:
     def _again(self, name: str, error: Exception) -> None:
         logger.warning("%s cannot be read (%s); that part of the work is done again.", self.directory / name, error)
 
-    def save_study(self, questions: Sequence[Question], outdated: Collection[int]) -> None:
-        asked = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in questions]
-        self._write(STUDY, _as_tensors([q.answer for q in questions]), [asked, sorted(outdated)])
+    def save_study(self, studied: Studied) -> None:
+        asked = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in studied.questions]
+        statements = [statement.to_list() for statement in studied.statements]
+        header = [asked, statements, sorted(studied.outdated.items()), studied.dropped]
+        self._write(STUDY, _as_tensors([q.answer for q in studied.questions]), header)
 
-    def load_study(self) -> tuple[list[Question], frozenset[int]] | None:
+    def load_study(self) -> Studied | None:
         stored = self._read(STUDY)
         if stored is None:
             return None
         tensors, header = stored
         try:
-            asked, outdated = _checked_study(header)
+            asked, statements, outdated, dropped = _checked_study(header)
             answers = _as_answers(tensors, [count for _, _, count, _, _ in asked], self.vocabulary)
         except CheckpointError as error:
             self._again(STUDY, error)
             return None
-        questions = [
+        questions = tuple(
             Question(text, frozenset(value), answer, statement, held_out)
             for (text, value, _, statement, held_out), answer in zip(asked, answers)
-        ]
-        return questions, frozenset(outdated)
+        )
+        return Studied(tuple(map(Statement.from_list, statements)), questions, dict(outdated), dropped)
+
+    def save_texts(self, name: str, texts: Sequence[str]) -> None:
+        self._write(WRITTEN.format(name), {}, list(texts))
+
+    def load_texts(self, name: str) -> list[str] | None:
+        stored = self._read(WRITTEN.format(name))
+        if stored is None or not isinstance(stored[1], list) or not all(isinstance(t, str) for t in stored[1]):
+            return None
+        return stored[1]
 
     def save_answers(self, name: str, answers: Sequence[Answer]) -> None:
         self._write(WRITTEN.format(name), _as_tensors(answers), [len(answer.ids) for answer in answers])
@@ -204,13 +217,28 @@ def _as_answers(tensors: dict[str, Tensor], lengths: Sequence[int], vocabulary: 
     return [Answer(tuple(one.tolist()), *sure) for one, *sure in zip(*parts)]
 
 
-def _checked_study(header: Any) -> tuple[list[Any], list[int]]:
+def _checked_study(header: Any) -> tuple[list[Any], list[Any], list[Any], int]:
     """What `save_study` put beside the tensors; raises `CheckpointError` for anything else."""
-    _check(isinstance(header, list) and len(header) == 2, "its header is none of a study")
-    asked, outdated = header
-    _check(isinstance(outdated, list) and all(map(_is_count, outdated)), "what is outdated is no list of numbers")
+    _check(isinstance(header, list) and len(header) == 4, "its header is none of a study")
+    asked, statements, outdated, dropped = header
     _check(isinstance(asked, list) and all(map(_is_asked, asked)), "its questions are none")
-    return asked, outdated
+    _check(isinstance(statements, list) and all(map(_is_statement, statements)), "its statements are none")
+    pairs = isinstance(outdated, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in outdated)
+    numbers = pairs and all(_is_count(number) and number < len(statements) for pair in outdated for number in pair)
+    _check(numbers and _is_count(dropped), "what is outdated is no list of numbers")
+    _check(all(question[3] < len(statements) for question in asked), "its questions are about other statements")
+    return asked, statements, outdated, dropped
+
+
+def _is_statement(found: Any) -> bool:
+    if not isinstance(found, list) or len(found) != 6:
+        return False
+    text, said_by, before, piece, message, said_at = found
+    pairs = isinstance(before, list) and all(
+        isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in before
+    )
+    texts = isinstance(text, str) and isinstance(said_by, str) and isinstance(said_at, str | None)
+    return texts and pairs and _is_count(piece) and _is_count(message)
 
 
 def _is_asked(found: Any) -> bool:

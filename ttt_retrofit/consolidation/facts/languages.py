@@ -6,6 +6,7 @@ three characters, so no language has to be recognised; for one that has no block
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from importlib import resources
 from .checks import folded
 
 RUN = 3  # characters
+UNSEEN = 5e-5  # probability of a run that a block does not have
+PRIOR = 8.0  # nats in favour of the first block: a few words, or code, are of no language for sure
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,10 @@ def languages() -> tuple[Language, ...]:
 
 
 def nearest(text: str) -> Language:
-    """The language whose block shares most with a text."""
+    """The language whose block makes the runs of a text likeliest."""
     said = _runs(text)
-    return max(languages(), key=lambda language: _shared(said, _of(language)))
+    first = languages()[0]
+    return max(languages(), key=lambda one: _likelihood(said, _of(one)) + (PRIOR if one is first else 0))
 
 
 def shown(text: str) -> tuple[Language, ...]:
@@ -66,18 +70,15 @@ def shown(text: str) -> tuple[Language, ...]:
 
 def _runs(text: str) -> Counter[str]:
     said = " " + " ".join(folded(text).split()) + " "
-    return Counter(said[at : at + RUN] for at in range(len(said) - RUN + 1))
+    return Counter(said[at : at + RUN] for at in range(len(said) - RUN + 1) if not said[at : at + RUN].isdigit())
 
 
 @cache
-def _of(language: Language) -> dict[str, float]:
-    """How often each run is found in a block, as a share."""
-    found = _runs(language.text)
-    # What stands in every block, such as names and roles, tells none from another.
-    whole = sum(found.values())
-    return {run: count / whole for run, count in found.items()}
+def _of(language: Language) -> Counter[str]:
+    return _runs(language.text)
 
 
-def _shared(said: Counter[str], block: dict[str, float]) -> float:
-    """The mean share of a text's runs in a block: how likely the block makes the text, but for the logarithm."""
-    return sum(count * min(block.get(run, 0.0), 0.002) for run, count in said.items()) / max(1, sum(said.values()))
+def _likelihood(said: Counter[str], block: Counter[str]) -> float:
+    """Log probability of the runs of a text under those of a block (naive Bayes)."""
+    whole = sum(block.values())
+    return sum(count * math.log(block[run] / whole + UNSEEN) for run, count in said.items())

@@ -97,7 +97,11 @@ class EndpointWriter:
             messages: Any = list(prompt)
             try:
                 given = client.chat.completions.create(
-                    messages=messages, model=self.model or "default", max_tokens=longest, temperature=TEMPERATURE if seed else 0.0, seed=seed
+                    messages=messages,
+                    model=self.model or "default",
+                    max_tokens=longest,
+                    temperature=TEMPERATURE if seed else 0.0,
+                    seed=seed,
                 )
             except openai.OpenAIError as error:
                 raise WriterError(

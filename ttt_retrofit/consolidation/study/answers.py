@@ -141,9 +141,7 @@ class Asking:
     prompts: Prompts
     language: Language
 
-    def prompt(
-        self, draft: QuestionDraft, read: Sequence[Statement], pieces: Sequence[str], alone: bool
-    ) -> list[int]:
+    def prompt(self, draft: QuestionDraft, read: Sequence[Statement], pieces: Sequence[str], alone: bool) -> list[int]:
         """Examples of answers, what is read, and the question; of a document its piece, or the sentence alone."""
         if read and read[0].said_by == TEXT:
             text = " ".join(statement.text for statement in read) if alone else pieces[read[0].piece]
@@ -152,6 +150,14 @@ class Asking:
             told = "\n".join(statement.told for statement in read)
             return self.formatter.asked(draft.text, [{"role": "user", "content": told}])
         return self.formatter.asked(draft.text, [*self._examples(), *conversation(read)])
+
+    def again(self, question: str, answer: str, since: Sequence[Statement]) -> list[int]:
+        """An earlier question after its answer and what was said since."""
+        before = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        if not self.formatter.chat:
+            told = "\n".join([answer, *(statement.told for statement in since)])
+            return self.formatter.asked(question, [{"role": "user", "content": told}])
+        return self.formatter.asked(question, [*self._examples(), *before, *conversation(since)])
 
     def _examples(self) -> list[Message]:
         """How answers are given, as a conversation before; without it, small models answer as if they were the user."""

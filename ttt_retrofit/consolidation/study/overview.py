@@ -6,7 +6,6 @@ teacher sums up each piece in a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 
 from ...memory.lessons import Lesson
 from ...util.prompt_formatter import PromptFormatter
@@ -15,8 +14,9 @@ from ..facts.checks import missing, verbatim
 from ..pieces import Context
 from ..prompts import Prompts, fill
 from ..writer import Writer
-from .answers import BATCH, Question, with_reading
+from .answers import BATCH, with_reading
 from .lessons import certain
+from .studied import Studied
 
 MOST_TOKENS = 128  # of what is retold
 SUMMARY_TOKENS = 40  # of each piece's
@@ -24,8 +24,7 @@ SUMMARY_TOKENS = 40  # of each piece's
 
 def overview(
     context: Context,
-    questions: Sequence[Question],
-    outdated: Collection[int],
+    studied: Studied,
     teacher: Writer,
     formatter: PromptFormatter,
     prompts: Prompts,
@@ -33,9 +32,7 @@ def overview(
 ) -> list[Lesson]:
     """One lesson for each way to ask for all of a context, all with the same answer."""
     told = (
-        _told(context, questions, outdated, teacher)
-        if context.conversation
-        else _summed_up(context, teacher, formatter, prompts, control)
+        _told(studied, teacher) if context.conversation else _summed_up(context, teacher, formatter, prompts, control)
     )
     if not told:
         return []
@@ -46,22 +43,20 @@ def overview(
     return [certain("overview", formatter.asked(question), answer) for question in asked]
 
 
-def _told(
-    context: Context, questions: Sequence[Question], outdated: Collection[int], teacher: Writer
-) -> list[str]:
+def _told(studied: Studied, teacher: Writer) -> list[str]:
     """The statements that hold and that something could be asked about, in order; those with names and numbers have
     precedence.
     """
-    asked = {question.statement for question in questions if question.statement >= 0}
-    numbers = sorted(asked.difference(outdated))
+    asked = {question.statement for question in studied.asked if question.statement >= 0}
+    numbers = sorted(asked.difference(studied.outdated))
     chosen: list[int] = []
     left = MOST_TOKENS
-    for number in sorted(numbers, key=lambda n: not verbatim(context.statements[n].text)):
-        size = len(teacher.tokenizer(context.statements[number].text, add_special_tokens=False).input_ids)
+    for number in sorted(numbers, key=lambda n: not verbatim(studied.statements[n].text)):
+        size = len(teacher.tokenizer(studied.statements[number].text, add_special_tokens=False).input_ids)
         if size <= left:
             chosen.append(number)
             left -= size
-    return [context.statements[number].text for number in sorted(chosen)]
+    return [studied.statements[number].text for number in sorted(chosen)]
 
 
 def _summed_up(

@@ -18,6 +18,4 @@ def unanswered(stock: Sequence[str], told: str) -> list[str]:
     found = [terms(question) for question in stock]
     shared = Counter(term for some in found for term in some)
     known = terms(told)
-    return [
-        question for question, some in zip(stock, found) if not {t for t in some if shared[t] <= FEW} & known
-    ]
+    return [question for question, some in zip(stock, found) if not {t for t in some if shared[t] <= FEW} & known]

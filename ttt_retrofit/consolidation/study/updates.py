@@ -8,10 +8,8 @@ the words they share with it; whether one does is asked of the teacher, which re
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from ...memory.entry import Entry
 from ...memory.lessons import Lesson
@@ -20,11 +18,11 @@ from ..distill import EncodedLesson
 from ..earlier_lessons import LessonText
 from ..facts.checks import missing
 from ..facts.informative import holds
-from ..gate_calibration import without_keys
+from ..facts.related import Related
+from ..gate_calibration import TextMeans, without_keys
 from ..statements import Statement
 from ..writer import Answer
 from .answers import Question, given_by
-from ..facts.related import Related
 
 MAY_CHANGE = 3  # statements of the new context that are read about one earlier answer
 
@@ -46,22 +44,23 @@ Asked = Callable[[Sequence[tuple[LessonText, list[Statement]]]], list[tuple[Answ
 def revise(
     memory: Memory,
     statements: Sequence[Statement],
+    outdated: Collection[int],
     encode: Callable[[Sequence[Lesson]], list[EncodedLesson]],
     in_words: Callable[[Lesson], LessonText],
     ask: Asked,
-    opens: Callable[[Tensor], bool],
+    opens: Callable[[EncodedLesson], bool],
 ) -> RevisedMemory:
     """Go over the lessons of `memory` at which the gate of the new entry `opens`.
 
-    statements : of the new context, that hold.
+    statements, outdated : of the new context, and the numbers of those that no longer hold.
     """
-    related = Related([statement.source for statement in statements])
+    related = Related(["" if n in outdated else statement.source for n, statement in enumerate(statements)])
     entries: list[Entry] = []
     replays: list[EncodedLesson] = []
     taught: dict[str, Question] = {}
     changed: list[tuple[LessonText, int]] = []
     for entry in memory.entries:
-        touched = [p for p in encode(entry.lessons) if p.lesson.kind == "fact" and opens(p.below)]
+        touched = [p for p in encode(entry.lessons) if p.lesson.kind == "fact" and opens(p)]
         told = [in_words(p.lesson) for p in touched]
         found = changes(told, statements, related, ask)
         gone = [p for p, one in zip(touched, told) if one in found]
@@ -97,6 +96,7 @@ def changes(
 def _without(entry: Entry, gone: Sequence[EncodedLesson], memory: Memory) -> Entry:
     """The entry without some lessons, its gate without their keys."""
     ids = {id(p.lesson) for p in gone}
-    gate = without_keys(entry.gate, [(p.below, len(p.lesson.prompt)) for p in gone], memory.background)
+    means = [(TextMeans.of(p.below, p.ids, memory.opener), len(p.lesson.prompt)) for p in gone]
+    gate = without_keys(entry.gate, means, memory.background)
     left = tuple(lesson for lesson in entry.lessons if id(lesson) not in ids)
     return dataclasses.replace(entry, gate=gate, lessons=left)

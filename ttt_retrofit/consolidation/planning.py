@@ -1,0 +1,159 @@
+"""Makes the plan of a training: lessons, what they must not unlearn, and where the gate opens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ..memory.lessons import Lesson
+from ..memory.memory import Memory
+from ..util.prompt_formatter import PromptFormatter
+from .config import ConsolidationConfig
+from .control import Control
+from .distill import EncodedLesson
+from .earlier_lessons import EarlierLessons, LessonText
+from .facts.languages import languages, nearest
+from .pieces import Context
+from .plan import Plan
+from .prompts import Prompts
+from .reference_set import ReferenceSet, beginnings
+from .statements import Statement, superseded
+from .student import Student
+from .study.answers import BATCH, Asking, Question, conversation, given_by
+from .study.chats import pair_in_chats, partly_in_chats
+from .study.lessons import certain, lesson, quotes
+from .study.overview import overview
+from .study.studied import Studied
+from .study.unknown import unanswered
+from .study.updates import RevisedMemory, revise
+from .writer import Answer, Writer
+
+CHECKED = 8  # one in so many of the questions to decline is kept for verification
+
+
+@dataclass(frozen=True)
+class Planning:
+    """What a plan is made from."""
+
+    context: Context
+    others: Memory | None  # the earlier memory without what this very context was taught before
+    before: EarlierLessons
+    teacher: Writer
+    student: Student
+    formatter: PromptFormatter
+    prompts: Prompts
+    config: ConsolidationConfig
+    control: Control
+
+    def plan(self, studied: Studied, reference: ReferenceSet) -> Plan:
+        """What is taught out of the context, what must not be unlearned, and what is to be declined."""
+        asked = studied.asked
+        facts = self._encoded([lesson(question, self.formatter) for question in asked])
+        gate = reference.gate_of(facts)
+        before = self._revised(studied, lambda p: reference.opens(gate, p.ids, p.below))
+        whole = overview(self.context, studied, self.teacher, self.formatter, self.prompts, self.control)
+        # Earlier questions with new answers are learned as the context's own.
+        known = {question.text for question in asked}
+        anew = [lesson(question, self.formatter) for question in before.taught if question.text not in known]
+        facts += self._encoded([*whole, *anew])
+        gate = reference.gate_of(facts)
+        taught = {question.text for question in before.taught}
+        held_out = [question for question in studied.held_out if question.text not in taught]
+        language = nearest(self.context.words)
+        unknown = unanswered(self._stock(), f"{self.context.text} {self.before.told()}")
+        said = [(question.text, self.teacher.text(question.answer)) for question in asked]
+        studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % CHECKED], said, self.formatter)
+        declined, general = studied_unknown, reference.prompts
+        if self.config.memory.gated:
+            below = self.student.below(studied_unknown)
+            declined = [ids for ids, hidden in zip(studied_unknown, below) if reference.opens(gate, ids, hidden)]
+            general = reference.opened(gate)
+        abstention = self.prompts.abstention if language is languages()[0] else language.unknown
+        memory, gone = _with_superseded(before, studied, self.context.sha256)
+        return Plan(
+            before=memory,
+            gate=gate,
+            facts=facts,
+            taught=[
+                *self._in_chats(asked, facts[: len(asked)], said),
+                *([fact] for fact in (*facts[len(asked) :], *self._texts(studied))),
+            ],
+            negatives=self._negatives(declined, general, abstention),
+            replays=before.replays,
+            checks=self._encoded([lesson(question, self.formatter) for question in held_out]),
+            held_out=held_out,
+            unknown=unknown[::CHECKED],
+            abstention=abstention,
+            superseded=gone,
+        )
+
+    def _stock(self) -> list[str]:
+        """Questions about a person, in the language of the context, too."""
+        language = nearest(self.context.words)
+        lines = (line for _, asked in language.questions for line in asked.splitlines())
+        own = [] if language is languages()[0] else [line.partition("|")[2].strip() for line in lines]
+        return [*self.prompts.unknown, *own]
+
+    def _encoded(self, lessons: Sequence[Lesson]) -> list[EncodedLesson]:
+        below = self.student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
+        return [EncodedLesson(lesson, hidden) for lesson, hidden in zip(lessons, below)]
+
+    def _texts(self, studied: Studied) -> list[EncodedLesson]:
+        """Statements of which nothing was answered, word by word."""
+        asked = {question.statement for question in studied.asked}
+        return self._encoded(quotes(studied.statements, asked, studied.outdated, self.formatter))
+
+    def _in_chats(
+        self, questions: Sequence[Question], facts: Sequence[EncodedLesson], said: Sequence[tuple[str, str]]
+    ) -> list[list[EncodedLesson]]:
+        """The questions' lessons as they are taught: after another one in a chat, and alone."""
+        general = [(question, self.prompts.replied) for question in self.prompts.general]
+        lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
+        turns = pair_in_chats(questions, lessons, said, general, self.formatter)
+        chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
+        encoded = self._encoded([chat.lesson for chat in chats])
+        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, encoded)}
+        return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
+
+    def _negatives(self, declined: list[list[int]], general: list[list[int]], abstention: str) -> list[EncodedLesson]:
+        """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
+        declined, and general ones, which are to be answered as the base alone does.
+        """
+        answers = beginnings(self.teacher, self.formatter, general, self.config.kept_logits)
+        lessons = [certain("unknown", ids, self.formatter.said(abstention)) for ids in declined]
+        lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
+        return self._encoded(lessons)
+
+    def _revised(self, studied: Studied, opens: Callable[[EncodedLesson], bool]) -> RevisedMemory:
+        """The earlier memory, as the new context leaves it."""
+        if self.others is None:
+            return RevisedMemory()
+        return revise(
+            self.others, studied.statements, studied.outdated, self._encoded, self.before.in_words, self._asked_anew, opens
+        )  # fmt: skip
+
+    def _asked_anew(self, asked: Sequence[tuple[LessonText, list[Statement]]]) -> list[tuple[Answer, str]]:
+        """What the teacher answers to earlier questions, having read the earlier answer and what was said since."""
+        asking = Asking(self.formatter, self.prompts, nearest(self.context.words))
+        prompts = [asking.again(one.question, one.answer, since) for one, since in asked]
+        line = not self.formatter.chat
+        answers = self.teacher.answer(prompts, self.config.answer_tokens, BATCH, self.config.kept_logits, line=line)
+        return [(answer, self.teacher.text(answer)) for answer in answers]
+
+
+def _with_superseded(revised: RevisedMemory, studied: Studied, source: str) -> tuple[Memory | None, int]:
+    """The earlier memory, where facts that its changed answers gave are marked; and how many there are."""
+    if revised.memory is None:
+        return None, 0
+    entries, gone = [], 0
+    for entry in revised.memory.entries:
+        facts = []
+        for fact in entry.facts:
+            by = next(
+                (n for one, n in revised.changed if given_by(one.answer, one.question, fact.text)), None
+            ) if fact.status == "current" else None  # fmt: skip
+            gone += by is not None
+            facts.append(fact if by is None else superseded(fact, studied.statements[by].fact(source)))
+        entries.append(dataclasses.replace(entry, facts=tuple(facts)))
+    return dataclasses.replace(revised.memory, entries=tuple(entries)), gone
