@@ -1,8 +1,9 @@
 """What an answer to a question of LoCoMo is worth.
 
 Token F1 is the published score: words without punctuation and articles, stemmed (Porter); of multi-hop questions the
-mean over the parts of the right answer, between commas, each against the best part of the answer. The memory's facts
-write days as ISO dates and the file writes "8 May 2023", so ISO dates are written out before.
+mean over the parts of the right answer, between commas, each against the best part of the answer. Two things are our
+own. Facts have ISO dates where the file has "8 May 2023", so ISO dates are written out before. And remarks in brackets
+are no part of a right answer; a day in brackets is another wording of it.
 
 "Right" is strict: every content word of the right answer is in the answer, in any form and order, and the answer does
 not say that it is not known. A question about what was never said is answered rightly where it is declined; as token F1
@@ -27,7 +28,7 @@ from .turns_rows import declines
 ISO = re.compile(r"\b\d{4}-\d{2}-\d{2}\b")
 ARTICLES = re.compile(r"\b(a|an|the|and)\b")
 UNMARKED = str.maketrans("", "", string.punctuation)
-EMPTY = frozenset(STOPWORDS_EN) - {"no", "not"}  # words that no right answer needs
+EMPTY = frozenset(STOPWORDS_EN) - {"no", "not"} | {"approximately"}  # words that no right answer needs
 stemmer = PorterStemmer()
 
 
@@ -42,8 +43,12 @@ def score(asked: Asked, answer: str) -> Score:
     if asked.kind == ADVERSARIAL:
         return Score(float(declined), declined, declined)
     told = ISO.sub(_written_out, answer)
-    worth = (f1_of_parts if asked.kind == "multi-hop" else f1)(told, asked.answer)
-    return Score(worth, not declined and holds(told, asked.answer), declined)
+    of_kind = f1_of_parts if asked.kind == "multi-hop" else f1
+    return Score(
+        max(of_kind(told, right) for right in asked.answers),
+        not declined and any(holds(told, right) for right in asked.answers),
+        declined,
+    )
 
 
 def f1(answer: str, right: str) -> float:

@@ -19,6 +19,7 @@ from typing import Any
 KINDS = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 ADVERSARIAL = KINDS[5]  # was never said
 DATED = "%I:%M %p on %d %B, %Y"  # of a session: "1:56 pm on 8 May, 2023"
+REMARK = re.compile(r"\s*\(([^)]*)\)")
 SESSION, EVIDENCE = re.compile(r"session_(\d+)"), re.compile(r"D(\d+):\d+")  # an entry may name several turns, or none
 
 
@@ -43,7 +44,7 @@ class Session:
 class Asked:
     kind: str
     question: str
-    answer: str  # none where nothing was said
+    answers: tuple[str, ...]  # of which any is right; none where nothing was said
     evidence: tuple[int, ...]  # sessions that it is in, from 0
 
 
@@ -120,12 +121,16 @@ def _message(turn: dict[str, Any], user: str, date: datetime.datetime) -> dict[s
 
 def _asked(one: dict[str, Any], places: dict[int, int]) -> Asked:
     kind = KINDS[one["category"]]
-    answer = str(one.get("answer", ""))
+    answers = () if kind == ADVERSARIAL else _wordings(kind, str(one["answer"]))
+    return Asked(kind, one["question"], answers, _sessions(one.get("evidence", ()), places))
+
+
+def _wordings(kind: str, answer: str) -> tuple[str, ...]:
+    """Without remarks, in brackets or after an open-domain answer's semicolon; a day in brackets is another wording."""
     if kind == "open-domain":
-        answer = answer.partition(";")[0].strip()  # what follows says why it is right
-    elif kind == ADVERSARIAL:
-        answer = ""
-    return Asked(kind, one["question"], answer, _sessions(one.get("evidence", ()), places))
+        answer = answer.partition(";")[0]
+    said = REMARK.sub("", answer).strip() or answer
+    return (said, *(REMARK.findall(answer) if kind == "temporal" else ()))
 
 
 def _sessions(evidence: Sequence[str], places: dict[int, int]) -> tuple[int, ...]:

@@ -34,11 +34,21 @@ SAMPLE = {
         "session_1": [said("Bela", "D1:1", "Hi Ada!"), said("Ada", "D1:2", "I left Graz.", blip_caption="a red house")],
     },
     "qa": [
-        {"question": "When did Ada leave Graz?", "answer": 2023, "evidence": ["D1:2"], "category": 2},
+        {
+            "question": "When did Ada leave Graz?",
+            "answer": "in spring (April 2023)",
+            "evidence": ["D1:2"],
+            "category": 2,
+        },
         {"question": "Who plays what?", "answer": "Bela, the oboe", "evidence": ["D1:1; D10:1"], "category": 1},
         {"question": "Is Ada kind?", "answer": "Likely yes; she asks", "evidence": ["D10:2"], "category": 3},
-        {"question": "Which city did Ada leave?", "answer": "Graz", "evidence": ["D1:2", "D"], "category": 4},
-        {"question": "Where was Ada?", "answer": "Graz", "evidence": ["D1:2"], "category": 4},
+        {
+            "question": "Which city did Ada leave?",
+            "answer": "Graz (in Styria)",
+            "evidence": ["D1:2", "D"],
+            "category": 4,
+        },
+        {"question": "Where was Ada?", "answer": 2021, "evidence": ["D1:2"], "category": 4},
         {"question": "What does Ada play?", "adversarial_answer": "the oboe", "evidence": ["D1:1"], "category": 5},
         {"question": "Who is old?", "answer": "Bela", "evidence": [], "category": 4},
     ],
@@ -66,17 +76,19 @@ def test_sessions_are_read_in_their_order_with_dates_and_names(talk):
 
 def test_questions_have_the_kind_of_their_category_and_an_answer_unless_nothing_was_said(talk):
     asked = {one.question: one for one in talk.asked}
-    assert asked["When did Ada leave Graz?"] == Asked("temporal", "When did Ada leave Graz?", "2023", (0,))
-    assert asked["Who plays what?"] == Asked("multi-hop", "Who plays what?", "Bela, the oboe", (0, 1))
-    assert asked["Is Ada kind?"].answer == "Likely yes" and talk.ago(asked["Is Ada kind?"]) == 0
-    assert asked["What does Ada play?"] == Asked("adversarial", "What does Ada play?", "", (0,))
+    assert asked["When did Ada leave Graz?"] == Asked(
+        "temporal", "When did Ada leave Graz?", ("in spring", "April 2023"), (0,)
+    )
+    assert asked["Who plays what?"] == Asked("multi-hop", "Who plays what?", ("Bela, the oboe",), (0, 1))
+    assert asked["Is Ada kind?"].answers == ("Likely yes",) and talk.ago(asked["Is Ada kind?"]) == 0
+    assert asked["What does Ada play?"] == Asked("adversarial", "What does Ada play?", (), (0,))
     assert asked["Where was Ada?"].kind == "single-hop" and talk.ago(asked["Where was Ada?"]) == 1
 
 
 def test_only_questions_whose_evidence_was_read_are_asked(talk, path):
     first = read(path)[0].first(1)
     assert [len(session.messages) for session in first.sessions] == [2]
-    assert [one.answer for one in first.asked] == ["2023", "Graz", "Graz", ""]
+    assert [one.answers[-1:] for one in first.asked] == [("April 2023",), ("Graz",), ("2021",), ()]
     assert len(talk.asked) == 6  # of one question nobody knows where the answer is
 
 
@@ -105,18 +117,18 @@ def test_of_several_parts_each_counts_by_the_best_part_of_the_answer():
 
 
 def test_right_is_every_content_word_unless_the_answer_declines():
-    asked = Asked("temporal", "When?", "the week before 8 May 2023", (0,))
-    assert holds("In the week just before May 8th, 8 May 2023", asked.answer) and not holds("May 2023", asked.answer)
+    week = "the week before 8 May 2023"
+    assert holds("In the week just before May 8th, 8 May 2023", week) and not holds("May 2023", week)
     assert holds("No.", "no") and not holds("Yes, to her.", "no")
-    day = dataclasses.replace(asked, answer="7 May 2023")
-    assert score(day, "On 2023-05-07.")[:2] == (pytest.approx(6 / 7), True)
-    assert score(day, "2023-99-99").f1 == 0
+    day = Asked("temporal", "When?", ("last Monday", "approximately 7 May 2023"), (0,))
+    assert score(day, "7 May 2023")[:2] == (pytest.approx(6 / 7), True)
+    assert score(day, "2023-05-07") == score(day, "7 May 2023") and score(day, "2023-99-99").f1 == 0
     assert score(day, "It was not mentioned whether on 7 May 2023.")[1:] == (False, True)
 
 
 @pytest.mark.parametrize("answer, declined", [("It was never mentioned.", True), ("The oboe.", False), ("", False)])
 def test_what_was_never_said_is_to_be_declined(answer, declined):
-    assert score(Asked("adversarial", "?", "", (0,)), answer) == (float(declined), declined, declined)
+    assert score(Asked("adversarial", "?", (), (0,)), answer) == (float(declined), declined, declined)
 
 
 class Fake:
