@@ -95,14 +95,19 @@ class Bench:
     def facts(self, talk: Talk) -> tuple[list[str], float]:
         """The facts of all sessions with their days, and the seconds that it took to write them."""
         kept = [self._facts(session) for session in talk.sessions]
-        facts = [Fact.from_dict(values) for one in kept for values in one["facts"]]
-        days = (session.day for session, one in zip(talk.sessions, kept) for _ in one["facts"])
-        return [f"{day}: {fact.text}" for day, fact in zip(days, facts)], sum(one["seconds"] for one in kept)
+        lines = [
+            f"{session.day}: {fact.text}"
+            for session, one in zip(talk.sessions, kept)
+            for fact in map(Fact.from_dict, one["facts"])
+            if fact.status == "current"
+        ]
+        return lines, sum(one["seconds"] for one in kept)
 
     def _facts(self, session: Session) -> dict[str, Any]:
         """Of one session, written once by each writer for each wording of what it is asked."""
         turns = turns_of(session.messages)
-        asked = json.dumps([self.writer.name, prompt(turns)])
+        said = [[turn.said_by, turn.text, turn.date.isoformat()] for turn in turns]
+        asked = json.dumps([self.writer.name, prompt([]), said])
         file = self.work / "facts" / f"{hashlib.sha256(asked.encode()).hexdigest()[:16]}.json"
         if not file.exists():
             began = time.perf_counter()
