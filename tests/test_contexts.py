@@ -12,6 +12,7 @@ from test_agent import session
 from words import OTHER_STORY, STORY, tokenizer
 
 from ttt_retrofit import InputError
+from ttt_retrofit.chat.days import without_days
 from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.serving.users import turns
 from ttt_retrofit.util.messages import studied
@@ -37,7 +38,7 @@ def test_what_an_application_wrote_is_studied_by_no_way(tmp_path):
     assert context == parse_context(TOLD, tokenizer(), 200) and json.loads(context.text) == TOLD
     chat = session(model, tmp_path)
     chat.note(*WITH_SECRETS)
-    assert chat.messages == TOLD
+    assert without_days(chat.messages) == TOLD
     served = [{**message, "content": "the code is 7719"} for message in SECRETS if message["role"] != "assistant"]
     assert turns([*served, *TOLD]) == turns(TOLD)
     (tmp_path / "said").write_text(json.dumps(WITH_SECRETS))

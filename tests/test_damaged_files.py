@@ -59,6 +59,7 @@ def test_a_list_without_a_checksum_is_read_and_one_of_other_things_is_not(tmp_pa
         [{"role": "user"}],
         [{"role": 1, "content": "x"}],
         [{**TURNS[0], "x": "y"}],
+        [{**TURNS[0], "date": "soon"}],
     ):
         path.write_text(json.dumps({"format": 1, "messages": items}))
         with pytest.raises(CheckpointError, match="damaged"):
@@ -116,7 +117,7 @@ def test_a_resealed_memory_of_other_values_is_refused(tmp_path):
                 (name in texts and isinstance(value, str))
                 or (name in times and value in (-1, 1.5, 10**30))
                 or (name in ("closed", "opened") and isinstance(value, float | int))
-                or (name in ("sources", "learned_from", "entries", "lessons") and value == [])
+                or (name in ("sources", "learned_from", "entries", "lessons", "facts") and value == [])
                 or (name in ("report", "config") and value in (None, {}))
             )
             if value == before or plausible:

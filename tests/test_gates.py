@@ -91,7 +91,8 @@ def test_the_few_questions_that_could_be_anybodys_do_not_shut_a_gate_to_all_othe
     generator = torch.Generator().manual_seed(0)
 
     def about(direction):
-        return 0.05 * torch.randn(12, 96, generator=generator) + torch.eye(96)[direction]
+        hidden = 0.05 * torch.randn(12, 96, generator=generator) + torch.eye(96)[direction]
+        return gate_calibration.TextMeans.of(hidden, [0] * 12, ())
 
     told = [about(direction) for direction in range(59)]
     anybodys = about(59)
@@ -100,10 +101,10 @@ def test_the_few_questions_that_could_be_anybodys_do_not_shut_a_gate_to_all_othe
     texts, asked = unrelated[:18], [*unrelated[18:], anybodys]
 
     def gate_of(studied, asked):
-        return gate_calibration.find_gate([(hidden, 6) for hidden in studied], texts, asked, background)
+        return gate_calibration.find_gate([(text, 6) for text in studied], texts, asked, background)
 
     without, with_it = gate_of(told, unrelated[18:]), gate_of([*told, anybodys], asked)
     assert with_it.closed < without.closed + 0.05
-    assert all(gate_calibration.highest(hidden, with_it.keys, background) > with_it.opened for hidden in told)
+    assert all(gate_calibration.highest(text, with_it.keys, background) > with_it.opened for text in told)
     assert gate_calibration.highest(anybodys, with_it.keys, background) < with_it.closed
     assert gate_of([*told[:19], anybodys], asked).keys.shape[0] == 2 * 20, "of a few, none is left out"

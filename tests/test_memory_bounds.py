@@ -111,7 +111,7 @@ def test_a_memory_says_what_it_may_do_and_marks_its_report_as_its_own_word():
     assert "9 projections" in said and "where its gates open" in said and "as the file says" in said
     assert "\x1b" not in said and "\x07" not in said and "good\\nrecall" in said
     assert "always active" in str(ungated(made))
-    assert "As the file says of itself" in memory_card("a/b", "base", False, 1, 9, REPORT)
+    assert "As the file says of itself" in memory_card("a/b", "base", False, 1, 0, 9, REPORT)
 
 
 NAMES = ["\x1b[31mred", "\x9b2J", "back\x08space", "\u202eturned", "[bold]markup[/bold]", "[link=http://x]y[/link]"]

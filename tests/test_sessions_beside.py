@@ -32,7 +32,7 @@ def session(directory, model=None) -> ChatSession:
 
 
 def said(number: int) -> dict[str, str]:
-    return {"role": "user", "content": f"note {number} of {os.getpid()}"}
+    return {"role": "user", "content": f"note {number} of {os.getpid()}", "date": "2026-03-09"}
 
 
 def _note(directory: str, out: str) -> None:

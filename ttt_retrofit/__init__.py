@@ -16,6 +16,7 @@ from .errors import (
     TTTDeprecationWarning,
     TTTError,
     UnsupportedModelError,
+    WriterError,
 )
 from .inner.registry import register_fast_weights, register_inner_optimizer, register_inner_rule
 from .memory import Memory, MemoryConfig
@@ -51,6 +52,7 @@ __all__ = [
     "TTTTrainer",
     "TTTTrainingConfig",
     "UnsupportedModelError",
+    "WriterError",
     "register_fast_weights",
     "register_inner_optimizer",
     "register_inner_rule",

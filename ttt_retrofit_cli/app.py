@@ -38,6 +38,7 @@ VERBS: Verbs = {
 OF_MEMORIES: Verbs = {
     "list": memory.list_versions,
     "show": memory.show,
+    "facts": memory.show_facts,
     "rollback": memory.rollback,
     "export": memory.export,
     "combine": memory.combine,

@@ -30,6 +30,7 @@ def chat(
 ) -> None:
     """Talk; older turns become memory while you are away from the keyboard."""
     from ttt_retrofit import ChatSession, MissingExtraError
+    from ttt_retrofit.consolidation.facts.writers import writer_of
 
     from .loading import load_model, load_tokenizer
     from .recipes import read_questions, recipe
@@ -41,7 +42,7 @@ def chat(
     if page and find_spec("gradio") is None:
         raise MissingExtraError("--page", "gradio", "chat")
     with nullcontext(memory) if memory else passing_directory() as directory:
-        config, asked = recipe(making.recipe), read_questions(making.questions)
+        config, asked, writer = recipe(making.recipe), read_questions(making.questions), writer_of(making.writer)
         with out.aside.status(f"loading {model}"):
             speaker, tokenizer = load_model(model, options), load_tokenizer(model, options)
         session = ChatSession(
@@ -51,6 +52,7 @@ def chat(
             system=system,
             config=config,
             questions=asked,
+            writer=writer,
             split_special_tokens=split_special_tokens,
         )
         kept = f"Kept in {memory}." if memory else "Nothing is kept when you leave; --memory DIR keeps it."

@@ -32,6 +32,7 @@ SPEAKERS = {
     "model": "assistant", "observation": "tool", "function_call": "tool", "function_response": "tool",
     "tool_response": "tool",
 }  # fmt: skip
+DATES = ("date", "timestamp")  # of a message
 EXPECTED = (
     'expected a list of {"role": ..., "content": ...}, or of ShareGPT\'s {"from": ..., "value": ...}, alone or under '
     '"messages" or "conversations", or such in the lines of a JSONL file.'
@@ -107,5 +108,6 @@ def _messages(document: Any) -> list[dict[str, Any]]:
         return [document]
     speaker, said = document.get("from"), document.get("value")
     if isinstance(speaker, str) and isinstance(said, str):
-        return [{"role": SPEAKERS.get(speaker, speaker), "content": said}]
+        dates = {name: document[name] for name in DATES if name in document}
+        return [{"role": SPEAKERS.get(speaker, speaker), "content": said} | dates]
     raise InputError(f"found an object with the names {sorted(document)}.")

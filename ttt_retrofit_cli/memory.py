@@ -1,7 +1,7 @@
 """`memory`: memories on disk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 Store = Annotated[Path, typer.Argument(help="A user's directory, as given to --memory.", show_default=False)]
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist.", show_default=False)]
+Shown = Literal["current", "superseded", "retracted", "all"]
 Version = Annotated[int | None, typer.Option(help="Of a store; the current one when not given.")]
 
 
@@ -41,15 +42,35 @@ def show(out: "Output", memory: Saved, version: Version = None) -> None:
 
     found = chosen_memory(memory, version)
     shown = table(f"{found.base_name}, {found.nbytes / 1e3:,.0f} kB, made {when(found.created)}",
-                  ["entry", "made", "contexts", "tokens", "lessons", "kB"])  # fmt: skip
+                  ["entry", "made", "contexts", "tokens", "facts", "lessons", "kB"])  # fmt: skip
     for entry in found.entries:
         tokens = sum(source.tokens for source in entry.sources)
-        figures = (len(entry.sources), tokens, len(entry.lessons), round(entry.nbytes / 1e3))
+        figures = (len(entry.sources), tokens, len(entry.facts), len(entry.lessons), round(entry.nbytes / 1e3))
         shown.add_row(entry.name, when(entry.created), *(f"{figure:,}" for figure in figures))
     report = "No report: entries were combined or dropped."
     if found.report is not None:
         report = f"As the file says:\n{found.report}"
     out.result(document_of(found), shown, report)
+
+
+def show_facts(
+    out: "Output",
+    memory: Saved,
+    version: Version = None,
+    status: Annotated[Shown, typer.Option(help="Facts that are shown.")] = "current",
+) -> None:
+    """What a memory holds, fact by fact."""
+    from .output import table
+    from .stores import chosen_memory
+
+    found = chosen_memory(memory, version).facts(None if status == "all" else status)
+    shown = table(f"Facts in {memory}", ["id", "who", "when", "state", "fact"])
+    shown.columns[-1].justify, shown.columns[-1].no_wrap = "left", False
+    for fact in found:
+        learned = {True: "learned", False: "words", None: ""}[fact.learned]
+        state = learned if fact.status == "current" else fact.status
+        shown.add_row(fact.id, fact.said_by, fact.said_at or "", state, fact.text)
+    out.result({"memory": str(memory), "facts": [fact.to_dict() for fact in found]}, shown)
 
 
 def rollback(out: "Output", directory: Store) -> None:

@@ -49,6 +49,13 @@ class RecipeOptions:
     questions: Annotated[
         Path | None, typer.Option(help="What may be asked later, a line each; else the model asks.")
     ] = None
+    writer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Of a server that writes for the model, such as http://host:8000/v1#model; reads it all.",
+        ),
+    ] = None
     recipe: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Any field of ConsolidationConfig, or of MemoryConfig as memory.NAME."),

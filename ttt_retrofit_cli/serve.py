@@ -50,6 +50,7 @@ def serve(
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         raise MissingExtraError("serve", ", ".join(missing), "serve")
+    from ttt_retrofit.consolidation.facts.writers import writer_of
     from ttt_retrofit.serving.admission import Limits
     from ttt_retrofit.serving.auth import check_exposure
     from ttt_retrofit.serving.server import listen, make_server
@@ -62,7 +63,7 @@ def serve(
     out.stopped = f"Stopped. {kept}"
     origins = allow_origin or []
     check_exposure(host, api_key, origins)
-    config, asked = recipe(making.recipe), read_questions(making.questions)
+    config, asked, writer = recipe(making.recipe), read_questions(making.questions), writer_of(making.writer)
     # Bound before the model is loaded: that the port is taken is said at once.
     listening, url = listen(host, port)
     with listening, nullcontext(store) if store else passing_directory() as directory:
@@ -84,6 +85,7 @@ def serve(
             keep_versions=keep_versions,
             config=config,
             questions=asked,
+            writer=writer,
             split_special_tokens=split_special_tokens,
         )
         kept = f"Memories are kept in {store}." if store else "Nothing is kept; --store DIR keeps memories."

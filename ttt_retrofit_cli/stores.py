@@ -48,6 +48,7 @@ def document_of(memory: Memory) -> dict[str, Any]:
                 "created": entry.created,
                 "sources": [dataclasses.asdict(source) for source in entry.sources],
                 "lessons": len(entry.lessons),
+                "facts": len(entry.facts),
                 "bytes": entry.nbytes,
             }
             for entry in memory.entries

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
+from ..consolidation.facts.writers import FactWriter, writer_of
 from ..consolidation.job import ConsolidationJob
 from ..errors import Cancelled, InputError
 from ..memory.memory import Memory
@@ -41,7 +42,8 @@ from ..util.files import (
     write_list,
 )
 from ..util.given import check_tokenizer
-from ..util.messages import Message, is_message, prompt_ids, studied
+from ..util.messages import Message, is_message, prompt_ids
+from .days import today, with_days, without_days
 from .directory import LOCK, STORE, TURNS, WORK
 
 LOCK_TIMEOUT = 30.0  # seconds to wait for another session's write
@@ -59,11 +61,12 @@ class ChatSession(Displayed):
     keep_turns : how many of the last turns (a question and its answer) stay in the prompt word for word.
     config : how older turns are consolidated.
     questions : what will be asked later, in place of questions that the model writes.
+    writer : who writes instead of the model, see `consolidate`. A server is sent the turns that become memory.
     split_special_tokens : encode special tokens that a message contains as text, see `messages.prompt_ids`.
 
     Attributes
     ----------
-    messages : the messages that are not yet in the memory.
+    messages : the messages that are not yet in the memory, each with the day it was said.
     memory : the memory of this session, or None.
     last_report : the report of the last consolidation that ended, accepted or not.
     """
@@ -78,6 +81,7 @@ class ChatSession(Displayed):
         keep_turns: int = 2,
         config: ConsolidationConfig | None = None,
         questions: Sequence[str] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | FactWriter | None = None,
         split_special_tokens: bool = True,
     ) -> None:
         check_tokenizer(tokenizer)
@@ -95,7 +99,7 @@ class ChatSession(Displayed):
             raise InputError(f"keep_turns={keep_turns}: expected 0 or more.")
         self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
         self.config, self.questions = config or ConsolidationConfig(), questions
-        self.split_special_tokens = split_special_tokens
+        self.writer, self.split_special_tokens = writer_of(writer), split_special_tokens
         self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / STORE)
         self._lock = FileLock(self.directory / LOCK, mode=0o600)
@@ -109,9 +113,8 @@ class ChatSession(Displayed):
         if self.memory is not None:
             model.check_memory(self.memory)
         self.last_report: Report | None = None
-        self._rejected = 0  # messages that were in a consolidation which was rejected, or failed
         self._job: ConsolidationJob | None = None
-        self._in_job = 0  # messages in the running job
+        self._rejected = self._in_job = 0  # messages in a consolidation that was rejected or failed; in the running one
         self._cache: TTTCache | None = None
         self._cached_ids: list[int] = []
 
@@ -148,24 +151,26 @@ class ChatSession(Displayed):
             self._job.pause()
             if self._job.succeeded():
                 self.settle()
-        answer = self._answer([*self.messages, {"role": "user", "content": text}], generate_kwargs)
-        self._add({"role": "user", "content": text}, {"role": "assistant", "content": answer})
+        asked: Message = {"role": "user", "content": text, "date": today()}
+        answer = self._answer([*self.messages, asked], generate_kwargs)
+        self._add(asked, {**asked, "role": "assistant", "content": answer})
         return answer
 
     def note(self, *said: Message) -> None:
         """Add turns that were answered elsewhere. They become memory like those of `send`.
 
-        Messages of the user and the assistant are kept. System prompts, tool calls and tool results are not.
+        Messages of the user and the assistant are kept, with the day of their "date" or "timestamp", or today's.
+        System prompts, tool calls and tool results are not.
 
         Raises
         ------
         InputError
             For anything that is not a message, or when another session has changed the store.
         """
-        self._add(*studied(said))
+        self._add(*with_days(said))
 
     def _answer(self, messages: list[Message], generate_kwargs: dict[str, Any]) -> str:
-        prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *messages]
+        prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *without_days(messages)]
         if self.memory is not None:
             prompt = self.memory.with_notes(prompt)
         ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
@@ -237,6 +242,7 @@ class ChatSession(Displayed):
                 tokenizer=self.tokenizer,
                 config=self.config,
                 questions=self.questions,
+                writer=self.writer,
                 earlier=self.memory,
                 load=False,
                 background=True,

@@ -6,6 +6,7 @@ It changes nothing but its own private copy of the model, and returns a candidat
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import hashlib
 import itertools
 import json
@@ -17,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import ConfigError
 from ..memory.batch import MemoryBatch
 from ..memory.collate import collate
-from ..memory.entry import Entry, GateKeys, Source
+from ..memory.entry import Entry, Source
 from ..memory.gates import Background
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory, free_name
@@ -41,7 +41,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .distill import EncodedLesson, Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
 from .earlier_lessons import EarlierLessons
-from .gate_calibration import highest
+from .facts.writers import FactWriter
 from .model_copies import plain_copy, private_copy
 from .note_selection import scored_notes, within_budget
 from .overview import overview
@@ -71,7 +71,8 @@ class Consolidation:
     base: str  # fingerprint
     prompts: Prompts
     own_questions: Sequence[str] = ()
-    writer: tuple[Any, PreTrainedTokenizerBase] | None = None
+    writer: tuple[Any, PreTrainedTokenizerBase] | FactWriter | None = None
+    date: datetime.date | None = None  # of messages that carry none
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
     formatter: PromptFormatter = field(init=False)
@@ -94,11 +95,19 @@ class Consolidation:
             json.dumps(dataclasses.asdict(self.config), sort_keys=True, default=str),
             json.dumps(dataclasses.asdict(self.prompts), sort_keys=True),
             str(self.tokenizer.chat_template),
-            "" if self.writer is None else f"{fingerprint(self.writer[0])} {self.writer[1].chat_template}",
+            self._writer_name,
             json.dumps(list(self.own_questions)),
             json.dumps([] if self.earlier is None else [[e.name, e.created] for e in self.earlier.entries]),
         ]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    @property
+    def _writer_name(self) -> str:
+        if self.writer is None:
+            return ""
+        if not isinstance(self.writer, tuple):
+            return self.writer.name
+        return f"{fingerprint(self.writer[0])} {self.writer[1].chat_template}"
 
     def run(self, work_dir: Path) -> Memory:
         """The candidate: earlier entries and the new one, with `report.accepted` saying whether it may be used.
@@ -110,7 +119,7 @@ class Consolidation:
         InputError
             When another process works on the same.
         """
-        models = [self.model] if self.writer is None else [self.model, self.writer[0]]
+        models = [self.model, self.writer[0]] if isinstance(self.writer, tuple) else [self.model]
         vocabulary = max(model.config.get_text_config(decoder=True).vocab_size for model in models)
         work = WorkDirectory.open(work_dir, self.key(), vocabulary)
         finished = False
@@ -142,13 +151,15 @@ class Consolidation:
             )
 
         student = Student(plain_copy(self.model), placement)
-        reference = self._reference_set(student, teacher)
+        reference = self._reference_set(student, teacher, asked)
         plan = self._plan(student, teacher, questions, reference)
         earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 
         def memories(leaves: Leaves) -> MemoryBatch:
             gated, device = self.config.memory.gated, plain.device
-            return with_new_entry(earlier, plan.gate, reference.background, gated, leaves, placement.layer, device)
+            return with_new_entry(
+                earlier, plan.gate, reference.background, gated, leaves, placement.layer, device, reference.opener
+            )
 
         state = begin_training(fresh_leaves(placement, self.config.memory, self.config.seed, plain.device))
         taught = itertools.chain.from_iterable(plan.taught)
@@ -162,7 +173,7 @@ class Consolidation:
             )  # fmt: skip
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
-        candidate = self._candidate(plan, state, reference.background, placement)
+        candidate = self._candidate(plan, state, reference, placement)
         checked = verify.chosen(plan.held_out, [question for question in asked if question.value])
         report = self._verify(student, teacher, candidate, checked, plan.unknown, reference)
         self.control.at("done", 1, 1)
@@ -176,18 +187,17 @@ class Consolidation:
         )
         return dataclasses.replace(candidate, report=report)
 
-    def _reference_set(self, student: Student, teacher: Writer) -> ReferenceSet:
+    def _reference_set(self, student: Student, teacher: Writer, asked: Sequence[Question]) -> ReferenceSet:
         self.control.at("general", 0, len(self.prompts.general))
-        known = None if self.others is None else self.others.background
-        return build_reference_set(student, teacher, self.formatter, self.prompts, known)
+        said = [(question.text, teacher.text(question.answer)) for question in asked]
+        return build_reference_set(student, teacher, self.formatter, self.prompts, said, self.others)
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], reference: ReferenceSet) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
-        background = reference.background
         asked = [question for question in questions if not question.held_out]
         facts = self._encoded(student, [study.lesson(question, self.formatter) for question in asked])
         gate = reference.gate_of(facts)
-        before = self._revised(student, teacher, questions, lambda hidden: _opens(hidden, gate, background))
+        before = self._revised(student, teacher, questions, lambda p: reference.opens(gate, p.ids, p.below))
         whole = overview(self.context, questions, teacher, self.formatter, self.prompts, self.control)
         # Earlier questions with new answers are learned as the context's own.
         anew = [study.lesson(question, self.formatter) for question in before.taught]
@@ -203,11 +213,11 @@ class Consolidation:
         said = [(question.text, teacher.text(question.answer)) for question in asked]
         studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % 8], said, self.formatter)
 
-        def opening(prompts: Sequence[list[int]], below: Sequence[Tensor]) -> list[list[int]]:
-            ungated = not self.config.memory.gated
-            return [ids for ids, hidden in zip(prompts, below) if ungated or _opens(hidden, gate, background)]
-
-        declined = opening(studied_unknown, student.below(studied_unknown))
+        declined, general = studied_unknown, reference.prompts
+        if self.config.memory.gated:
+            below = student.below(studied_unknown)
+            declined = [ids for ids, hidden in zip(studied_unknown, below) if reference.opens(gate, ids, hidden)]
+            general = reference.opened(gate)
         return Plan(
             before=before.memory,
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),
@@ -217,7 +227,7 @@ class Consolidation:
                 *self._in_chats(student, asked, facts[: len(asked)], said),
                 *([fact] for fact in (*facts[len(asked) :], *self._texts(student, asked))),
             ],
-            negatives=self._negatives(student, teacher, declined, opening(reference.prompts, reference.below_prompts)),
+            negatives=self._negatives(student, teacher, declined, general),
             replays=before.replays,
             checks=self._encoded(student, [study.lesson(question, self.formatter) for question in held_out]),
             held_out=held_out,
@@ -242,7 +252,9 @@ class Consolidation:
 
     def _study(self, teacher: Writer, work: WorkDirectory) -> tuple[list[Question], frozenset[int]]:
         """The questions with their answers, and the statements that no longer hold at the end of the context."""
-        writer = teacher if self.writer is None else CachedWriter(work, "writer", *self.writer, self.control.check)
+        writer = teacher
+        if isinstance(self.writer, tuple):
+            writer = CachedWriter(work, "writer", *self.writer, self.control.check)
         own = [QuestionDraft(text, self._about(text), by_user=True) for text in self.own_questions]
         asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
         self.tokens += 0 if writer is teacher else writer.tokens
@@ -302,7 +314,7 @@ class Consolidation:
         return self._encoded(student, lessons)
 
     def _revised(
-        self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[Tensor], bool]
+        self, student: Student, teacher: Writer, questions: Sequence[Question], opens: Callable[[EncodedLesson], bool]
     ) -> RevisedMemory:
         """The earlier memory, as the new context leaves it."""
         if self.others is None:
@@ -317,7 +329,7 @@ class Consolidation:
             opens,
         )
 
-    def _candidate(self, plan: Plan, state: TrainingState, background: Background, placement: Placement) -> Memory:
+    def _candidate(self, plan: Plan, state: TrainingState, reference: ReferenceSet, placement: Placement) -> Memory:
         """On the CPU, as one that was loaded: memories of both kinds meet in a batch or a bank."""
         now = time.time()
         weights = {
@@ -350,9 +362,10 @@ class Consolidation:
             base_name=self.model.name_or_path,
             config=self.config.memory,
             layer=placement.layer,
-            background=background.to(torch.device("cpu")),
+            background=reference.background.to(torch.device("cpu")),
             entries=within_budget(entries, self.config.notepad) if self.config.notepad else entries,
             created=now,
+            opener=reference.opener,
         )
 
     def _verify(
@@ -393,10 +406,6 @@ class Consolidation:
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
-
-
-def _opens(below: Tensor, gate: GateKeys, background: Background) -> bool:
-    return highest(below, gate.keys, background) > gate.closed
 
 
 def _named(context: Context, prompts: Prompts) -> list[Pair]:

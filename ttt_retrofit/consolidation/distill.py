@@ -25,6 +25,7 @@ from ..memory.entry import GateKeys
 from ..memory.gates import Background, Gates
 from ..memory.lessons import Lesson
 from ..memory.projections import Placement
+from ..memory.turns import opener_rows
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
@@ -102,15 +103,14 @@ def with_new_entry(
     leaves: Leaves,
     layer: str,
     device: torch.device,
+    opener: tuple[int, ...] = (),
 ) -> MemoryBatch:
     """The memories of a step: those of earlier entries, which stay as they are, and the one that is learned."""
     count = 0 if old is None else old.gates.keys.shape[1]
     bounds = (gate.closed, gate.opened) if gated else ALWAYS_OPEN
-    new = Gates(
-        joined([background]).to(device),
-        gate.keys.float()[None, None].to(device),
-        *(torch.tensor([[bound]], device=device) for bound in bounds),
-    )
+    keys = gate.keys.float()[None, None].to(device)
+    closed, opened = (torch.tensor([[bound]], device=device) for bound in bounds)
+    new = Gates(joined([background]).to(device), keys, closed, opened, opener_rows([opener], device))
     gates = new if old is None else _side_by_side(old.gates, new)
     terms = {} if old is None else dict(old.terms)
     for path, by_name in leaves.items():
@@ -128,7 +128,7 @@ def _side_by_side(old: Gates, new: Gates) -> Gates:
     most = max(old.keys.shape[2], new.keys.shape[2])
     keys = [F.pad(k, (0, 0, 0, most - k.shape[2])) for k in (old.keys, new.keys)]
     closed, opened = torch.cat([old.closed, new.closed], 1), torch.cat([old.opened, new.opened], 1)
-    return Gates(old.background, torch.cat(keys, 1), closed, opened)
+    return Gates(old.background, torch.cat(keys, 1), closed, opened, old.openers)
 
 
 class _LogProbs(torch.autograd.Function):

@@ -9,13 +9,14 @@ T tokens, D model width, K keys, N directions.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..memory.entry import GateKeys
-from ..memory.gates import MIN_TOKENS, Background, running_mean, scores
+from ..memory.gates import MIN_TOKENS, MIN_TOKENS_OF_TURN, Background, running_mean, scores
+from ..memory.turns import last_turn
 
 MOST_KEYS = 512
 DIRECTIONS = 128
@@ -29,14 +30,29 @@ RAMP = 0.05  # cosine between shut and fully open
 SAME = 0.995  # cosine from which two keys are of one lesson; other questions reach 0.97
 
 
-def means_of(hidden: Tensor) -> Tensor:
-    """The running mean after every token of one text. (T, D) -> (T, D)."""
-    return running_mean(hidden[None], None, torch.tensor([hidden.shape[0]], device=hidden.device))[0][0]
+@dataclass(frozen=True)
+class TextMeans:
+    """The running means of one text, and where they count: a prompt is measured in its last turn only, since what was
+    asked before is measured by itself, or ought to open the gate.
+    """
+
+    values: Tensor  # (T, D)
+    counted: Tensor  # (T,) bool, at least one
+
+    @classmethod
+    def of(cls, below: Tensor, ids: Sequence[int], opener: Sequence[int]) -> TextMeans:
+        """From what enters the gates' layer, (T, D), and what opens a turn of the user."""
+        steps, start = torch.arange(below.shape[0], device=below.device), last_turn(ids, opener)
+        starts = None if start is None else (steps == start)[None]
+        values, seen, _ = running_mean(below[None], None, torch.tensor([len(ids)], device=below.device), starts)
+        counted = (seen[0] >= (MIN_TOKENS_OF_TURN if opener else MIN_TOKENS)) & (steps >= (start or 0))
+        counted[-1] |= ~counted.any()
+        return cls(values[0], counted)
 
 
-def find_background(unrelated: Sequence[Tensor]) -> Background:
-    """Mean and main directions of unrelated texts, by what enters the gates' layer for each: (T, D)."""
-    means = torch.cat([means_of(hidden)[MIN_TOKENS - 1 :] for hidden in unrelated])
+def find_background(unrelated: Sequence[TextMeans]) -> Background:
+    """Mean and main directions of unrelated texts."""
+    means = torch.cat([text.values[text.counted] for text in unrelated])
     centre = means.mean(0)
     away = means - centre
     variance, vectors = torch.linalg.eigh(away.mT @ away / away.shape[0])  # ascending
@@ -47,7 +63,10 @@ def find_background(unrelated: Sequence[Tensor]) -> Background:
 
 
 def find_gate(
-    studied: Sequence[tuple[Tensor, int]], texts: Sequence[Tensor], asked: Sequence[Tensor], background: Background
+    studied: Sequence[tuple[TextMeans, int]],
+    texts: Sequence[TextMeans],
+    asked: Sequence[TextMeans],
+    background: Background,
 ) -> GateKeys:
     """The gate of an entry: shut on every unrelated text, and on unrelated questions but for a few.
 
@@ -57,13 +76,13 @@ def find_gate(
 
     Parameters
     ----------
-    studied : what enters the gates' layer for each lesson, (T, D), and where its answer begins.
-    texts, asked : the same for unrelated texts, and for unrelated questions with their answers: keys are taken at the
-        ends of answers, too, and one answer begins much like another.
+    studied : each lesson, and where its answer begins.
+    texts, asked : unrelated texts, and unrelated questions with their answers: keys are taken at the ends of answers,
+        too, and one answer begins much like another.
     """
     keys = _keys(studied, background).half()
     by_text, by_question = (
-        torch.stack([nearness(hidden, keys, background) for hidden in unrelated]) for unrelated in (texts, asked)
+        torch.stack([nearness(text, keys, background) for text in unrelated]) for unrelated in (texts, asked)
     )
     shut = max(by_question.amax(1).quantile(SHUT_QUESTIONS).item(), by_text.max().item())
     nearest = torch.cat([by_text, by_question]).amax(0)  # (K,)
@@ -75,26 +94,24 @@ def find_gate(
     return GateKeys(keys, shut + MARGIN, shut + MARGIN + RAMP)
 
 
-def without_keys(gate: GateKeys, studied: Sequence[tuple[Tensor, int]], background: Background) -> GateKeys:
+def without_keys(gate: GateKeys, studied: Sequence[tuple[TextMeans, int]], background: Background) -> GateKeys:
     """The gate without the keys of some of its lessons, given as to `find_gate`."""
-    gone = _keys(studied, background.to(studied[0][0].device)).cpu()  # an earlier memory is on the CPU
+    gone = _keys(studied, background.to(studied[0][0].values.device)).cpu()  # an earlier memory is on the CPU
     near = scores(gate.keys.float()[None], gone[None, None])[0, :, 0]
     return replace(gate, keys=gate.keys[near < SAME])
 
 
-def _keys(studied: Sequence[tuple[Tensor, int]], background: Background) -> Tensor:
+def _keys(studied: Sequence[tuple[TextMeans, int]], background: Background) -> Tensor:
     """What a text is about where each question ends, then where each answer ends. (2 for each lesson, D) float32."""
-    means = [(means_of(hidden), start) for hidden, start in studied]
-    ends = torch.stack([mean[start - 1] for mean, start in means] + [mean[-1] for mean, _ in means])
-    return background.float().whitened(ends)
+    ends = [text.values[start - 1] for text, start in studied] + [text.values[-1] for text, _ in studied]
+    return background.float().whitened(torch.stack(ends))
 
 
-def nearness(hidden: Tensor, keys: Tensor, background: Background) -> Tensor:
-    """The largest cosine to each key anywhere in a text, once it is about something. hidden: (T, D) -> (K,)."""
-    means = means_of(hidden)[min(MIN_TOKENS, hidden.shape[0]) - 1 :]
-    return (background.float().whitened(means) @ keys.float().mT).amax(0)
+def nearness(text: TextMeans, keys: Tensor, background: Background) -> Tensor:
+    """The largest cosine to each key anywhere in a text, once it is about something: (K,)."""
+    return (background.float().whitened(text.values[text.counted]) @ keys.float().mT).amax(0)
 
 
-def highest(hidden: Tensor, keys: Tensor, background: Background) -> float:
-    """The largest cosine to any key anywhere in a text. hidden: (T, D)."""
-    return nearness(hidden, keys, background).max().item()
+def highest(text: TextMeans, keys: Tensor, background: Background) -> float:
+    """The largest cosine to any key anywhere in a text."""
+    return nearness(text, keys, background).max().item()

@@ -65,7 +65,7 @@ class Student:
         handle = self._layer().register_forward_pre_hook(_keeping(reached), with_kwargs=True)
         self.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
         handle.remove()
-        found = _gates_found(reached[0][0], memories)
+        found = _gates_found(reached[0][0], beginning, memories)
         if found.openings is not None:
             return
         self.beginning = list(beginning)
@@ -111,7 +111,7 @@ class Student:
         self.tokens += sum(len(lesson) for lesson in lessons)
         cache, state = self._begun(len(lessons)) if shared else (None, None)
         mask = torch.cat([mask.new_ones(len(lessons), shared), mask], dim=1)
-        added = None if memories is None else MemoryForward(memories, state, [len(lesson) for lesson in lessons])
+        added = None if memories is None else MemoryForward(memories, state, list(map(len, lessons)), ids)
         try:
             with entering(ForwardContext(memory=added)):
                 inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
@@ -131,9 +131,9 @@ class Student:
         state = self.gate_state.select(torch.zeros(rows, dtype=torch.long, device=self.model.device))
         return _repeated(self.past, rows), state
 
-    def opens(self, below: Tensor, memories: MemoryBatch) -> bool:
+    def opens(self, below: Tensor, ids: Sequence[int], memories: MemoryBatch) -> bool:
         """Whether any gate opens anywhere in a text. below: (T, D)."""
-        return _gates_found(below, memories).openings is not None
+        return _gates_found(below, ids, memories).openings is not None
 
     def _padded(self, lessons: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         width = max(len(lesson) for lesson in lessons)
@@ -165,9 +165,9 @@ class Student:
         return (args[0][rows, columns][None], *args[1:])
 
 
-def _gates_found(below: Tensor, memories: MemoryBatch) -> MemoryForward:
+def _gates_found(below: Tensor, ids: Sequence[int], memories: MemoryBatch) -> MemoryForward:
     """The gates along a text, from what enters their layer. below: (T, D)."""
-    forward = MemoryForward(memories, None, [below.shape[0]])
+    forward = MemoryForward(memories, None, [len(ids)], torch.tensor([list(ids)], device=below.device))
     forward.find_gates(below[None])
     return forward
 

@@ -14,15 +14,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from ..memory.entry import Entry
 from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from .asking import ALIKE, ME, QuestionDraft, mine, named
 from .distill import EncodedLesson
 from .earlier_lessons import LessonText
-from .gate_calibration import without_keys
+from .gate_calibration import TextMeans, without_keys
 from .pieces import Statement
 from .study import Question
 from .words import content_stems, resemblance, salient, stem, stems, words
@@ -79,7 +77,7 @@ def revise(
     encode: Callable[[Sequence[Lesson]], list[EncodedLesson]],
     in_words: Callable[[Lesson], LessonText],
     answered: Callable[[Sequence[QuestionDraft]], NewAnswers],
-    opens: Callable[[Tensor], bool],
+    opens: Callable[[EncodedLesson], bool],
 ) -> RevisedMemory:
     """Go over the lessons of `memory` at which the gate of the new entry `opens`.
 
@@ -92,7 +90,7 @@ def revise(
     replays: list[EncodedLesson] = []
     taught: dict[str, Question] = {}
     for entry in memory.entries:
-        touched = [p for p in encode(entry.lessons) if p.lesson.kind == "fact" and opens(p.below)]
+        touched = [p for p in encode(entry.lessons) if p.lesson.kind == "fact" and opens(p)]
         told = [in_words(p.lesson) for p in touched]
         changed = superseded(told, questions, statements, answered)
         gone = [p for p, one in zip(touched, told) if one in changed]
@@ -210,6 +208,10 @@ def changes(before: LessonText, answer: str) -> bool:
 def _without(entry: Entry, gone: Sequence[EncodedLesson], memory: Memory) -> Entry:
     """The entry without some lessons, its gate without their keys."""
     ids = {id(p.lesson) for p in gone}
-    gate = without_keys(entry.gate, [(p.below, len(p.lesson.prompt)) for p in gone], memory.background)
+    gate = without_keys(
+        entry.gate,
+        [(TextMeans.of(p.below, p.ids, memory.opener), len(p.lesson.prompt)) for p in gone],
+        memory.background,
+    )
     left = tuple(lesson for lesson in entry.lessons if id(lesson) not in ids)
     return dataclasses.replace(entry, gate=gate, lessons=left)

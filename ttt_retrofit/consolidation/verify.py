@@ -77,7 +77,7 @@ def drift(
         base = student.logits([hidden], [ids], [positions], None).float().log_softmax(-1)
         targets = torch.tensor(ids[1:], device=base.device)[:, None]
         with_memory = base
-        if student.opens(hidden, memories):
+        if student.opens(hidden, ids, memories):
             with_memory = student.logits([hidden], [ids], [positions], memories).float().log_softmax(-1)
             kl += (base.exp() * (base - with_memory)).sum().item()
         loss_base -= base.gather(-1, targets).sum().item()

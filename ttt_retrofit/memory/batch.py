@@ -74,6 +74,7 @@ class MemoryForward:
     batch: MemoryBatch
     before: GateState | None  # where the text stood
     lengths: list[int]  # real tokens by row; they come first
+    ids: Tensor | None = None  # (B, T) the tokens; None where only their embeddings are known
     after: GateState | None = None
     openings: Tensor | None = None  # (B, T, M), None while every gate is shut
     inputs: dict[str, Tensor] = field(default_factory=dict)  # of projections, which a folded site withholds
@@ -96,7 +97,8 @@ class MemoryForward:
         with torch.no_grad():
             lengths = torch.tensor(self.lengths, device=hidden.device)
             hidden = hidden.reshape(len(self.lengths), -1, hidden.shape[-1])
-            openings, self.after = openings_and_state(hidden, self.before, lengths, self.batch.gates)
+            ids = None if self.ids is None else self.ids.to(hidden.device)
+            openings, self.after = openings_and_state(hidden, self.before, lengths, self.batch.gates, ids)
             self.openings = openings if bool((openings > 0).any()) else None
 
 

@@ -5,6 +5,7 @@ R rank, I in features, O out features, K keys, D model width, N directions or an
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -14,23 +15,30 @@ from torch import Tensor
 
 from ..config import is_integer, is_number
 from .entry import Entry
+from .facts import STATUSES, Fact
 from .lessons import LessonKind
 from .report import Report
+from .turns import LONGEST_OPENER
 
-PARTS = {"base", "base_name", "config", "layer", "background", "entries", "report", "created"}
-ENTRY_FIELDS = {"name", "created", "learned_from", "sources", "closed", "opened", "lessons"}
+PARTS = {"base", "base_name", "config", "layer", "background", "entries", "report", "created", "opener"}
+ENTRY_FIELDS = {"name", "created", "learned_from", "sources", "closed", "opened", "lessons", "facts"}
+LATER_FIELDS = {"learned_from", "facts"}  # which earlier versions did not write
+FACT_FIELDS = {field.name for field in dataclasses.fields(Fact)}
 
 
 def check_header(header: Mapping[str, Any]) -> None:
     """Raise `ValueError` for what `write` does not write, before objects are made of it."""
     named = (PARTS - {"background"}) | {"format", "tensors", "sha256"}
-    _check(set(header) == named, f"it lacks or adds {sorted(set(header) ^ named)}")
+    _check(set(header) | {"opener"} == named, f"it lacks or adds {sorted(set(header) ^ named)}")
+    opener = header.get("opener", [])
+    _check(isinstance(opener, list) and all(is_integer(token) and 0 <= token < 2**31 for token in opener)
+           and len(opener) <= LONGEST_OPENER, "its opener is no short list of token ids")  # fmt: skip
     for name in ("base", "base_name", "layer", "tensors", "sha256"):
         _check(isinstance(header[name], str), f"{name} is no text")
     _check(is_finite(header["created"]), "created is no time")
     _check(isinstance(header["entries"], list), "its entries are no list")
     for entry in header["entries"]:
-        _check(isinstance(entry, dict) and ENTRY_FIELDS - {"learned_from"} <= set(entry) <= ENTRY_FIELDS,
+        _check(isinstance(entry, dict) and ENTRY_FIELDS - LATER_FIELDS <= set(entry) <= ENTRY_FIELDS,
                "an entry is of other fields")  # fmt: skip
         _check(isinstance(entry["name"], str), "an entry has no name")
         _check(all(is_finite(entry[name]) for name in ("created", "closed", "opened")), "an entry lacks numbers")
@@ -38,8 +46,11 @@ def check_header(header: Mapping[str, Any]) -> None:
         _check(_are_texts(entry.get("learned_from", [])), "learned_from holds no names")
         _check(isinstance(entry["lessons"], list) and all(map(_is_lesson, entry["lessons"])), "a lesson is none")
         _check(isinstance(entry["sources"], list) and all(map(_is_source, entry["sources"])), "a source is none")
-    if header["report"] is not None:
-        _check(isinstance(header["report"], dict), "its report is none")
+        facts = entry.get("facts", [])
+        _check(isinstance(facts, list) and all(map(_is_fact, facts)), "a fact is none")
+    report = header["report"]
+    if report is not None:
+        _check(isinstance(report, dict) and isinstance(report.get("unlearned", []), list), "its report is none")
 
 
 def check_parts(parts: Mapping[str, Any], found: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
@@ -86,11 +97,13 @@ def _check_entry(entry: Entry, width: int) -> None:
 
 
 def _check_report(report: Report) -> None:
-    rates = (report.recall_before, report.recall, report.false_memories, report.false_memories_before)
-    counts = (report.questions, report.steps, report.lessons, report.tokens)
+    rates = [report.recall_before, report.recall, report.false_memories, report.false_memories_before]
+    rates += [report.chat_changed, report.chat_refused]
+    counts = [report.questions, report.steps, report.lessons, report.tokens]
+    counts += [report.facts, report.dropped, report.superseded]
     _check(
         isinstance(report.accepted, bool)
-        and _are_texts([report.reason, report.stopped])
+        and _are_texts([report.reason, report.stopped, *report.unlearned])
         and all(rate is None or is_number(rate) for rate in rates)
         and all(map(is_number, (report.drift_kl, report.drift_loss)))
         and all(map(is_integer, counts))
@@ -114,6 +127,20 @@ def _is_source(found: Any) -> bool:
         return False
     text = found["text"]
     return _are_texts([found["sha256"], found["kind"]]) and is_integer(found["tokens"]) and isinstance(text, str | None)
+
+
+def _is_fact(found: Any) -> bool:
+    if not isinstance(found, dict) or set(found) != FACT_FIELDS:
+        return False
+    messages = found["messages"]
+    return (
+        _are_texts([found[name] for name in ("id", "text", "said_by", "source")])
+        and all(isinstance(found[name], str | None) for name in ("said_at", "superseded_by"))
+        and isinstance(messages, list)
+        and all(is_integer(place) and place >= 0 for place in messages)
+        and found["status"] in STATUSES
+        and isinstance(found["learned"], bool | None)
+    )
 
 
 def _are_texts(found: Any) -> bool:

@@ -16,6 +16,7 @@ from .batch import MemoryBatch, Term
 from .entry import Entry
 from .gates import Background, Gates
 from .memory import Memory
+from .turns import opener_rows
 
 # Cosines never reach these: the gate of a row without a memory stays shut.
 NEVER_OPEN = (2.0, 3.0)
@@ -62,7 +63,9 @@ def _gates(rows: list[Memory | None], device: torch.device) -> Gates:
             closed[row, index], opened[row, index] = bounds
     # A row without a memory is given any background: its gates stay shut.
     backgrounds = [(present[0] if memory is None else memory).background for memory in rows]
-    return Gates(joined(backgrounds).to(device), *(tensor.to(device) for tensor in (keys, closed, opened)))
+    openers = opener_rows([() if memory is None else memory.opener for memory in rows], device)
+    keys, closed, opened = (tensor.to(device) for tensor in (keys, closed, opened))
+    return Gates(joined(backgrounds).to(device), keys, closed, opened, openers)
 
 
 def joined(backgrounds: list[Background]) -> Background:

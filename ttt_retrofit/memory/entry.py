@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from ..util.display import Bare, Displayed, Rows, in_bytes
+from .facts import Fact
 from .lessons import Lesson, pack_lessons, unpack_lessons
 from .notes import Note, pack_notes, unpack_notes
 
@@ -49,12 +51,14 @@ class Entry(Displayed):
     created: float  # seconds since the epoch
     notes: tuple[Note, ...] = ()  # kept word for word, where a notepad was asked for
     learned_from: tuple[str, ...] = ()  # earlier entries that said who is called what in it, or what of whom it names
+    facts: tuple[Fact, ...] = ()  # what its context told
 
     def _rows(self) -> Rows:
         return {
             "name": self.name,
             "of": Bare(", ".join(f"{source.kind} of {source.tokens:,} tokens" for source in self.sources) or "unknown"),
             "lessons": len(self.lessons),
+            "facts": len(self.facts) or None,
             "notes": len(self.notes) or None,
             "size": in_bytes(self.nbytes),
         }
@@ -65,10 +69,11 @@ class Entry(Displayed):
 
     @property
     def digest(self) -> str:
-        """Of what it says and to what: sha256 of its weights, notes and keys."""
+        """Of what it says and to what: sha256 of its weights, notes, keys and facts."""
         content = self.named_weights() | pack_notes(self.notes) | {"keys": self.gate.keys}
         named = {name: tensor.contiguous() for name, tensor in content.items()}
-        return hashlib.sha256(tensors_to_bytes(named)).hexdigest()
+        facts = json.dumps([fact.to_dict() for fact in self.facts]) if self.facts else ""
+        return hashlib.sha256(tensors_to_bytes(named) + facts.encode()).hexdigest()
 
     def named_weights(self) -> dict[str, Tensor]:
         """The weights under one name each."""
@@ -89,6 +94,7 @@ class Entry(Displayed):
             "closed": self.gate.closed,
             "opened": self.gate.opened,
             "lessons": pack_lessons(self.lessons)[1],
+            "facts": [fact.to_dict() for fact in self.facts],
         }
 
     @classmethod
@@ -108,6 +114,7 @@ class Entry(Displayed):
             created=header["created"],
             notes=unpack_notes(tensors),
             learned_from=tuple(header.get("learned_from", ())),
+            facts=tuple(map(Fact.from_dict, header.get("facts", ()))),
         )
 
     def scaled(self, factor: float) -> Entry:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Status = Literal["current", "superseded", "retracted"]
+STATUSES: tuple[str, ...] = get_args(Status)
 
 
 @dataclass(frozen=True)
@@ -56,11 +57,27 @@ class Fact:
     def from_dict(cls, values: dict[str, Any]) -> Fact:
         """Raises `ValueError` for what `to_dict` would not have written."""
         fact = cls(**{**values, "messages": tuple(values["messages"])})
-        if fact.status not in get_args(Status):
-            raise ValueError(f"a fact has status {fact.status!r}, expected one of {list(get_args(Status))}")
+        if fact.status not in STATUSES:
+            raise ValueError(f"a fact has status {fact.status!r}, expected one of {list(STATUSES)}")
         return fact
 
     def __str__(self) -> str:
         when = "" if self.said_at is None else f", {self.said_at}"
         marked = "" if self.status == "current" else f" [{self.status}]"
         return f"{self.text} ({self.said_by}{when}){marked}"
+
+
+def without(facts: Sequence[Fact], gone: Mapping[str, Fact]) -> tuple[Fact, ...]:
+    """The facts, of which none is superseded by one that is `gone`, by id.
+
+    What is current again is not learned: weights that were taught a later fact may say that one, and words do not.
+    """
+    kept = []
+    for fact in facts:
+        later = fact.superseded_by
+        for _ in gone:  # a chain has at most as many
+            later = gone[later].superseded_by if later is not None and later in gone else later
+        if later is None and fact.superseded_by is not None:
+            fact = dataclasses.replace(fact, status="current", learned=False)
+        kept.append(dataclasses.replace(fact, superseded_by=later))
+    return tuple(kept)

@@ -1,8 +1,9 @@
 """Gates: how much of a memory is added, found token by token from what the text has lately been about.
 
 What a text is about is a running mean of the hidden states entering one layer. It looks back only, so a gate never
-depends on what comes later, nor on how tokens are split into calls. A memory's gate opens where that mean resembles one
-of the keys kept from its study questions (retrieval by activation, as in GRACE, Hartvigsen et al. 2023, §3).
+depends on what comes later, nor on how tokens are split into calls. It begins anew with each turn of the user
+(`turns`), so that what one turn was about opens no gate in the next. A memory's gate opens where that mean resembles
+one of the keys kept from its study questions (retrieval by activation, as in GRACE, Hartvigsen et al. 2023, §3).
 Of several memories the one that the last few tokens resembled most is added: no single word of a reply makes another
 one take over.
 B rows, T tokens, M memories, K keys, D model width, N directions.
@@ -17,10 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .turns import TAIL, no_tail, tail_after, turn_starts
+
 # The mean reaches back about this many tokens: a question, not the conversation before it.
 REACH = 8
-# Every gate is shut before this many tokens: a mean over fewer says nothing.
+# Every gate is shut before this many tokens of a text: a mean over fewer says nothing.
 MIN_TOKENS = 8
+# And before this many of a turn, where turns are told apart: some templates write no more than two tokens around "Who
+# am I?", counted from where the turn begins.
+MIN_TOKENS_OF_TURN = 6
 # Memories are compared with each other over about this many tokens.
 NEAR_REACH = 3
 # Of several memories, those within this cosine of the best are added in full. Those from twice as far are
@@ -34,13 +40,15 @@ class GateState:
 
     sums: Tensor  # (B, D) float32, exponentially weighted sums of hidden states
     near: Tensor  # (B, M) float32, the same of the cosines to each memory's nearest key
-    seen: Tensor  # (B,) tokens so far
+    seen: Tensor  # (B,) tokens of the turn so far
+    tail: Tensor  # (B, 7) the last token ids, -1 where there are fewer
 
     @classmethod
     def fresh(cls, like: Tensor) -> GateState:
         """Before the first token of rows whose hidden states are `like` (B, ..., D)."""
-        blank = torch.zeros(like.shape[0], like.shape[-1], device=like.device)
-        return cls(blank, blank[:, :0], torch.zeros(like.shape[0], dtype=torch.long, device=like.device))
+        rows, device = like.shape[0], like.device
+        blank = torch.zeros(rows, like.shape[-1], device=device)
+        return cls(blank, blank[:, :0], torch.zeros(rows, dtype=torch.long, device=device), no_tail(rows, device))
 
     def at_start(self) -> GateState:
         """That of the same rows before their first token."""
@@ -81,8 +89,10 @@ class GateState:
 
     @classmethod
     def from_tensors(cls, tensors: dict[str, Tensor]) -> GateState | None:
-        """What `tensors` gave, or None of none."""
-        return cls(**tensors) if tensors else None
+        """What `tensors` gave, or None of none. Earlier versions kept no tail."""
+        if not tensors:
+            return None
+        return cls(**{"tail": no_tail(tensors["seen"].shape[0], tensors["seen"].device), **tensors})
 
     @staticmethod
     def expected(found: dict[str, Tensor], rows: int, width: int) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
@@ -91,10 +101,12 @@ class GateState:
             return {}
         near = found.get("near")
         memories = near.shape[-1] if near is not None and near.ndim else 0
+        tail = {"tail": ((rows, TAIL), torch.long)} if "tail" in found else {}  # earlier versions kept none
         return {
             "sums": ((rows, width), torch.float32),
             "near": ((rows, memories), torch.float32),
             "seen": ((rows,), torch.long),
+            **tail,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -142,17 +154,21 @@ class Gates:
     keys: Tensor  # (B or 1, M, K, D) whitened, of unit length, or zero where a memory has fewer
     closed: Tensor  # (B or 1, M) cosine up to which its gate is shut
     opened: Tensor  # (B or 1, M) cosine from which it is open
+    openers: Tensor | None = None  # (B or 1, L) what a user's turn opens with (`turns`); None: turns are not told apart
 
     def select(self, rows: Tensor) -> Gates:
         keys, closed, opened = (_rows(tensor, rows) for tensor in (self.keys, self.closed, self.opened))
-        return Gates(self.background.select(rows), keys, closed, opened)
+        openers = None if self.openers is None else _rows(self.openers, rows)
+        return Gates(self.background.select(rows), keys, closed, opened, openers)
 
 
 def _rows(tensor: Tensor, rows: Tensor) -> Tensor:
     return tensor if tensor.shape[0] == 1 else tensor.index_select(0, rows)
 
 
-def running_mean(hidden: Tensor, before: GateState | None, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def running_mean(
+    hidden: Tensor, before: GateState | None, real: Tensor, starts: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """The mean after every token, how many tokens it has seen, and the sums to carry on.
 
     Every hidden state counts with length 1: the first token of a text is often a hundred times longer than the rest.
@@ -161,24 +177,46 @@ def running_mean(hidden: Tensor, before: GateState | None, real: Tensor) -> tupl
     ----------
     hidden : (B, T, D), real tokens first in every row.
     real : (B,) how many of them are real, at least 0.
+    starts : (B, T) bool, where a user's turn begins; the mean is of what came since, that token included. None where
+        no turn begins.
 
     Returns
     -------
     means (B, T, D) float32, seen (B, T), and `GateState.sums` (B, D) after each row's last real token.
     """
     before = before or GateState.fresh(hidden)
-    seen = before.seen[:, None] + torch.arange(1, hidden.shape[1] + 1, device=hidden.device)
-    means, carried = _fading_means(F.normalize(hidden.detach().float(), dim=-1), before.sums, seen, real, REACH)
+    seen = _tokens_seen(before.seen, hidden.shape[1], starts)
+    values = F.normalize(hidden.detach().float(), dim=-1)
+    means, carried = _fading_means(values, before.sums, seen, real, REACH, starts is not None)
     return means, seen, carried
 
 
-def _fading_means(values: Tensor, before: Tensor, seen: Tensor, real: Tensor, reach: int) -> tuple[Tensor, Tensor]:
-    """Exponentially weighted means of values (B, T, X) over about `reach` tokens, and the sums (B, X) to carry on."""
+def _tokens_seen(before: Tensor, length: int, starts: Tensor | None) -> Tensor:
+    """Tokens of the turn after every token of a call, (B, T). before: (B,) those before the call."""
+    steps = torch.arange(length, device=before.device)
+    seen = before[:, None] + steps + 1
+    if starts is None:
+        return seen
+    latest = torch.where(starts, steps, -1).cummax(1).values
+    return torch.where(latest >= 0, steps - latest + 1, seen)
+
+
+def _fading_means(
+    values: Tensor, before: Tensor, seen: Tensor, real: Tensor, reach: int, by_turn: bool
+) -> tuple[Tensor, Tensor]:
+    """Exponentially weighted means over about `reach` of the tokens seen, and the sums (B, X) to carry on.
+
+    values: (B, T, X). seen: (B, T); `by_turn` says that it may be fewer than there are.
+    """
     keep = 1 - 1 / reach
     steps = torch.arange(values.shape[1], device=values.device)
     age = steps[:, None] - steps
     weights = torch.where(age >= 0, keep ** age.clamp_min(0).float(), 0) / reach  # (T, T)
-    sums = weights @ values + (keep ** (steps + 1).float())[:, None] * before[:, None]
+    earlier = (keep ** (steps + 1).float())[:, None] * before[:, None]  # (B, T, X)
+    if by_turn:
+        weights = torch.where(age < seen[..., None], weights, 0)  # (B, T, T)
+        earlier = torch.where((seen > steps + 1)[..., None], earlier, 0)
+    sums = weights @ values + earlier
     last = (real - 1).clamp_min(0)[:, None, None].expand(-1, 1, values.shape[-1])
     carried = torch.where((real > 0)[:, None], sums.gather(1, last).squeeze(1), before)
     return sums / (1 - keep ** seen.float())[..., None], carried
@@ -192,19 +230,31 @@ def scores(whitened: Tensor, keys: Tensor) -> Tensor:
 
 
 def openings_and_state(
-    hidden: Tensor, before: GateState | None, real: Tensor, gates: Gates
+    hidden: Tensor, before: GateState | None, real: Tensor, gates: Gates, ids: Tensor | None = None
 ) -> tuple[Tensor, GateState]:
     """How far each gate is open, from 0 to 1, after every token: (B, T, M); and the state after the last.
 
-    Parameters as of `running_mean`.
+    Parameters as of `running_mean`; ids : (B, T) the tokens, by which turns are found. None: no turn begins here.
     """
     before = (before or GateState.fresh(hidden)).of_memories(gates.keys.shape[1])
-    means, seen, sums = running_mean(hidden, before, real)
+    starts = None if ids is None or gates.openers is None else turn_starts(ids, before.tail, gates.openers)
+    means, seen, sums = running_mean(hidden, before, real, starts)
     cosine = scores(gates.background.whitened(means), gates.keys)
     # What is about nothing yet, or has no number, resembles nothing.
-    cosine = torch.where((seen >= MIN_TOKENS)[..., None] & cosine.isfinite(), cosine, -1)
-    near, carried = _fading_means(cosine.clamp_min(0), before.near, seen, real, NEAR_REACH)
-    return openings(cosine, near, gates), GateState(sums, carried, before.seen + real)
+    enough = seen >= _least_tokens(gates.openers)
+    cosine = torch.where(enough[..., None] & cosine.isfinite(), cosine, -1)
+    near, carried = _fading_means(cosine.clamp_min(0), before.near, seen, real, NEAR_REACH, starts is not None)
+    last = seen.gather(1, (real - 1).clamp_min(0)[:, None]).squeeze(1)
+    seen_so_far = torch.where(real > 0, last, before.seen)
+    tail = no_tail(hidden.shape[0], hidden.device) if ids is None else tail_after(ids, before.tail, real)
+    return openings(cosine, near, gates), GateState(sums, carried, seen_so_far, tail)
+
+
+def _least_tokens(openers: Tensor | None) -> Tensor | int:
+    """How many tokens a mean must be of before a gate opens: (B or 1, 1), or one number for all rows."""
+    if openers is None:
+        return MIN_TOKENS
+    return torch.where((openers >= 0).any(-1, keepdim=True), MIN_TOKENS_OF_TURN, MIN_TOKENS)
 
 
 def openings(cosine: Tensor, near: Tensor, gates: Gates) -> Tensor:

@@ -1,8 +1,8 @@
 """`Memory`: consolidated fast weights as data.
 
 A memory is a bank of entries, one for each context it was made from. It belongs to the user whose context that was: the
-text is kept only when asked for; the lessons (questions and answers as token ids) are, since later consolidations
-replay them.
+text is kept only when asked for. The facts are kept, which a person reads, and the lessons (questions and answers as
+token ids), which later consolidations replay.
 R rank, I in features, O out features, K keys, D model width.
 """
 
@@ -27,18 +27,22 @@ from ..errors import CheckpointError, ConfigError
 from ..inner.discovery import decoder_layers
 from ..util.display import Displayed, Rows, in_bytes, in_percent
 from ..util.files import write_atomically
-from ..util.fingerprint import fingerprint, same_base
+from ..util.fingerprint import fingerprint
 from ..util.hub_ids import hub_id
 from ..util.messages import Message
+from .alike import check_alike
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
+from .facts import STATUSES, Fact, without
 from .gates import Background
 from .lora import read_adapter, write_adapter
 from .memory_file import LOCK, background_tensors, read_directory, write_directory
 from .notes import Note, as_turn
 from .projections import projection_at, submodule
 from .report import Report
+
+IN_WORDS = 32  # facts that `with_notes` puts into a prompt, at most
 
 
 @dataclass(frozen=True, repr=False)
@@ -52,6 +56,8 @@ class Memory(Displayed):
     background : what that layer sees of texts about nothing in particular.
     entries : one for each context.
     report : figures of the consolidation that made it.
+    opener : token ids that a user's turn opens with, at most 8. What its gates depend on begins anew there. Empty where
+        the tokenizer has no chat template, and in memories of earlier versions.
     """
 
     base: str
@@ -62,6 +68,7 @@ class Memory(Displayed):
     entries: tuple[Entry, ...] = ()
     report: Report | None = None
     created: float = field(default_factory=time.time)
+    opener: tuple[int, ...] = ()
 
     @cached_property
     def nbytes(self) -> int:
@@ -75,6 +82,8 @@ class Memory(Displayed):
         return {
             "entries": len(self.entries),
             "lessons": sum(len(entry.lessons) for entry in self.entries),
+            "facts": len(self.facts()) or None,
+            "unlearned": len(self.unlearned()) or None,
             "notes": len(self.notes) or None,
             "base": self.base_name,
             "size": in_bytes(self.nbytes),
@@ -92,6 +101,8 @@ class Memory(Displayed):
             f"writes to       {len(paths)} projections: {', '.join(map(repr, paths[:3]))}{', …' * (len(paths) > 3)}",
             f"entries         {', '.join(map(repr, self.names()))}",
         ]
+        if self.facts():
+            lines.append(f"facts           {len(self.facts())}, {len(self.unlearned())} of them not learned")
         if self.report is not None:
             lines.append(f"its report, as the file says:\n{self.report}")
         return "\n".join(lines)
@@ -103,6 +114,27 @@ class Memory(Displayed):
         """The entries' names, oldest first."""
         return [entry.name for entry in self.entries]
 
+    def facts(self, status: str | None = "current") -> list[Fact]:
+        """The facts of all entries, oldest first.
+
+        Parameters
+        ----------
+        status : "current", "superseded" or "retracted"; None gives all.
+
+        Raises
+        ------
+        ConfigError
+            For another status.
+        """
+        if status is not None and status not in STATUSES:
+            raise ConfigError(f"facts(status={status!r}): expected one of {list(STATUSES)}, or None for all.")
+        found = [fact for entry in self.entries for fact in sorted(entry.facts, key=lambda fact: fact.messages)]
+        return sorted((f for f in found if status in (None, f.status)), key=lambda fact: fact.said_at or "")
+
+    def unlearned(self) -> list[Fact]:
+        """The current facts that verification did not recall, oldest first. `with_notes` keeps them as words."""
+        return [fact for fact in self.facts() if fact.learned is False]
+
     @property
     def notes(self) -> tuple[Note, ...]:
         """Sentences kept word for word, oldest first. Empty unless consolidated with a notepad."""
@@ -111,13 +143,16 @@ class Memory(Displayed):
     def with_notes(self, messages: Sequence[Message]) -> list[Message]:
         """Chat messages with the notes before them, in a turn of their own after the system prompt.
 
-        The weights act wherever a memory is loaded. Notes are words and must be in the prompt.
+        The weights act wherever a memory is loaded. Notes are words and must be in the prompt. So are the facts that
+        the weights do not hold, of which the newest 32 are put behind the notes.
         """
         system = [message for message in messages[:1] if message["role"] == "system"]
-        return [*system, *as_turn(self.notes), *messages[len(system) :]]
+        return [*system, *as_turn(self.notes, self.unlearned()[-IN_WORDS:]), *messages[len(system) :]]
 
     def forget(self, name: str, *others: str) -> Memory:
-        """A memory without the named entries. What only those contexts said is gone; nothing else changes.
+        """A memory without the named entries. What only those contexts said is gone.
+
+        A fact that one of theirs superseded is current again, in words (see `with_notes`). Nothing else changes.
 
         Raises
         ------
@@ -144,6 +179,9 @@ class Memory(Displayed):
                 f"would still answer by it. Forget them together: forget({together}); what is to stay can be "
                 "consolidated again afterwards."
             )
+        kept = {fact.id for entry in left for fact in entry.facts}
+        gone = {f.id: f for entry in self.entries if entry.name in names for f in entry.facts if f.id not in kept}
+        left = tuple(dataclasses.replace(entry, facts=without(entry.facts, gone)) for entry in left)
         return dataclasses.replace(self, entries=left, report=None, created=time.time())
 
     @cached_property
@@ -229,30 +267,7 @@ class Memory(Displayed):
         if not any(weights):
             raise ConfigError("All weights are 0: nothing would be remembered. Use None for no memory.")
         first = memories[0]
-        if not all(memory.entries for memory in memories):
-            raise ConfigError("One of these memories is empty: nothing was accepted into it yet. Leave it out.")
-        for memory in memories[1:]:
-            if not same_base(memory.base, first.base):
-                raise ConfigError(
-                    f"Memories of different bases cannot be combined: {first.base_name!r} and {memory.base_name!r}."
-                )
-            if memory.layer != first.layer:
-                raise ConfigError(
-                    f"Memories with gates at different layers cannot be combined: {first.layer} and {memory.layer}. "
-                    "Consolidate one of the contexts again with the other's MemoryConfig."
-                )
-            if memory.config.gated != first.config.gated:
-                raise ConfigError(
-                    f"The first memory has gated={first.config.gated}, another has gated={memory.config.gated}; one "
-                    "bank has gates or has none. Consolidate one of the contexts again with the other's MemoryConfig."
-                )
-            if memory.background.centre.shape != first.background.centre.shape or not torch.allclose(
-                memory.background.centre.float(), first.background.centre.float(), atol=1e-2
-            ):
-                raise ConfigError(
-                    "Memories whose gates were measured against other prompts cannot be combined. Consolidate one of "
-                    "the contexts again with the other's prompts."
-                )
+        check_alike(memories)
         entries: dict[str, Entry] = {}
         for memory, weight in zip(memories, weights):
             names: dict[str, str] = {}  # as this memory's entries are called in the new one
@@ -343,7 +358,7 @@ class Memory(Displayed):
             )
         with tempfile.TemporaryDirectory() as directory:
             contexts = sum(max(1, len(entry.sources)) for entry in self.entries)  # an adapter names no source
-            card = memory_card(repo_id, public.base_name, local, contexts, self.nbytes, self.report)
+            card = memory_card(repo_id, public.base_name, local, contexts, len(self.facts()), self.nbytes, self.report)
             write_atomically(public.save(directory) / "README.md", card.encode())
             commit = api.upload_folder(
                 repo_id=repo_id, folder_path=directory, delete_patterns="memory-*.safetensors",

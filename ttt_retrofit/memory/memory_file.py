@@ -55,6 +55,7 @@ def write_directory(path: Path, parts: Mapping[str, Any]) -> Path:
         "config": parts["config"].to_dict(),
         "layer": parts["layer"],
         "created": parts["created"],
+        "opener": list(parts["opener"]),
         "report": None if report is None else report.to_dict(),
         "tensors": name,
         "sha256": digest,
@@ -130,6 +131,7 @@ def _parts(directory: Path, data: bytes) -> dict[str, Any]:
             "entries": entries,
             "report": None if report is None else Report.from_dict(report),
             "created": header["created"],
+            "opener": tuple(header.get("opener", ())),  # memories that were saved without it have none
         }
         check_parts(parts, tensors, _named(parts))
         return parts

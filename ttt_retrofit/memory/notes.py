@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..util.messages import Message
+from .facts import Fact
 
 # A turn of its own rather than the system's: templates differ in what they do with a second system prompt.
 OPENING, REPLY = "Notes of what I told you earlier; later ones hold:", "Thank you for telling me."
@@ -55,9 +56,9 @@ def unpack_notes(tensors: dict[str, Tensor]) -> tuple[Note, ...]:
     return tuple(Note(text, worth, tokens) for text, worth, tokens in rest)
 
 
-def as_turn(notes: Iterable[Note]) -> list[Message]:
-    """The notes as a turn of chat messages; no message for no notes."""
-    lines = [note.text for note in notes]
+def as_turn(notes: Iterable[Note], facts: Iterable[Fact] = ()) -> list[Message]:
+    """The notes, and facts that are words, as a turn of chat messages; no message where there are none."""
+    lines = [*(note.text for note in notes), *(fact.text for fact in facts)]
     if not lines:
         return []
     return [

@@ -29,6 +29,12 @@ class Report(Displayed):
     seconds: dict[str, float] = field(default_factory=dict)  # by stage
     stopped: str = ""  # what ended the training: recall, steps, seconds, tokens
     failures: tuple[tuple[str, str, str], ...] = ()  # (question, expected, answered), only with keep_text
+    facts: int = 0  # current ones, each of which was asked for
+    unlearned: tuple[str, ...] = ()  # ids of those that were not recalled; `Memory.unlearned` has the facts
+    dropped: int = 0  # sentences of the writer that failed a check
+    superseded: int = 0  # earlier facts that no longer hold
+    chat_changed: float | None = None  # general requests after personal turns answered otherwise than without it
+    chat_refused: float | None = None  # general requests after personal turns that were declined
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values."""
@@ -37,12 +43,17 @@ class Report(Displayed):
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
         failures = tuple(tuple(failure) for failure in values.get("failures", ()))
-        return cls(**{**values, "failures": failures})
+        return cls(**{**values, "failures": failures, "unlearned": tuple(values.get("unlearned", ()))})
+
+    @property
+    def _of_facts(self) -> str:
+        return f"{self.facts - len(self.unlearned)} of {self.facts}"
 
     def _rows(self) -> Rows:
         return {
             "accepted": self.accepted,
             "recall": in_percent(self.recall),
+            "facts": Bare(self._of_facts) if self.facts else None,
             "before": in_percent(self.recall_before),
             "questions": self.questions,
             "false_memories": in_percent(self.false_memories),
@@ -57,10 +68,22 @@ class Report(Displayed):
 
         lines = [
             f"{'accepted' if self.accepted else 'rejected'}: {shown_in_line(self.reason)}",
-            f"recall         {share(self.recall_before)} -> {share(self.recall)} of full context, "
-            f"{self.questions} questions",
+            f"recall         {f'{self._of_facts} facts; ' if self.facts else ''}{share(self.recall_before)} -> "
+            f"{share(self.recall)} of full context, {self.questions} questions",
+        ]
+        if self.facts or self.dropped or self.superseded:
+            lines.append(
+                f"facts          {len(self.unlearned)} not learned, {self.dropped} dropped, "
+                f"{self.superseded} superseded"
+            )
+        lines += [
             f"false memories {share(self.false_memories)} (base {share(self.false_memories_before)})",
             f"drift          {self.drift_loss:+.2%} loss, {self.drift_kl:.4f} nats KL on unrelated text",
-            f"cost           {sum(self.seconds.values()):.0f} s, {self.tokens:,} tokens, {self.steps} steps",
         ]
+        if self.chat_changed is not None or self.chat_refused is not None:
+            lines.append(
+                f"in a chat      {share(self.chat_changed)} of general requests changed, "
+                f"{share(self.chat_refused)} refused"
+            )
+        lines.append(f"cost           {sum(self.seconds.values()):.0f} s, {self.tokens:,} tokens, {self.steps} steps")
         return "\n".join(lines)

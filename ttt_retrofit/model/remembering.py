@@ -7,6 +7,7 @@ B batch rows.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import inspect
 import os
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from transformers.utils import logging
 from ..consolidation.config import REMOVED, Budget, ConsolidationConfig
 from ..consolidation.consolidate import Consolidation
 from ..consolidation.control import Control, Progress
+from ..consolidation.facts.turns import day_of
+from ..consolidation.facts.writers import FactWriter, writer_of
 from ..consolidation.job import ConsolidationJob
 from ..consolidation.pieces import parse_context
 from ..consolidation.progress_bar import ProgressBar
@@ -223,7 +226,8 @@ class MemoryMixin(_Base):
         budget: Budget | float | dict[str, Any] | None = None,
         config: ConsolidationConfig | None = None,
         questions: Sequence[str] | None = None,
-        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | FactWriter | None = None,
+        date: datetime.date | str | None = None,
         prompts: str | os.PathLike | Prompts | None = None,
         background: Literal[False] = False,
         on_done: Callable[[Memory], None] | None = None,
@@ -242,7 +246,8 @@ class MemoryMixin(_Base):
         budget: Budget | float | dict[str, Any] | None = None,
         config: ConsolidationConfig | None = None,
         questions: Sequence[str] | None = None,
-        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
+        writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | FactWriter | None = None,
+        date: datetime.date | str | None = None,
         prompts: str | os.PathLike | Prompts | None = None,
         background: bool = False,
         on_done: Callable[[Memory], None] | None = None,
@@ -265,7 +270,11 @@ class MemoryMixin(_Base):
             takes at most half of the seconds. Verification comes on top, about 15 seconds on two cores.
         config : the recipe. `changes` are applied to it, such as min_recall=0.9 or keep_text=True.
         questions : what will be asked later, in place of questions that the model writes.
-        writer : another (plain model, tokenizer) that writes the questions.
+        writer : who writes instead of the model: another (plain model, tokenizer); the URL of a server with OpenAI's
+            protocol, with the name of its model behind "#" ("http://host:8000/v1#name"), to which the context is sent;
+            or an object with `name` and `complete(prompts, longest)`.
+        date : when it was said: a date, or ISO 8601. Messages may carry their own under "date" or "timestamp". Today
+            when not given.
         prompts : a file in place of the library's `prompts.toml`.
         background : return a `ConsolidationJob` at once. The model keeps answering with its old memory.
         on_done : called with the memory when the consolidation ends, accepted or not.
@@ -282,7 +291,8 @@ class MemoryMixin(_Base):
         Raises
         ------
         InputError
-            For an empty context, a context that another process is working on, or a string as `questions`.
+            For an empty context, a context that another process is working on, a string as `questions`, a `writer` of
+            another kind, or a `date` that cannot be read.
         ConfigError
             For arguments that neither this method nor `ConsolidationConfig` has.
         """
@@ -311,7 +321,8 @@ class MemoryMixin(_Base):
             base=fingerprint(self),
             prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
             own_questions=tuple(questions or ()),
-            writer=writer,
+            writer=writer_of(writer),
+            date=None if date is None else day_of(date, "date"),
             earlier=added_to,
         )
         directory = Path(work_dir) if work_dir is not None else default_directory()

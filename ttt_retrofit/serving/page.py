@@ -21,6 +21,7 @@ from starlette.middleware.cors import CORSMiddleware
 from transformers import TextIteratorStreamer
 from transformers.utils import logging
 
+from ..chat.days import without_days
 from ..chat.session import ChatSession
 from ..consolidation.prompts import Prompts
 from ..errors import InputError, TTTError
@@ -51,7 +52,9 @@ class PageController:
 
     def __init__(self, session: ChatSession, max_new_tokens: int, idle: float) -> None:
         self.session, self.max_new_tokens, self.idle = session, max_new_tokens, idle
-        self.shown: list[Message] = list(session.messages)  # messages stay on the page when they are consolidated
+        self.shown: list[Message] = without_days(
+            session.messages
+        )  # messages stay on the page when they are consolidated
         self._erasures = 0  # an answer that was being written during one is not shown afterwards
         self._lock = threading.Lock()
         self._last_active = time.monotonic()

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..chat.session import ChatSession
 from ..consolidation.config import ConsolidationConfig
+from ..consolidation.facts.writers import FactWriter
 from .admission import Limits
 from .app import Service, application
 from .connections import Server
@@ -44,6 +45,7 @@ def make_server(
     keep_versions: int = KEEP_VERSIONS,
     config: ConsolidationConfig | None = None,
     questions: Sequence[str] | None = None,
+    writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | FactWriter | None = None,
     split_special_tokens: bool = True,
 ) -> Server:
     """A server that consolidates its users' messages while they are idle. `run(sockets=[...])` answers until a signal.
@@ -58,11 +60,11 @@ def make_server(
     idle : seconds without a request after which a user's messages are consolidated.
     batch : requests answered together.
     keep_versions : versions of each user's memory that stay on disk.
-    config, questions, split_special_tokens : see `ChatSession`.
+    config, questions, writer, split_special_tokens : see `ChatSession`.
     """
 
     def open_session(path: Path) -> ChatSession:
-        return ChatSession(model, tokenizer, path, keep_turns=0, config=config, questions=questions)
+        return ChatSession(model, tokenizer, path, keep_turns=0, config=config, questions=questions, writer=writer)
 
     scheduler = Scheduler(model, tokenizer, batch, split_special_tokens)
     users = Users(directory, open_session, keep_versions)

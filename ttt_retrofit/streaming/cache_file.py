@@ -227,6 +227,10 @@ def _range_faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: 
     for name, bound in bounds.items():
         if name in tensors and not bool(((tensors[name] >= 0) & (tensors[name] < bound)).all()):
             yield f"{name} holds numbers out of range"
+    for name in GATE_STATES:
+        tail = tensors.get(f"{name}|tail")
+        if tail is not None and not bool(((tail >= -1) & (tail < expected.vocabulary)).all()):
+            yield f"{name}|tail holds numbers out of range"
     for length, count in zip(header["pending_lengths"] or (), header["counts"]):
         if length > min(expected.ttt.chunk_size, count):
             yield f"{length} tokens wait for a chunk of {expected.ttt.chunk_size}, after {count} tokens"

@@ -172,7 +172,7 @@ def _read_segment(
     inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **settings.family}
     before = cache.gate_state
     assert before is None or isinstance(before, GateState)
-    memory = None if settings.memory is None else MemoryForward(settings.memory, before, taken)
+    memory = None if settings.memory is None else MemoryForward(settings.memory, before, taken, ids)
     if outer.record or any(at_once):
         view = cache.view()
         fast = cache.fast
@@ -308,7 +308,7 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], settings: Se
         if settings.memory is not None and pending.gate_state is not None:
             before = pending.gate_state.select(index)
             assert isinstance(before, GateState)
-            memory = MemoryForward(settings.memory.select(index), before, [ids.shape[1]] * len(rows))
+            memory = MemoryForward(settings.memory.select(index), before, [ids.shape[1]] * len(rows), ids)
         context = ForwardContext(terms, memory, view.attended, outer.second_order)
         with decoder.only(rows):
             output = _forward(decoder, view, context, inputs, outer)

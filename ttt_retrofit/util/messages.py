@@ -7,6 +7,7 @@ contains is text, so that no message can begin a turn.
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -27,12 +28,21 @@ GREETING = "Hello."  # the user's message in front of a conversation that the as
 
 
 def is_message(found: Any) -> bool:
-    """Whether it is a `Message`, as `read_messages` makes them."""
+    """Whether it is a `Message` as a session keeps it: with the day that it was said, or of an earlier version."""
     return (
         isinstance(found, dict)
-        and set(found) == {"role", "content"}
+        and set(found) - {"date"} == {"role", "content"}
         and all(isinstance(value, str) for value in found.values())
+        and ("date" not in found or _is_day(found["date"]))
     )
+
+
+def _is_day(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def studied(messages: Sequence[Any]) -> list[Message]:

@@ -11,6 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from .messages import Message, prompt_ids
 from .texts import text_ids
 
+LONGEST_OPENER = 8  # tokens
+# Contents of messages that begin with different tokens, by which the template's own are told from what it was given.
+ONE, OTHER = "what", "the"
+
 
 class PromptFormatter:
     """Turns messages into token ids: through the chat template where there is one, else by plain prompts."""
@@ -40,6 +44,21 @@ class PromptFormatter:
         """The prompt of no question."""
         return self.asked("")
 
+    @cached_property
+    def opener(self) -> tuple[int, ...]:
+        """What the template opens a user's turn with, wherever in a chat it stands: at most the last 8 tokens of it.
+
+        Empty without a template, and where no such tokens tell a user's turn from the assistant's.
+        """
+        if not self.chat:
+            return ()
+        first = _alike(self.asked(ONE), self.asked(OTHER))
+        later = _alike(self.asked_after(ONE, ONE, ONE), self.asked_after(ONE, ONE, OTHER))
+        common = _alike(first[::-1], later[::-1])[:LONGEST_OPENER][::-1]
+        # What stands from the user's words to the assistant's, after which one of them answers or is about to.
+        replies = (_alike(self.asked_after(ONE, ONE, ONE), self.asked_after(ONE, OTHER, ONE)), self.asked(ONE))
+        return () if any(_holds(reply[len(first) :], common) for reply in replies) else tuple(common)
+
     def question_of(self, prompt: Sequence[int]) -> str:
         """The question in a prompt that `asked` made without earlier messages."""
         empty = self.empty
@@ -53,3 +72,13 @@ class PromptFormatter:
         end = [] if self.tokenizer.eos_token_id is None else [self.tokenizer.eos_token_id]
         text = answer if self.chat else " " + answer
         return text_ids(self.tokenizer, text, begins=False, split_special_tokens=True) + end
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """What both begin with."""
+    pairs = min(len(one), len(other))
+    return list(one[: next((n for n in range(pairs) if one[n] != other[n]), pairs)])
+
+
+def _holds(ids: Sequence[int], some: Sequence[int]) -> bool:
+    return any(list(ids[place : place + len(some)]) == list(some) for place in range(len(ids) - len(some) + 1))

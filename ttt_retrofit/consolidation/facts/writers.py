@@ -10,16 +10,26 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from importlib.util import find_spec
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import urlsplit
 
-from ...errors import MissingExtraError, WriterError
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...errors import InputError, MissingExtraError, WriterError, quoted
 from ...util.messages import Message
 from ...util.prompt_formatter import PromptFormatter
 from ..writer import Writer
 
 KEY = "TTT_WRITER_API_KEY"  # environment variable; OPENAI_API_KEY is asked after it
+EXPECTED = (
+    "expected (model, tokenizer), the URL of a server with OpenAI's protocol such as 'http://127.0.0.1:8000/v1#model', "
+    "or an object with `name` and `complete(prompts, longest)`"
+)
 
 
+@runtime_checkable
 class FactWriter(Protocol):
     """Answers chat prompts."""
 
@@ -98,3 +108,50 @@ class EndpointWriter:
 
         with ThreadPoolExecutor(self.together) as pool, client:
             return list(pool.map(answer, prompts))
+
+
+def writer_of(given: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | FactWriter | None:
+    """The writer that was given, checked; a URL becomes an `EndpointWriter`, of the model behind its "#".
+
+    Raises
+    ------
+    InputError
+        For anything but a model with its tokenizer, the URL of a server, a `FactWriter` or None.
+    MissingExtraError
+        For a URL without the package that a server is asked with.
+    """
+    if given is None:
+        return None
+    if isinstance(given, str):
+        return _endpoint(given)
+    if isinstance(given, tuple | list):
+        return _pair(given)
+    if isinstance(given, FactWriter) and not isinstance(given, type):
+        return given
+    found = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+    raise InputError(f"writer is {found}; {EXPECTED}.")
+
+
+def _endpoint(given: str) -> EndpointWriter:
+    try:
+        place = urlsplit(given.strip())
+    except ValueError as error:
+        raise InputError(f"writer={quoted(given)} is no URL ({error}); {EXPECTED}.") from error
+    if place.scheme not in ("http", "https") or not place.hostname:
+        raise InputError(f"writer={quoted(given)} is no URL; {EXPECTED}. A model is given with its tokenizer.")
+    url = place._replace(fragment="").geturl()
+    if find_spec("openai") is None:
+        raise MissingExtraError(f"A writer at {url}", "openai", "writer")
+    return EndpointWriter(url, place.fragment or None)
+
+
+def _pair(given: Sequence[Any]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    kinds = ", ".join(type(part).__name__ for part in given)
+    if len(given) != 2:
+        raise InputError(f"writer is ({kinds}), of {len(given)} parts; {EXPECTED}.")
+    model, tokenizer = given
+    if isinstance(model, PreTrainedTokenizerBase) and isinstance(tokenizer, nn.Module):
+        raise InputError(f"writer is ({kinds}), in the wrong order; expected (model, tokenizer).")
+    if not isinstance(model, nn.Module) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(f"writer is ({kinds}); {EXPECTED}. Names are loaded first, with from_pretrained.")
+    return model, tokenizer  # type: ignore[return-value]  # a model in a PEFT or DDP wrapper writes as well
