@@ -2,7 +2,7 @@
 
 python -m benchmarks.locomo locomo10.json                                      # every row of every conversation: days
 python -m benchmarks.locomo locomo10.json --sessions 6 --conversations 2 --model qwen2.5-1.5b
-python -m benchmarks.locomo locomo10.json --writer http://127.0.0.1:8080/v1 --only "all facts" BM25
+python -m benchmarks.locomo locomo10.json --writer http://127.0.0.1:8080/v1#name --only "all facts" BM25
 python -m benchmarks.locomo locomo10.json --quick                              # two sessions of one conversation
 
 The data set (CC BY-NC 4.0) is no part of the project: results hold figures alone. Each row of each conversation is
@@ -13,6 +13,7 @@ Answers lie there, too. After a change of how facts or memories are made, give a
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -165,7 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--sessions", type=int, help="the first of each conversation; default: all")
     parser.add_argument("--conversations", type=int, help="the first of the file; default: all")
-    parser.add_argument("--writer", help="of the facts: a model by its name, or the address of a server")
+    parser.add_argument(
+        "--writer",
+        help="of the facts: a model by its name, or the address of a server, with #MODEL where it has several",
+    )
     parser.add_argument("--questions", type=int, default=50, help="of each conversation, evenly by category")
     parser.add_argument("--only", nargs="+", choices=list(ROWS), help="rows; default: all")
     parser.add_argument("--work", type=Path, default=cache_directory() / NAME, help="where facts and memories are kept")
@@ -177,14 +181,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         only = options.only or [row for row in ROWS if row != SLOW]
     talks = [talk.first(sessions).sample(questions) for talk in read(options.file)[:conversations]]
 
-    server = options.writer is not None and options.writer.startswith("http")
-    writer = "a server" if server else options.writer
+    writer = options.writer
+    if writer is not None and writer.startswith("http"):
+        writer = f"a server {writer.partition('#')[2]}".strip()  # where it runs helps nobody
     settings = {
         "model": options.model, "writer": writer, "sessions": sessions, "questions": questions,
         "file": options.file.name, "sha256": hashlib.sha256(options.file.read_bytes()).hexdigest()[:16],
         "instruction": INSTRUCTION, "answer_tokens": ANSWER_TOKENS,
     }  # fmt: skip
-    special = [*([writer.replace(" ", "_")] if writer else []), *([f"{sessions}_sessions"] if sessions else [])]
+    special = [*([re.sub(r"[^\w.-]+", "_", writer)] if writer else []), *([f"{sessions}_sessions"] if sessions else [])]
     store = Store.of_all(stored_as(NAME, options.model, *special, quick=options.quick), settings, page)
     bench = Bench(Asker.of(options.model), options.writer, options.work, QUICK_SECONDS if options.quick else None)
     measures: dict[str, Callable[[], dict[str, Any]]] = {

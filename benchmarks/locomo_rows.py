@@ -120,7 +120,7 @@ class Bench:
         return json.loads(file.read_text())
 
     def memory(self, talk: Talk) -> tuple[Memory, float, str]:
-        """After the last session: the memory, the seconds of all consolidations, and which were not accepted."""
+        """After the last session: the memory, the seconds of all consolidations, and what is to be said of it."""
         memory: Memory | None = None
         seconds, refused = 0.0, []
         for number, session in enumerate(talk.sessions, start=1):
@@ -136,13 +136,14 @@ class Bench:
             seconds += sum(memory.report.seconds.values())
             refused += [] if memory.report.accepted else [str(number)]
         assert memory is not None
-        return memory, seconds, f"sessions not accepted: {', '.join(refused)}" if refused else ""
+        remark = f"{len(memory.facts())} facts, {len(memory.unlearned())} of them not learned"
+        return memory, seconds, remark + (f"; sessions not accepted: {', '.join(refused)}" if refused else "")
 
     def consolidate(self, session: Session, earlier: Memory | None) -> Memory:
-        """One session. Its messages carry their date and the names of who speaks."""
+        """One session, with its date and, in its messages, the names of who speaks."""
         return self.asker.model.consolidate(
             list(session.messages), tokenizer=self.asker.tokenizer, earlier=earlier, load=False, progress=True,
-            budget=self.budget, work_dir=self.work / "consolidations", **self.writing,
+            budget=self.budget, date=session.date, work_dir=self.work / "consolidations", **self.writing,
         )  # fmt: skip
 
 
