@@ -8,17 +8,15 @@ real, from the package `chitchat-dataset` (MIT), without dialogues that touch on
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from .harness.english import content_stems, stems
 
+from . import locomo_talks
 from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, RELATIONS, REPLIES, UNSAID, correct, facts
 from .harness.prompts import Message
 from .lifelong import HALVES, PEOPLE
@@ -196,44 +194,28 @@ def dialogues() -> list[list[str]]:
     return found
 
 
-LOCOMO_KINDS = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "abstention"}
-TURN = re.compile(r"D\d+:\d+")  # how LoCoMo names a turn; an entry of evidence may hold several, or none
-
-
 def locomo(path: Path, questions: int, seed: int = 0) -> list[Sessions]:
-    """The conversations of LoCoMo (`locomo10.json`, Maharana et al. 2024, arXiv 2402.17753), at most so many questions
-    of each. The first speaker is the user. Of photographs there is the caption."""
+    """The conversations of LoCoMo, at most so many questions of each, whether their evidence is known or not."""
     generator = random.Random(seed)
-    return [_locomo_sample(sample, questions, generator) for sample in json.loads(path.read_text(encoding="utf-8"))]
+    return [_locomo_talk(talk, questions, generator) for talk in locomo_talks.read(path)]
 
 
-def _locomo_sample(sample: dict[str, Any], questions: int, generator: random.Random) -> Sessions:
-    talk = sample["conversation"]
+def _locomo_talk(talk: locomo_talks.Talk, questions: int, generator: random.Random) -> Sessions:
     messages: list[Message] = []
     dates: list[str] = []
-    # Numbers may have gaps, and a date may stand without its session.
-    numbers = sorted(int(key.removeprefix("session_")) for key in talk if re.fullmatch(r"session_\d+", key))
-    where: dict[str, int] = {}
-    for session, number in enumerate(numbers):
-        date = f"({talk[f'session_{number}_date_time']})"
-        opening = f"{date} "
-        for turn in talk[f"session_{number}"]:
-            where[turn["dia_id"]] = session
-            role = "user" if turn["speaker"] == talk["speaker_a"] else "assistant"
-            photograph = f" [shares a photo of {turn['blip_caption']}]" if "blip_caption" in turn else ""
-            text = f"{opening}{turn['speaker']}: {turn['text']}{photograph}"
+    for session in talk.sessions:
+        date = opening = f"({session.day})"
+        for said in session.messages:
+            text = f"{opening} {said['name']}: {said['content']}".strip()
             opening = ""
-            if messages and messages[-1]["role"] == role:  # a chat template may insist on turns
-                messages[-1] = {"role": role, "content": f"{messages[-1]['content']}\n{text}"}
+            if messages and messages[-1]["role"] == said["role"]:  # a chat template may insist on turns
+                messages[-1] = {**messages[-1], "content": f"{messages[-1]['content']}\n{text}"}
             else:
-                messages.append({"role": role, "content": text})
+                messages.append({"role": said["role"], "content": text})
                 dates.append(date)
-    asked = []
-    for one in generator.sample(sample["qa"], min(questions, len(sample["qa"]))):
-        # What comes after a semicolon in open-domain answers is why they are right.
-        answer = str(one.get("answer", ""))
-        answer = answer.partition(";")[0] if one["category"] == 3 else answer
-        answers = () if one["category"] == 5 else (answer,)
-        evidence = [where[name] for name in TURN.findall(" ".join(one.get("evidence", []))) if name in where]
-        asked.append(Asked(LOCOMO_KINDS[one["category"]], one["question"], answers, max(evidence, default=-1)))
-    return Sessions(tuple(messages), tuple(asked), len(numbers), tuple(dates))
+    asked = [
+        Asked("abstention" if one.kind == locomo_talks.ADVERSARIAL else one.kind, one.question, one.answers,
+              max(one.evidence, default=-1))
+        for one in generator.sample(talk.asked, min(questions, len(talk.asked)))
+    ]  # fmt: skip
+    return Sessions(tuple(messages), tuple(asked), len(talk.sessions), tuple(dates))

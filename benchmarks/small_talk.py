@@ -97,10 +97,11 @@ def noted(lines: Sequence[str]) -> list[Message]:
 
 
 def writer_of(name: str | None, model: str) -> FactWriter:
-    """The model itself, another by its name, or a server by its address."""
+    """The model itself, another by its name, or a server by its address with the name of its model behind "#"."""
     if name is not None and name.startswith("http"):
-        return EndpointWriter(name)
-    asked = Recollector(carrier(name or model), tokenizer_of(name or model))
+        url, _, served = name.partition("#")
+        return EndpointWriter(url, served or None)
+    asked = Recollector(carrier(name or model, sliding_window=None), tokenizer_of(name or model))
     return ModelWriter(name or model, asked.writer, asked.formatter)
 
 

@@ -118,6 +118,21 @@ def test_what_was_not_said_is_dropped_with_a_reason():
     assert Fact.from_dict(json.loads(json.dumps(fact.to_dict()))) == fact
 
 
+def test_speakers_who_have_names_are_told_apart_by_them():
+    turns = turns_of(
+        [
+            {"role": "user", "name": "Ana\nB", "content": "My dog is called Bolt."},
+            {"role": "assistant", "name": None, "content": "Nice."},
+            {"role": "tool", "name": "weather", "content": "rain"},
+        ],
+        MONDAY,
+    )
+    assert [turn.said_by for turn in turns] == ["Ana B", "Assistant", "Tool"]
+    writer = Scripted(lambda asked: "[1] Ana has a dog called Bolt.\n[2] Nice.")
+    assert [fact.said_by for fact in facts_of(turns, writer).facts] == ["Ana B", "assistant"]
+    assert "[1] Ana B: My dog" in writer.asked[0]
+
+
 def test_messages_without_a_fact_are_read_again():
     def answer(asked):
         return "[1] It rains." if asked.startswith("Before") or "Nothing was listed" in asked else "[2] Bolt is a dog."

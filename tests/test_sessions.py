@@ -61,9 +61,9 @@ def test_locomo_keeps_the_order_of_sessions_and_who_said_what_when(path):
     talk, _ = locomo(path, 20)
     assert talk.sessions == 3
     assert [message["role"] for message in talk.messages] == ["assistant", "user", "assistant", "user", "assistant"]
-    assert talk.messages[0]["content"] == "(1:56 pm on 8 May, 2023) Bela: Hi Ada!"
-    assert "I moved in 2022. [shares a photo of a photo of a red house]\nAda: To Graz." in talk.messages[1]["content"]
-    assert talk.messages[-1]["content"].endswith("(3:00 pm on 2 July, 2023) Bela: I play the oboe now.")
+    assert talk.messages[0]["content"] == "(8 May 2023) Bela: Hi Ada!"
+    assert "I moved in 2022. (shows a photo of a red house)\nAda: To Graz." in talk.messages[1]["content"]
+    assert talk.messages[-1]["content"].endswith("(2 July 2023) Bela: I play the oboe now.")
 
 
 def test_locomo_answers_may_be_numbers_and_adversarial_questions_have_none(path):
@@ -86,8 +86,8 @@ def test_as_many_questions_of_locomo_as_asked_for_always_the_same(path):
 def test_what_is_retrieved_of_a_conversation_is_an_exchange_with_its_date(path):
     talk = locomo(path, 20)[0]
     assert [len(exchange) for exchange in talk.exchanges] == [1, 2, 2]
-    assert talk.exchanges[1][0]["content"].startswith("(1:56 pm on 8 May, 2023) Ada: I moved")
-    assert talk.exchanges[2][0]["content"] == "(8:00 am on 3 June, 2023) Ada: My cat is ill."
+    assert talk.exchanges[1][0]["content"].startswith("(8 May 2023) Ada: I moved")
+    assert talk.exchanges[2][0]["content"] == "(3 June 2023) Ada: My cat is ill."
     again = Sessions(tuple(message for exchange in talk.exchanges for message in exchange), talk.asked, 3, talk.dates)
     assert again.exchanges == talk.exchanges  # a date is not put before itself
 

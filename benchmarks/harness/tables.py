@@ -22,7 +22,7 @@ def share(found: Sequence[bool]) -> str:
 
 
 class Difference(NamedTuple):
-    """Of shares: one system's minus the other's."""
+    """Of shares or scores: one system's minus the other's."""
 
     mean: float
     low: float  # 95% interval by paired bootstrap
@@ -59,8 +59,8 @@ class Share(NamedTuple):
         return max(low, 0.0), min(high, 1.0)
 
 
-def difference(pairs: Sequence[tuple[bool, bool]]) -> Difference | None:
-    """Of whether one and the other were right about the same question; None without a question."""
+def difference(pairs: Sequence[tuple[float, float]]) -> Difference | None:
+    """Of what one and the other got for the same question, such as whether it was right; None without a question."""
     if not pairs:
         return None
     values = torch.tensor([float(one) - float(other) for one, other in pairs])

@@ -47,7 +47,7 @@ def facts_of(
             dropped.append((written.text, fault))
             continue
         turn = written.turn
-        fact = Fact.of(written.text, turn.said_by.lower(), turn.date.isoformat(), [turn.place], source)
+        fact = Fact.of(written.text, turn.speaker, turn.date.isoformat(), [turn.place], source)
         kept.setdefault(folded(written.text), fact)
     return Listed(tuple(kept.values()), tuple(dropped))
 

@@ -17,6 +17,7 @@ from ...util.messages import text_of
 from .dates import with_days
 
 SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool", "function": "Tool"}
+NAMED = ("user", "assistant")  # roles of those who may have a name
 SILENT = ("system", "developer")  # roles of the application
 
 
@@ -25,9 +26,14 @@ class Turn:
     """One message that says something."""
 
     place: int  # of the message in the conversation, from 0
-    said_by: str  # "User", "Assistant" or "Tool"
+    said_by: str  # "User", "Assistant", "Tool", or the name of a user or an assistant that has one
     text: str
     date: datetime.date
+
+    @property
+    def speaker(self) -> str:
+        """As a fact names who said it: a role in lower case, a name as it is."""
+        return self.said_by.lower() if self.said_by in SPEAKERS.values() else self.said_by
 
     @cached_property
     def dated(self) -> str:
@@ -36,10 +42,11 @@ class Turn:
 
 
 def turns_of(messages: Sequence[Any], date: datetime.date | str | None = None) -> list[Turn]:
-    """The messages that say something, each with its day.
+    """The messages that say something, each with its day and its speaker.
 
     Parameters
     ----------
+    messages : a "name" beside the role of a user or an assistant, as in OpenAI's protocol, tells speakers apart.
     date : of messages that carry none under "date" or "timestamp"; today when not given. A message without a date has
         that of the message before it.
 
@@ -61,8 +68,14 @@ def turns_of(messages: Sequence[Any], date: datetime.date | str | None = None) -
         day = day if given is None else day_of(given, f"the date of chat message {place}")
         text = "" if role in SILENT else text_of(message, place).strip()
         if text:
-            turns.append(Turn(place, SPEAKERS[role], text, day))
+            turns.append(Turn(place, _said_by(message), text, day))
     return turns
+
+
+def _said_by(message: dict[str, Any]) -> str:
+    """A name is one line, so that it begins no message of its own; a tool's is the name of a function."""
+    name = str(message.get("name") or "") if message["role"] in NAMED else ""
+    return " ".join(name.split()) or SPEAKERS[message["role"]]
 
 
 def day_of(value: Any, what: str) -> datetime.date:
