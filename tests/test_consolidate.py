@@ -15,7 +15,7 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import asking, distill, reference_set, study
+from ttt_retrofit.consolidation import distill, reference_set
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.util.prompt_formatter import PromptFormatter

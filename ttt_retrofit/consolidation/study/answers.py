@@ -75,7 +75,9 @@ def answer(
             )
             for n, given in zip(batch, answers):
                 said = teacher.text(given)
-                source = " ".join(statements[i].source for i in contexts[n])
+                # What a user asks may be answered from all that was said.
+                told = statements if asked[n].by_user else [statements[i] for i in contexts[n]]
+                source = " ".join(statement.source for statement in told)
                 question, later = _judged(asked[n], given, said, source, statements, contexts[n], alone)
                 if question is not None:
                     found[n] = question
@@ -96,11 +98,13 @@ def _judged(
     alone: bool,
 ) -> tuple[Question | None, int | None]:
     """The question with its answer, and the later statement that the answer was taken from."""
-    if not said or missing(said, [source, draft.text]):
-        return None, None
+    made_up = not said or missing(said, [source, draft.text])
     if draft.by_user:
-        value = given_by(said, draft.text, source)
-        return (Question(draft.text, value, given, draft.statement) if value or alone else None), None
+        value = frozenset[str]() if made_up else given_by(said, draft.text, source)
+        kept = value or alone or draft.statement < 0
+        return (Question(draft.text, value, given, draft.statement) if kept else None), None
+    if made_up:
+        return None, None
     value = frozenset(WORD.findall(folded(draft.part)))
     if holds(said, value):
         return Question(draft.text, value, given, draft.statement, draft.held_out), None
