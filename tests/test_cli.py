@@ -18,7 +18,7 @@ import ttt_retrofit
 from ttt_retrofit import ConfigError, Memory, MemoryConfig, TTTCache, TTTConfig, wrap
 from ttt_retrofit.memory.store import MemoryStore
 
-QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "wordings=1", "details=40", "epochs=0.1"]
+QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "max_changed=1", "wordings=1", "epochs=0.1"]
 SHORT = ["--window", "64", "--set", "chunk_size=8"]
 RECIPE = [part for setting in QUICK for part in ("--recipe", setting)]
 
