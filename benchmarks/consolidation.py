@@ -18,10 +18,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ttt_retrofit import ConsolidationConfig, Memory, MemoryConfig
-from .harness.english import holds, words
 
 from .baselines import LORA_STEPS, next_token_memory
 from .conversations import UNSAID, Conversation, Fact, conversation, facts
+from .harness.english import holds, words
 from .harness.loading import carrier, tokenizer_of
 from .harness.machine import machine
 from .harness.options import command_line

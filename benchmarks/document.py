@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from .harness.english import holds, words
-
 from .harness.loading import carrier, tokenizer_of
 from .harness.machine import machine
 from .harness.options import command_line

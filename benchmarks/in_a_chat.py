@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from ttt_retrofit import Memory
-from .harness.english import holds, words
 
 from .consolidation import draw
 from .conversations import Conversation
+from .harness.english import holds, words
 from .harness.loading import carrier, tokenizer_of
 from .harness.options import command_line, stored_as
 from .harness.prompts import Message, Recollector

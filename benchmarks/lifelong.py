@@ -16,8 +16,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .harness.english import holds, words
-
 from .consolidation import recall
 from .conversations import (
     CARS,
@@ -31,6 +29,7 @@ from .conversations import (
     correct,
     facts,
 )
+from .harness.english import holds, words
 from .harness.loading import carrier, tokenizer_of
 from .harness.machine import machine
 from .harness.options import command_line

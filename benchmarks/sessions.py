@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .harness.english import content_stems, stems
-
 from . import locomo_talks
 from .conversations import CITIES, DISHES, INSTRUMENTS, PETS, RELATIONS, REPLIES, UNSAID, correct, facts
+from .harness.english import content_stems, stems
 from .harness.prompts import Message
 from .lifelong import HALVES, PEOPLE
 from .texts import chitchat

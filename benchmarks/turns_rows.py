@@ -20,11 +20,11 @@ import torch
 from ttt_retrofit import ConsolidationConfig, Memory, consolidation
 from ttt_retrofit.consolidation.note_selection import scored_notes, select_notes, within_budget
 from ttt_retrofit.consolidation.pieces import parse_context
-from .harness.english import holds, stem, words
 from ttt_retrofit.memory.notes import as_turn
 
 from .baselines import LORA_STEPS, text_memory
 from .harness import rows
+from .harness.english import holds, stem, words
 from .harness.loading import carrier
 from .harness.prompts import ANSWER_TOKENS, Message, Recollector, is_invented, templated, told
 from .harness.recollect import DRIFTS, drift_ids, in_fresh_process, loss

@@ -16,9 +16,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ttt_retrofit import InputError
 from ttt_retrofit.consolidation.note_selection import rarity, select_notes
-from ..harness.english import sentences
 from ttt_retrofit.memory.notes import Note
 
+from ..harness.english import sentences
 from .evict import Context, Kept, keep_tokens, read, whole
 
 

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,6 @@ from ..memory.collate import collate
 from ..memory.entry import Entry, Source
 from ..memory.facts import Fact
 from ..memory.gates import Background
-from ..memory.lessons import Lesson
 from ..memory.memory import Memory, free_name
 from ..memory.projections import Placement, find_placement
 from ..memory.report import Report
@@ -37,7 +36,7 @@ from . import verify
 from .cached_writer import CachedTexts, CachedWriter
 from .config import ConsolidationConfig
 from .control import Control
-from .distill import EncodedLesson, Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
+from .distill import Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
 from .earlier_lessons import EarlierLessons
 from .facts.writers import FactWriter, ModelWriter
 from .model_copies import plain_copy, private_copy

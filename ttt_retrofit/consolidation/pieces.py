@@ -17,7 +17,6 @@ from .facts.turns import Turn, turns_of
 from .sentences import sentences
 from .statements import Statement, as_json, of_document
 
-
 SHOWN = 4000  # characters that tell the language of a context
 
 

@@ -20,7 +20,7 @@ from .prompts import Prompts
 from .reference_set import ReferenceSet, beginnings
 from .statements import Statement, superseded
 from .student import Student
-from .study.answers import BATCH, Asking, Question, conversation, given_by
+from .study.answers import BATCH, Asking, Question, given_by
 from .study.chats import pair_in_chats, partly_in_chats
 from .study.lessons import certain, lesson, quotes
 from .study.overview import overview

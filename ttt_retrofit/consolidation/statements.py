@@ -11,14 +11,13 @@ from typing import Any
 from ..memory.facts import Fact
 from ..util.messages import Message
 from .facts.checks import WORD, caseless, folded, verbatim
-from .facts.listing import Listed
+from .facts.listing import ASKS, Listed
 from .facts.turns import Turn
 from .sentences import sentences
 
 TEXT = "Text"  # who says what stands in a document
 SHOWN_BEFORE = 2  # messages before one that is quoted as it stands
 SHORTEST = 2  # words of a message, or characters of a script without spaces, that may tell something
-ASKS = ("?", "？", "؟", "？」", ";")
 
 
 @dataclass(frozen=True)

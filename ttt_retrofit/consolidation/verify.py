@@ -17,10 +17,10 @@ from ..util.messages import Message
 from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
-from .student import Student
 from .facts.checks import WORD, folded
 from .facts.informative import holds
 from .statements import TEXT
+from .student import Student
 from .study.answers import Question
 from .study.studied import Studied
 from .writer import Writer

@@ -5,7 +5,7 @@ B prompts, P tokens of a prompt, N tokens of an answer, V vocabulary, K kept log
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
+    SuppressTokensLogitsProcessor,
 )
 
 from ..util.texts import common_beginning, end_tokens
@@ -110,19 +111,22 @@ class Writer:
         line: bool = False,
         temperature: float = 0.0,
         seed: int = 0,
+        never: Collection[int] = (),
     ) -> list[Answer]:
         """The continuation of every prompt, at most `longest` tokens; greedy at temperature 0.
 
         Parameters
         ----------
         line : end an answer at its first line break, as models without a chat template need it.
+        never : tokens that no answer has.
         """
         noise = [_Gumbel(temperature, seed)] if temperature > 0 else []
+        shut = [SuppressTokensLogitsProcessor(sorted(never), device=str(self.model.device))] if never else []
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            found = self._batch([list(prompts[index]) for index in chosen], longest, kept, line, noise)
+            found = self._batch([list(prompts[index]) for index in chosen], longest, kept, line, shut, noise)
             answers |= dict(zip(chosen, found))
         return [answers[index] for index in range(len(prompts))]
 
@@ -130,7 +134,13 @@ class Writer:
         return str(self.tokenizer.decode(list(answer.ids), skip_special_tokens=True)).strip()
 
     def _batch(
-        self, prompts: list[list[int]], longest: int, kept: int, line: bool, noise: list[_Gumbel]
+        self,
+        prompts: list[list[int]],
+        longest: int,
+        kept: int,
+        line: bool,
+        shut: list[LogitsProcessor],
+        noise: list[_Gumbel],
     ) -> list[Answer]:
         self.check()
         model, device = self.model, self.model.device
@@ -169,7 +179,7 @@ class Writer:
                 top_k=None,
                 eos_token_id=None,
                 pad_token_id=fill,
-                logits_processor=LogitsProcessorList([logits, *noise]),
+                logits_processor=LogitsProcessorList([*shut, logits, *noise]),
                 stopping_criteria=StoppingCriteriaList([stop]),
                 return_dict_in_generate=True,
                 **self.forwarded,

@@ -15,8 +15,8 @@ from importlib import resources
 from typing import Any
 
 from ...util.messages import Message
-from .related import Related
 from .languages import shown
+from .related import Related
 from .turns import Turn
 from .writers import FactWriter
 

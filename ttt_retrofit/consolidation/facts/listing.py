@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from .related import terms
 from .turns import Turn
 from .writers import FactWriter
 
+ELLIPTIC = 5  # words of a message that may not be understood alone
+ASKS = ("?", "？", "؟")
 SAID = 0.5  # share of words that must stand in the source: a fact is in its speaker's own words
 UNLIKE = 0.5  # share of characters that the source does not hold, in scripts without capitals
 
@@ -65,7 +68,31 @@ def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:
         return f"{', '.join(unsaid)} was not said"
     if unlike(written.text, sources) > UNLIKE or terms_said(written.text, sources) <= SAID:
         return "its words were not said"
+    if lent := borrowed(written, turns):
+        return f"{', '.join(sorted(lent))} was said of something else"
     return None
+
+
+def borrowed(written: Written, turns: Sequence[Turn]) -> set[str]:
+    """Words of a fact that its message does not have, but others have: of two brothers, the city of the other one.
+
+    A message of a few words, or the reply to a question, takes what it is about from the messages before it.
+    """
+    turn = written.turn
+    at = turns.index(turn)
+    own = terms(f"{turn.said_by} {turn.dated}")
+    if len(own) <= ELLIPTIC:
+        return set()
+    if at and turns[at - 1].text.rstrip().endswith(ASKS):
+        own |= terms(turns[at - 1].dated)
+    others = set().union(*(terms(other.dated) for other in turns if other is not turn))
+    return (terms(written.text) - own) & others - _frequent(turns)
+
+
+def _frequent(turns: Sequence[Turn]) -> set[str]:
+    """Terms that a third of the messages have: such as "my" and "is", they are of no message in particular."""
+    counts = Counter(term for turn in turns for term in terms(turn.dated))
+    return {term for term, count in counts.items() if count >= max(2, len(turns) / 3)}
 
 
 def terms_said(text: str, sources: Sequence[str]) -> float:

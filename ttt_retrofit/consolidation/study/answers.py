@@ -6,8 +6,10 @@ that the earlier one no longer holds. One that names what nobody told is dropped
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from ...util.messages import Message
 from ...util.prompt_formatter import PromptFormatter
@@ -16,11 +18,11 @@ from ..control import Control
 from ..facts.checks import WORD, caseless, folded, missing, verbatim
 from ..facts.informative import holds
 from ..facts.languages import Language
+from ..facts.related import Related
 from ..prompts import Prompts, fill
 from ..statements import TEXT, Statement
 from ..writer import Answer, Writer
 from .questions import QuestionDraft
-from ..facts.related import Related
 
 BATCH = 64
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
@@ -65,13 +67,20 @@ def answer(
         contexts = {n: _read(asked[n], statements, related, alone) for n in missed}
         some = [n for n in missed if not (alone and asked[n].statement < 0)]
         missed = []
-        for batch in (some[at : at + BATCH] for at in range(0, len(some), BATCH)):
+        by_user = {n: asked[n].statement >= 0 and statements[asked[n].statement].said_by == "User" for n in some}
+        for batch in _batches(some, by_user):
             if found and control.spent() > ANSWERED:
                 break
             control.at("answers again" if alone else "answers", some.index(batch[0]), len(some))
             prompts = [ask.prompt(asked[n], [statements[i] for i in contexts[n]], pieces, alone) for n in batch]
+            line = not ask.formatter.chat
             answers = teacher.answer(
-                prompts, config.answer_tokens, BATCH, config.kept_logits, line=not ask.formatter.chat
+                prompts,
+                config.answer_tokens,
+                BATCH,
+                config.kept_logits,
+                line=line,
+                never=ask.speakers if by_user[batch[0]] else (),
             )
             for n, given in zip(batch, answers):
                 said = teacher.text(given)
@@ -86,6 +95,13 @@ def answer(
                 if later is not None:
                     moved.append((asked[n].statement, later))
     return Answered(tuple(found[n] for n in sorted(found)), tuple(moved))
+
+
+def _batches(numbers: Sequence[int], alike: dict[int, bool]) -> Iterator[list[int]]:
+    """Batches of questions that are alike."""
+    for kind in (False, True):
+        some = [n for n in numbers if alike[n] is kind]
+        yield from (some[at : at + BATCH] for at in range(0, len(some), BATCH))
 
 
 def _judged(
@@ -110,7 +126,7 @@ def _judged(
         return Question(draft.text, value, given, draft.statement, draft.held_out), None
     for later in (i for i in read if i > draft.statement):
         new = given_by(said, f"{draft.text} {statements[draft.statement].source}", statements[later].text)
-        if new:
+        if new & {folded(word) for word in verbatim(said)} or (new and caseless(said)):
             return Question(draft.text, new, given, later, draft.held_out), later
     return None, None
 
@@ -154,6 +170,25 @@ class Asking:
             told = "\n".join(statement.told for statement in read)
             return self.formatter.asked(draft.text, [{"role": "user", "content": told}])
         return self.formatter.asked(draft.text, [*self._examples(), *conversation(read)])
+
+    @cached_property
+    def speakers(self) -> frozenset[int]:
+        """Tokens of the words by which people speak of themselves, such as "my": of the example questions and facts of
+        the user, those that no example answer has. Small models answer as if they were the user.
+        """
+        language = self.language
+        asked = " ".join(lines for said, lines in language.questions if "Assistant" not in said.splitlines()[-1])
+        told = " ".join(line for line in language.facts.splitlines() if not line.startswith(("[2]", "[6]")))
+        others = " ".join([*(answer for _, answer in language.answers[:2]), *language.document])
+        mine = (Counter(WORD.findall(asked.casefold())) & Counter(WORD.findall(told.casefold()))) - Counter()
+        theirs = set(WORD.findall(others.casefold()))
+        own = [word for word, count in mine.items() if count > 1 and word not in theirs and not caseless(word)]
+        tokenizer, found = self.formatter.tokenizer, set()
+        for word in own:
+            for written in (word, word.capitalize(), f" {word}", f" {word.capitalize()}"):
+                ids = tokenizer(written, add_special_tokens=False).input_ids
+                found |= set(ids) if len(ids) == 1 else set()
+        return frozenset(found)
 
     def again(self, question: str, answer: str, since: Sequence[Statement]) -> list[int]:
         """An earlier question after its answer and what was said since."""

@@ -6,7 +6,6 @@ teacher sums up each piece in a sentence.
 
 from __future__ import annotations
 
-
 from ...memory.lessons import Lesson
 from ...util.prompt_formatter import PromptFormatter
 from ..control import Control

@@ -6,6 +6,7 @@ language, and tells what a right answer has to hold.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -148,7 +149,7 @@ def gives(asked: str, part: str) -> bool:
     """Whether a question names all of the part that it asks for. Both are `folded`."""
     if caseless(part):
         return part in asked
-    words = set(WORD.findall(asked))
+    words = {stem for word in WORD.findall(asked) for stem in (word, re.split("['’]", word)[0])}
     return all(word in words for word in WORD.findall(part))
 
 
