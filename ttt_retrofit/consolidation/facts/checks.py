@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable
 
 WORD = re.compile(r"[^\W_]+(?:[.'’:/@&+-][^\W_]+)*")  # "J.R.", "ingest-eu", "14:20", "l'eau"
 DIGITS = re.compile(r"\d+")
+PRONOUN = re.compile(r"I(?:['’]\w+)?")  # English writes its first person with a capital; it is no name
 
 
 def folded(text: str) -> str:
@@ -34,7 +35,8 @@ def verbatim(text: str) -> list[str]:
     for place, match in enumerate(WORD.finditer(text)):
         word = match[0]
         capitals = sum(character.isupper() for character in word)
-        if any(character.isdigit() for character in word) or capitals > (1 if place == 0 else 0):
+        said = any(character.isdigit() for character in word) or capitals > (1 if place == 0 else 0)
+        if said and not PRONOUN.fullmatch(word):
             found.append(word)
     return found
 
