@@ -6,6 +6,7 @@ words with digits or capital letters; in scripts that know no capitals, the char
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
@@ -56,18 +57,20 @@ def missing(text: str, sources: Iterable[str], allowed: Collection[str] = ()) ->
 
 
 def _stands(word: str, said: str, words: Collection[str], numbers: Collection[str]) -> bool:
-    """Whether a word stands in a text: a number as that very number, a name as the beginning of a word or the reverse.
+    """Whether a word stands in a text: a number as that very number, a name in any of its forms.
 
-    Endings differ with the case of a noun ("Ines's", "Mirelas"), so a shared beginning of four letters will do.
+    Of a run of characters without spaces only its numbers count: `unlike` is about the others.
     """
     if digits := DIGITS.findall(word):
-        return word in words or (word in said and all(number in numbers for number in digits))
+        whole = bool(caseless(word)) or word in said
+        return word in words or (whole and all(number in numbers for number in digits))
     return any(_alike(word, other) for other in words)
 
 
 def _alike(one: str, other: str) -> bool:
-    shared = min(len(one), len(other))
-    return one == other or (shared >= 4 and one[:shared] == other[:shared])
+    """Whether two words are forms of one: the shorter begins the longer, but for its last letter ("Klara", "Klarze")."""
+    shared = len(os.path.commonprefix((one, other)))
+    return one == other or (shared >= 4 and shared >= min(len(one), len(other)) - 1)
 
 
 def unlike(text: str, sources: Iterable[str]) -> float:
