@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from .checks import folded
+from .checks import caseless, folded
 
 RUN = 3  # characters
 UNSEEN = 5e-5  # probability of a run that a block does not have
@@ -69,8 +69,10 @@ def shown(text: str) -> tuple[Language, ...]:
 
 
 def _runs(text: str) -> Counter[str]:
+    """Runs of three characters; of scripts without spaces, which seldom repeat one, single characters, too."""
     said = " " + " ".join(folded(text).split()) + " "
-    return Counter(said[at : at + RUN] for at in range(len(said) - RUN + 1) if not said[at : at + RUN].isdigit())
+    runs = (said[at : at + RUN] for at in range(len(said) - RUN + 1))
+    return Counter(run for run in runs if not run.isdigit()) + Counter(caseless(said))
 
 
 @cache
