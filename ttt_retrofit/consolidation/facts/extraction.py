@@ -16,7 +16,7 @@ from typing import Any
 
 from ...util.messages import Message
 from .languages import shown
-from .related import Related
+from .related import Related, terms
 from .turns import Turn
 from .writers import FactWriter
 
@@ -93,17 +93,21 @@ def prompt(window: Sequence[Turn], before: Sequence[Turn] = (), *, again: bool =
 def read(answer: str, window: Sequence[Turn]) -> Iterator[Written]:
     """The sentences of a list, each with the message that it shares most with: small writers miscount.
 
-    Where none shares anything, the message whose number it has; lines without a number are left out.
+    The message whose number it has is taken where it has a word of the sentence that the other one lacks, as the reply
+    to a question does, and where no message shares anything. Lines without a number are left out.
     """
     related = Related([turn.dated for turn in window])
     for line in answer.splitlines():
         match = LINE.match(line.strip())
         if match is None or match[2].strip() == NOTHING:
             continue
-        text, number = match[2].strip(), int(match[1])
-        best = related.to(text, 1) or ([number - 1] if 1 <= number <= len(window) else [])
-        for place in best:
-            yield Written(text, window[place])
+        text, number = match[2].strip(), int(match[1]) - 1
+        best = next(iter(related.to(text, 1)), None)
+        if 0 <= number < len(window):
+            lacks = set() if best is None else related.terms[best]
+            best = number if best is None or terms(text) & related.terms[number] - lacks else best
+        if best is not None:
+            yield Written(text, window[best])
 
 
 def _pair(asked: str, answered: str) -> list[Message]:
