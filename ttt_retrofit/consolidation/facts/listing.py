@@ -90,9 +90,9 @@ def borrowed(written: Written, turns: Sequence[Turn]) -> set[str]:
 
 
 def _frequent(turns: Sequence[Turn]) -> set[str]:
-    """Terms that a third of the messages have: such as "my" and "is", they are of no message in particular."""
+    """Terms that a third of the messages have, such as "my" and "is": they are of no message in particular."""
     counts = Counter(term for turn in turns for term in terms(turn.dated))
-    return {term for term, count in counts.items() if count >= max(2, len(turns) / 3)}
+    return {term for term, count in counts.items() if count >= max(3, len(turns) / 3)}
 
 
 def terms_said(text: str, sources: Sequence[str]) -> float:
