@@ -19,7 +19,8 @@ PRONOUN = re.compile(r"I(?:['’]\w+)?")  # English writes its first person with
 def folded(text: str) -> str:
     """For comparisons: one form of every character (NFKC), without case or accents."""
     parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    return "".join(character for character in parts if not unicodedata.combining(character))
+    bare = "".join(character for character in parts if not unicodedata.combining(character))
+    return unicodedata.normalize("NFC", bare)  # syllables of Hangul are whole again
 
 
 def caseless(text: str) -> list[str]:
