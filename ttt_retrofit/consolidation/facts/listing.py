@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...memory.facts import Fact
-from .checks import folded, missing, unlike
+from .checks import caseless, folded, missing, unlike
 from .extraction import BEFORE, Written, written_facts
+from .languages import common, nearest
 from .related import terms
 from .turns import Turn
 from .writers import FactWriter
@@ -86,7 +87,8 @@ def borrowed(written: Written, turns: Sequence[Turn]) -> set[str]:
     if at and turns[at - 1].text.rstrip().endswith(ASKS):
         own |= terms(turns[at - 1].dated)
     others = set().union(*(terms(other.dated) for other in turns if other is not turn))
-    return (terms(written.text) - own) & others - _frequent(turns)
+    lent = (terms(written.text) - own) & others - _frequent(turns) - common(nearest(written.text))
+    return {term for term in lent if not caseless(term)}  # characters are of no message in particular
 
 
 def _frequent(turns: Sequence[Turn]) -> set[str]:
