@@ -32,6 +32,7 @@ class Language:
     document: tuple[str, str]
     answers: tuple[tuple[str, str], ...]
     unknown: str
+    names: bool = True  # whether a capital within a sentence tells a name; in German every noun has one
 
     @property
     def text(self) -> str:
@@ -51,6 +52,7 @@ def languages() -> tuple[Language, ...]:
             (block["document"][0].strip(), block["document"][1].strip()),
             tuple((question, answer) for question, answer in block["answers"]),
             block["unknown"],
+            block.get("names", True),
         )
         for block in values["languages"]
     )
