@@ -39,7 +39,7 @@ class Scripted:
     def __init__(self, answer):
         self.answer, self.asked = answer, []
 
-    def complete(self, prompts, longest):
+    def complete(self, prompts, longest, seed=0):
         self.asked += [prompt[-1]["content"] for prompt in prompts]
         return [self.answer(prompt[-1]["content"]) for prompt in prompts]
 

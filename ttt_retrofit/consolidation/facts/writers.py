@@ -27,7 +27,7 @@ TEMPERATURE = 0.7  # of other wordings than the likeliest
 BATCH = 64
 EXPECTED = (
     "expected (model, tokenizer), the URL of a server with OpenAI's protocol such as 'http://127.0.0.1:8000/v1#model', "
-    "or an object with `name` and `complete(prompts, longest)`"
+    "or an object with `name` and `complete(prompts, longest, seed)`"
 )
 
 
