@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 
 from .checks import WORD, caseless, folded
 
+APOSTROPHE = re.compile("['’]")  # "dog's", "l'eau"
 STEM = 5  # letters by which forms of one word are one
 
 
 def terms(text: str) -> set[str]:
-    """Words by their first letters; of scripts without spaces, characters."""
+    """Words by their first letters, those with an apostrophe by their parts; of scripts without spaces, characters."""
     said = folded(text)
-    return {word[:STEM] if word.isalpha() else word for word in WORD.findall(said)} | set(caseless(said))
+    words = (part for word in WORD.findall(said) for part in APOSTROPHE.split(word))
+    return {word[:STEM] if word.isalpha() else word for word in words} | set(caseless(said))
 
 
 class Related:
