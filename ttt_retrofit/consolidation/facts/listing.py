@@ -44,16 +44,16 @@ def facts_of(
     """
     source = hashlib.sha256(json.dumps([[t.said_by, t.text] for t in turns], ensure_ascii=False).encode()).hexdigest()
     kept: dict[str, Fact] = {}
-    dropped: list[tuple[str, str]] = []
+    dropped: dict[str, tuple[str, str]] = {}
     for written in written_facts(turns, writer, progress):
         fault = fault_of(written, turns)
         if fault is not None:
-            dropped.append((written.text, fault))
+            dropped[folded(written.text)] = (written.text, fault)
             continue
         turn = written.turn
         fact = Fact.of(written.text, turn.speaker, turn.date.isoformat(), [turn.place], source)
         kept.setdefault(folded(written.text), fact)
-    return Listed(tuple(kept.values()), tuple(dropped))
+    return Listed(tuple(kept.values()), tuple(one for text, one in dropped.items() if text not in kept))
 
 
 def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:
