@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from .checks import WORD, caseless, folded
 
+OFTEN = 3  # texts that have a word which tells none of them apart
 STEM = 5  # letters by which forms of one word are one
 
 
@@ -15,6 +16,13 @@ def terms(text: str) -> set[str]:
     """Words by their first letters; of scripts without spaces, characters."""
     said = folded(text)
     return {word[:STEM] if word.isalpha() else word for word in WORD.findall(said)} | set(caseless(said))
+
+
+def of_others(text: str, own: str, texts: Sequence[str]) -> set[str]:
+    """Terms of a text that its own source does not have but others of `texts` do, and not a third of them."""
+    counts = Counter(term for other in texts for term in terms(other))
+    often = {term for term, count in counts.items() if count >= max(OFTEN, len(texts) / OFTEN)}
+    return (terms(text) - terms(own)) & set(counts) - often
 
 
 class Related:
@@ -25,12 +33,9 @@ class Related:
         counts = Counter(term for found in self.terms for term in found)
         self.weight = {term: math.log(1 + len(texts) / count) for term, count in counts.items()}
 
-    def to(self, text: str, most: int, after: int = -1) -> list[int]:
-        """Numbers of at most so many texts that share something, in their order; only those after one of them."""
+    def to(self, text: str, most: int) -> list[int]:
+        """Numbers of at most so many texts that share something, in their order."""
         wanted = terms(text)
-        scored = {
-            number: sum(self.weight[term] for term in self.terms[number] & wanted)
-            for number in range(after + 1, len(self.terms))
-        }
+        scored = {number: sum(self.weight[term] for term in found & wanted) for number, found in enumerate(self.terms)}
         best = sorted((n for n, score in scored.items() if score > 0), key=lambda n: -scored[n])[:most]
         return sorted(best)
