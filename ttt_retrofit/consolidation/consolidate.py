@@ -217,7 +217,7 @@ class Consolidation:
         if self.config.memory.gated:
             below = student.below(studied_unknown)
             declined = [ids for ids, hidden in zip(studied_unknown, below) if reference.opens(gate, ids, hidden)]
-            general = reference.disturbed(gate)
+            general = reference.opened(gate)
         return Plan(
             before=before.memory,
             learned_from=self.before.learned_from(self.before.named(self.prompts.named, named), again, questions),

@@ -35,7 +35,6 @@ class ReferenceSet:
     prompts: list[list[int]]
     means_of_texts: list[TextMeans]
     means_of_prompts: list[TextMeans]  # each with the beginning of the base's own answer
-    after_personal: int  # how many of them, the last, come after questions about the context
     background: Background  # of all of them
     opener: tuple[int, ...]  # of a user's turn
 
@@ -48,16 +47,9 @@ class ReferenceSet:
         """Whether a gate opens anywhere in the last turn of a text."""
         return self._opens(gate, TextMeans.of(below, ids, self.opener))
 
-    def disturbed(self, gate: GateKeys) -> list[list[int]]:
-        """Those of the prompts whose answers an entry may move: for which its gate opens nevertheless, or opened in an
-        earlier turn, whose keys and values hold what it added.
-        """
-        shut = len(self.prompts) - self.after_personal
-        return [
-            ids
-            for number, (ids, means) in enumerate(zip(self.prompts, self.means_of_prompts))
-            if number >= shut or self._opens(gate, means)
-        ]
+    def opened(self, gate: GateKeys) -> list[list[int]]:
+        """Those of the prompts for which a gate opens nevertheless."""
+        return [ids for ids, means in zip(self.prompts, self.means_of_prompts) if self._opens(gate, means)]
 
     def _opens(self, gate: GateKeys, means: TextMeans) -> bool:
         return highest(means, gate.keys, self.background) > gate.closed
@@ -100,7 +92,7 @@ def build_reference_set(
         background = find_background([*of_texts, *of_asked])
     else:
         background = earlier.background.to(student.model.device)
-    return ReferenceSet(texts, below_texts, asked, of_texts, of_asked, len(personal), background, opener)
+    return ReferenceSet(texts, below_texts, asked, of_texts, of_asked, background, opener)
 
 
 def _after_personal(
