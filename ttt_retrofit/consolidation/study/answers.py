@@ -1,7 +1,7 @@
 """The teacher's answers: it reads what was told, with what was told later about the same, and is asked.
 
-An answer that holds the part that was asked for is studied. One that gives a part of a later statement in its place says
-that the earlier one no longer holds. One that names what nobody told is dropped.
+An answer that holds the part that was asked for is studied. One that gives a part of a later statement in its place
+says that the earlier one no longer holds. One that names what nobody told is dropped.
 """
 
 from __future__ import annotations
