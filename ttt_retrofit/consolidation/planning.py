@@ -157,8 +157,9 @@ def _with_superseded(revised: RevisedMemory, studied: Studied, source: str) -> t
         facts = []
         for fact in entry.facts:
             by = next((n for one, n in revised.changed if given_by(one.answer, one.question, fact.text)), None)
-            changed = by is not None and fact.status == "current"
-            gone += changed
-            facts.append(superseded(fact, studied.statements[by].fact(source)) if changed else fact)
+            if by is not None and fact.status == "current":
+                fact = superseded(fact, studied.statements[by].fact(source))
+                gone += 1
+            facts.append(fact)
         entries.append(dataclasses.replace(entry, facts=tuple(facts)))
     return dataclasses.replace(revised.memory, entries=tuple(entries)), gone

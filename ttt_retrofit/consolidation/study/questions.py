@@ -20,7 +20,7 @@ from ..facts.related import of_others
 from ..facts.writers import FactWriter
 from ..statements import TEXT, Statement
 
-LONGEST = 96  # tokens of the questions about one statement
+LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
 ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
 PART = "|"

@@ -80,7 +80,7 @@ class Studying:
         return Studied(statements, (*holding, *held_out), outdated, dropped)
 
     def _statements(self, listed: bool) -> tuple[tuple[Statement, ...], int]:
-        """The facts that the writer lists, or a document's sentences; where they are many, those with names and numbers."""
+        """Facts that the writer lists, or a document's sentences; of too many, those with names and numbers."""
         statements, dropped = self.context.statements, 0
         if self.context.conversation:
             found = facts_of(self.context.turns, self.writer, self._at("facts")) if listed else Listed((), ())
