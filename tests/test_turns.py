@@ -14,7 +14,7 @@ from ttt_retrofit import Memory, TTTCache
 from ttt_retrofit.consolidation.gate_calibration import TextMeans, find_background, nearness
 from ttt_retrofit.errors import CheckpointError, ConfigError
 from ttt_retrofit.memory import gates
-from ttt_retrofit.memory.turns import TAIL, last_turn, no_tail, opener_rows, tail_after, turn_starts
+from ttt_retrofit.memory.turns import TAIL, between_turns, last_turn, no_tail, opener_rows, tail_after, turn_starts
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 OPENER = (7, 8, 9)
@@ -44,6 +44,15 @@ def test_an_opener_that_is_split_over_calls_is_found(cut):
     ids, real = torch.tensor([[1, 2, 3], [4, 0, 0]]), torch.tensor([3, 0])
     tail = tail_after(ids, no_tail(2, CPU), real)
     assert tail.tolist() == [[-1] * (TAIL - 3) + [1, 2, 3], [-1] * TAIL]
+
+
+def test_between_turns_an_opener_has_begun_of_each_rows_own():
+    text = torch.tensor([[7, 8, 9, 8, 7, 7, 8, 1, 9]] * 4)
+    openers = opener_rows([OPENER, (9,), (), (7, 7, 8, 2)], CPU)
+    found = between_turns(text, no_tail(4, CPU), openers)
+    assert [row.nonzero().flatten().tolist() for row in found] == [[0, 1, 4, 5, 6], [], [], [0, 4, 5, 6]]
+    tail = torch.tensor([[-1] * (TAIL - 1) + [7]])
+    assert between_turns(text[:1, 1:], tail, openers[:1])[0].nonzero().flatten().tolist() == [0, 3, 4, 5]
 
 
 def one_key(openers=(OPENER,), width=5):
@@ -77,6 +86,13 @@ def test_in_a_turn_gates_are_those_of_the_turn_alone():
     assert (alone[:, shut:] > 0).any() and not bool(alone[:, :shut].any())
     for name in ("sums", "near", "seen"):
         assert torch.allclose(after.tensors()[name].float(), end.tensors()[name].float(), atol=1e-6), name
+
+
+def test_a_gate_is_shut_at_the_tokens_that_open_a_turn():
+    hidden, ids = rows(CHAT)
+    opening, _ = gates.openings_and_state(hidden, None, torch.tensor([len(CHAT)]), one_key(), ids)
+    shut = last_turn(CHAT, OPENER) - 2
+    assert bool(opening[0, shut - 1].any()) and not bool(opening[0, shut : shut + gates.MIN_TOKENS_OF_TURN].any())
 
 
 def test_how_a_chat_is_split_into_calls_changes_no_gate():

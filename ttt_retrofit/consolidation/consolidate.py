@@ -152,7 +152,10 @@ class Consolidation:
 
         student = Student(plain_copy(self.model), placement)
         reference = self._reference_set(student, teacher, studied.asked)
-        planning = Planning(self.context, self.others, self.before, teacher, student, self.formatter, self.prompts, self.config, self.control)  # fmt: skip
+        planning = Planning(
+            self.context, self.others, self.before, teacher, student, self.formatter, self.prompts, self.config,
+            self.control,
+        )  # fmt: skip
         plan = planning.plan(studied, reference)
         earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 

@@ -130,8 +130,14 @@ class Planning:
         if self.others is None:
             return RevisedMemory()
         return revise(
-            self.others, studied.statements, studied.outdated, self._encoded, self.before.in_words, self._asked_anew, opens
-        )  # fmt: skip
+            self.others,
+            studied.statements,
+            studied.outdated,
+            self._encoded,
+            self.before.in_words,
+            self._asked_anew,
+            opens,
+        )
 
     def _asked_anew(self, asked: Sequence[tuple[LessonText, list[Statement]]]) -> list[tuple[Answer, str]]:
         """What the teacher answers to earlier questions, having read the earlier answer and what was said since."""
@@ -150,10 +156,10 @@ def _with_superseded(revised: RevisedMemory, studied: Studied, source: str) -> t
     for entry in revised.memory.entries:
         facts = []
         for fact in entry.facts:
-            by = next(
-                (n for one, n in revised.changed if given_by(one.answer, one.question, fact.text)), None
-            ) if fact.status == "current" else None  # fmt: skip
-            gone += by is not None
-            facts.append(fact if by is None else superseded(fact, studied.statements[by].fact(source)))
+            by = next((n for one, n in revised.changed if given_by(one.answer, one.question, fact.text)), None)
+            if by is not None and fact.status == "current":
+                fact = superseded(fact, studied.statements[by].fact(source))
+                gone += 1
+            facts.append(fact)
         entries.append(dataclasses.replace(entry, facts=tuple(facts)))
     return dataclasses.replace(revised.memory, entries=tuple(entries)), gone

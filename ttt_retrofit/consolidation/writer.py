@@ -121,7 +121,9 @@ class Writer:
         never : tokens that no answer has.
         """
         noise = [_Gumbel(temperature, seed)] if temperature > 0 else []
-        shut = [SuppressTokensLogitsProcessor(sorted(never), device=str(self.model.device))] if never else []
+        shut: list[LogitsProcessor] = []
+        if never:
+            shut.append(SuppressTokensLogitsProcessor(sorted(never), device=str(self.model.device)))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), batch):

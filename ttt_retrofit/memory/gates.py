@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .turns import TAIL, no_tail, tail_after, turn_starts
+from .turns import TAIL, between_turns, no_tail, tail_after, turn_starts
 
 # The mean reaches back about this many tokens: a question, not the conversation before it.
 REACH = 8
@@ -237,7 +237,9 @@ def openings_and_state(
     Parameters as of `running_mean`; ids : (B, T) the tokens, by which turns are found. None: no turn begins here.
     """
     before = (before or GateState.fresh(hidden)).of_memories(gates.keys.shape[1])
-    starts = None if ids is None or gates.openers is None else turn_starts(ids, before.tail, gates.openers)
+    starts = between = None
+    if ids is not None and gates.openers is not None:
+        starts, between = (found(ids, before.tail, gates.openers) for found in (turn_starts, between_turns))
     means, seen, sums = running_mean(hidden, before, real, starts)
     cosine = scores(gates.background.whitened(means), gates.keys)
     # What is about nothing yet, or has no number, resembles nothing.
@@ -247,7 +249,11 @@ def openings_and_state(
     last = seen.gather(1, (real - 1).clamp_min(0)[:, None]).squeeze(1)
     seen_so_far = torch.where(real > 0, last, before.seen)
     tail = no_tail(hidden.shape[0], hidden.device) if ids is None else tail_after(ids, before.tail, real)
-    return openings(cosine, near, gates), GateState(sums, carried, seen_so_far, tail)
+    opening = openings(cosine, near, gates)
+    if between is not None:
+        # What a memory adds to the tokens that open a turn moves its answer, although the gate is shut in the turn.
+        opening = torch.where(between[..., None] & (gates.closed >= -1)[:, None], 0, opening)
+    return opening, GateState(sums, carried, seen_so_far, tail)
 
 
 def _least_tokens(openers: Tensor | None) -> Tensor | int:

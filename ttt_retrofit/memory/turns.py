@@ -42,6 +42,23 @@ def turn_starts(ids: Tensor, tail: Tensor, openers: Tensor) -> Tensor:
     return found & (openers >= 0).any(-1, keepdim=True)
 
 
+def between_turns(ids: Tensor, tail: Tensor, openers: Tensor) -> Tensor:
+    """Where an opener has begun and is not complete, of a user's turn or of what begins like it. (B, T) bool.
+
+    Parameters as of `turn_starts`.
+    """
+    length = openers.shape[1]
+    windows = torch.cat([tail[:, TAIL - length + 1 :], ids], dim=1).unfold(1, length, 1)  # (B, T, L)
+    missing = (openers < 0).sum(1, keepdim=True)  # (B or 1, 1)
+    columns = missing + torch.arange(length, device=openers.device)
+    begins = openers.gather(1, columns.clamp_max(length - 1))  # moved to the front
+    found = torch.zeros_like(ids, dtype=torch.bool)
+    for size in range(1, length):
+        same = (windows[..., length - size :] == begins[:, None, :size]).all(-1)
+        found |= same & (size < length - missing)
+    return found
+
+
 def tail_after(ids: Tensor, tail: Tensor, real: Tensor) -> Tensor:
     """The last tokens of each row after a call, (B, `TAIL`). real: (B,) how many of ids (B, T) are real; they come
     first.

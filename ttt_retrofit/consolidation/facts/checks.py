@@ -6,7 +6,6 @@ words with digits or capital letters; in scripts that know no capitals, the char
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
 from collections.abc import Collection, Iterable
@@ -69,9 +68,9 @@ def _stands(word: str, said: str, words: Collection[str], numbers: Collection[st
 
 
 def _alike(one: str, other: str) -> bool:
-    """Whether two words are forms of one: the shorter begins the longer, but for its last letter ("Klara", "Klarze")."""
-    shared = len(os.path.commonprefix((one, other)))
-    return one == other or (shared >= 4 and shared >= min(len(one), len(other)) - 1)
+    """Whether two words are forms of one: the shorter begins the longer, but for its last letter (Klara, Klarze)."""
+    beginning = max(4, min(len(one), len(other)) - 1)
+    return one == other or (min(len(one), len(other)) >= 4 and one[:beginning] == other[:beginning])
 
 
 def unlike(text: str, sources: Iterable[str]) -> float:

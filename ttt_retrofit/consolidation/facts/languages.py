@@ -14,7 +14,6 @@ from functools import cache
 from importlib import resources
 
 from .checks import caseless, folded
-from .related import terms
 
 RUN = 3  # characters
 UNSEEN = 5e-5  # probability of a run that a block does not have
@@ -76,12 +75,6 @@ def _runs(text: str) -> Counter[str]:
     said = " " + " ".join(folded(text).split()) + " "
     runs = (said[at : at + RUN] for at in range(len(said) - RUN + 1))
     return Counter(run for run in runs if not run.isdigit()) + Counter(caseless(said))
-
-
-@cache
-def common(language: Language) -> frozenset[str]:
-    """Terms of a block. It is about nobody, so most of them are words of any text in its language: "the", "not"."""
-    return frozenset(terms(language.text))
 
 
 @cache

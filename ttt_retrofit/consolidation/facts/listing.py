@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...memory.facts import Fact
-from .checks import caseless, folded, missing, unlike
+from .checks import caseless, folded, missing, unlike, verbatim
 from .extraction import BEFORE, Written, written_facts
-from .languages import common, nearest
-from .related import terms
+from .related import of_others, terms
 from .turns import Turn
 from .writers import FactWriter
 
+SHORTEST = 3  # words of a fact that names nothing
 ELLIPTIC = 5  # words of a message that may not be understood alone
 ASKS = ("?", "？", "؟")
 SAID = 0.5  # share of words that must stand in the source: a fact is in its speaker's own words
@@ -67,6 +66,8 @@ def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:
     unsaid = missing(written.text, sources, allowed=(*written.turn.date.isoformat().split("-"),))
     if unsaid:
         return f"{', '.join(unsaid)} was not said"
+    if len(terms(written.text)) < SHORTEST and not verbatim(written.text) and not caseless(written.text):
+        return "it says too little"
     if unlike(written.text, sources) > UNLIKE or terms_said(written.text, sources) <= SAID:
         return "its words were not said"
     if lent := borrowed(written, turns):
@@ -81,20 +82,12 @@ def borrowed(written: Written, turns: Sequence[Turn]) -> set[str]:
     """
     turn = written.turn
     at = turns.index(turn)
-    own = terms(f"{turn.said_by} {turn.dated}")
-    if len(own) <= ELLIPTIC:
+    own = f"{turn.said_by} {turn.dated}"
+    if len(terms(own)) <= ELLIPTIC:
         return set()
     if at and turns[at - 1].text.rstrip().endswith(ASKS):
-        own |= terms(turns[at - 1].dated)
-    others = set().union(*(terms(other.dated) for other in turns if other is not turn))
-    lent = (terms(written.text) - own) & others - _frequent(turns) - common(nearest(written.text))
-    return {term for term in lent if not caseless(term)}  # characters are of no message in particular
-
-
-def _frequent(turns: Sequence[Turn]) -> set[str]:
-    """Terms that a third of the messages have, such as "my" and "is": they are of no message in particular."""
-    counts = Counter(term for turn in turns for term in terms(turn.dated))
-    return {term for term, count in counts.items() if count >= max(3, len(turns) / 3)}
+        own += f" {turns[at - 1].dated}"
+    return of_others(written.text, own, [other.dated for other in turns])
 
 
 def terms_said(text: str, sources: Sequence[str]) -> float:

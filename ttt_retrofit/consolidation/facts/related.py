@@ -6,10 +6,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 
 from .checks import WORD, caseless, folded
+from .languages import Language, nearest
 
 APOSTROPHE = re.compile("['’]")  # "dog's", "l'eau"
+OFTEN = 3  # texts that have a word which tells none of them apart
 STEM = 5  # letters by which forms of one word are one
 
 
@@ -20,6 +23,23 @@ def terms(text: str) -> set[str]:
     return {word[:STEM] if word.isalpha() else word for word in words} | set(caseless(said))
 
 
+def of_others(text: str, own: str, texts: Sequence[str]) -> set[str]:
+    """Terms of a text that its own source does not have but others of `texts` do.
+
+    Words that a third of the texts have, or any text in their language, are of none in particular; so are characters.
+    """
+    counts = Counter(term for other in texts for term in terms(other))
+    often = {term for term, count in counts.items() if count >= max(OFTEN, len(texts) / OFTEN)}
+    lent = (terms(text) - terms(own)) & set(counts) - often
+    return {term for term in lent if not caseless(term)} - common(nearest(text))
+
+
+@cache
+def common(language: Language) -> frozenset[str]:
+    """Terms of an example. It is about nobody, so most of them are words of any text in its language: "the", "not"."""
+    return frozenset(terms(language.text))
+
+
 class Related:
     """Texts that can be asked for those that share most with another text."""
 
@@ -28,12 +48,9 @@ class Related:
         counts = Counter(term for found in self.terms for term in found)
         self.weight = {term: math.log(1 + len(texts) / count) for term, count in counts.items()}
 
-    def to(self, text: str, most: int, after: int = -1) -> list[int]:
-        """Numbers of at most so many texts that share something, in their order; only those after one of them."""
+    def to(self, text: str, most: int) -> list[int]:
+        """Numbers of at most so many texts that share something, in their order."""
         wanted = terms(text)
-        scored = {
-            number: sum(self.weight[term] for term in self.terms[number] & wanted)
-            for number in range(after + 1, len(self.terms))
-        }
+        scored = {number: sum(self.weight[term] for term in found & wanted) for number, found in enumerate(self.terms)}
         best = sorted((n for n, score in scored.items() if score > 0), key=lambda n: -scored[n])[:most]
         return sorted(best)

@@ -1,7 +1,7 @@
 """The teacher's answers: it reads what was told, with what was told later about the same, and is asked.
 
-An answer that holds the part that was asked for is studied. One that gives a part of a later statement in its place says
-that the earlier one no longer holds. One that names what nobody told is dropped.
+An answer that holds the part that was asked for is studied. One that gives a part of a later statement in its place
+says that the earlier one no longer holds. One that names what nobody told is dropped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .questions import QuestionDraft
 
 BATCH = 64
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
-LATER = 3  # later statements that are read with one
+READ = 4  # statements that one question is answered from
 ACKNOWLEDGED = "OK."
 
 
@@ -58,43 +58,41 @@ def answer(
     config: ConsolidationConfig,
     control: Control,
 ) -> Answered:
-    """Every question with what was told later, then those that were not answered with their statement alone."""
+    """Every question with what else was told about the same, then those that were not answered with their statement
+    alone. Where one question was answered in two ways, the answer from more counts, and then the later one.
+    """
     related = Related([statement.source for statement in statements])
     found: dict[int, Question] = {}
     moved: list[tuple[int, int]] = []
     missed = list(range(len(asked)))
     for alone in (False, True):
-        contexts = {n: _read(asked[n], statements, related, alone) for n in missed}
-        some = [n for n in missed if not (alone and asked[n].statement < 0)]
+        known = {folded(question.text) for question in found.values()}
+        some = [n for n in missed if not alone or (asked[n].statement >= 0 and folded(asked[n].text) not in known)]
         missed = []
+        contexts = {n: _read(asked[n], statements, related, alone) for n in some}
         by_user = {n: asked[n].statement >= 0 and statements[asked[n].statement].said_by == "User" for n in some}
         for batch in _batches(some, by_user):
             if found and control.spent() > ANSWERED:
                 break
             control.at("answers again" if alone else "answers", some.index(batch[0]), len(some))
             prompts = [ask.prompt(asked[n], [statements[i] for i in contexts[n]], pieces, alone) for n in batch]
-            line = not ask.formatter.chat
+            line, never = not ask.formatter.chat, ask.speakers if by_user[batch[0]] else ()
             answers = teacher.answer(
-                prompts,
-                config.answer_tokens,
-                BATCH,
-                config.kept_logits,
-                line=line,
-                never=ask.speakers if by_user[batch[0]] else (),
+                prompts, config.answer_tokens, BATCH, config.kept_logits, line=line, never=sorted(never)
             )
             for n, given in zip(batch, answers):
-                said = teacher.text(given)
                 # What a user asks may be answered from all that was said.
                 told = statements if asked[n].by_user else [statements[i] for i in contexts[n]]
                 source = " ".join(statement.source for statement in told)
-                question, later = _judged(asked[n], given, said, source, statements, contexts[n], alone)
+                question, later = _judged(asked[n], given, teacher.text(given), source, statements, contexts[n], alone)
                 if question is not None:
                     found[n] = question
-                elif later is None:
-                    missed.append(n)
                 if later is not None:
                     moved.append((asked[n].statement, later))
-    return Answered(tuple(found[n] for n in sorted(found)), tuple(moved))
+                elif question is None:
+                    missed.append(n)
+    last = {folded(found[n].text): n for n in sorted(found, key=lambda n: found[n].statement)}
+    return Answered(tuple(found[n] for n in sorted(last.values())), tuple(moved))
 
 
 def _batches(numbers: Sequence[int], alike: dict[int, bool]) -> Iterator[list[int]]:
@@ -146,11 +144,11 @@ def given_by(said: str, known: str, source: str) -> frozenset[str]:
 def _read(draft: QuestionDraft, statements: Sequence[Statement], related: Related, alone: bool) -> list[int]:
     """The statements that a question is answered from, in their order."""
     if draft.statement < 0:
-        return related.to(draft.text, LATER + 1)
+        return related.to(draft.text, READ)
     if alone or statements[draft.statement].said_by == TEXT:
         return [draft.statement]
     text = f"{draft.text} {statements[draft.statement].source}"
-    return [draft.statement, *related.to(text, LATER, after=draft.statement)]
+    return sorted({draft.statement, *related.to(text, READ)})
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def quotes(
 
 def with_gap(text: str) -> str:
     """A statement with its last name or number hidden, or else its last word."""
-    words = [match for match in WORD.finditer(text)]
+    words = list(WORD.finditer(text))
     told = set(verbatim(text))
     hidden = next((m for m in reversed(words) if m[0] in told), words[-1] if words else None)
     return text if hidden is None else text[: hidden.start()] + GAP + text[hidden.end() :]

@@ -16,10 +16,11 @@ from importlib import resources
 from ...util.messages import Message
 from ..facts.checks import WORD, caseless, folded, missing, verbatim
 from ..facts.languages import Language, nearest
+from ..facts.related import of_others
 from ..facts.writers import FactWriter
 from ..statements import TEXT, Statement
 
-LONGEST = 96  # tokens of the questions about one statement
+LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
 ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
 PART = "|"
@@ -46,17 +47,18 @@ def ask(
 ) -> list[QuestionDraft]:
     """Questions about every statement, in several wordings; then about names and numbers that none asked for."""
     prompts = [prompt(statement, languages) for statement in statements]
+    sources = [statement.source for statement in statements]
     found: list[QuestionDraft] = []
     for wording in range(max(wordings, 1)):
         progress(wording, max(wordings, 1) + 1)
-        found += _written(writer.complete(prompts, LONGEST, seed=wording), statements, found)
+        found += _written(writer.complete(prompts, LONGEST, seed=wording), statements, found, sources)
     left = [(number, word) for number, word in _unasked(statements, found)]
     if left:
         progress(max(wordings, 1), max(wordings, 1) + 1)
         parts = [asking_for(word, statements[number], languages) for number, word in left]
         for (number, word), text in zip(left, writer.complete(parts, LONGEST // 2, seed=0)):
             question = next(iter(text.strip().splitlines()), "")
-            found += _written([f"{word} {PART} {question}"], [statements[number]], found, number)
+            found += _written([f"{word} {PART} {question}"], [statements[number]], found, sources, number)
     return found
 
 
@@ -74,7 +76,7 @@ def ask_again(
     for (number, part), text in zip(parts, texts):
         question = next(iter(text.strip().splitlines()), "").strip()
         draft = QuestionDraft(question, number, part, held_out=True)
-        if is_sound(draft, statements[number]):
+        if is_sound(draft, statements[number], [statement.source for statement in statements]):
             found.append(draft)
     return found
 
@@ -110,7 +112,11 @@ def _asked() -> dict[str, str]:
 
 
 def _written(
-    answers: Sequence[str], statements: Sequence[Statement], known: Sequence[QuestionDraft], first: int = 0
+    answers: Sequence[str],
+    statements: Sequence[Statement],
+    known: Sequence[QuestionDraft],
+    sources: Sequence[str],
+    first: int = 0,
 ) -> list[QuestionDraft]:
     """The sound questions of the answers that are not known yet; answer n is about statement `first` + n."""
     found: list[QuestionDraft] = []
@@ -118,7 +124,7 @@ def _written(
     for number, (answer, statement) in enumerate(zip(answers, statements), first):
         for draft in drafts_of(answer, number):
             key = (number, folded(draft.text))
-            if key not in asked and is_sound(draft, statement):
+            if key not in asked and is_sound(draft, statement, sources):
                 asked.add(key)
                 found.append(draft)
     return found
@@ -132,8 +138,11 @@ def drafts_of(answer: str, statement: int) -> Iterator[QuestionDraft]:
             yield QuestionDraft(question.strip(), statement, part.strip(" \"'“”«»"))
 
 
-def is_sound(draft: QuestionDraft, statement: Statement) -> bool:
-    """Whether a question asks for a part of its statement, does not give it away, and names nothing else."""
+def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] = ()) -> bool:
+    """Whether a question asks for a part of its statement, does not give it away, and is about nothing else.
+
+    sources : of all statements, by which it is told that a question speaks of somebody else's.
+    """
     source, asked, part = folded(statement.source), folded(draft.text), folded(draft.part)
     told = part in source and bool(WORD.search(part))
     return (
@@ -142,6 +151,7 @@ def is_sound(draft: QuestionDraft, statement: Statement) -> bool:
         and len(draft.text) <= MOST
         and len(WORD.findall(draft.text)) + len(caseless(draft.text)) > 1
         and not _unsaid(draft.text, statement.source)
+        and not of_others(draft.text, statement.source, sources)
     )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from ...util.prompt_formatter import PromptFormatter
 from ..config import ConsolidationConfig
@@ -79,7 +80,7 @@ class Studying:
         return Studied(statements, (*holding, *held_out), outdated, dropped)
 
     def _statements(self, listed: bool) -> tuple[tuple[Statement, ...], int]:
-        """Of a conversation, the facts that the writer lists; those with names and numbers first where there are many."""
+        """Facts that the writer lists, or a document's sentences; of too many, those with names and numbers."""
         statements, dropped = self.context.statements, 0
         if self.context.conversation:
             found = facts_of(self.context.turns, self.writer, self._at("facts")) if listed else Listed((), ())
@@ -110,8 +111,8 @@ class Studying:
             found |= {q.statement: replace(q, held_out=True) for q in given.questions if q.statement in wanted}
         return [found[number] for number in sorted(found)]
 
-    def _at(self, stage: str):  # type: ignore[no-untyped-def]
-        return lambda done, total: self.control.at(stage, done, total)
+    def _at(self, stage: str) -> Callable[[int, int], None]:
+        return partial(self.control.at, stage)
 
 
 def _as_written(value: str, statement: Statement) -> str:
