@@ -110,13 +110,13 @@ def test_speakers_who_have_names_are_told_apart_by_them():
     turns = turns_of(
         [
             {"role": "user", "name": "Ana\nB", "content": "My dog is called Bolt."},
-            {"role": "assistant", "name": None, "content": "Nice."},
+            {"role": "assistant", "name": None, "content": "Nice, I like Bolt."},
             {"role": "tool", "name": "weather", "content": "rain"},
         ],
         MONDAY,
     )
     assert [turn.said_by for turn in turns] == ["Ana B", "Assistant", "Tool"]
-    writer = Scripted(lambda asked: "[1] Ana has a dog called Bolt.\n[2] Nice.")
+    writer = Scripted(lambda asked: "[1] Ana has a dog called Bolt.\n[2] I like Bolt.")
     assert [fact.said_by for fact in facts_of(turns, writer).facts] == ["Ana B", "assistant"]
     assert "[1] Ana B: My dog" in writer.asked[0]
 
