@@ -1,0 +1,139 @@
+"""The study of a conversation as a whole: facts, questions, answers, what no longer holds, what is kept for verification."""
+
+import dataclasses
+
+import pytest
+from scripted import CONTROL, Formatter, Scripted, Teacher, script
+from words import tokenizer
+
+from ttt_retrofit import ConsolidationConfig
+from ttt_retrofit.consolidation.pieces import parse_context
+from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.study.lessons import GAP, with_gap
+from ttt_retrofit.consolidation.study.questions import ALIKE, resemblance
+from ttt_retrofit.consolidation.study.studied import Studying
+from ttt_retrofit.consolidation.study.unknown import unanswered
+
+PROMPTS = Prompts.load()
+TALK = [
+    {"role": "user", "content": "I work at Harlow Bakery as you know."},
+    {"role": "user", "content": "By the way my dog is called Bolt."},
+    {"role": "user", "content": "I quit at Harlow Bakery and work for Volta Power."},
+]
+FACTS = {
+    "as you know": "I work at Harlow Bakery.",
+    "By the way": "My dog is called Bolt.",
+    "I quit": "I quit at Harlow Bakery and work for Volta Power.",
+}
+QUESTIONS = {
+    "called Bolt": "Bolt | What is my dog called?\nBolt | What is my dog called?\nRex | What is my dog called?",
+    "for Volta": "Volta Power | Where do I work now?",
+    "at Harlow": "Harlow Bakery | Where do I work?",
+}
+AGAIN = {"Bolt": "How do I call my dog?", "Volta": "Who do I work for?"}
+
+
+def says(asked, told):
+    if "dog" in asked:
+        return "Your dog is called Bolt."
+    return "You work for Volta Power." if "Volta" in told else "You work at Harlow Bakery."
+
+
+def study(own_questions=(), talk=TALK, writer=None, teacher=None, **settings):
+    context = parse_context(talk, tokenizer(), 256, "2026-03-09")
+    config = ConsolidationConfig(**{"wordings": 1, **settings})
+    writer = writer or script(FACTS, QUESTIONS, AGAIN)
+    studying = Studying(context, teacher or Teacher(says), writer, Formatter(tokenizer()), PROMPTS, config, CONTROL)
+    return studying.study(own_questions), writer
+
+
+def test_facts_are_asked_about_and_one_that_a_later_one_changes_is_outdated():
+    studied, _ = study()
+    assert [statement.text for statement in studied.statements] == list(FACTS.values())
+    assert studied.outdated == {0: 2}
+    assert [(q.text, set(q.value), q.statement) for q in studied.asked if q.statement == 1] == [
+        ("What is my dog called?", {"bolt"}, 1)
+    ]
+    assert {q.statement for q in studied.questions} == {1, 2}, "nothing is asked about what no longer holds"
+    assert [statement.text for statement in studied.holding] == list(FACTS.values())[1:]
+
+
+def test_every_statement_is_asked_for_in_verification_by_a_question_that_is_not_studied():
+    studied, _ = study()
+    assert {q.statement for q in studied.held_out} == {1, 2} and len(studied.held_out) == 2
+    for held_out in studied.held_out:
+        same = [q.text for q in studied.asked if q.statement == held_out.statement]
+        assert same and all(resemblance(held_out.text, text) <= ALIKE for text in same)
+
+
+def test_a_question_for_verification_that_is_studied_already_is_tried_again_and_then_left():
+    writer = script(FACTS, QUESTIONS, {"Bolt": "What is my dog called?"})
+    studied, _ = study(writer=writer)
+    assert [q.statement for q in studied.held_out] == []
+    assert sum(asked.endswith("→ Bolt") for asked in writer.asked) == 2
+
+
+def test_own_questions_take_the_place_of_all_that_a_writer_writes():
+    studied, writer = study(["What is my dog called?", "Where do I work?", "Who am I?"])
+    assert writer.asked == [] and not studied.held_out and studied.dropped == 0
+    found = {q.text: set(q.value) for q in studied.questions}
+    assert found["What is my dog called?"] == {"bolt"} and found["Where do I work?"] == {"volta", "power"}
+
+
+def test_what_failed_a_check_is_counted():
+    lines = {**FACTS, "By the way": "My cat is called Rex."}
+    studied, _ = study(writer=script(lines, QUESTIONS))
+    assert studied.dropped == 1
+    assert [s.text for s in studied.statements][1] == "By the way my dog is called Bolt.", "it stands as it was said"
+
+
+def test_of_too_many_statements_those_with_names_and_numbers_are_studied_in_their_order():
+    talk = [{"role": "user", "content": text} for text in ("i like tea and toast.", "My dog is Bolt.", "I sing a lot.", "We live in Graz.")]  # fmt: skip
+    studied, _ = study(talk=talk, writer=Scripted(lambda asked: ""), most_statements=2)
+    assert [s.text for s in studied.statements] == ["My dog is Bolt.", "We live in Graz."]
+
+
+def test_a_document_s_sentences_are_the_statements_and_no_facts_are_listed():
+    writer = script({}, {"1843": "1843 | When did the old mill burn down?"}, {"1843": "In which year was the fire?"})
+    text = "The old mill burnt down in 1843. Orlov fled to Riga with his brother."
+    context = parse_context(text, tokenizer(), 256)
+    studying = Studying(context, Teacher(lambda asked, told: "In 1843."), writer, Formatter(tokenizer()), PROMPTS,
+                        ConsolidationConfig(wordings=1), CONTROL)  # fmt: skip
+    studied = studying.study(())
+    assert [s.text for s in studied.statements] == ["The old mill burnt down in 1843.", "Orlov fled to Riga with his brother."]  # fmt: skip
+    assert [q.text for q in studied.asked] == ["When did the old mill burn down?"]
+    assert not any("[1]" in asked for asked in writer.asked)
+
+
+@pytest.mark.parametrize(
+    ("told", "declined", "known"),
+    [
+        ("My favourite dish is borscht.", "What is my favourite film?", "Which dish do I like?"),
+        ("The number of my flight is YL583.", "What is my account number?", "What is my flight number?"),
+        ("My landlady works at the bank.", "Who is my dentist?", "Which bank do I use?"),
+        ("", "Who is my dentist?", None),
+    ],
+)
+def test_what_nothing_was_told_about_is_declined_though_it_shares_common_words(told, declined, known):
+    stock = [*PROMPTS.unknown, "Which dish do I like?"]
+    asked = unanswered(stock, told)
+    assert declined in asked and known not in asked
+    assert len(asked) > len(stock) / 2
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("My dog Bolt hates cats.", f"My dog {GAP} hates cats."),
+        ("My dog hates cats.", f"My dog hates {GAP}."),
+        ("It leaves at 7:40 sharp.", f"It leaves at {GAP} sharp."),
+        ("…", "…"),
+    ],
+)
+def test_a_statement_that_nothing_asks_about_asks_for_itself(text, asked):
+    assert with_gap(text) == asked
+
+
+def test_the_study_of_the_same_conversation_is_the_same():
+    one, other = (study()[0] for _ in range(2))
+    assert dataclasses.asdict(one) == dataclasses.asdict(other)
