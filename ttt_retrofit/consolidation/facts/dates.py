@@ -28,8 +28,10 @@ def with_days(text: str, said: datetime.date) -> str:
 
 def relative_days(text: str, said: datetime.date) -> list[tuple[str, datetime.date]]:
     """The expressions of a text that depend on the day it was said, each with the day that it means."""
-    past, future = (_found(text, said, towards) for towards in ("past", "future"))
-    later = _found(text, said + LATER, "past")
+    past = _found(text, said, "past")
+    if not past:  # as most messages; looking takes the library a tenth of a second
+        return []
+    future, later = _found(text, said, "future"), _found(text, said + LATER, "past")
     return [
         (phrase, day)
         for phrase, day in past.items()
