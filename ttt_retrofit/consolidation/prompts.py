@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -74,6 +75,4 @@ class Prompts:
 
 def fill(template: str, **values: str) -> str:
     """`template` with its placeholders replaced; braces in the values stay as they are."""
-    for name, text in values.items():
-        template = template.replace("{" + name + "}", text)
-    return template
+    return re.sub(rf"\{{({'|'.join(values)})\}}", lambda found: values[found[1]], template)
