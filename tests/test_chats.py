@@ -9,9 +9,12 @@ from consolidated import CONFIG, consolidate
 from converted import speaker
 from words import QUESTIONS, SENTENCES, STORY, tokenizer
 
-from ttt_retrofit.consolidation import chats, distill, study
+from ttt_retrofit.consolidation import distill
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.study import chats
+from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.lessons import certain
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 
@@ -44,8 +47,8 @@ def questions_about(*statements):
     """Questions, their lessons, and both in words."""
     formatter = PromptFormatter(tokenizer(), "")
     said = [(question, "Solveig is old .") for question, _ in zip(QUESTIONS, statements)]
-    questions = [study.Question(text, frozenset(), None, about) for (text, _), about in zip(said, statements)]
-    lessons = [study.certain("fact", formatter.asked(asked), formatter.said(answer)) for asked, answer in said]
+    questions = [Question(text, frozenset(), None, about) for (text, _), about in zip(said, statements)]
+    lessons = [certain("fact", formatter.asked(asked), formatter.said(answer)) for asked, answer in said]
     return questions, lessons, said, formatter
 
 

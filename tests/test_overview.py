@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 from words import tokenizer
 
-from ttt_retrofit.consolidation import overview as module
-from ttt_retrofit.consolidation.overview import overview
 from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.study import Question
+from ttt_retrofit.consolidation.statements import of_conversation
+from ttt_retrofit.consolidation.study import overview as module
+from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.overview import overview
+from ttt_retrofit.consolidation.study.studied import Studied
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 PROMPTS = Prompts.load()
@@ -34,13 +36,18 @@ class Teacher:
         return self.says
 
 
-def asked_about(*numbers):
-    return [Question("?", frozenset({"x"}), None, number) for number in numbers]
+CONTEXT = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64, "2026-03-09")
+
+
+def retold(*numbers, outdated=None):
+    """The lessons where questions were asked about these statements."""
+    questions = tuple(Question("?", frozenset({"x"}), None, number) for number in numbers)
+    studied = Studied(of_conversation(CONTEXT.turns, None), questions, outdated or {})
+    return overview(CONTEXT, studied, Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
 
 
 def test_a_conversation_is_retold_word_by_word_and_in_order():
-    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
-    lessons = overview(context, asked_about(2, 0, 1, 0), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
+    lessons = retold(2, 0, 1, 0)
     assert [lesson.prompt for lesson in lessons] == [tuple(FORMATTER.asked(text)) for text in PROMPTS.overview]
     assert {lesson.answer for lesson in lessons} == {
         tuple(FORMATTER.said('I remember this: "my dog is old. my wife has a cello. Runa has the code 7719."'))
@@ -48,17 +55,15 @@ def test_a_conversation_is_retold_word_by_word_and_in_order():
 
 
 def test_what_no_longer_holds_is_not_retold():
-    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64).without({1})
-    lessons = overview(context, asked_about(0, 1, 2), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
+    lessons = retold(0, 1, 2, outdated={1: 2})
     assert lessons[0].answer == tuple(FORMATTER.said('I remember this: "my dog is old. Runa has the code 7719."'))
+    assert retold() == []
 
 
 def test_names_and_numbers_have_precedence_where_there_is_no_room_for_all(monkeypatch):
-    context = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64)
     size = len(WORDS(TOLD[2], add_special_tokens=False).input_ids)
     monkeypatch.setattr(module, "MOST_TOKENS", size)
-    lessons = overview(context, asked_about(0, 1, 2), Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
-    assert lessons[0].answer == tuple(FORMATTER.said(f'I remember this: "{TOLD[2]}"'))
+    assert retold(0, 1, 2)[0].answer == tuple(FORMATTER.said(f'I remember this: "{TOLD[2]}"'))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_a_document_is_summed_up_piece_by_piece_if_something_was_taken_from_it(s
     context = parse_context(" ".join(TOLD), WORDS, 12)
     teacher = Teacher(says)
     control = SimpleNamespace(at=lambda *args: None)
-    lessons = overview(context, [], teacher, FORMATTER, PROMPTS, control)
+    lessons = overview(context, Studied(context.statements), teacher, FORMATTER, PROMPTS, control)
     assert len(teacher.asked) == min(len(context.pieces), module.MOST_TOKENS // module.SUMMARY_TOKENS) > 1
     assert bool(lessons) == kept
     if kept:

@@ -12,7 +12,7 @@ from benchmarks import baselines, needle_rows, turns_rows
 from benchmarks.needles import Needle
 from benchmarks.sessions import Asked, Sessions
 from benchmarks.systems import evict
-from ttt_retrofit.consolidation.study import certain
+from ttt_retrofit.consolidation.study.lessons import certain
 from ttt_retrofit.memory.notes import Note
 
 WINDOW, SINKS = 32, 4

@@ -18,7 +18,7 @@ from ttt_retrofit.consolidation.distill import (
 )
 from ttt_retrofit.consolidation.model_copies import plain_copy
 from ttt_retrofit.consolidation.student import Student
-from ttt_retrofit.consolidation.study import certain
+from ttt_retrofit.consolidation.study.lessons import certain
 from ttt_retrofit.memory import MemoryConfig
 from ttt_retrofit.memory.collate import collate
 from ttt_retrofit.memory.projections import find_placement
