@@ -15,7 +15,9 @@ from safetensors.torch import save as tensors_to_bytes
 from ttt_retrofit import CheckpointError, ConfigError, Memory, TTTConfig
 from ttt_retrofit.consolidation.distill import begin_training
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.study import Question
+from ttt_retrofit.consolidation.statements import Statement
+from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.studied import Studied
 from ttt_retrofit.consolidation.work_directory import STUDY, TRAINING, WRITTEN, WorkDirectory
 from ttt_retrofit.consolidation.writer import Answer
 from ttt_retrofit.memory.memory_file import HEADER, HEADER_DIGEST
@@ -165,9 +167,20 @@ def state():
     return begin_training({"model.layers.1.mlp.down_proj": {"a": torch.ones(2, 3, requires_grad=True)}})
 
 
+TEXTS = ["[1] Marek is old.", "Où ? 😀"]
+TOLD = Statement("Marek is old.", "User", (("Assistant", "who is old ?"),), message=1, said_at="2026-03-09")
+STUDIED = Studied(
+    (TOLD, Statement("Marek is young.", "User", message=2)),
+    tuple(Question("who ?", frozenset({"marek"}), answer, number, bool(number)) for number, answer in enumerate(answers())),
+    {0: 1},
+    3,
+)
+
+
 def written(directory) -> WorkDirectory:
     work = WorkDirectory(directory, vocabulary=9)
-    work.save_study([Question("who ?", frozenset({"marek"}), answer, 0) for answer in answers()], [1])
+    work.save_study(STUDIED)
+    work.save_texts("y", TEXTS)
     work.save_answers("x", answers())
     trained = state()
     for leaf in trained.leaves["model.layers.1.mlp.down_proj"].values():
@@ -182,6 +195,51 @@ def loaded(work: WorkDirectory) -> list:
     fresh = state()
     work.load_training(fresh)
     return [work.load_study(), work.load_answers("x"), fresh.step or None]
+
+
+def test_a_study_comes_back_as_it_was(tmp_path):
+    work = written(tmp_path)
+    found = work.load_study()
+    assert (found.statements, found.outdated, found.dropped) == (STUDIED.statements, {0: 1}, 3)
+    for one, other in zip(found.questions, STUDIED.questions, strict=True):
+        assert (one.text, one.value, one.statement, one.held_out) == (other.text, other.value, other.statement, other.held_out)
+        assert one.answer.ids == other.answer.ids and torch.equal(one.answer.indices, other.answer.indices)
+    assert work.load_texts("y") == TEXTS and work.load_texts("z") is None
+
+
+def test_no_flipped_bit_of_texts_goes_unnoticed(tmp_path):
+    work, path = written(tmp_path), tmp_path / WRITTEN.format("y")
+    for damaged in flipped(path.read_bytes(), 3):
+        path.write_bytes(damaged)
+        assert work.load_texts("y") is None, "asked again"
+    for header in (None, 1, "x", {}, [1], [["x"]], ["x", None]):
+        write_sealed(path, {}, {"header": json.dumps(header)})
+        assert work.load_texts("y") is None
+
+
+STUDY_EDITS = [
+    lambda asked, statements, outdated, dropped: [asked, statements, outdated],
+    lambda asked, statements, outdated, dropped: [asked, statements[:1], [], dropped],  # a question about none
+    lambda asked, statements, outdated, dropped: [asked, statements, [[0, 2]], dropped],
+    lambda asked, statements, outdated, dropped: [asked, statements, [[0]], dropped],
+    lambda asked, statements, outdated, dropped: [asked, statements, {"0": 1}, dropped],
+    lambda asked, statements, outdated, dropped: [asked, statements, outdated, -1],
+    lambda asked, statements, outdated, dropped: [asked, [s[:5] for s in statements], outdated, dropped],
+    lambda asked, statements, outdated, dropped: [asked, [[*s[:2], [["x"]], *s[3:]] for s in statements], outdated, dropped],
+    lambda asked, statements, outdated, dropped: [asked, [[*s[:5], 7] for s in statements], outdated, dropped],
+    lambda asked, statements, outdated, dropped: [[q[:4] for q in asked], statements, outdated, dropped],
+    lambda asked, statements, outdated, dropped: [[[*q[:4], 1] for q in asked], statements, outdated, dropped],
+    lambda asked, statements, outdated, dropped: [[[q[0], [1], *q[2:]] for q in asked], statements, outdated, dropped],
+    lambda asked, statements, outdated, dropped: [asked[:1], statements, outdated, dropped],
+]
+
+
+@pytest.mark.parametrize("edit", STUDY_EDITS)
+def test_a_resealed_study_of_other_values_is_done_again(tmp_path, edit):
+    work, path = written(tmp_path), tmp_path / STUDY
+    tensors, texts = read_sealed(path)
+    write_sealed(path, tensors, {"header": json.dumps(edit(*json.loads(texts["header"])))})
+    assert work.load_study() is None
 
 
 def test_no_flipped_bit_of_work_in_progress_goes_unnoticed(tmp_path):
