@@ -15,9 +15,10 @@ from tiny import tokens
 from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
-from ttt_retrofit.consolidation import distill, reference_set
+from ttt_retrofit.consolidation import distill, planning, reference_set
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.study import answers
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 
@@ -150,10 +151,8 @@ def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkey
 @pytest.mark.slow
 def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_path, monkeypatch):
     told = []
-    unanswered = consolidation.study.unanswered
-    monkeypatch.setattr(
-        consolidation.study, "unanswered", lambda prompts, text: told.append(text) or unanswered(prompts, text)
-    )
+    unanswered = planning.unanswered
+    monkeypatch.setattr(planning, "unanswered", lambda stock, text: told.append(text) or unanswered(stock, text))
     consolidate(model, directory=tmp_path)
     consolidate(model, OTHER_STORY, directory=tmp_path)
     assert STORY in told[0] and STORY not in told[1]
@@ -161,44 +160,11 @@ def test_what_an_earlier_entry_knows_is_not_taught_to_be_declined(model, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_later_context_knows_who_was_called_what_in_an_earlier_one(model, tmp_path, monkeypatch):
-    memory = consolidate(model, directory=tmp_path)
-    formatter = PromptFormatter(tokenizer(), "")
-    told = study.certain("fact", formatter.asked("who is my wife ?"), formatter.said("my wife is Solveig ."))
-    entry = memory.entries[0]
-    entry = dataclasses.replace(entry, lessons=(*entry.lessons, told))
-    model.load_memory(dataclasses.replace(memory, entries=(entry,)))
-    known = []
-    otherwise_named = study.otherwise_named
-    monkeypatch.setattr(
-        study, "otherwise_named", lambda questions, names: known.extend(names) or otherwise_named(questions, names)
-    )
-    second = consolidate(model, OTHER_STORY, directory=tmp_path)
-    assert ("my wife", "Solveig") in known
-    # What the later one was taught with the earlier one's words would outlive it.
-    assert second.entries[1].learned_from == (entry.name,)
-    assert Memory.load(second.save(tmp_path / "saved")).entries[1].learned_from == (entry.name,)
-    with pytest.raises(ConfigError, match=f"taught with what '{entry.name}' said"):
-        model.forget_memory(entry.name)
-    assert model.memory.names() == second.names()
-    # The same context again takes the place of what it was taught before, and does not build on it.
-    again = consolidate(model, OTHER_STORY, directory=tmp_path)
-    assert again.names() == second.names() and again.entries[1].learned_from == (entry.name,)
-    model.forget_memory(*again.names())
-    assert model.memory.names() == []
-
-
-@pytest.mark.slow
 def test_a_context_is_never_learned_from_itself(model, tmp_path):
     memory = consolidate(model, directory=tmp_path)
-    formatter = PromptFormatter(tokenizer(), "")
-    told = study.certain("fact", formatter.asked("who is my wife ?"), formatter.said("my wife is Solveig ."))
-    entry = dataclasses.replace(memory.entries[0], lessons=(*memory.entries[0].lessons, told))
-    model.load_memory(dataclasses.replace(memory, entries=(entry,)))
     again = consolidate(model, directory=tmp_path)
-    assert again.names() == [entry.name] and again.entries[0].learned_from == ()
-    assert told not in again.entries[0].lessons
-    model.forget_memory(entry.name)
+    assert again.names() == memory.names() and len(again.entries) == 1
+    assert digests(again) == digests(memory), "it is taught as if for the first time"
 
 
 @pytest.mark.slow
@@ -257,7 +223,8 @@ def test_training_takes_as_many_steps_again_at_a_falling_rate_when_held_out_answ
         return step(self)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
-    report = consolidate(model, directory=tmp_path, budget={"steps": 300}, epochs=300, enough_recall=0.0).report
+    settings = {"epochs": 300, "enough_recall": 0.0, "batch_size": 2}
+    report = consolidate(model, directory=tmp_path, budget={"steps": 300}, **settings).report
     assert (report.steps, report.stopped) == (len(rates), "recall")
     known, rest = divmod(len(rates), 2)
     assert known > 3 and rest == 0
@@ -266,15 +233,14 @@ def test_training_takes_as_many_steps_again_at_a_falling_rate_when_held_out_answ
 
 @pytest.mark.slow
 def test_a_budget_of_seconds_cuts_the_study_short_too(model, tmp_path, monkeypatch):
-    for module in (asking, study):
-        monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(answers, "BATCH", 1)
     stages = []
-    settings = {"directory": tmp_path, "progress": lambda progress: stages.append(progress.stage), "questions": None}
+    settings = {"directory": tmp_path, "progress": lambda progress: stages.append(progress.stage)}
     consolidate(model, **settings)
-    assert min(stages.count("questions"), stages.count("answers")) > 1
+    assert stages.count("answers") > 1
     stages.clear()
     consolidate(model, **settings, budget=1e-6)
-    assert (stages.count("questions"), stages.count("answers")) == (1, 1)
+    assert stages.count("answers") == 1
 
 
 @pytest.mark.slow

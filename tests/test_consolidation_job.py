@@ -18,7 +18,8 @@ from transformers.utils import logging
 from words import OTHER_STORY
 
 from ttt_retrofit import Cancelled, InputError
-from ttt_retrofit.consolidation import asking, study, verify
+from ttt_retrofit.consolidation import verify
+from ttt_retrofit.consolidation.study import answers
 from ttt_retrofit.consolidation.writer import Writer
 
 
@@ -111,8 +112,7 @@ def test_a_cancelled_job_goes_on_where_it_was_and_ends_the_same(model, tmp_path,
 
 @pytest.mark.slow
 def test_a_study_that_was_cut_off_goes_on_in_its_middle(model, tmp_path, monkeypatch):
-    for module in (asking, study):
-        monkeypatch.setattr(module, "BATCH", 1)
+    monkeypatch.setattr(answers, "BATCH", 1)
     written, write = [], Writer._batch
 
     def counted(writer, prompts, *how):
