@@ -117,15 +117,14 @@ def test_nothing_changes_where_nothing_new_is_said_where_no_gate_opens_or_what_i
 
 def test_a_fact_that_gave_a_changed_answer_is_superseded_by_the_new_one(model):
     oslo = Fact.of("I live in Oslo.", "user", "2026-03-09", [0], "a" * 64)
-    bolt = Fact.of("My dog is called Bolt.", "user", "2026-03-09", [1], "a" * 64)
-    made = memory(model, 1)
-    made = dataclasses.replace(made, entries=(dataclasses.replace(made.entries[0], facts=(oslo, bolt)),))
+    bolt = Fact.of("In Oslo I found my dog Bolt.", "user", "2026-03-09", [1], "a" * 64)
+    made = memory(model, 1, 2)
+    made = dataclasses.replace(
+        made, entries=tuple(dataclasses.replace(e, facts=(fact,)) for e, fact in zip(made.entries, (bolt, oslo)))
+    )
     after, gone = _with_superseded(RevisedMemory(made, changed=[(LIVE, 0)]), Studied((MOVED,)), "b" * 64)
-    assert after.entries[0].facts == (
-        dataclasses.replace(oslo, status="superseded", superseded_by=MOVED.fact("b" * 64).id), bolt,
-    )  # fmt: skip
-    assert gone == 1
-    assert _with_superseded(RevisedMemory(after, changed=[(LIVE, 0)]), Studied((MOVED,)), "b" * 64)[1] == 0
+    changed = dataclasses.replace(oslo, status="superseded", superseded_by=MOVED.fact("b" * 64).id)
+    assert [entry.facts for entry in after.entries] == [(bolt,), (changed,)] and gone == 1
     assert _with_superseded(RevisedMemory(), Studied((MOVED,)), "b" * 64) == (None, 0)
 
 

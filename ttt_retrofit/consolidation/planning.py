@@ -14,6 +14,7 @@ from .control import Control
 from .distill import EncodedLesson
 from .earlier_lessons import EarlierLessons, LessonText
 from .facts.languages import languages, nearest
+from .facts.related import Related
 from .pieces import Context
 from .plan import Plan
 from .prompts import Prompts
@@ -149,17 +150,22 @@ class Planning:
 
 
 def _with_superseded(revised: RevisedMemory, studied: Studied, source: str) -> tuple[Memory | None, int]:
-    """The earlier memory, where facts that its changed answers gave are marked; and how many there are."""
+    """The earlier memory, where facts that its changed answers gave are marked; and how many there are.
+
+    Of all facts, it is the one that shares most with the question and its answer.
+    """
     if revised.memory is None:
         return None, 0
-    entries, gone = [], 0
-    for entry in revised.memory.entries:
-        facts = []
-        for fact in entry.facts:
-            by = next((n for one, n in revised.changed if given_by(one.answer, one.question, fact.text)), None)
-            if by is not None and fact.status == "current":
-                fact = superseded(fact, studied.statements[by].fact(source))
-                gone += 1
-            facts.append(fact)
-        entries.append(dataclasses.replace(entry, facts=tuple(facts)))
-    return dataclasses.replace(revised.memory, entries=tuple(entries)), gone
+    facts = [fact for entry in revised.memory.entries for fact in entry.facts]
+    current = [number for number, fact in enumerate(facts) if fact.status == "current"]
+    related = Related([facts[number].text for number in current])
+    gone = {}
+    for one, by in revised.changed:
+        for first in related.to(f"{one.question} {one.answer}", 1):
+            if given_by(one.answer, one.question, facts[current[first]].text):
+                gone[current[first]] = by
+    for number, by in gone.items():
+        facts[number] = superseded(facts[number], studied.statements[by].fact(source))
+    left = iter(facts)
+    entries = (dataclasses.replace(e, facts=tuple(next(left) for _ in e.facts)) for e in revised.memory.entries)
+    return dataclasses.replace(revised.memory, entries=tuple(entries)), len(gone)
