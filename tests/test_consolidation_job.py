@@ -121,15 +121,15 @@ def test_a_study_that_was_cut_off_goes_on_in_its_middle(model, tmp_path, monkeyp
         return given
 
     monkeypatch.setattr(Writer, "_batch", counted)
-    whole = consolidate(model, directory=tmp_path / "whole", questions=None)
+    whole = consolidate(model, directory=tmp_path / "whole")
     model.reset_memory()
     asked = list(written)
     written.clear()
     monkeypatch.setattr(Writer, "_batch", lambda *given: counted(*given) if len(written) < 5 else pytest.fail())
     with pytest.raises(pytest.fail.Exception):
-        consolidate(model, directory=tmp_path / "parts", questions=None)
+        consolidate(model, directory=tmp_path / "parts")
     monkeypatch.setattr(Writer, "_batch", counted)
-    resumed = consolidate(model, directory=tmp_path / "parts", questions=None)
+    resumed = consolidate(model, directory=tmp_path / "parts")
     assert written == asked, "something was written twice, or left out"
     assert digests(resumed) == digests(whole)
     assert not any((tmp_path / "parts").iterdir())
