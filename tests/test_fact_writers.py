@@ -5,12 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 from converted import speaker
+from scripted import Scripted
 from words import STORY, tokenizer
 
 from ttt_retrofit import ChatSession, InputError
+from ttt_retrofit.consolidation.cached_writer import TOGETHER, CachedTexts
 from ttt_retrofit.consolidation.consolidate import Consolidation
 from ttt_retrofit.consolidation.facts.writers import EndpointWriter, writer_of
-from ttt_retrofit.errors import MissingExtraError
+from ttt_retrofit.consolidation.work_directory import WorkDirectory
+from ttt_retrofit.errors import MissingExtraError, WriterError
 
 
 class Own:
@@ -117,3 +120,52 @@ def test_a_session_hands_on_its_writer_and_refuses_what_is_none(model, tmp_path,
     assert given["writer"] == EndpointWriter("http://host/v1") and given["messages"][0]["date"] == "2026-03-09"
     with pytest.raises(InputError, match="is no URL"):
         ChatSession(model, tokenizer(), tmp_path / "other", writer="gpt2")
+
+
+class Dying(Scripted):
+    """A server that answers so many prompts and is away then."""
+
+    left = 2 * TOGETHER
+
+    def complete(self, prompts, longest, seed=0):
+        if self.left < len(prompts):
+            raise WriterError("away")
+        self.left -= len(prompts)
+        return super().complete(prompts, longest, seed)
+
+
+def prompts_of(count):
+    return [[{"role": "user", "content": f"question {number}"}] for number in range(count)]
+
+
+def test_what_a_server_wrote_before_it_died_is_not_asked_again(tmp_path):
+    work, asked = WorkDirectory(tmp_path, vocabulary=9), prompts_of(3 * TOGETHER - 2)
+    server = Dying(str.upper)
+    with pytest.raises(WriterError):
+        CachedTexts(work, server, lambda: None).complete(asked, 32)
+    assert len(server.asked) == 2 * TOGETHER
+    server.left = 100
+    written = CachedTexts(work, server, lambda: None).complete(asked, 32)
+    assert written == [f"QUESTION {number}" for number in range(len(asked))]
+    assert sorted(server.asked) == sorted(prompt[0]["content"] for prompt in asked), "each of them once"
+    assert CachedTexts(work, Dying(str.upper), lambda: None).complete(asked, 32) == written
+
+
+@pytest.mark.parametrize("change", [{"name": "other"}, {"longest": 33}, {"seed": 1}])
+def test_what_another_writer_or_another_seed_gave_is_not_taken(tmp_path, change):
+    work = WorkDirectory(tmp_path, vocabulary=9)
+    CachedTexts(work, Scripted(str.upper), lambda: None).complete(prompts_of(3), 32)
+    settings = {"longest": 32, "seed": 0, **change}
+    other = Scripted(str.lower, settings.pop("name", "scripted"))
+    assert CachedTexts(work, other, lambda: None).complete(prompts_of(3), **settings)[0] == "question 0"
+    assert len(other.asked) == 3
+
+
+def test_a_consolidation_that_is_cancelled_asks_a_server_no_more(tmp_path):
+    def cancelled():
+        raise KeyboardInterrupt
+
+    writer = Scripted(str.upper)
+    with pytest.raises(KeyboardInterrupt):
+        CachedTexts(WorkDirectory(tmp_path, vocabulary=9), writer, cancelled).complete(prompts_of(1), 32)
+    assert writer.asked == []
