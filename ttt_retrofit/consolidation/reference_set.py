@@ -89,7 +89,8 @@ def build_reference_set(
         for below, read in ((below_texts, texts), (student.below(answered), answered))
     )
     if earlier is None:
-        background = find_background([*of_texts, *of_asked])
+        # Of what is the same for every context, or memories could not be combined.
+        background = find_background([*of_texts, *of_asked[: len(alone) + len(in_a_chat)]])
     else:
         background = earlier.background.to(student.model.device)
     return ReferenceSet(texts, below_texts, asked, of_texts, of_asked, background, opener)
