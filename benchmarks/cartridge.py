@@ -20,13 +20,15 @@ from rich.progress import track
 from torch.nn.utils.rnn import pad_sequence
 
 from ttt_retrofit import ConsolidationConfig
-from ttt_retrofit.consolidation import asking, study
 from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
 from ttt_retrofit.consolidation.distill import mean_divergence
+from ttt_retrofit.consolidation.facts.writers import ModelWriter
 from ttt_retrofit.consolidation.model_copies import plain_copy
 from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.study.lessons import lesson
+from ttt_retrofit.consolidation.study.studied import Studying
 from ttt_retrofit.consolidation.writer import Writer
 from ttt_retrofit.memory.lessons import Lesson
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
@@ -77,9 +79,9 @@ def lessons_of(model: Any, tokenizer: Any, messages: Sequence[Message]) -> list[
     config, prompts, control = ConsolidationConfig(), Prompts.load(), Control(Budget())
     teacher, formatter = Writer(plain_copy(model), tokenizer), PromptFormatter(tokenizer, prompts.plain)
     context = parse_context(list(messages), tokenizer, config.piece_tokens)
-    asked = asking.ask(context, teacher, prompts, config, control)
-    questions = study.answer(asked, context, teacher, formatter, prompts, config, control)
-    return [study.lesson(question, formatter) for question in questions]
+    writer = ModelWriter("", teacher, formatter)
+    studied = Studying(context, teacher, writer, formatter, prompts, config, control).study(())
+    return [lesson(question, formatter) for question in studied.asked]
 
 
 def train(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
+from scripted import HIDDEN, NUMBERED, Scripted
 from test_hub import hub  # noqa: F401 -- a fixture
 from tiny import tiny
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -16,7 +17,9 @@ from transformers import PreTrainedTokenizerFast
 from words import TEMPLATE
 
 from ttt_retrofit.consolidation import consolidate
-from benchmarks.harness.english import content
+from ttt_retrofit.consolidation.facts.checks import WORD, folded
+from ttt_retrofit.consolidation.facts.writers import ModelWriter
+from ttt_retrofit.consolidation.study import answers
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAME = "Qwen/Qwen3-0.6B"  # a directory of the working directory, here
@@ -73,16 +76,20 @@ def directory(tmp_path_factory):
 
 @pytest.fixture
 def indulgent(monkeypatch):
-    """A random model remembers nothing worth having: whatever it gives counts as an answer, and is accepted."""
+    """A random model writes and remembers nothing worth having: a script writes, and whatever is answered is accepted."""
 
-    def value(said, asked, source):
-        return content(source)
+    def written(asked):
+        if listed := NUMBERED.findall(asked):
+            return "\n".join(f"[{number}] {said}" for number, said in listed)
+        return "Which is it?" if HIDDEN in asked else f"{WORD.findall(asked)[-1]} | Which is it?"
 
     def judged(*_):
         return True, "recall 100% of 2 questions, loss on unrelated text +0.00%."
 
-    monkeypatch.setattr(consolidate.study, "value", value)
-    monkeypatch.setattr(consolidate.study, "made_up", lambda *_: set())
+    monkeypatch.setattr(ModelWriter, "complete", lambda self, *given, **how: Scripted(written).complete(*given, **how))
+    monkeypatch.setattr(answers, "missing", lambda *_: [])
+    monkeypatch.setattr(answers, "holds", lambda *_: True)
+    monkeypatch.setattr(answers, "given_by", lambda said, known, source: frozenset(WORD.findall(folded(source))))
     monkeypatch.setattr(consolidate.verify, "acceptance", judged)
     train = consolidate.train
 
