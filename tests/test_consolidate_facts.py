@@ -82,7 +82,9 @@ def model():
 
 def consolidate(model, directory, context=TALK, writer=None, **changes):
     settings = {"budget": {"steps": 2}, "config": CONFIG, "work_dir": directory, "date": "2026-03-05", **changes}
-    return model.consolidate(context, tokenizer=tokenizer(), writer=writer or script(FACTS, QUESTIONS, AGAIN), **settings)
+    return model.consolidate(
+        context, tokenizer=tokenizer(), writer=writer or script(FACTS, QUESTIONS, AGAIN), **settings
+    )
 
 
 @pytest.fixture(scope="module")

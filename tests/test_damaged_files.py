@@ -171,7 +171,9 @@ TEXTS = ["[1] Marek is old.", "Où ? 😀"]
 TOLD = Statement("Marek is old.", "User", (("Assistant", "who is old ?"),), message=1, said_at="2026-03-09")
 STUDIED = Studied(
     (TOLD, Statement("Marek is young.", "User", message=2)),
-    tuple(Question("who ?", frozenset({"marek"}), answer, number, bool(number)) for number, answer in enumerate(answers())),
+    tuple(
+        Question("who ?", frozenset({"marek"}), answer, number, bool(number)) for number, answer in enumerate(answers())
+    ),
     {0: 1},
     3,
 )
@@ -202,7 +204,12 @@ def test_a_study_comes_back_as_it_was(tmp_path):
     found = work.load_study()
     assert (found.statements, found.outdated, found.dropped) == (STUDIED.statements, {0: 1}, 3)
     for one, other in zip(found.questions, STUDIED.questions, strict=True):
-        assert (one.text, one.value, one.statement, one.held_out) == (other.text, other.value, other.statement, other.held_out)
+        assert (one.text, one.value, one.statement, one.held_out) == (
+            other.text,
+            other.value,
+            other.statement,
+            other.held_out,
+        )
         assert one.answer.ids == other.answer.ids and torch.equal(one.answer.indices, other.answer.indices)
     assert work.load_texts("y") == TEXTS and work.load_texts("z") is None
 
@@ -225,7 +232,12 @@ STUDY_EDITS = [
     lambda asked, statements, outdated, dropped: [asked, statements, {"0": 1}, dropped],
     lambda asked, statements, outdated, dropped: [asked, statements, outdated, -1],
     lambda asked, statements, outdated, dropped: [asked, [s[:5] for s in statements], outdated, dropped],
-    lambda asked, statements, outdated, dropped: [asked, [[*s[:2], [["x"]], *s[3:]] for s in statements], outdated, dropped],
+    lambda asked, statements, outdated, dropped: [
+        asked,
+        [[*s[:2], [["x"]], *s[3:]] for s in statements],
+        outdated,
+        dropped,
+    ],
     lambda asked, statements, outdated, dropped: [asked, [[*s[:5], 7] for s in statements], outdated, dropped],
     lambda asked, statements, outdated, dropped: [[q[:4] for q in asked], statements, outdated, dropped],
     lambda asked, statements, outdated, dropped: [[[*q[:4], 1] for q in asked], statements, outdated, dropped],

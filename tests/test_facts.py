@@ -157,12 +157,16 @@ def test_the_reply_to_a_question_is_the_source_of_its_fact():
     assert (fact.messages, fact.said_by) == ((1,), "user")
 
 
-@pytest.mark.parametrize("line", ["Bolt hates every cat.", "[1]", "[1] -", "- [x] Bolt hates every cat.", "", "[1]\t- "])
+@pytest.mark.parametrize(
+    "line", ["Bolt hates every cat.", "[1]", "[1] -", "- [x] Bolt hates every cat.", "", "[1]\t- "]
+)
 def test_lines_without_a_number_or_a_sentence_are_left_out(line):
     assert listed_of(*TWO, lines=line) == ([], ())
 
 
-@pytest.mark.parametrize("line", ["1. Bolt hates every cat.", "[1]: Bolt hates every cat.", "* [1] Bolt hates every cat."])
+@pytest.mark.parametrize(
+    "line", ["1. Bolt hates every cat.", "[1]: Bolt hates every cat.", "* [1] Bolt hates every cat."]
+)
 def test_lines_are_read_as_small_writers_number_them(line):
     assert listed_of(*TWO, lines=line)[0] == [(0, "Bolt hates every cat.")]
 
@@ -175,7 +179,10 @@ def test_a_fact_in_words_of_another_language_is_dropped():
 
 
 def test_what_was_said_of_somebody_else_is_dropped():
-    said = "My older brother Alex has lived in Boston for ten years.", "My younger brother Alex has lived in Denver since May."
+    said = (
+        "My older brother Alex has lived in Boston for ten years.",
+        "My younger brother Alex has lived in Denver since May.",
+    )
     found, dropped = listed_of(*said, lines="[2] My younger brother Alex has lived in Boston.\n[2] My younger brother Alex has lived in Denver.")  # fmt: skip
     assert found == [(1, "My younger brother Alex has lived in Denver.")]
     assert dropped[0][1] == "bosto was said of something else"

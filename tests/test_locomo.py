@@ -158,7 +158,7 @@ class Lister:
     def __init__(self):
         self.asked = 0
 
-    def complete(self, prompts, longest):
+    def complete(self, prompts, longest, seed=0):
         self.asked += len(prompts)
         return ["[1] Bela wrote to Ada." if "Hi Ada" in p[-1]["content"] else "-" for p in prompts]
 

@@ -34,4 +34,6 @@ def test_a_file_of_an_earlier_version_loads_with_all_that_is_asked_no_more(tmp_p
 
 
 def test_braces_of_what_is_filled_in_stay():
-    assert fill("{context} {question} {x}", context="a {question}", question="{context}?") == "a {question} {context}? {x}"
+    assert (
+        fill("{context} {question} {x}", context="a {question}", question="{context}?") == "a {question} {context}? {x}"
+    )

@@ -95,7 +95,9 @@ def test_questions_tell_nothing_unless_they_name_something():
 
 
 def test_a_repeated_name_is_not_new():
-    assert told(("U", "My dog is called Bolt."), ("A", "How old is Bolt?")) == [(0, "User", "My dog is called Bolt.", 0)]
+    assert told(("U", "My dog is called Bolt."), ("A", "How old is Bolt?")) == [
+        (0, "User", "My dog is called Bolt.", 0)
+    ]
 
 
 def test_what_a_tool_returned_is_told_and_days_are_those_of_the_message():
