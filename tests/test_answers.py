@@ -93,7 +93,14 @@ def test_what_the_user_says_twice_in_a_row_is_acknowledged():
     reply = Statement("By tram.", "User", (("Assistant", "How do you get to work?"),))
     told = conversation([*TOLD[:2], reply])
     assert [message["role"] for message in told] == ["user", "assistant"] * 3
-    assert [m["content"] for m in told] == [TOLD[0].text, "OK.", TOLD[1].text, "How do you get to work?", "By tram.", "OK."]  # fmt: skip
+    assert [m["content"] for m in told] == [
+        TOLD[0].text,
+        "OK.",
+        TOLD[1].text,
+        "How do you get to work?",
+        "By tram.",
+        "OK.",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from consolidated import CONFIG, consolidate
 from converted import speaker
 from words import QUESTIONS, SENTENCES, STORY, tokenizer
 
-from ttt_retrofit.consolidation import distill
 from ttt_retrofit.consolidation import consolidate as consolidation
+from ttt_retrofit.consolidation import distill
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import chats
 from ttt_retrofit.consolidation.study.answers import Question

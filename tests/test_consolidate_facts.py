@@ -1,4 +1,4 @@
-"""`consolidate` of a conversation from end to end on a tiny model: a script writes facts and questions, and answers them.
+"""`consolidate` of a conversation from end to end on a tiny model: facts, questions and answers are by a script.
 
 What a random model learns of them is nothing; `test_consolidate_real.py` has that.
 """
@@ -154,7 +154,10 @@ def test_a_later_context_supersedes_a_fact_and_takes_its_lesson_away(model, tmp_
     second = consolidate(model, tmp_path, LATER, writer, config=config, date="2026-05-01")
     facts = by_text(second)
     new = facts["Marek and Lucien lives in Leeds ."]
-    assert (facts["Marek now lives in Braga ."].status, facts["Marek now lives in Braga ."].superseded_by) == ("superseded", new.id)  # fmt: skip
+    assert (facts["Marek now lives in Braga ."].status, facts["Marek now lives in Braga ."].superseded_by) == (
+        "superseded",
+        new.id,
+    )
     assert new.said_at == "2026-05-01" and new.status == "current"
     assert facts["my dog is called Bolt ."].status == "current" and second.report.superseded == 1
     before, after = first.entries[0], second.entries[0]

@@ -11,13 +11,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.harness.english import holds
 from benchmarks.harness.prompts import Recollector
 from benchmarks.harness.recollect import changed
 from benchmarks.models import model_directory
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.consolidation.prompts import Prompts
-from benchmarks.harness.english import holds
 
 pytestmark = pytest.mark.real
 

@@ -76,7 +76,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture
 def indulgent(monkeypatch):
-    """A random model writes and remembers nothing worth having: a script writes, and whatever is answered is accepted."""
+    """A random model writes and remembers nothing worth having: a script writes, and any answer is accepted."""
 
     def written(asked):
         if listed := NUMBERED.findall(asked):

@@ -183,7 +183,10 @@ def test_what_was_said_of_somebody_else_is_dropped():
         "My older brother Alex has lived in Boston for ten years.",
         "My younger brother Alex has lived in Denver since May.",
     )
-    found, dropped = listed_of(*said, lines="[2] My younger brother Alex has lived in Boston.\n[2] My younger brother Alex has lived in Denver.")  # fmt: skip
+    found, dropped = listed_of(
+        *said,
+        lines="[2] My younger brother Alex has lived in Boston.\n[2] My younger brother Alex has lived in Denver.",
+    )
     assert found == [(1, "My younger brother Alex has lived in Denver.")]
     assert dropped[0][1] == "bosto was said of something else"
 
@@ -199,7 +202,7 @@ def test_long_conversations_are_read_by_windows_with_what_was_said_before():
     writer = Scripted(lambda asked: "")
     said = [{"role": "user", "content": f"House {number} is red."} for number in range(30)]
     facts_of(turns_of(said, MONDAY), writer)
-    first, second, third, *again = writer.asked
+    first, second, _, *again = writer.asked
     assert "[12] User: House 11 is red." in first and "House 12" not in first
     assert second.startswith("Before:\nUser: House 8 is red.") and "[1] User: House 12 is red." in second
     assert len(again) == 3 and all("Nothing was listed yet" in asked for asked in again)

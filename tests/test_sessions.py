@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks import memory_over_turns, sessions
 from benchmarks.conversations import FIRST, PETS
+from benchmarks.harness.english import holds, words
 from benchmarks.memory_over_turns import lags, lines
 from benchmarks.sessions import Asked, Sessions, draw, locomo
 from benchmarks.turns_rows import ROWS, Answered, declines, f1, f1_of_parts, scored
-from benchmarks.harness.english import holds, words
 
 pytestmark = pytest.mark.slow
 

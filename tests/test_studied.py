@@ -1,4 +1,4 @@
-"""The study of a conversation as a whole: facts, questions, answers, what no longer holds, what is kept for verification."""
+"""The study of a conversation as a whole: facts, questions, answers, what no longer holds, what is held out."""
 
 import dataclasses
 
@@ -88,7 +88,8 @@ def test_what_failed_a_check_is_counted():
 
 
 def test_of_too_many_statements_those_with_names_and_numbers_are_studied_in_their_order():
-    talk = [{"role": "user", "content": text} for text in ("i like tea and toast.", "My dog is Bolt.", "I sing a lot.", "We live in Graz.")]  # fmt: skip
+    said = "i like tea and toast.", "My dog is Bolt.", "I sing a lot.", "We live in Graz."
+    talk = [{"role": "user", "content": text} for text in said]
     studied, _ = study(talk=talk, writer=Scripted(lambda asked: ""), most_statements=2)
     assert [s.text for s in studied.statements] == ["My dog is Bolt.", "We live in Graz."]
 
@@ -100,7 +101,10 @@ def test_a_document_s_sentences_are_the_statements_and_no_facts_are_listed():
     studying = Studying(context, Teacher(lambda asked, told: "In 1843."), writer, Formatter(tokenizer()), PROMPTS,
                         ConsolidationConfig(wordings=1), CONTROL)  # fmt: skip
     studied = studying.study(())
-    assert [s.text for s in studied.statements] == ["The old mill burnt down in 1843.", "Orlov fled to Riga with his brother."]  # fmt: skip
+    assert [s.text for s in studied.statements] == [
+        "The old mill burnt down in 1843.",
+        "Orlov fled to Riga with his brother.",
+    ]
     assert [q.text for q in studied.asked] == ["When did the old mill burn down?"]
     assert not any("[1]" in asked for asked in writer.asked)
 

@@ -94,7 +94,10 @@ def test_acceptance_says_which_bar_was_missed(known, drift, chat, accepted, said
     assert found is accepted and re.search(said, reason)
 
 
-def verification(remembered, general=("Who wrote Hamlet?", "What is 3 times 4?", "Spell cat.", "What is a fjord?"), chat=True, **changes):  # fmt: skip
+GENERAL = "Who wrote Hamlet?", "What is 3 times 4?", "Spell cat.", "What is a fjord?"
+
+
+def verification(remembered, general=GENERAL, chat=True, **changes):
     """A base that knows nothing personal beside a candidate that answers by a function."""
 
     def base(asked, told):
@@ -104,7 +107,8 @@ def verification(remembered, general=("Who wrote Hamlet?", "What is 3 times 4?",
     formatter.chat = chat
     settings = {
         "questions": [
-            question("What is my dog called?", "bolt", held_out=True), question("Where do I live?", "graz", statement=1),
+            question("What is my dog called?", "bolt", held_out=True),
+            question("Where do I live?", "graz", statement=1),
             question("In which town do I live?", "graz", statement=1),
         ],
         "unknown": ["What is my cat called?", "Who is my dentist?"],
@@ -112,15 +116,22 @@ def verification(remembered, general=("Who wrote Hamlet?", "What is 3 times 4?",
         **changes,
     }  # fmt: skip
     given = Verification(
-        Teacher(base), Teacher(lambda asked, told: remembered(asked, told, base)), formatter, **settings, general=general,
-        abstention=DECLINED, moved=lambda: STILL,
-    )  # fmt: skip
+        Teacher(base),
+        Teacher(lambda asked, told: remembered(asked, told, base)),
+        formatter,
+        **settings,
+        general=general,
+        abstention=DECLINED,
+        moved=lambda: STILL,
+    )
     return given, *given.report(ConsolidationConfig(min_recall=0.5, keep_text=True), CONTROL)
 
 
 def test_a_report_tells_what_is_known_by_statement_and_what_failed():
     def remembered(asked, told, base):
-        return {"What is my dog called?": "Bolt.", "Where do I live?": "In Graz.", "What is my cat called?": "Bolt."}.get(asked, base(asked, told))  # fmt: skip
+        if asked in ("What is my dog called?", "What is my cat called?"):
+            return "Bolt."
+        return "In Graz." if asked == "Where do I live?" else base(asked, told)
 
     _, report, known = verification(remembered)
     assert known == {0: True, 1: False}, "right once and wrong once"

@@ -37,9 +37,8 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
 SENTENCES = (
     "Marek has Antwerp Solveig trumpet hazelnuts Lucien chess Thursday code 7719 flowerpot greyhound. Otto called nine "
     "Runa four museum harbour window lantern copper violet seven eleven Braga Leeds welder. Bolt vet notary baker oboe "
-    "cello has old key under blue yellow Panda boss Fernanda. my report plays November 23 wife dog daughter son How When Question Answer Sentence Hidden. "
-    + " ".join(f"word{number}" for number in range(VOCABULARY))
-    + "."
+    "cello has old key under blue yellow Panda boss Fernanda. my report plays November 23 wife dog daughter son "
+    "How When Question Answer Sentence Hidden. " + " ".join(f"word{number}" for number in range(VOCABULARY)) + "."
 )
 # One sentence of nearly every word there is, so that whatever a random teacher answers comes from it.
 STORY = SENTENCES.replace(". ", " and ")

@@ -26,7 +26,21 @@ ENDED = re.compile(
 # What forms of one word differ in; at least three letters stay.
 ENDING, LAST_LETTER = re.compile(r"(?<=\w{3})(ies|ied|ing|es|ed|s)$"), re.compile(r"(?<=\w{3})[ye]$")
 
-NUMBER_WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBER_WORDS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+)
 NUMBERS = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
 
 
