@@ -34,8 +34,9 @@ WITH_SECRETS = [*SECRETS[:2], TOLD[0], *SECRETS[2:], TOLD[1]]
 def test_what_an_application_wrote_is_studied_by_no_way(tmp_path):
     model = speaker()
     assert studied(WITH_SECRETS) == TOLD
-    context = parse_context(WITH_SECRETS, tokenizer(), 200)
-    assert context == parse_context(TOLD, tokenizer(), 200) and json.loads(context.text) == TOLD
+    untold = [message for message in WITH_SECRETS if message["role"] not in ("tool", "function")]
+    context = parse_context(untold, tokenizer(), 200)
+    assert context.text == parse_context(TOLD, tokenizer(), 200).text and json.loads(context.text) == TOLD
     chat = session(model, tmp_path)
     chat.note(*WITH_SECRETS)
     assert without_days(chat.messages) == TOLD
@@ -46,8 +47,16 @@ def test_what_an_application_wrote_is_studied_by_no_way(tmp_path):
 
 
 def test_a_context_in_which_nobody_says_anything_is_refused():
-    with pytest.raises(InputError, match="no message of the user or the assistant"):
-        parse_context(SECRETS, tokenizer(), 200)
+    with pytest.raises(InputError, match="no message of the user, the assistant or a tool"):
+        parse_context(SECRETS[:4], tokenizer(), 200)
+
+
+def test_what_a_tool_returned_is_told_by_the_tool():
+    context = parse_context(SECRETS, tokenizer(), 200)
+    assert [(turn.place, turn.said_by, turn.text) for turn in context.turns] == [
+        (4, "Tool", '{"code": "7719"}'),
+        (5, "Tool", '{"code": "7719"}'),
+    ]
 
 
 @pytest.mark.parametrize(
