@@ -64,6 +64,19 @@ def test_a_question_that_is_about_two_statements_is_answered_by_one():
     assert found == [(WORK.text, {"volta", "works"}, 2)]
 
 
+def test_a_question_that_two_statements_answer_in_two_ways_moves_to_the_later_one():
+    told = [Statement("The code is 3308.", "User"), Statement("The code is 7145 now.", "User", message=1)]
+    drafts = [QuestionDraft("What is the code?", number, part) for number, part in enumerate(("3308", "7145"))]
+    answers = {"The code is 3308.": "It is 3308.", "The code is 7145 now.": "It is 7145."}
+
+    def says(asked, before):
+        read = [answer for said, answer in answers.items() if said in before]
+        return read[0] if len(read) == 1 else ""  # confused by both
+
+    found, moved, _ = answered(says, *drafts, statements=told)
+    assert found == [("What is the code?", {"7145"}, 1)] and moved == ((0, 1),)
+
+
 def test_a_user_s_own_question_is_answered_from_all_that_was_said_and_kept_without_an_answer():
     own = [QuestionDraft("Where do I work now?", 0, by_user=True), QuestionDraft("Who is Runa?", -1, by_user=True)]
     found, _, _ = answered(lambda asked, told: "At Volta Works." if "work" in asked else "Nobody knows.", *own)

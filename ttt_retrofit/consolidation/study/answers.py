@@ -92,6 +92,10 @@ def answer(
                 elif question is None:
                     missed.append(n)
     last = {folded(found[n].text): n for n in sorted(found, key=lambda n: found[n].statement)}
+    for question in found.values():
+        latest = found[last[folded(question.text)]]
+        if 0 <= question.statement < latest.statement and question.value != latest.value:
+            moved.append((question.statement, latest.statement))
     return Answered(tuple(found[n] for n in sorted(last.values())), tuple(moved))
 
 
