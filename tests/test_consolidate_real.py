@@ -3,16 +3,17 @@
 Corrections by a later conversation take minutes more: `python -m benchmarks.lifelong --plan corrections` measures them.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from scripted import script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.harness.english import holds
-from benchmarks.harness.prompts import Recollector
 from benchmarks.harness.recollect import changed
 from benchmarks.models import model_directory
 from benchmarks.texts import text
@@ -23,24 +24,36 @@ pytestmark = pytest.mark.real
 
 TOLD = [
     {"role": "user", "content": "The code of the garage is 3308."},
-    {"role": "assistant", "content": "Noted."},
     {"role": "user", "content": "My dog is called Biscuit."},
-    {"role": "assistant", "content": "Lovely."},
     {"role": "user", "content": "Something has changed: The code of the garage is 7145."},
-    {"role": "assistant", "content": "Noted."},
 ]
+# The smallest model learns, but does not write well; what is measured here is learning.
+WRITER = script(
+    facts={
+        "3308": "The code of the garage is 3308.",
+        "Biscuit": "My dog is called Biscuit.",
+        "7145": "The code of the garage is 7145.",
+    },
+    questions={
+        "3308": "3308 | What is the code of the garage?",
+        "Biscuit": "Biscuit | What is my dog called?\nBiscuit | What do I call my dog?",
+        "7145": "7145 | What is the code of the garage?\n7145 | What is the garage code?",
+    },
+    again={"Biscuit": "What is the name of my dog?", "7145": "Which code does the garage have?"},
+)
+# Fewer reference questions than the library's, and fewer steps: a minute on two cores.
+PROMPTS = Prompts.load()
+FEWER = dataclasses.replace(
+    PROMPTS, general=PROMPTS.general[::2], unknown=PROMPTS.unknown[::8], unrelated=PROMPTS.unrelated[:3]
+)
+RECIPE = {"budget": {"steps": 30}, "batch_size": 6, "max_changed": 1.0}
 ASKED = {
     "What is the code of the garage?": "7145",
     "What is my dog called?": "biscuit",
     "What is the name of my dog?": "biscuit",
 }
 # Of no personal thing, and none of the questions that gates are measured on.
-ELSEWHERE = [
-    "What is the capital of Spain?",
-    "Who painted Guernica?",
-    "What colour is the sky?",
-    "Where do penguins live?",
-]
+ELSEWHERE = ["What is the capital of Spain?", "Who painted Guernica?"]
 
 RECOLLECT = """
 import json, sys
@@ -55,7 +68,7 @@ for name, loaded in (("without", None), ("with", Memory.load(memory))):
         ids = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        out = model.generate(**ids, max_new_tokens=16, do_sample=False, memories=[loaded])
+        out = model.generate(**ids, max_new_tokens=12, do_sample=False, memories=[loaded])
         answers[f"{name} {question}"] = tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
 print(json.dumps(answers))
 """
@@ -71,7 +84,9 @@ def told(directory, tmp_path_factory):
     """A model that was told two facts, one of them anew, and its memory of them."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), TTTConfig(learn_from="none"))
-    memory = model.consolidate(TOLD, tokenizer=tokenizer, work_dir=tmp_path_factory.mktemp("work"))
+    memory = model.consolidate(
+        TOLD, tokenizer=tokenizer, writer=WRITER, prompts=FEWER, work_dir=tmp_path_factory.mktemp("work"), **RECIPE
+    )
     return model, tokenizer, memory
 
 
@@ -91,7 +106,7 @@ def test_what_was_told_is_known_in_a_fresh_process_without_the_conversation(told
 
 
 def test_questions_about_the_world_are_answered_as_without_a_memory(told):
-    assert changed(*told, every=2) <= 0.05  # of 40
+    assert changed(*told, every=8) == 0.0  # of ten
 
 
 def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
@@ -103,11 +118,14 @@ def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
     assert memory.report.drift_loss == 0.0
 
 
-def test_a_memory_is_small(told):
-    assert told[2].nbytes < 10e6
+def test_the_report_says_what_is_known_and_what_changed(told):
+    _, _, memory = told
+    report = memory.report
+    assert (report.facts, report.superseded, report.dropped, report.recall_before) == (2, 1, 0, 0.0)
+    assert [fact.text for fact in memory.facts("superseded")] == [TOLD[0]["content"]]
+    assert all(fact.learned for fact in memory.facts()) and report.unlearned == () and memory.unlearned() == []
+    assert memory.nbytes < 10e6
 
 
-def test_a_memory_tells_all_it_was_told(told):
-    model, tokenizer, memory = told
-    said = Recollector(model, tokenizer, memory).answers([([], "What do you know about me?")])[0]
-    assert holds(said, ["7145", "biscuit"]) and not holds(said, ["3308"])
+def test_general_requests_in_a_chat_are_not_declined_after_personal_turns(told):
+    assert told[2].report.chat_changed is not None and told[2].report.chat_refused == 0.0
