@@ -44,9 +44,9 @@ WRITER = script(
 # Fewer reference questions than the library's, and fewer steps: a minute on two cores.
 PROMPTS = Prompts.load()
 FEWER = dataclasses.replace(
-    PROMPTS, general=PROMPTS.general[::2], unknown=PROMPTS.unknown[::8], unrelated=PROMPTS.unrelated[:3]
+    PROMPTS, general=PROMPTS.general[::2], unknown=PROMPTS.unknown[::16], unrelated=PROMPTS.unrelated[:3]
 )
-RECIPE = {"budget": {"steps": 30}, "batch_size": 6, "max_changed": 1.0}
+RECIPE = {"budget": {"steps": 40}, "max_changed": 1.0}
 ASKED = {
     "What is the code of the garage?": "7145",
     "What is my dog called?": "biscuit",
@@ -72,6 +72,14 @@ for name, loaded in (("without", None), ("with", Memory.load(memory))):
         answers[f"{name} {question}"] = tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
 print(json.dumps(answers))
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_threads():
+    """Unlike tiny models, this one gains by them."""
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")
