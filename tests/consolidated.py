@@ -5,7 +5,13 @@ from words import QUESTIONS, STORY, tokenizer
 from ttt_retrofit import ConsolidationConfig, MemoryConfig
 
 CONFIG = ConsolidationConfig(
-    memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1, details=2
+    memory=MemoryConfig(rank=2, layers=(2, 3)),
+    answer_tokens=12,
+    min_recall=0.0,
+    max_drift=10.0,
+    max_changed=1.0,
+    wordings=1,
+    details=2,
 )
 
 

@@ -16,8 +16,8 @@ from ttt_retrofit.chat.days import without_days
 pytestmark = pytest.mark.slow
 
 CONFIG = ConsolidationConfig(
-    memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, wordings=1,
-    details=40, epochs=0.1,
+    memory=MemoryConfig(rank=2, layers=(2, 3)), answer_tokens=12, min_recall=0.0, max_drift=10.0, max_changed=1.0,
+    wordings=1, details=40, epochs=0.1,
 )  # fmt: skip
 SETTINGS = {"max_new_tokens": 6, "do_sample": False}
 

@@ -18,7 +18,7 @@ import ttt_retrofit
 from ttt_retrofit import ConfigError, Memory, MemoryConfig, TTTCache, TTTConfig, wrap
 from ttt_retrofit.memory.store import MemoryStore
 
-QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "wordings=1", "details=40", "epochs=0.1"]
+QUICK = ["answer_tokens=12", "min_recall=0", "max_drift=10", "max_changed=1", "wordings=1", "details=40", "epochs=0.1"]
 SHORT = ["--window", "64", "--set", "chunk_size=8"]
 RECIPE = [part for setting in QUICK for part in ("--recipe", setting)]
 
@@ -280,7 +280,7 @@ def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monke
     seen = []
     monkeypatch.setattr(out, "remark", seen.append)
     options = ModelOptions(window=64, settings=["chunk_size=8"], device="cpu")
-    chat(out, base, RecipeOptions(Path(questions), QUICK), options, tmp_path, max_new_tokens=4)
+    chat(out, base, RecipeOptions(questions=Path(questions), recipe=QUICK), options, tmp_path, max_new_tokens=4)
     assert any("consolidating older turns" in line for line in seen)
     assert any("accepted:" in line for line in seen) and any("Remembered, oldest first" in line for line in seen)
     assert len(Memory.load(tmp_path / "saved").names()) == 1

@@ -35,7 +35,9 @@ def test_what_an_application_wrote_is_studied_by_no_way(tmp_path):
     model = speaker()
     assert studied(WITH_SECRETS) == TOLD
     context = parse_context(WITH_SECRETS, tokenizer(), 200)
-    assert context == parse_context(TOLD, tokenizer(), 200) and json.loads(context.text) == TOLD
+    plain = parse_context(TOLD, tokenizer(), 200)
+    assert (context.text, context.pieces) == (plain.text, plain.pieces) and json.loads(context.text) == TOLD
+    assert [s.text for s in context.statements] == [s.text for s in plain.statements]
     chat = session(model, tmp_path)
     chat.note(*WITH_SECRETS)
     assert without_days(chat.messages) == TOLD

@@ -8,9 +8,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 import torch
 import words
+from scripted import Scripted
 
 from ttt_retrofit import InputError
-from ttt_retrofit.consolidation.facts.checks import missing, unlike, verbatim
+from ttt_retrofit.consolidation.facts.checks import folded, missing, unlike, verbatim
 from ttt_retrofit.consolidation.facts.dates import relative_days
 from ttt_retrofit.consolidation.facts.extraction import prompt
 from ttt_retrofit.consolidation.facts.informative import holds, informative
@@ -29,19 +30,6 @@ TALK = [
     {"role": "tool", "content": '{"sky": "rain"}'},
     {"role": "user", "content": "Thanks!"},
 ]
-
-
-class Scripted:
-    """Answers by a function of the last message, and remembers what it was asked."""
-
-    name = "scripted"
-
-    def __init__(self, answer):
-        self.answer, self.asked = answer, []
-
-    def complete(self, prompts, longest):
-        self.asked += [prompt[-1]["content"] for prompt in prompts]
-        return [self.answer(prompt[-1]["content"]) for prompt in prompts]
 
 
 def test_a_system_prompt_and_calls_of_tools_are_nobody_s_words():
@@ -122,13 +110,13 @@ def test_speakers_who_have_names_are_told_apart_by_them():
     turns = turns_of(
         [
             {"role": "user", "name": "Ana\nB", "content": "My dog is called Bolt."},
-            {"role": "assistant", "name": None, "content": "Nice."},
+            {"role": "assistant", "name": None, "content": "Nice, I like Bolt."},
             {"role": "tool", "name": "weather", "content": "rain"},
         ],
         MONDAY,
     )
     assert [turn.said_by for turn in turns] == ["Ana B", "Assistant", "Tool"]
-    writer = Scripted(lambda asked: "[1] Ana has a dog called Bolt.\n[2] Nice.")
+    writer = Scripted(lambda asked: "[1] Ana has a dog called Bolt.\n[2] I like Bolt.")
     assert [fact.said_by for fact in facts_of(turns, writer).facts] == ["Ana B", "assistant"]
     assert "[1] Ana B: My dog" in writer.asked[0]
 
@@ -142,6 +130,106 @@ def test_messages_without_a_fact_are_read_again():
     again = writer.asked[-1]
     assert len(writer.asked) == 2 and "Bolt. And" not in again.split("Nothing")[-1] and '"rain"' in again
     assert "Bolt is a dog." in [fact.text for fact in listed.facts]
+
+
+def listed_of(*messages, lines, again=""):
+    """The facts of the user's messages, (message, text) each, and what was dropped."""
+    turns = turns_of([{"role": "user", "content": text} for text in messages], MONDAY)
+    writer = Scripted(lambda asked: again if "Nothing was listed" in asked else lines)
+    listed = facts_of(turns, writer)
+    return [(fact.messages[0], fact.text) for fact in listed.facts], listed.dropped
+
+
+TWO = "My dog Bolt hates every cat.", "Solveig plays the oboe in Leeds."
+
+
+@pytest.mark.parametrize("numbers", [(1, 2), (2, 1), (2, 2), (7, 0)])
+def test_a_fact_is_of_the_message_that_it_shares_most_with_however_it_was_counted(numbers):
+    lines = f"[{numbers[0]}] Bolt hates every cat.\n[{numbers[1]}] Solveig plays the oboe."
+    assert listed_of(*TWO, lines=lines)[0] == [(0, "Bolt hates every cat."), (1, "Solveig plays the oboe.")]
+
+
+def test_the_reply_to_a_question_is_the_source_of_its_fact():
+    turns = turns_of(
+        [{"role": "assistant", "content": "How do you get to work?"}, {"role": "user", "content": "By tram."}], MONDAY
+    )
+    fact = facts_of(turns, Scripted(lambda asked: "[2] I get to work by tram.")).facts[0]
+    assert (fact.messages, fact.said_by) == ((1,), "user")
+
+
+@pytest.mark.parametrize(
+    "line", ["Bolt hates every cat.", "[1]", "[1] -", "- [x] Bolt hates every cat.", "", "[1]\t- "]
+)
+def test_lines_without_a_number_or_a_sentence_are_left_out(line):
+    assert listed_of(*TWO, lines=line) == ([], ())
+
+
+@pytest.mark.parametrize(
+    "line", ["1. Bolt hates every cat.", "[1]: Bolt hates every cat.", "* [1] Bolt hates every cat."]
+)
+def test_lines_are_read_as_small_writers_number_them(line):
+    assert listed_of(*TWO, lines=line)[0] == [(0, "Bolt hates every cat.")]
+
+
+def test_a_fact_in_words_of_another_language_is_dropped():
+    said = "Meine Schwester Mirela wohnt seit drei Jahren in Leeds."
+    found, dropped = listed_of(said, lines="[1] My sister Mirela lives in Leeds.\n[1] Mirela wohnt in Leeds.")
+    assert found == [(0, "Mirela wohnt in Leeds.")]
+    assert dropped == (("My sister Mirela lives in Leeds.", "its words were not said"),)
+
+
+def test_what_was_said_of_somebody_else_is_dropped():
+    said = (
+        "My older brother Alex has lived in Boston for ten years.",
+        "My younger brother Alex has lived in Denver since May.",
+    )
+    lines = ("[2] My younger brother Alex has lived in Boston.", "[2] My younger brother Alex has lived in Denver.")
+    found, dropped = listed_of(*said, lines="\n".join(lines))
+    assert found == [(1, "My younger brother Alex has lived in Denver.")]
+    assert dropped[0][1] == "bosto was said of something else"
+
+
+def test_a_second_reading_adds_to_the_first_and_only_for_messages_without_a_fact():
+    lines = "[1] Bolt hates every cat."
+    found, dropped = listed_of(*TWO, lines=lines, again="[1] Solveig plays the oboe.\n[1] Otto plays the cello.")
+    assert found == [(0, "Bolt hates every cat."), (1, "Solveig plays the oboe.")]
+    assert [text for text, _ in dropped] == ["Otto plays the cello."]
+
+
+def test_long_conversations_are_read_by_windows_with_what_was_said_before():
+    writer = Scripted(lambda asked: "")
+    said = [{"role": "user", "content": f"House {number} is red."} for number in range(30)]
+    facts_of(turns_of(said, MONDAY), writer)
+    first, second, _, *again = writer.asked
+    assert "[12] User: House 11 is red." in first and "House 12" not in first
+    assert second.startswith("Before:\nUser: House 8 is red.") and "[1] User: House 12 is red." in second
+    assert len(again) == 3 and all("Nothing was listed yet" in asked for asked in again)
+
+
+def test_the_examples_are_in_the_language_of_what_is_read():
+    asked = prompt(turns_of([{"role": "user", "content": "Meine Schwester wohnt in Köln."}], MONDAY))
+    assert [m["content"] for m in asked if m["role"] == "assistant"][-1].startswith("[1] Meine Nichte heißt Klara.")
+
+
+@pytest.mark.parametrize(
+    ("fact", "source", "unsaid"),
+    [
+        ("Nur ich und I'm I've I.", "", []),
+        ("Ich habe Klaras Puzzle.", "Klara hat ein Puzzle.", []),
+        ("Советую для Клары.", "Племянница Клара", []),
+        ("Sprzedałem to Klarze.", "Klara", []),
+        ("They met Maren.", "They met Marvin.", ["Maren"]),
+        ("这个价格是18欧元。", "价格：18欧元", []),
+        ("这个价格是19欧元。", "价格：18欧元", ["这个价格是19欧元"]),
+        ("7번 노선", '{"노선": 7}', []),
+    ],
+)
+def test_names_in_their_forms_and_numbers_in_any_script(fact, source, unsaid):
+    assert missing(fact, [source]) == unsaid
+
+
+def test_syllables_of_hangul_and_accents_are_folded_to_one_character_each():
+    assert folded("민지 Köln") == "민지 koln"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ class Own:
 
     name = "own"
 
-    def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
+    def complete(self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0) -> list[str]:
         return ["" for _ in prompts]
 
 

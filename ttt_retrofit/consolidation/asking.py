@@ -43,6 +43,7 @@ class QuestionDraft:
     source: str = ""  # where its answer must come from, if not from that statement
     by_user: bool = False
     spare: bool = False  # one more wording, which may be held out from what is trained on
+    verbatim: bool = False  # the detail must stand in the answer word for word, in whatever language
 
 
 def ask(

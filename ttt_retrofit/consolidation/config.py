@@ -94,6 +94,9 @@ class ConsolidationConfig:
     max_drift: float = field(
         default=0.01, metadata={"help": "largest relative change of the loss on unrelated text, to be accepted"}
     )
+    max_changed: float = field(
+        default=0.1, metadata={"help": "share of general requests in a chat answered otherwise, to be accepted"}
+    )
     notepad: int = field(
         default=0, metadata={"help": "tokens of sentences kept word for word in the whole memory; see `with_notes`"}
     )
@@ -115,7 +118,7 @@ class ConsolidationConfig:
             value = getattr(self, name)
             if (name, value) != ("lr", None) and not (is_number(value) and 0 < value < float("inf")):
                 raise ConfigError(f"{name}={value!r}: expected a positive number{' or None' * (name == 'lr')}.")
-        for name in ("negatives", "replay", "min_recall", "enough_recall"):
+        for name in ("negatives", "replay", "min_recall", "max_changed", "enough_recall"):
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value <= 1:
                 raise ConfigError(f"{name}={value!r}: expected a share from 0 to 1.")

@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,10 +22,9 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import ConfigError
 from ..memory.batch import MemoryBatch
 from ..memory.collate import collate
-from ..memory.entry import Entry, Source
 from ..memory.gates import Background
 from ..memory.lessons import Lesson
-from ..memory.memory import Memory, free_name
+from ..memory.memory import Memory
 from ..memory.projections import Placement, find_placement
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
@@ -35,7 +33,7 @@ from ..util.texts import common_beginning
 from . import study, verify
 from .aliases import Pair, pairs
 from .asking import QuestionDraft, ask
-from .cached_writer import CachedWriter
+from .cached_writer import CachedTexts, CachedWriter
 from .chats import pair_in_chats, partly_in_chats
 from .config import ConsolidationConfig
 from .control import Control
@@ -43,7 +41,8 @@ from .distill import EncodedLesson, Leaves, TrainingState, begin_training, fresh
 from .earlier_lessons import EarlierLessons
 from .facts.writers import FactWriter
 from .model_copies import plain_copy, private_copy
-from .note_selection import scored_notes, within_budget
+from .new_entry import new_entry
+from .note_selection import within_budget
 from .overview import overview
 from .pieces import Context
 from .plan import Plan
@@ -52,11 +51,12 @@ from .reference_set import ReferenceSet, beginnings, build_reference_set
 from .student import Student
 from .study import Question
 from .supersede import NewAnswers, RevisedMemory, latest, revise
+from .told import ask_by_writer, by_facts
 from .words import content
 from .work_directory import FORMAT, WorkDirectory
 from .writer import Writer
 
-STORED = torch.bfloat16  # of a memory's weights
+KEPT = 5  # one in so many of the general requests is kept for verification
 
 
 @dataclass
@@ -75,11 +75,16 @@ class Consolidation:
     date: datetime.date | None = None  # of messages that carry none
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
+    dropped: int = 0  # sentences of a writer of facts that failed a check
+    kept: Sequence[str] = ()  # general requests that are asked in verification, and nowhere else
     formatter: PromptFormatter = field(init=False)
     others: Memory | None = field(init=False)  # the earlier memory without what this very context was taught before
     before: EarlierLessons = field(init=False)
 
     def __post_init__(self) -> None:
+        general = self.prompts.general
+        self.kept = general[KEPT - 1 :: KEPT]
+        self.prompts = dataclasses.replace(self.prompts, general=tuple(q for n, q in enumerate(general, 1) if n % KEPT))
         self.formatter = PromptFormatter(self.tokenizer, self.prompts.plain)
         earlier, own = self.earlier, [self.context.sha256]
         entries = () if earlier is None else tuple(e for e in earlier.entries if [s.sha256 for s in e.sources] != own)
@@ -96,6 +101,7 @@ class Consolidation:
             json.dumps(dataclasses.asdict(self.prompts), sort_keys=True),
             str(self.tokenizer.chat_template),
             self._writer_name,
+            str(self.date),
             json.dumps(list(self.own_questions)),
             json.dumps([] if self.earlier is None else [[e.name, e.created] for e in self.earlier.entries]),
         ]
@@ -138,6 +144,9 @@ class Consolidation:
         placement = find_placement(plain, self.config.memory)
         self._check_earlier(placement)
         teacher = CachedWriter(work, "teacher", plain, self.tokenizer, self.control.check)
+        if isinstance(self.writer, FactWriter) and not self.own_questions:
+            facts = CachedTexts(work, self.writer, self.control.check)
+            self.context, self.dropped = by_facts(self.context, facts, self.control)
         studied = work.load_study()
         if studied is None:
             studied = self._study(teacher, work)
@@ -174,18 +183,18 @@ class Consolidation:
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
         candidate = self._candidate(plan, state, reference, placement)
-        checked = verify.chosen(plan.held_out, [question for question in asked if question.value])
-        report = self._verify(student, teacher, candidate, checked, plan.unknown, reference)
+        verified = self._verified(student, teacher, candidate, asked, plan, reference)
         self.control.at("done", 1, 1)
+        assert verified.report is not None
         report = dataclasses.replace(
-            report,
+            verified.report,
             steps=state.step,
             lessons=len(plan.facts),
             stopped=stopped,
             tokens=self.tokens + student.tokens + teacher.tokens,
             seconds=dict(self.control.seconds),
         )
-        return dataclasses.replace(candidate, report=report)
+        return dataclasses.replace(verified, report=report)
 
     def _reference_set(self, student: Student, teacher: Writer, asked: Sequence[Question]) -> ReferenceSet:
         self.control.at("general", 0, len(self.prompts.general))
@@ -252,12 +261,8 @@ class Consolidation:
 
     def _study(self, teacher: Writer, work: WorkDirectory) -> tuple[list[Question], frozenset[int]]:
         """The questions with their answers, and the statements that no longer hold at the end of the context."""
-        writer = teacher
-        if isinstance(self.writer, tuple):
-            writer = CachedWriter(work, "writer", *self.writer, self.control.check)
         own = [QuestionDraft(text, self._about(text), by_user=True) for text in self.own_questions]
-        asked = own or ask(self.context, writer, self.prompts, self.config, self.control)
-        self.tokens += 0 if writer is teacher else writer.tokens
+        asked = own or self._asked(teacher, work)
         questions = study.answer(asked, self.context, teacher, self.formatter, self.prompts, self.config, self.control)
         outdated: frozenset[int] = frozenset()
         if self.context.conversation:  # a document tells one thing after another, a chat corrects what it told
@@ -266,6 +271,19 @@ class Consolidation:
         named = _named(self.context.without(outdated), self.prompts)
         earlier = [pair for known in self.before.named(self.prompts.named, named).values() for pair in known]
         return study.hold_out(study.otherwise_named(questions, [*dict.fromkeys(earlier), *named])), outdated
+
+    def _asked(self, teacher: Writer, work: WorkDirectory) -> list[QuestionDraft]:
+        """The questions about the context that the model, another model, or a writer of facts writes."""
+        if self.writer is None:
+            return ask(self.context, teacher, self.prompts, self.config, self.control)
+        if isinstance(self.writer, tuple):
+            writer = CachedWriter(work, "writer", *self.writer, self.control.check)
+            asked = ask(self.context, writer, self.prompts, self.config, self.control)
+            self.tokens += writer.tokens
+            return asked
+        return ask_by_writer(
+            self.context, CachedTexts(work, self.writer, self.control.check), self.config, self.control
+        )
 
     def _answered(self, teacher: Writer, asked: Sequence[QuestionDraft]) -> NewAnswers:
         """What the teacher answers to questions that were asked before, out of what this context says."""
@@ -330,32 +348,9 @@ class Consolidation:
         )
 
     def _candidate(self, plan: Plan, state: TrainingState, reference: ReferenceSet, placement: Placement) -> Memory:
-        """On the CPU, as one that was loaded: memories of both kinds meet in a batch or a bank."""
-        now = time.time()
-        weights = {
-            path: {name: leaf.detach().to("cpu", STORED) for name, leaf in by_name.items()}
-            for path, by_name in state.leaves.items()
-        }
-        source = Source(
-            sha256=self.context.sha256,
-            kind=self.context.kind,
-            tokens=len(self._ids(self.context.text)),
-            text=self.context.text if self.config.keep_text else None,
-        )
-        held = (statement.text for statement in self.context.statements if statement.holds)
-        notes = scored_notes(held, self.tokenizer) if self.config.notepad else []
+        """The earlier entries as they are left, and the new one."""
         before = () if plan.before is None else plan.before.entries
-        name = self.context.sha256[:12]
-        entry = Entry(
-            free_name(name, [e.name for e in before]),
-            (source,),
-            weights,
-            dataclasses.replace(plan.gate, keys=plan.gate.keys.cpu()),
-            tuple(plan.studied),
-            now,
-            tuple(notes),
-            tuple(other for other in plan.learned_from if other != name),
-        )
+        entry = new_entry(self.context, self.config, self.tokenizer, plan, state.leaves, [e.name for e in before])
         entries = (*before, entry)
         return Memory(
             base=self.base,
@@ -364,19 +359,20 @@ class Consolidation:
             layer=placement.layer,
             background=reference.background.to(torch.device("cpu")),
             entries=within_budget(entries, self.config.notepad) if self.config.notepad else entries,
-            created=now,
+            created=entry.created,
             opener=reference.opener,
         )
 
-    def _verify(
+    def _verified(
         self,
         student: Student,
         teacher: Writer,
         candidate: Memory,
-        questions: Sequence[Question],
-        unknown: Sequence[str],
+        asked: Sequence[Question],
+        plan: Plan,
         reference: ReferenceSet,
-    ) -> Report:
+    ) -> Memory:
+        """The candidate with its report, and its facts marked by whether they are known."""
         self.control.at("verify", 0, verify.PARTS)
         converted = private_copy(self.model)
         remembering = Writer(
@@ -384,12 +380,32 @@ class Consolidation:
         )
         memories = collate([candidate], student.model.device, student.model.dtype)
         assert memories is not None
-        moved = partial(verify.drift, student, reference.texts, reference.below_texts, memories)
-        report = verify.verification_report(
-            teacher, remembering, self.formatter, questions, unknown, moved, self.config, self.control
+        said = [(question.text, teacher.text(question.answer)) for question in asked]
+        verification = verify.Verification(
+            teacher,
+            remembering,
+            self.formatter,
+            verify.chosen(plan.held_out, [question for question in asked if question.value]),
+            plan.unknown,
+            partial(verify.in_chat, teacher, remembering, self.formatter, said, self.kept, self.prompts.abstention),
+            partial(verify.drift, student, reference.texts, reference.below_texts, memories),
         )
+        report, known = verification.report(self.config, self.control)
         self.tokens += remembering.tokens
-        return report
+        *earlier, entry = candidate.entries
+        facts = tuple(
+            dataclasses.replace(fact, learned=known.get(number)) if fact.status == "current" else fact
+            for number, fact in enumerate(entry.facts)
+        )
+        report = dataclasses.replace(
+            report,
+            facts=sum(fact.learned is not None for fact in facts),
+            unlearned=tuple(fact.id for fact in facts if fact.learned is False),
+            dropped=self.dropped,
+            superseded=sum(fact.status != "current" for fact in facts),
+        )
+        entries = (*earlier, dataclasses.replace(entry, facts=facts))
+        return dataclasses.replace(candidate, entries=entries, report=report)
 
     def _rejected(self, reason: str, tokens: int) -> Memory:
         """The earlier memory as it was, with a report that says why nothing was added."""
@@ -403,9 +419,6 @@ class Consolidation:
             self.base, self.model.name_or_path, self.config.memory, placement.layer, nothing
         )
         return dataclasses.replace(earlier, report=report)
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
 
 
 def _named(context: Context, prompts: Prompts) -> list[Pair]:

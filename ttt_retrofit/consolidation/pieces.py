@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Sequence
@@ -12,10 +13,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..memory.facts import Fact
 from ..streaming.cache import TTTCache
-from ..util.messages import Message, studied
+from ..util.messages import STUDIED, Message, studied, text_of
+from .facts.turns import Turn, speaker_of, turns_of
 from .words import content, names, sentences, without_announcement, without_opener, words
 
+TEXT = "Text"  # who says what stands in a document
 NEIGHBOURS = 2  # sentences shown before a statement when questions about it are written
 SHORTEST = 3  # words; anything shorter states nothing
 OF_A_TURN = 4  # tokens that a template puts around a message
@@ -29,6 +33,23 @@ class Statement:
     before: str  # the sentences before it
     piece: int  # the piece it stands in
     holds: bool = True  # at the end of the context: nothing that comes later changes it
+    said_by: str = TEXT  # "User", "Assistant", "Tool", the name of a speaker, or `TEXT`
+    message: int = 0  # of the conversation, from 0
+    said_at: str | None = None  # ISO 8601
+
+    @property
+    def told(self) -> str:
+        """As a writer of questions reads it."""
+        return f"{self.said_by}: {self.text}"
+
+    @property
+    def source(self) -> str:
+        """All the words that questions about it may take from it."""
+        return f"{self.before} {self.text} {self.said_by}"
+
+    def fact(self, source: str) -> Fact:
+        """As a person sees it. source: sha256 of the context."""
+        return Fact.of(self.text, speaker_of(self.said_by), self.said_at, [self.message], source)
 
 
 @dataclass(frozen=True)
@@ -39,6 +60,7 @@ class Context:
     text: str
     pieces: tuple[tuple[Message, ...] | str, ...]  # messages of a conversation, or a part of a document
     statements: tuple[Statement, ...]
+    turns: tuple[Turn, ...] = ()  # of a conversation, what tools returned included
 
     @property
     def conversation(self) -> bool:
@@ -54,13 +76,17 @@ class Context:
         return replace(self, statements=tuple(statements))
 
 
-def parse_context(context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
+def parse_context(
+    context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int, date: datetime.date | str | None = None
+) -> Context:
     """A text, chat messages, token ids, or a `TTTCache` that kept its text.
+
+    date : of messages that carry none; today when not given.
 
     Raises
     ------
     InputError
-        When it is empty, of another type, or a cache that kept no text.
+        When it is empty, of another type, a cache that kept no text, or has a date that cannot be read.
     """
     if isinstance(context, str):
         return _document("text", context, tokenizer, piece_tokens)
@@ -85,7 +111,7 @@ def parse_context(context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens
             )
         return _ids("ids", context.tolist(), tokenizer, piece_tokens)
     if isinstance(context, Sequence) and context and all(isinstance(part, dict) for part in context):
-        return _chat(context, tokenizer, piece_tokens)
+        return _chat(context, tokenizer, piece_tokens, date)
     if isinstance(context, Sequence) and all(isinstance(part, int) for part in context):
         return _ids("ids", list(context), tokenizer, piece_tokens)
     raise InputError(
@@ -112,9 +138,15 @@ def _document(kind: str, text: str, tokenizer: PreTrainedTokenizerBase, piece_to
     return Context(kind, text, tuple(" ".join(piece) for piece in pieces), stated)
 
 
-def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_tokens: int) -> Context:
-    turns = studied(messages)
-    if not turns:
+def _chat(
+    messages: Sequence[dict],
+    tokenizer: PreTrainedTokenizerBase,
+    piece_tokens: int,
+    date: datetime.date | str | None,
+) -> Context:
+    spoken = studied(messages)
+    turns = turns_of(messages, date)
+    if not spoken:
         raise InputError("The context is empty: no message of the user or the assistant says anything.")
     pieces: list[tuple[Message, ...]] = []
     statements: list[Statement] = []
@@ -122,38 +154,49 @@ def _chat(messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, piece_to
     current: list[Message] = []
     length = 0
     earlier: list[str] = []
-    for turn, said, size in _parts(turns, tokenizer, piece_tokens):
+    for turn, message, said, size in _parts(turns, messages, tokenizer, piece_tokens):
         # A piece begins with the user, as templates expect it, unless what was said in between is as long as one.
-        if current and length + size > piece_tokens * (1 if turn["role"] == "user" else 2):
+        if current and length + size > piece_tokens * (1 if message["role"] == "user" else 2):
             pieces.append(tuple(current))
             current, length = [], 0
-        current.append(turn)
+        current.append(message)
         length += size
         for sentence in said:
             # An assistant that names nothing but what it was told states nothing new.
-            repeats = turn["role"] == "assistant" and not names(sentence) - known
+            repeats = message["role"] == "assistant" and not names(sentence) - known
             if _states(sentence) and not repeats and not sentence.endswith("?"):
                 statements.append(
-                    Statement(without_announcement(sentence), " ".join(earlier[-NEIGHBOURS:]), len(pieces))
+                    Statement(
+                        without_announcement(sentence),
+                        " ".join(earlier[-NEIGHBOURS:]),
+                        len(pieces),
+                        said_by=turn.said_by,
+                        message=turn.place,
+                        said_at=turn.date.isoformat(),
+                    )
                 )
             earlier.append(sentence)
             known |= set(words(sentence))
     pieces.append(tuple(current))
-    return Context("chat", json.dumps(turns, ensure_ascii=False), tuple(pieces), tuple(statements))
+    return Context("chat", json.dumps(spoken, ensure_ascii=False), tuple(pieces), tuple(statements), tuple(turns))
 
 
 def _parts(
-    turns: Sequence[Message], tokenizer: PreTrainedTokenizerBase, most: int
-) -> Iterator[tuple[Message, list[str], int]]:
-    """Messages with their sentences and tokens; one that is longer than a piece comes as several."""
+    turns: Sequence[Turn], messages: Sequence[dict], tokenizer: PreTrainedTokenizerBase, most: int
+) -> Iterator[tuple[Turn, Message, list[str], int]]:
+    """What users and assistants say, with sentences and tokens; what is longer than a piece comes as several."""
     for turn in turns:
-        said, size = _sentences(turn["content"], tokenizer, most), _tokens(turn["content"], tokenizer)
+        role = messages[turn.place]["role"]
+        if role not in STUDIED:
+            continue
+        text = text_of(messages[turn.place], turn.place)
+        said, size = _sentences(text, tokenizer, most), _tokens(text, tokenizer)
         if size <= most:
-            yield turn, said, size + OF_A_TURN
+            yield turn, {"role": role, "content": text}, said, size + OF_A_TURN
             continue
         for part in _packed(said, tokenizer, most):
-            text = " ".join(part)
-            yield {**turn, "content": text}, part, _tokens(text, tokenizer) + OF_A_TURN
+            joined = " ".join(part)
+            yield turn, {"role": role, "content": joined}, part, _tokens(joined, tokenizer) + OF_A_TURN
 
 
 def _packed(said: Sequence[str], tokenizer: PreTrainedTokenizerBase, most: int) -> list[list[str]]:

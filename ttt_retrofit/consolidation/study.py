@@ -18,6 +18,8 @@ from .aliases import Pair, renamed, without_qualifier
 from .asking import BATCH, QuestionDraft, asked_back, details_of, turned, with_reference
 from .config import ConsolidationConfig
 from .control import Control
+from .facts.checks import WORD, folded
+from .facts.informative import holds as has_all
 from .pieces import Context
 from .prompts import Prompts, fill
 from .words import content, content_stems, made_up, stem, stems, value, words
@@ -78,6 +80,8 @@ def answer(
             )
             gives = set() if refused else value(said, one.text, source)
             wanted = content(one.detail) & gives if one.detail else gives
+            if one.verbatim:
+                wanted = _in_any_language(one.detail, said)
             if wanted or (narrow and one.by_user):
                 found.append(Question(one.text, frozenset(wanted), answered, one.statement, spare=one.spare))
             elif one.statement >= 0:
@@ -85,6 +89,12 @@ def answer(
             elif one.by_user:
                 found.append(Question(one.text, frozenset(), answered, -1))
     return found
+
+
+def _in_any_language(detail: str, said: str) -> set[str]:
+    """The words of a detail that an answer has all of; nothing where one is missing."""
+    wanted = set(WORD.findall(folded(detail)))
+    return wanted if has_all(said, wanted) else set()
 
 
 def _batches(pieces: Sequence[int]) -> list[list[int]]:

@@ -13,6 +13,7 @@ import torch
 
 from ..memory.batch import MemoryBatch
 from ..memory.report import Report
+from ..util.messages import Message
 from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
@@ -21,7 +22,9 @@ from .study import Question
 from .words import content, holds
 from .writer import Writer
 
-PARTS = 3  # of its progress: the base asked, the memory asked, unrelated texts read
+PARTS = 4  # of its progress: the base asked, the memory asked, a chat gone on with, unrelated texts read
+TURNS = 3  # personal ones before a general request, at most
+BEGINNING = 12  # tokens of an answer to a general request that are compared
 ASKED_AT_MOST = 48  # questions
 ASKED_AT_LEAST = 16  # of six odd ones, a good memory gets less than half right by chance
 
@@ -86,7 +89,17 @@ def drift(
     return Drift(loss_memory / loss_base - 1, kl / max(count, 1))
 
 
-def acceptance(recall: float | None, questions: int, moved: Drift, config: ConsolidationConfig) -> tuple[bool, str]:
+@dataclass(frozen=True)
+class InChat:
+    """How general requests are answered after personal turns."""
+
+    changed: float  # share answered otherwise than by the base, after the very same messages
+    refused: float  # share answered as what was never told
+
+
+def acceptance(
+    recall: float | None, questions: int, moved: Drift, chat: InChat | None, config: ConsolidationConfig
+) -> tuple[bool, str]:
     """Whether a candidate is accepted, and why."""
     if recall is None:
         return False, "no question has an answer out of the context, so nothing could be verified."
@@ -97,54 +110,104 @@ def acceptance(recall: float | None, questions: int, moved: Drift, config: Conso
             False,
             f"the loss on unrelated text moved by {moved.loss:+.2%}, more than max_drift {config.max_drift:.2%}.",
         )
+    if chat is not None and chat.changed > config.max_changed:
+        return (
+            False,
+            f"{chat.changed:.0%} of general requests in a chat are answered otherwise than without the memory, more "
+            f"than max_changed {config.max_changed:.0%}.",
+        )
     return True, f"recall {recall:.0%} of {questions} questions, loss on unrelated text {moved.loss:+.2%}."
 
 
-def verification_report(
+def in_chat(
     teacher: Writer,
     remembering: Writer,
     formatter: PromptFormatter,
-    questions: Sequence[Question],
-    unknown: Sequence[str],
-    moved: Callable[[], Drift],
-    config: ConsolidationConfig,
-    control: Control,
-) -> Report:
-    """What a candidate knows that the base alone does not, and whether it is accepted.
+    said: Sequence[tuple[str, str]],
+    general: Sequence[str],
+    abstention: str,
+) -> InChat | None:
+    """General requests after one to `TURNS` personal turns. Without a chat template there are no turns.
 
     Parameters
     ----------
+    said : questions about the context with their answers.
+    general : requests that gates were not measured on.
+    abstention : how a memory declines.
+    """
+    if not formatter.chat or not general or not said:
+        return None
+    prompts = []
+    for number, request in enumerate(general):
+        messages: list[Message] = []
+        for turn in range(1 + number % TURNS):
+            asked, given = said[(number + turn) % len(said)]
+            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": given}]
+        prompts.append(formatter.asked(request, messages))
+    without, with_it = (answered(one, prompts, BEGINNING, line=False) for one in (teacher, remembering))
+    changed = [b for a, b in zip(without, with_it) if a != b]
+    refused = [b for b in changed if b.startswith(abstention[:BEGINNING])]
+    return InChat(len(changed) / len(prompts), len(refused) / len(prompts))
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a candidate is asked.
+
+    Attributes
+    ----------
     teacher, remembering : the base alone, and with the candidate.
     unknown : questions that nothing was told about.
+    chat : measures what a general request in a chat is answered.
     moved : measures the candidate's drift.
     """
-    prompts = [formatter.asked(text) for text in (*(question.text for question in questions), *unknown)]
-    remembered = {word for question in questions for word in question.value}
 
-    def asked(writer: Writer) -> tuple[list[str], float | None, float | None]:
+    teacher: Writer
+    remembering: Writer
+    formatter: PromptFormatter
+    questions: Sequence[Question]
+    unknown: Sequence[str]
+    chat: Callable[[], InChat | None]
+    moved: Callable[[], Drift]
+
+    def report(self, config: ConsolidationConfig, control: Control) -> tuple[Report, dict[int, bool]]:
+        """What the candidate knows that the base alone does not, and whether it is accepted; and by statement whether
+        all that was asked about it was right.
+        """
+        _, before, false_before = self._asked(self.teacher, config)
+        control.at("verify", 1, PARTS)
+        answers, after, false = self._asked(self.remembering, config)
+        control.at("verify", 2, PARTS)
+        chat = self.chat()
+        control.at("verify", 3, PARTS)
+        drifted = self.moved()
+        accepted, reason = acceptance(after, len(self.questions), drifted, chat, config)
+        known: dict[int, bool] = {}
+        failures = []
+        for question, answer in zip(self.questions, answers):
+            right = holds(answer, question.value)
+            known[question.statement] = known.get(question.statement, True) and right
+            failures += [] if right else [(question.text, " ".join(sorted(question.value)), answer)]
+        report = Report(
+            accepted=accepted,
+            reason=reason,
+            recall_before=before,
+            recall=after,
+            questions=len(self.questions),
+            false_memories=false,
+            false_memories_before=false_before,
+            drift_kl=drifted.kl,
+            drift_loss=drifted.loss,
+            failures=tuple(failures) if config.keep_text else (),
+            chat_changed=None if chat is None else chat.changed,
+            chat_refused=None if chat is None else chat.refused,
+        )
+        return report, known
+
+    def _asked(self, writer: Writer, config: ConsolidationConfig) -> tuple[list[str], float | None, float | None]:
         """Answers to the questions, the share that is right, and the share of inventions on the unknown."""
-        given = answered(writer, prompts, config.answer_tokens, line=not formatter.chat)
-        answers, declined = given[: len(questions)], given[len(questions) :]
-        return answers, recall(answers, questions), inventions(declined, unknown, remembered)
-
-    _, before, false_before = asked(teacher)
-    control.at("verify", 1, PARTS)
-    answers, after, false = asked(remembering)
-    control.at("verify", 2, PARTS)
-    drifted = moved()
-    accepted, reason = acceptance(after, len(questions), drifted, config)
-    failures = tuple(
-        (q.text, " ".join(sorted(q.value)), a) for q, a in zip(questions, answers) if not holds(a, q.value)
-    )
-    return Report(
-        accepted=accepted,
-        reason=reason,
-        recall_before=before,
-        recall=after,
-        questions=len(questions),
-        false_memories=false,
-        false_memories_before=false_before,
-        drift_kl=drifted.kl,
-        drift_loss=drifted.loss,
-        failures=failures if config.keep_text else (),
-    )
+        prompts = [self.formatter.asked(text) for text in (*(q.text for q in self.questions), *self.unknown)]
+        remembered = {word for question in self.questions for word in question.value}
+        given = answered(writer, prompts, config.answer_tokens, line=not self.formatter.chat)
+        answers, declined = given[: len(self.questions)], given[len(self.questions) :]
+        return answers, recall(answers, self.questions), inventions(declined, self.unknown, remembered)

@@ -123,6 +123,15 @@ class WorkDirectory:
         ]
         return questions, frozenset(outdated)
 
+    def save_texts(self, name: str, texts: Sequence[str]) -> None:
+        self._write(WRITTEN.format(name), {}, list(texts))
+
+    def load_texts(self, name: str) -> list[str] | None:
+        stored = self._read(WRITTEN.format(name))
+        if stored is None or not isinstance(stored[1], list) or not all(isinstance(t, str) for t in stored[1]):
+            return None
+        return stored[1]
+
     def save_answers(self, name: str, answers: Sequence[Answer]) -> None:
         self._write(WRITTEN.format(name), _as_tensors(answers), [len(answer.ids) for answer in answers])
 

@@ -315,7 +315,7 @@ class MemoryMixin(_Base):
         work = Consolidation(
             model=self,
             tokenizer=tokenizer,
-            context=parse_context(context, tokenizer, recipe.piece_tokens),
+            context=parse_context(context, tokenizer, recipe.piece_tokens, date),
             config=recipe,
             control=Control(Budget.of(budget), bar if progress is True else progress or None, bar.close),
             base=fingerprint(self),

@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterable
 
 WORD = re.compile(r"[^\W_]+(?:[.'’:/@&+-][^\W_]+)*")  # "J.R.", "ingest-eu", "14:20", "l'eau"
 DIGITS = re.compile(r"\d+")
+PRONOUN = re.compile(r"I(?:['’]\w+)?")  # English writes its first person with a capital; it is no name
 
 
 def folded(text: str) -> str:
     """For comparisons: one form of every character (NFKC), without case or accents."""
     parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    return "".join(character for character in parts if not unicodedata.combining(character))
+    bare = "".join(character for character in parts if not unicodedata.combining(character))
+    return unicodedata.normalize("NFC", bare)  # syllables of Hangul are whole again
 
 
 def caseless(text: str) -> list[str]:
@@ -34,7 +36,8 @@ def verbatim(text: str) -> list[str]:
     for place, match in enumerate(WORD.finditer(text)):
         word = match[0]
         capitals = sum(character.isupper() for character in word)
-        if any(character.isdigit() for character in word) or capitals > (1 if place == 0 else 0):
+        said = any(character.isdigit() for character in word) or capitals > (1 if place == 0 else 0)
+        if said and not PRONOUN.fullmatch(word):
             found.append(word)
     return found
 
@@ -54,18 +57,20 @@ def missing(text: str, sources: Iterable[str], allowed: Collection[str] = ()) ->
 
 
 def _stands(word: str, said: str, words: Collection[str], numbers: Collection[str]) -> bool:
-    """Whether a word stands in a text: a number as that very number, a name as the beginning of a word or the reverse.
+    """Whether a word stands in a text: a number as that very number, a name in any of its forms.
 
-    Endings differ with the case of a noun ("Ines's", "Mirelas"), so a shared beginning of four letters will do.
+    Of a run of characters without spaces only its numbers count: `unlike` is about the others.
     """
     if digits := DIGITS.findall(word):
-        return word in words or (word in said and all(number in numbers for number in digits))
+        whole = bool(caseless(word)) or word in said
+        return word in words or (whole and all(number in numbers for number in digits))
     return any(_alike(word, other) for other in words)
 
 
 def _alike(one: str, other: str) -> bool:
-    shared = min(len(one), len(other))
-    return one == other or (shared >= 4 and one[:shared] == other[:shared])
+    """Whether two words are forms of one: the shorter begins the longer, but for its last letter (Klara, Klarze)."""
+    beginning = max(4, min(len(one), len(other)) - 1)
+    return one == other or (min(len(one), len(other)) >= 4 and one[:beginning] == other[:beginning])
 
 
 def unlike(text: str, sources: Iterable[str]) -> float:

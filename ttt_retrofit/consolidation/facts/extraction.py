@@ -15,6 +15,8 @@ from importlib import resources
 from typing import Any
 
 from ...util.messages import Message
+from .languages import shown
+from .related import Related, terms
 from .turns import Turn
 from .writers import FactWriter
 
@@ -61,8 +63,14 @@ def _listed(
     windows: Sequence[Sequence[Turn]], turns: Sequence[Turn], writer: FactWriter, *, again: bool
 ) -> list[Written]:
     prompts = [prompt(window, _before(window, turns), again=again) for window in windows]
-    answers = writer.complete(prompts, LONGEST)
+    longest = max(map(_size, windows), default=0)
+    answers = writer.complete(prompts, longest)
     return [fact for window, answer in zip(windows, answers) for fact in read(answer, window)]
+
+
+def _size(window: Sequence[Turn]) -> int:
+    """Tokens that the list of a window may have: some for each message, and what it says about once and a half."""
+    return min(LONGEST, 16 * len(window) + sum(len(turn.text) for turn in window) // 2)
 
 
 def _before(window: Sequence[Turn], turns: Sequence[Turn]) -> Sequence[Turn]:
@@ -77,20 +85,29 @@ def prompt(window: Sequence[Turn], before: Sequence[Turn] = (), *, again: bool =
     earlier = "\n".join(f"{turn.said_by}: {turn.dated}" for turn in before)
     parts = [f"Before:\n{earlier}\n" if before else "", asked["again"] + "\n" if again else "", said]
     messages = [{"role": "system", "content": asked["instruction"].strip()}]
-    for example in asked["examples"]:
-        messages += _pair(example["turns"], example["facts"])
+    for language in shown("\n".join(turn.text for turn in window)):
+        messages += _pair(language.talk, language.facts)
     return [*messages, {"role": "user", "content": "\n".join(filter(None, parts))}]
 
 
 def read(answer: str, window: Sequence[Turn]) -> Iterator[Written]:
-    """The sentences of a list; lines that name no message of the window are left out."""
+    """The sentences of a list, each with the message that it shares most with: small writers miscount.
+
+    The message whose number it has is taken where it has a word of the sentence that the other one lacks, as the reply
+    to a question does, and where no message shares anything. Lines without a number are left out.
+    """
+    related = Related([turn.dated for turn in window])
     for line in answer.splitlines():
         match = LINE.match(line.strip())
         if match is None or match[2].strip() == NOTHING:
             continue
-        number = int(match[1])
-        if 1 <= number <= len(window):
-            yield Written(match[2].strip(), window[number - 1])
+        text, number = match[2].strip(), int(match[1]) - 1
+        best = next(iter(related.to(text, 1)), None)
+        if 0 <= number < len(window):
+            lacks = set() if best is None else related.terms[best]
+            best = number if best is None or terms(text) & related.terms[number] - lacks else best
+        if best is not None:
+            yield Written(text, window[best])
 
 
 def _pair(asked: str, answered: str) -> list[Message]:

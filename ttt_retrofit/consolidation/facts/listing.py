@@ -8,11 +8,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...memory.facts import Fact
-from .checks import folded, missing, unlike
+from .checks import caseless, folded, missing, unlike, verbatim
 from .extraction import BEFORE, Written, written_facts
+from .related import of_others, terms
 from .turns import Turn
 from .writers import FactWriter
 
+SHORTEST = 3  # words of a fact that names nothing
+ELLIPTIC = 5  # words of a message that may not be understood alone
+ASKS = ("?", "？", "؟")
+SAID = 0.5  # share of words that must stand in the source: a fact is in its speaker's own words
 UNLIKE = 0.5  # share of characters that the source does not hold, in scripts without capitals
 
 
@@ -38,16 +43,16 @@ def facts_of(
     """
     source = hashlib.sha256(json.dumps([[t.said_by, t.text] for t in turns], ensure_ascii=False).encode()).hexdigest()
     kept: dict[str, Fact] = {}
-    dropped: list[tuple[str, str]] = []
+    dropped: dict[str, tuple[str, str]] = {}
     for written in written_facts(turns, writer, progress):
         fault = fault_of(written, turns)
         if fault is not None:
-            dropped.append((written.text, fault))
+            dropped[folded(written.text)] = (written.text, fault)
             continue
         turn = written.turn
         fact = Fact.of(written.text, turn.speaker, turn.date.isoformat(), [turn.place], source)
         kept.setdefault(folded(written.text), fact)
-    return Listed(tuple(kept.values()), tuple(dropped))
+    return Listed(tuple(kept.values()), tuple(one for text, one in dropped.items() if text not in kept))
 
 
 def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:
@@ -61,6 +66,31 @@ def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:
     unsaid = missing(written.text, sources, allowed=(*written.turn.date.isoformat().split("-"),))
     if unsaid:
         return f"{', '.join(unsaid)} was not said"
-    if unlike(written.text, sources) > UNLIKE:
+    if len(terms(written.text)) < SHORTEST and not verbatim(written.text) and not caseless(written.text):
+        return "it says too little"
+    if unlike(written.text, sources) > UNLIKE or terms_said(written.text, sources) <= SAID:
         return "its words were not said"
+    if lent := borrowed(written, turns):
+        return f"{', '.join(sorted(lent))} was said of something else"
     return None
+
+
+def borrowed(written: Written, turns: Sequence[Turn]) -> set[str]:
+    """Words of a fact that its message does not have, but others have: of two brothers, the city of the other one.
+
+    A message of a few words, or the reply to a question, takes what it is about from the messages before it.
+    """
+    turn = written.turn
+    at = turns.index(turn)
+    own = f"{turn.said_by} {turn.dated}"
+    if len(terms(own)) <= ELLIPTIC:
+        return set()
+    if at and turns[at - 1].text.rstrip().endswith(ASKS):
+        own += f" {turns[at - 1].dated}"
+    return of_others(written.text, own, [other.dated for other in turns])
+
+
+def terms_said(text: str, sources: Sequence[str]) -> float:
+    """The share of a sentence's words that its sources have; 1 for one without words."""
+    own, said = terms(text), terms("\n".join(sources))
+    return len(own & said) / len(own) if own else 1.0

@@ -23,9 +23,11 @@ from ...util.prompt_formatter import PromptFormatter
 from ..writer import Writer
 
 KEY = "TTT_WRITER_API_KEY"  # environment variable; OPENAI_API_KEY is asked after it
+TEMPERATURE = 0.7  # of other wordings than the likeliest
+BATCH = 64
 EXPECTED = (
     "expected (model, tokenizer), the URL of a server with OpenAI's protocol such as 'http://127.0.0.1:8000/v1#model', "
-    "or an object with `name` and `complete(prompts, longest)`"
+    "or an object with `name` and `complete(prompts, longest, seed)`"
 )
 
 
@@ -38,8 +40,8 @@ class FactWriter(Protocol):
         """Tells it from others: work that one has done is not taken for another's."""
         ...
 
-    def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
-        """The answer to every prompt, at most `longest` tokens each, greedily."""
+    def complete(self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0) -> list[str]:
+        """The answer to every prompt, at most `longest` tokens each; greedy with seed 0, else sampled."""
         ...
 
 
@@ -49,9 +51,11 @@ class ModelWriter:
     def __init__(self, name: str, writer: Writer, formatter: PromptFormatter) -> None:
         self.name, self._writer, self._formatter = name, writer, formatter
 
-    def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
+    def complete(self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0) -> list[str]:
         ids = [self._formatter.asked(prompt[-1]["content"], prompt[:-1]) for prompt in prompts]
-        return [self._writer.text(answer) for answer in self._writer.answer(ids, longest, kept=1)]
+        temperature = TEMPERATURE if seed else 0.0
+        answers = self._writer.answer(ids, longest, BATCH, kept=1, temperature=temperature, seed=seed)
+        return [self._writer.text(answer) for answer in answers]
 
 
 @dataclass
@@ -79,7 +83,7 @@ class EndpointWriter:
     def name(self) -> str:
         return f"{self.url} {self.model}"
 
-    def complete(self, prompts: Sequence[Sequence[Message]], longest: int) -> list[str]:
+    def complete(self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0) -> list[str]:
         """Raises `WriterError` when the server is away, refuses, or answers with something else than text."""
         try:
             import openai
@@ -93,7 +97,11 @@ class EndpointWriter:
             messages: Any = list(prompt)
             try:
                 given = client.chat.completions.create(
-                    messages=messages, model=self.model or "default", max_tokens=longest, temperature=0.0, seed=0
+                    messages=messages,
+                    model=self.model or "default",
+                    max_tokens=longest,
+                    temperature=TEMPERATURE if seed else 0.0,
+                    seed=seed,
                 )
             except openai.OpenAIError as error:
                 raise WriterError(

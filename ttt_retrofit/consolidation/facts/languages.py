@@ -1,0 +1,88 @@
+"""The examples that writers are shown, in the language nearest to what they read.
+
+A small writer goes on in the language of its examples, whatever it is told. Which block is nearest is found by runs of
+three characters, so no language has to be recognised; for one that has no block, a related one serves.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from .checks import caseless, folded
+
+RUN = 3  # characters
+UNSEEN = 5e-5  # probability of a run that a block does not have
+PRIOR = 8.0  # nats in favour of the first block: a few words, or code, are of no language for sure
+
+
+@dataclass(frozen=True)
+class Language:
+    """One block of `languages.toml`, whose comments say what each part is."""
+
+    code: str
+    talk: str
+    facts: str
+    questions: tuple[tuple[str, str], ...]
+    document: tuple[str, str]
+    answers: tuple[tuple[str, str], ...]
+    unknown: str
+    names: bool = True  # whether a capital within a sentence tells a name; in German every noun has one
+
+    @property
+    def text(self) -> str:
+        return "\n".join([self.talk, self.facts, *(part for pair in self.questions for part in pair)])
+
+
+@cache
+def languages() -> tuple[Language, ...]:
+    """All blocks; the first is shown beside whichever is nearest."""
+    values = tomllib.loads((resources.files(__package__) / "languages.toml").read_text("utf-8"))
+    return tuple(
+        Language(
+            block["code"],
+            block["talk"].strip(),
+            block["facts"].strip(),
+            tuple((said.strip(), asked.strip()) for said, asked in block["questions"]),
+            (block["document"][0].strip(), block["document"][1].strip()),
+            tuple((question, answer) for question, answer in block["answers"]),
+            block["unknown"],
+            block.get("names", True),
+        )
+        for block in values["languages"]
+    )
+
+
+def nearest(text: str) -> Language:
+    """The language whose block makes the runs of a text likeliest."""
+    said = _runs(text)
+    first = languages()[0]
+    return max(languages(), key=lambda one: _likelihood(said, _of(one)) + (PRIOR if one is first else 0))
+
+
+def shown(text: str) -> tuple[Language, ...]:
+    """The languages whose examples a writer of this text sees, the nearest last: it is followed most."""
+    chosen, first = nearest(text), languages()[0]
+    return (first, chosen) if chosen is not first else (first,)
+
+
+def _runs(text: str) -> Counter[str]:
+    """Runs of three characters; of scripts without spaces, which seldom repeat one, single characters, too."""
+    said = " " + " ".join(folded(text).split()) + " "
+    runs = (said[at : at + RUN] for at in range(len(said) - RUN + 1))
+    return Counter(run for run in runs if not run.isdigit()) + Counter(caseless(said))
+
+
+@cache
+def _of(language: Language) -> Counter[str]:
+    return _runs(language.text)
+
+
+def _likelihood(said: Counter[str], block: Counter[str]) -> float:
+    """Log probability of the runs of a text under those of a block (naive Bayes)."""
+    whole = sum(block.values())
+    return sum(count * math.log(block[run] / whole + UNSEEN) for run, count in said.items())
