@@ -77,7 +77,7 @@ def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(leng
 
 
 def test_memories_act_in_the_last_turn_of_a_lesson_as_they_will_where_it_is_read():
-    model = converted("llama")
+    model = converted("llama", sliding_window=64)
     made = dataclasses.replace(memory(model, 1, 2, layers=(2, 3)), opener=(7, 8))
     student = Student(plain_copy(model), find_placement(model, made.config))
     added = collate([made], model.device, model.dtype)
