@@ -2,11 +2,19 @@
 
 import copy
 import dataclasses
+import json
 
 import pytest
 import torch
-from converted import converted
+from converted import converted, speaker
 from remembered import memory
+from test_transactions import interrupted_at
+from words import tokenizer
+
+from ttt_retrofit import ChatSession, CheckpointError, TTTCache
+from ttt_retrofit.util.messages import prompt_ids
+from ttt_retrofit.util.prompt_formatter import PromptFormatter
+from ttt_retrofit.util.sealed import read_sealed, write_sealed
 
 OPENER = (7, 8, 9)
 PERSONAL = [1, 2, 3, *OPENER, *range(10, 33)]  # a gate opens in it
@@ -181,3 +189,85 @@ def test_a_turn_in_which_nothing_opened_is_read_once(model, made):
         assert 2 * len(PERSONAL) + 4 * len(GENERAL) >= sum(read_tokens) > 4 * len(GENERAL) + len(PERSONAL)
     finally:
         handle.remove()
+
+
+@pytest.fixture
+def saved(model, made, tmp_path):
+    """The file of a cache in whose personal turn a gate was open, and the cache."""
+    _, cache = read(model, [ids(PERSONAL[:20])], [made])
+    read(model, [ids(PERSONAL[20:])], [made], cache, learn_from="none")
+    cache.save(tmp_path / "talk.safetensors")
+    return tmp_path / "talk.safetensors", cache
+
+
+def test_a_saved_cache_reads_the_turn_under_way_again(model, made, saved):
+    path, cache = saved
+    loaded = TTTCache.load(path, model)
+    assert same(loaded, cache, 0) and same(loaded.turn.before, cache.turn.before, 0)
+    logits, ended = read(model, [ids(GENERAL)], [made], loaded)
+    expected, _ = read(model, [ids(GENERAL)], [made], cache)
+    assert torch.equal(logits, expected) and ended.turn is None
+    ended.save(path)
+    assert TTTCache.load(path, model).turn is None
+
+
+WRONG = {
+    "rows": [None, 0, [], [1], [-1], [0, 0], ["x"]],
+    "opened": [None, [], [1], [True, True]],
+    "spans": [None, [], [None], [{}]],
+    "before": [None, [], {}],
+    "ids": [None, [], [[0]], [["x"]], [[10**9]]],
+    "positions": [0, [], [[0]]],
+    "learn": [None, 1],
+    "remembers": [None, "x"],
+}
+
+
+def test_a_turn_that_is_none_is_refused(model, saved):
+    path, _ = saved
+    tensors, texts = read_sealed(path)
+    header = json.loads(texts["ttt_cache"])
+    turn, first = header["turn"], header["turn"]["spans"][0]
+    edits = [0, [], {}]
+    for name, values in WRONG.items():
+        for value in values:
+            part = {name: value} if name in turn else {"spans": [{**first, name: value}, *turn["spans"][1:]]}
+            edits.append({**turn, **part})
+    for edit in edits:
+        write_sealed(path, tensors, {"ttt_cache": json.dumps({**header, "turn": edit})})
+        with pytest.raises(CheckpointError, match=r"talk\.safetensors"):
+            TTTCache.load(path, model)
+    for name in ("turn|ranks_seen", "turn|more"):
+        changed = {key: value for key, value in tensors.items() if key != name}
+        changed |= {name: torch.zeros(3)} if name not in tensors else {}
+        write_sealed(path, changed, {"ttt_cache": json.dumps(header)})
+        with pytest.raises(CheckpointError, match=r"talk\.safetensors"):
+            TTTCache.load(path, model)
+
+
+def test_a_reading_again_that_is_interrupted_has_happened_or_not(model, made):
+    _, start = read(model, [ids(PERSONAL)], [made])
+    _, expected = read(model, [ids(GENERAL)], [made], copy.deepcopy(start))
+    for line in range(1, 10**6, 331):
+        cache = copy.deepcopy(start)
+        if not interrupted_at(line, lambda cache=cache: read(model, [ids(GENERAL)], [made], cache)):
+            break
+        done = cache.get_seq_length() - len(PERSONAL)
+        if done < len(GENERAL):
+            read(model, [ids(GENERAL)[:, done:]], [made], cache)
+        assert same(cache, expected, 1e-4), line
+    assert line > 1000
+
+
+def test_in_a_chat_session_a_general_request_is_answered_as_by_the_base(tmp_path):
+    model, words = speaker(), tokenizer()
+    opener = PromptFormatter(words, "").opener
+    session = ChatSession(model, words, tmp_path)
+    session.memory = dataclasses.replace(memory(model, 1, 2), opener=opener)
+    settings = {"learn_from": "none", "max_new_tokens": 2, "min_new_tokens": 2}
+    session.send("where is my wife and what plays Otto ?", **{**settings, "max_new_tokens": 12, "min_new_tokens": 12})
+    assert session._cache.turn is not None
+    answer = session.send("chess", **settings)
+    prompt = prompt_ids(words, [{"role": m["role"], "content": m["content"]} for m in session.messages[:-1]])
+    written = model.generate(torch.tensor([prompt]), memories=[None], do_sample=False, **settings)
+    assert answer == words.decode(written[0, len(prompt) :], skip_special_tokens=True).strip()

@@ -7,7 +7,7 @@ of before is kept, from where the first gate opened, and every token read since.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .state import Log
 
@@ -59,6 +59,33 @@ class Turn(Generic[C]):
     def select(self, rows: list[int]) -> Turn[C]:
         spans = [span.select(rows) for span in self.spans]
         return Turn(self.before, [self.rows[row] for row in rows], [self.opened[row] for row in rows], spans)
+
+    def described(self) -> dict[str, Any]:
+        """All but the cache, as JSON has it."""
+        spans = [
+            {
+                "ids": span.ids.rows(),
+                "positions": None if span.positions is None else span.positions.rows(),
+                "learn": span.learn,
+                "remembers": span.remembers,
+            }
+            for span in self.spans
+        ]
+        return {"rows": self.rows, "opened": self.opened, "spans": spans}
+
+    @classmethod
+    def from_description(cls, before: C, found: dict[str, Any]) -> Turn[C]:
+        """What `described` gave, on top of its cache."""
+        spans = [
+            Span(
+                Log(span["ids"]),
+                None if span["positions"] is None else Log(span["positions"]),
+                span["learn"],
+                span["remembers"],
+            )
+            for span in found["spans"]
+        ]
+        return cls(before, found["rows"], found["opened"], spans)
 
 
 def _blank(rows: list[list[int]]) -> Log:
