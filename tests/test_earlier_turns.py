@@ -248,7 +248,7 @@ def test_a_turn_that_is_none_is_refused(model, saved):
 def test_a_reading_again_that_is_interrupted_has_happened_or_not(model, made):
     _, start = read(model, [ids(PERSONAL)], [made])
     _, expected = read(model, [ids(GENERAL)], [made], copy.deepcopy(start))
-    for line in range(1, 10**6, 331):
+    for line in range(1, 10**6, 997):
         cache = copy.deepcopy(start)
         if not interrupted_at(line, lambda cache=cache: read(model, [ids(GENERAL)], [made], cache)):
             break

@@ -30,17 +30,8 @@ from . import sinks
 from .cache import TTTCache, marks_of
 from .kv import IndexedCache
 from .state import Held, Pending, RowState
-from .turn import Span, Turn
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A call's tokens, real ones first in every row."""
-
-    ids: Tensor  # (B, T)
-    positions: Tensor | None  # (B, T), or None to number real tokens
-    counts: list[int]  # real tokens, by row
-    order: Tensor | None  # (B, T) the column each came from; None if nothing was moved
+from .tokens import Tokens, align
+from .turn import Turn
 
 
 @dataclass(frozen=True)
@@ -64,26 +55,6 @@ class Settings:
     hidden_of: int | None = None  # as in `ForwardContext`
     logits_to_keep: int = 0  # for the family's forward, where nothing else needs the logits; 0 keeps all
     family: dict[str, Any] = field(default_factory=dict)  # more arguments for the family's forward
-
-
-def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: list[int] | None = None) -> Tokens:
-    """Move padding, wherever it is, behind each row's real tokens.
-
-    real: (B, T) bool, or None if all are. ahead: real tokens to pass over at the beginning, by row.
-    """
-    rows, length = ids.shape
-    if positions is not None:
-        positions = positions.expand(rows, -1)
-    if ahead is not None and any(ahead):
-        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-        real = real & (real.cumsum(1) > torch.tensor(ahead, device=ids.device)[:, None])
-    if real is None or bool(real.all()):
-        return Tokens(ids, positions, [length] * rows, None)
-    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
-    counts = real.sum(1).tolist()
-    order = order[:, : max(max(counts), 1)]
-    moved = None if positions is None else positions.gather(1, order)
-    return Tokens(ids.gather(1, order), moved, counts, order)
 
 
 def read(
@@ -153,21 +124,11 @@ def _begin_turns(decoder: Decoder, cache: TTTCache, tokens: Tokens, settings: Se
         for span in cache.turn.spans:
             memory = settings.memory if span.remembers else None
             for _ in _read_segments(
-                decoder, again, _tokens_of(span, tokens.ids), replace(plain, learn=span.learn, memory=memory)
+                decoder, again, span.tokens(tokens.ids.device), replace(plain, learn=span.learn, memory=memory)
             ):
                 pass
         cache.become(again)
     return settings
-
-
-def _tokens_of(span: Span, like: Tensor) -> Tokens:
-    ids, positions = span.ids.rows(), None if span.positions is None else span.positions.rows()
-    counts = list(map(len, ids))
-
-    def padded(rows: list[list[int]]) -> Tensor:
-        return torch.tensor([[*row, *[0] * (max(counts) - len(row))] for row in rows], device=like.device)
-
-    return Tokens(padded(ids), None if positions is None else padded(positions), counts, None)
 
 
 def _note_turn(before: TTTCache, cache: TTTCache, tokens: Tokens, segment: Segment, settings: Settings) -> None:
@@ -178,10 +139,7 @@ def _note_turn(before: TTTCache, cache: TTTCache, tokens: Tokens, segment: Segme
         cache.turn = Turn(before.snapshot(), list(range(len(segment.opened))), list(segment.opened))
     turn = cache.turn
     turn.opened = [old or new for old, new in zip(turn.opened, segment.opened)]
-    cuts = [slice(start, start + taken) for start, taken in zip(segment.starts, segment.taken)]
-    ids = [row[cut].tolist() for row, cut in zip(tokens.ids, cuts)]
-    numbers = tokens.positions
-    positions = None if numbers is None else [row[cut].tolist() for row, cut in zip(numbers, cuts)]
+    ids, positions = tokens.part(segment.starts, segment.taken)
     turn.add(ids, positions, settings.learn, settings.memory is not None)
 
 

@@ -9,7 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
+import torch
+from torch import Tensor
+
 from .state import Log
+from .tokens import Tokens
 
 C = TypeVar("C")
 
@@ -22,6 +26,15 @@ class Span:
     positions: Log | None  # None where real tokens are numbered
     learn: bool
     remembers: bool  # whether there was a memory
+
+    def tokens(self, device: torch.device) -> Tokens:
+        ids, positions = self.ids.rows(), None if self.positions is None else self.positions.rows()
+        counts = list(map(len, ids))
+
+        def padded(rows: list[list[int]]) -> Tensor:
+            return torch.tensor([[*row, *[0] * (max(counts) - len(row))] for row in rows], device=device)
+
+        return Tokens(padded(ids), None if positions is None else padded(positions), counts, None)
 
     def fork(self) -> Span:
         return replace(self, ids=self.ids.fork(), positions=None if self.positions is None else self.positions.fork())
