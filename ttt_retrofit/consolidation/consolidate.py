@@ -314,10 +314,9 @@ class Consolidation:
         general = [(question, self.prompts.replied) for question in self.prompts.general]
         lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
         turns = pair_in_chats(questions, lessons, said, general, self.formatter)
-        chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
-        encoded = self._encoded(student, [chat.lesson for chat in chats])
-        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, encoded)}
-        return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
+        chats = [lesson for turn in turns for lesson in turn if lesson.prompt not in alone]
+        known = alone | {encoded.lesson.prompt: encoded for encoded in self._encoded(student, chats)}
+        return [[known[lesson.prompt] for lesson in turn] for turn in turns]
 
     def _negatives(
         self, student: Student, teacher: Writer, declined: list[list[int]], general: list[list[int]]
