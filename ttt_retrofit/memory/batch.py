@@ -68,10 +68,11 @@ class MemoryBatch:
 
         lengths : real tokens by row; they come first. before : where the text stood.
         """
-        if self.gates.openers is None:
+        openers = self.gates.openers
+        if openers is None:
             return [-1] * len(lengths)
-        tail = no_tail(len(lengths), ids.device) if before is None else before.tail
-        return last_starts(ids, lengths, tail, self.gates.openers)
+        tail = no_tail(len(lengths), openers.device) if before is None else before.tail.to(openers.device)
+        return last_starts(ids.to(openers.device), lengths, tail, openers)
 
     def select(self, rows: Tensor) -> MemoryBatch:
         terms = {path: term.select(rows) for path, term in self.terms.items()}
