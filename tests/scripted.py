@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any
 
 from ttt_retrofit.util.messages import Message
 
@@ -45,36 +43,3 @@ def script(facts: dict[str, str], questions: dict[str, str], again: dict[str, st
         return next((lines for piece, lines in questions.items() if piece in asked.splitlines()[-1]), "")
 
     return Scripted(answer)
-
-
-class Formatter:
-    """In the place of `PromptFormatter`: prompts stay messages."""
-
-    chat = True
-
-    def __init__(self, tokenizer: Any = None) -> None:
-        self.tokenizer = tokenizer
-
-    def asked(self, question: str, before: Sequence[Message] = ()) -> list[Message]:
-        return [*before, {"role": "user", "content": question}]
-
-
-class Teacher:
-    """In the place of `Writer`: answers by a function of the question and of what was said before it, in words."""
-
-    def __init__(self, answer: Callable[[str, str], str]) -> None:
-        self.says = answer
-        self.asked: list[str] = []
-
-    def answer(self, prompts: Sequence[Sequence[Message]], *how: object, **named: object) -> list[str]:
-        found = []
-        for *before, last in prompts:
-            self.asked.append(last["content"])
-            found.append(self.says(last["content"], "\n".join(message["content"] for message in before)))
-        return found
-
-    def text(self, answer: str) -> str:
-        return answer
-
-
-CONTROL: Any = SimpleNamespace(at=lambda *now: None, spent=lambda: 0.0)

@@ -1,14 +1,17 @@
 """What a pretrained model was told, it still knows when the conversation is gone, and nothing else has changed.
 
+The smallest model learns, but does not write well. A script writes for it, so what is measured here is learning.
 Corrections by a later conversation take minutes more: `python -m benchmarks.lifelong --plan corrections` measures them.
 """
 
+import dataclasses
 import json
 import subprocess
 import sys
 
 import pytest
 import torch
+from scripted import script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks.harness.prompts import Recollector
@@ -34,12 +37,28 @@ ASKED = {
     "What is my dog called?": "biscuit",
     "What is the name of my dog?": "biscuit",
 }
+WRITER = script(
+    facts={
+        "3308": "The code of the garage is 3308.",
+        "Biscuit": "My dog is called Biscuit.",
+        "7145": "The code of the garage is 7145.",
+    },
+    questions={
+        "3308": "3308 | What is the code of the garage?",
+        "Biscuit": "Biscuit | What is my dog called?\nBiscuit | What is the name of my dog?",
+        "7145": "7145 | What is the code of the garage?\n7145 | What is the garage code?",
+    },
+)
+# Fewer reference questions than the library's, and fewer steps: a minute on two cores.
+PROMPTS = Prompts.load()
+FEWER = dataclasses.replace(
+    PROMPTS, general=PROMPTS.general[::2], unknown=PROMPTS.unknown[::8], unrelated=PROMPTS.unrelated[:3]
+)
+RECIPE = {"budget": {"steps": 30}, "batch_size": 6}
 # Of no personal thing, and none of the questions that gates are measured on.
 ELSEWHERE = [
     "What is the capital of Spain?",
     "Who painted Guernica?",
-    "What colour is the sky?",
-    "Where do penguins live?",
 ]
 
 RECOLLECT = """
@@ -55,7 +74,7 @@ for name, loaded in (("without", None), ("with", Memory.load(memory))):
         ids = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
         )
-        out = model.generate(**ids, max_new_tokens=16, do_sample=False, memories=[loaded])
+        out = model.generate(**ids, max_new_tokens=12, do_sample=False, memories=[loaded])
         answers[f"{name} {question}"] = tokenizer.decode(out[0, ids["input_ids"].shape[1]:], skip_special_tokens=True)
 print(json.dumps(answers))
 """
@@ -71,7 +90,9 @@ def told(directory, tmp_path_factory):
     """A model that was told two facts, one of them anew, and its memory of them."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), TTTConfig(learn_from="none"))
-    memory = model.consolidate(TOLD, tokenizer=tokenizer, work_dir=tmp_path_factory.mktemp("work"))
+    memory = model.consolidate(
+        TOLD, tokenizer=tokenizer, writer=WRITER, prompts=FEWER, work_dir=tmp_path_factory.mktemp("work"), **RECIPE
+    )
     return model, tokenizer, memory
 
 
@@ -91,7 +112,12 @@ def test_what_was_told_is_known_in_a_fresh_process_without_the_conversation(told
 
 
 def test_questions_about_the_world_are_answered_as_without_a_memory(told):
-    assert changed(*told, every=2) <= 0.05  # of 40
+    assert changed(*told, every=8) == 0.0  # of ten
+
+
+def test_general_requests_after_personal_turns_are_answered_as_without_a_memory(told):
+    report = told[2].report
+    assert (report.chat_changed, report.chat_refused) == (0.0, 0.0)
 
 
 def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
@@ -103,8 +129,11 @@ def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
     assert memory.report.drift_loss == 0.0
 
 
-def test_a_memory_is_small(told):
-    assert told[2].nbytes < 10e6
+def test_the_facts_that_hold_are_known(told):
+    memory = told[2]
+    assert [fact.text for fact in memory.facts("superseded")] == ["The code of the garage is 3308."]
+    assert all(fact.learned for fact in memory.facts()) and memory.unlearned() == []
+    assert memory.nbytes < 10e6
 
 
 def test_a_memory_tells_all_it_was_told(told):
