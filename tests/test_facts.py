@@ -183,8 +183,10 @@ def test_what_was_said_of_somebody_else_is_dropped():
         "My older brother Alex has lived in Boston for ten years.",
         "My younger brother Alex has lived in Denver since May.",
     )
-    lines = ("[2] My younger brother Alex has lived in Boston.", "[2] My younger brother Alex has lived in Denver.")
-    found, dropped = listed_of(*said, lines="\n".join(lines))
+    found, dropped = listed_of(
+        *said,
+        lines="[2] My younger brother Alex has lived in Boston.\n[2] My younger brother Alex has lived in Denver.",
+    )
     assert found == [(1, "My younger brother Alex has lived in Denver.")]
     assert dropped[0][1] == "bosto was said of something else"
 

@@ -48,8 +48,15 @@ def test_the_parts_of_a_block_stand_in_their_statements_and_no_question_gives_it
 
 
 def test_a_block_is_whole(language):
-    speakers = ["User", "Assistant", "User", "Assistant", "User", "Tool", "User"]
-    assert [turn.said_by for turn in talk_of(language)] == speakers
+    assert [turn.said_by for turn in talk_of(language)] == [
+        "User",
+        "Assistant",
+        "User",
+        "Assistant",
+        "User",
+        "Tool",
+        "User",
+    ]
     assert {said.splitlines()[-1].split(":")[0] for said, _ in language.questions} == {"User", "Assistant"}
     assert len(language.answers) == 3 and language.unknown
     assert all(folded(answer) != folded(question) for question, answer in language.answers)

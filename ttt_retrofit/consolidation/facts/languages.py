@@ -35,7 +35,9 @@ class Language:
 
     @property
     def text(self) -> str:
-        return "\n".join([self.talk, self.facts, *(part for pair in self.questions for part in pair)])
+        """All of it."""
+        pairs = (*self.questions, self.document, *self.answers)
+        return "\n".join([self.talk, self.facts, *(part for pair in pairs for part in pair), self.unknown])
 
 
 @cache

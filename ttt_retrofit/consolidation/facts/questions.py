@@ -168,5 +168,5 @@ def distinct(drafts: Sequence[QuestionDraft]) -> list[QuestionDraft]:
 
 def resemblance(one: str, other: str) -> float:
     """Share of words, or of characters of a script without spaces, that two questions have in common (Jaccard)."""
-    a, b = (set(caseless(text)) | set(WORD.findall(folded(text))) for text in (one, other))
+    a, b = ({*caseless(text), *(w for w in WORD.findall(folded(text)) if not caseless(w))} for text in (one, other))
     return len(a & b) / len(a | b) if a | b else float(one.strip() == other.strip())
