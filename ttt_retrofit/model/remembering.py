@@ -272,7 +272,7 @@ class MemoryMixin(_Base):
         questions : what will be asked later, in place of questions that the model writes.
         writer : who writes instead of the model: another (plain model, tokenizer); the URL of a server with OpenAI's
             protocol, with the name of its model behind "#" ("http://host:8000/v1#name"), to which the context is sent;
-            or an object with `name` and `complete(prompts, longest)`.
+            or an object with `name` and `complete(prompts, longest, seed)`.
         date : when it was said: a date, or ISO 8601. Messages may carry their own under "date" or "timestamp". Today
             when not given.
         prompts : a file in place of the library's `prompts.toml`.
