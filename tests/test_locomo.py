@@ -158,9 +158,9 @@ class Lister:
     def __init__(self):
         self.asked = 0
 
-    def complete(self, prompts, longest):
+    def complete(self, prompts, longest, seed=0):
         self.asked += len(prompts)
-        return ["[1] Bela wrote to Ada." if "Hi Ada" in p[-1]["content"] else "-" for p in prompts]
+        return ["[1] Bela: Hi, Ada!" if "Hi Ada" in p[-1]["content"] else "-" for p in prompts]
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_facts_are_written_once_and_shared_by_rows(bench, talk, monkeypatch):
     for row in ("all facts", "best facts"):
         bench.asker.asked.clear()
         assert ROWS[row](bench, talk).making > 0
-        assert "- 8 May 2023: Bela wrote to Ada." in bench.asker.asked[-1 if row == "all facts" else 0][0]
+        assert "- 8 May 2023: Bela: Hi, Ada!" in bench.asker.asked[-1 if row == "all facts" else 0][0]
     written = bench.writer.asked
     ROWS["all facts"](bench, talk)
     assert bench.writer.asked == written
