@@ -76,7 +76,7 @@ class Consolidation:
     earlier: Memory | None = None
     tokens: int = 0  # processed by others than the teacher and the student
     dropped: int = 0  # sentences of a writer of facts that failed a check
-    kept: Sequence[str] = ()  # general requests that are asked in verification, and nowhere else
+    kept: Sequence[str] = field(init=False)  # general requests that are asked in verification, and nowhere else
     formatter: PromptFormatter = field(init=False)
     others: Memory | None = field(init=False)  # the earlier memory without what this very context was taught before
     before: EarlierLessons = field(init=False)
@@ -198,7 +198,7 @@ class Consolidation:
 
     def _reference_set(self, student: Student, teacher: Writer, asked: Sequence[Question]) -> ReferenceSet:
         self.control.at("general", 0, len(self.prompts.general))
-        said = [(question.text, teacher.text(question.answer)) for question in asked]
+        said = _said(teacher, asked)
         return build_reference_set(student, teacher, self.formatter, self.prompts, said, self.others)
 
     def _plan(self, student: Student, teacher: Writer, questions: Sequence[Question], reference: ReferenceSet) -> Plan:
@@ -219,7 +219,7 @@ class Consolidation:
         held_out = [question for question in questions if question.held_out and question.text not in taught]
         unknown = study.unanswered(self.prompts, f"{self.context.text} {self.before.told()}")
         # Every eighth is kept for verification.
-        said = [(question.text, teacher.text(question.answer)) for question in asked]
+        said = _said(teacher, asked)
         studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % 8], said, self.formatter)
 
         declined, general = studied_unknown, reference.prompts
@@ -379,7 +379,7 @@ class Consolidation:
         )
         memories = collate([candidate], student.model.device, student.model.dtype)
         assert memories is not None
-        said = [(question.text, teacher.text(question.answer)) for question in asked]
+        said = _said(teacher, asked)
         verification = verify.Verification(
             teacher,
             remembering,
@@ -427,3 +427,8 @@ def _named(context: Context, prompts: Prompts) -> list[Pair]:
 
 def _in_words(writer: Writer, question: Question) -> str:
     return writer.text(question.answer)
+
+
+def _said(teacher: Writer, questions: Sequence[Question]) -> list[tuple[str, str]]:
+    """Questions with their answers in words."""
+    return [(question.text, _in_words(teacher, question)) for question in questions]

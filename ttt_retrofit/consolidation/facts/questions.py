@@ -6,7 +6,6 @@ language, and tells what a right answer has to hold.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from ...util.messages import Message
 from ..pieces import TEXT, Statement
 from .checks import WORD, caseless, folded, missing, verbatim
 from .languages import Language, nearest
-from .related import of_others
+from .related import APOSTROPHE, of_others
 from .writers import FactWriter
 
 LONGEST = 64  # tokens of the questions about one statement
@@ -143,7 +142,7 @@ def gives(asked: str, part: str) -> bool:
     """Whether a question names all of the part that it asks for. Both are `folded`."""
     if caseless(part):
         return part in asked
-    words = {stem for word in WORD.findall(asked) for stem in (word, re.split("['’]", word)[0])}
+    words = {stem for word in WORD.findall(asked) for stem in (word, APOSTROPHE.split(word)[0])}
     return all(word in words for word in WORD.findall(part))
 
 
