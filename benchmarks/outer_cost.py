@@ -29,7 +29,8 @@ from ttt_retrofit.outer.gradients import outer_gradients, through_updates
 from ttt_retrofit.outer.parameters import choose
 from ttt_retrofit.streaming import window
 from ttt_retrofit.streaming.attention import plain_attention
-from ttt_retrofit.streaming.reading import Outer, Settings, align, read
+from ttt_retrofit.streaming.reading import Outer, Settings, read
+from ttt_retrofit.streaming.tokens import align
 
 from .harness.costs import PeakMeter, limit_memory, timed
 from .harness.loading import base_model, ids_of

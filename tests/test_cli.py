@@ -280,7 +280,7 @@ def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monke
     seen = []
     monkeypatch.setattr(out, "remark", seen.append)
     options = ModelOptions(window=64, settings=["chunk_size=8"], device="cpu")
-    chat(out, base, RecipeOptions(Path(questions), QUICK), options, tmp_path, max_new_tokens=4)
+    chat(out, base, RecipeOptions(questions=Path(questions), recipe=QUICK), options, tmp_path, max_new_tokens=4)
     assert any("consolidating older turns" in line for line in seen)
     assert any("accepted:" in line for line in seen) and any("Remembered, oldest first" in line for line in seen)
     assert len(Memory.load(tmp_path / "saved").names()) == 1

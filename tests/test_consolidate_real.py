@@ -1,5 +1,6 @@
 """What a pretrained model was told, it still knows when the conversation is gone, and nothing else has changed.
 
+The smallest model learns, but does not write well. A script writes for it, so what is measured here is learning.
 Corrections by a later conversation take minutes more: `python -m benchmarks.lifelong --plan corrections` measures them.
 """
 
@@ -13,21 +14,29 @@ import torch
 from scripted import script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.harness.english import holds
+from benchmarks.harness.prompts import Recollector
 from benchmarks.harness.recollect import changed
 from benchmarks.models import model_directory
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit.consolidation.facts.informative import holds
 from ttt_retrofit.consolidation.prompts import Prompts
 
 pytestmark = pytest.mark.real
 
 TOLD = [
     {"role": "user", "content": "The code of the garage is 3308."},
+    {"role": "assistant", "content": "Noted."},
     {"role": "user", "content": "My dog is called Biscuit."},
+    {"role": "assistant", "content": "Lovely."},
     {"role": "user", "content": "Something has changed: The code of the garage is 7145."},
+    {"role": "assistant", "content": "Noted."},
 ]
-# The smallest model learns, but does not write well; what is measured here is learning.
+ASKED = {
+    "What is the code of the garage?": "7145",
+    "What is my dog called?": "biscuit",
+    "What is the name of my dog?": "biscuit",
+}
 WRITER = script(
     facts={
         "3308": "The code of the garage is 3308.",
@@ -36,24 +45,20 @@ WRITER = script(
     },
     questions={
         "3308": "3308 | What is the code of the garage?",
-        "Biscuit": "Biscuit | What is my dog called?\nBiscuit | What do I call my dog?",
+        "Biscuit": "Biscuit | What is my dog called?\nBiscuit | What is the name of my dog?",
         "7145": "7145 | What is the code of the garage?\n7145 | What is the garage code?",
     },
-    again={"Biscuit": "What is the name of my dog?", "7145": "Which code does the garage have?"},
 )
-# Fewer reference questions than the library's, and fewer steps: a minute on two cores.
+# Fewer reference questions than the library's: a minute and a half on two cores.
 PROMPTS = Prompts.load()
 FEWER = dataclasses.replace(
-    PROMPTS, general=PROMPTS.general[::2], unknown=PROMPTS.unknown[::16], unrelated=PROMPTS.unrelated[:3]
+    PROMPTS, general=PROMPTS.general[::2], unknown=PROMPTS.unknown[::8], unrelated=PROMPTS.unrelated[:3]
 )
-RECIPE = {"budget": {"steps": 40}, "max_changed": 1.0}
-ASKED = {
-    "What is the code of the garage?": "7145",
-    "What is my dog called?": "biscuit",
-    "What is the name of my dog?": "biscuit",
-}
 # Of no personal thing, and none of the questions that gates are measured on.
-ELSEWHERE = ["What is the capital of Spain?", "Who painted Guernica?"]
+ELSEWHERE = [
+    "What is the capital of Spain?",
+    "Who painted Guernica?",
+]
 
 RECOLLECT = """
 import json, sys
@@ -74,14 +79,6 @@ print(json.dumps(answers))
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def two_threads():
-    """Unlike tiny models, this one gains by them."""
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(1)
-
-
 @pytest.fixture(scope="module")
 def directory():
     return model_directory("smollm2-135m")
@@ -92,9 +89,8 @@ def told(directory, tmp_path_factory):
     """A model that was told two facts, one of them anew, and its memory of them."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = wrap(AutoModelForCausalLM.from_pretrained(directory).eval(), TTTConfig(learn_from="none"))
-    memory = model.consolidate(
-        TOLD, tokenizer=tokenizer, writer=WRITER, prompts=FEWER, work_dir=tmp_path_factory.mktemp("work"), **RECIPE
-    )
+    work = tmp_path_factory.mktemp("work")
+    memory = model.consolidate(TOLD, tokenizer=tokenizer, writer=WRITER, prompts=FEWER, work_dir=work)
     return model, tokenizer, memory
 
 
@@ -117,6 +113,11 @@ def test_questions_about_the_world_are_answered_as_without_a_memory(told):
     assert changed(*told, every=8) == 0.0  # of ten
 
 
+def test_general_requests_after_personal_turns_are_answered_as_without_a_memory(told):
+    report = told[2].report
+    assert report.chat_changed <= 0.1 and report.chat_refused == 0.0  # of twelve
+
+
 def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
     model, tokenizer, memory = told
     ids = tokenizer(text("persuasion-excerpt"), return_tensors="pt").input_ids[:, :512]
@@ -126,14 +127,14 @@ def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
     assert memory.report.drift_loss == 0.0
 
 
-def test_the_report_says_what_is_known_and_what_changed(told):
-    _, _, memory = told
-    report = memory.report
-    assert (report.facts, report.superseded, report.dropped, report.recall_before) == (2, 1, 0, 0.0)
-    assert [fact.text for fact in memory.facts("superseded")] == [TOLD[0]["content"]]
-    assert all(fact.learned for fact in memory.facts()) and report.unlearned == () and memory.unlearned() == []
+def test_the_facts_that_hold_are_known(told):
+    memory = told[2]
+    assert [fact.text for fact in memory.facts("superseded")] == ["The code of the garage is 3308."]
+    assert all(fact.learned for fact in memory.facts()) and memory.unlearned() == []
     assert memory.nbytes < 10e6
 
 
-def test_general_requests_in_a_chat_are_not_declined_after_personal_turns(told):
-    assert told[2].report.chat_changed is not None and told[2].report.chat_refused == 0.0
+def test_a_memory_tells_all_it_was_told(told):
+    model, tokenizer, memory = told
+    said = Recollector(model, tokenizer, memory).answers([([], "What do you know about me?")])[0]
+    assert holds(said, ["7145", "biscuit"]) and not holds(said, ["3308"])

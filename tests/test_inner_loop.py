@@ -9,7 +9,8 @@ from ttt_retrofit import TTTConfig, wrap
 from ttt_retrofit.inner import inner_optimizers
 from ttt_retrofit.inner.context import FastTerms, ForwardContext, entering
 from ttt_retrofit.inner.inner_loop import chunk_loss, next_token_losses, next_token_losses_once
-from ttt_retrofit.streaming.reading import Outer, Settings, align, read
+from ttt_retrofit.streaming.reading import Outer, Settings, read
+from ttt_retrofit.streaming.tokens import align
 from ttt_retrofit.streaming.window import Attended
 
 CHUNK = 6

@@ -7,6 +7,7 @@ import json
 import pytest
 from converted import speaker
 from remembered import memory
+from test_sessions import said
 from words import tokenizer
 
 from benchmarks import locomo
@@ -18,11 +19,6 @@ from benchmarks.locomo_talks import Asked, read
 from ttt_retrofit.memory.notes import Note
 from ttt_retrofit.memory.report import Report
 from ttt_retrofit.model.remembering import MemoryMixin
-
-
-def said(speaker, dia_id, text, **more):
-    return {"speaker": speaker, "dia_id": dia_id, "text": text, **more}
-
 
 SAMPLE = {
     "sample_id": "conv-1",

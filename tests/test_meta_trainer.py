@@ -14,7 +14,7 @@ from ttt_retrofit import AutoModelForCausalLM, ConfigError, InputError, TTTConfi
 from ttt_retrofit.outer.chunks import by_differences, by_double_backward
 from ttt_retrofit.outer.gradients import through_updates
 from ttt_retrofit.outer.parameters import choose
-from ttt_retrofit.streaming.reading import align
+from ttt_retrofit.streaming.tokens import align
 
 CHUNK = 8
 TTT = {"layers": "all", "rank": 4, "chunk_size": CHUNK, "sliding_window": 16, "sink_tokens": 2, "inner_lr": 1e-2}

@@ -16,7 +16,8 @@ from ttt_retrofit.outer import smoothing
 from ttt_retrofit.outer.chunks import by_differences, by_double_backward
 from ttt_retrofit.outer.gradients import _second_order, outer_gradients, through_updates
 from ttt_retrofit.outer.parameters import choose
-from ttt_retrofit.streaming.reading import Outer, Settings, align, read
+from ttt_retrofit.streaming.reading import Outer, Settings, read
+from ttt_retrofit.streaming.tokens import align
 
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 8, "sink_tokens": 2, "rank": 3}

@@ -2,6 +2,8 @@
 it is asked for.
 """
 
+import dataclasses
+
 import pytest
 import torch
 from converted import converted
@@ -74,33 +76,36 @@ def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(leng
     assert torch.allclose(step_loss(student, chosen, added), together, atol=1e-6)
 
 
-def test_two_lessons_in_one_text_have_the_loss_of_two_texts():
-    model = converted("llama")
-    made = memory(model, 1, 2, layers=(2, 3))
+def test_memories_act_in_the_last_turn_of_a_lesson_as_they_will_where_it_is_read():
+    model = converted("llama", sliding_window=64)
+    made = dataclasses.replace(memory(model, 1, 2, layers=(2, 3)), opener=(7, 8))
     student = Student(plain_copy(model), find_placement(model, made.config))
     added = collate([made], model.device, model.dtype)
-    alone = certain("fact", *tokens(2, 9, seed=1).tolist())
-    second = certain("fact", [*alone.prompt, *alone.answer, 3, 4, 5], tokens(1, 4, seed=2)[0].tolist())
-    below = student.below([(*lesson.prompt, *lesson.answer) for lesson in (alone, second)])
-    apart = [EncodedLesson(alone, below[0]), EncodedLesson(second, below[1])]
-    together = [EncodedLesson(second, below[1], first=alone)]
-    expected = step_loss(student, apart, added)
-    assert torch.allclose(step_loss(student, together, added), expected, atol=1e-6)
+    first, last = tokens(2, 14, seed=1).tolist()
+    lesson = [7, 8, *first, 7, 8, *last]
+    below, places = student.below([lesson]), [len(first) + 3, len(lesson) - 1]
+    found = student.logits(below, [lesson], [places], added)
+    cache = model.new_cache()
+    with torch.no_grad():
+        alone = student.logits(below, [lesson], [places], None)
+        for part in (lesson[: places[0]], lesson[places[0] :]):
+            read = model(torch.tensor([part]), past_key_values=cache, memories=[made], learn_from="none").logits
+    assert torch.allclose(found[0], alone[0], atol=1e-5) and not torch.allclose(found[1], alone[1], atol=1e-2)
+    assert torch.allclose(found[1], read[0, -1], atol=1e-4)
 
 
-def test_a_batch_counts_lessons_and_an_epoch_has_every_text_once():
+def test_an_epoch_has_every_lesson_once_as_its_turn_is():
     one, two = certain("fact", [1, 2], [3]), certain("fact", [1, 2, 3, 4], [5])
-    texts = [EncodedLesson(one, torch.zeros(3, 1)) for _ in range(9)]
-    texts += [EncodedLesson(two, torch.zeros(5, 1), first=one) for _ in range(3)]
-    turned = [EncodedLesson(two, torch.zeros(5, 1), first=one) for _ in texts]
-    drawn = batches([[text, other] for text, other in zip(texts, turned)], 4, torch.Generator().manual_seed(0))
+    alone = [EncodedLesson(one, torch.zeros(3, 1)) for _ in range(11)]
+    in_a_chat = [EncodedLesson(two, torch.zeros(5, 1)) for _ in alone]
+    drawn = batches(list(zip(alone, in_a_chat)), 4, torch.Generator().manual_seed(0))
     epochs: list[list[EncodedLesson]] = [[], []]
     for epoch in epochs:
-        while len(epoch) < len(texts):
+        while len(epoch) < len(alone):
             batch = next(drawn)
-            assert sum(len(text.lessons) for text in batch) <= 5
+            assert len(batch) <= 4
             epoch += batch
-    in_turn = [*texts[::2], *turned[1::2]], [*texts[1::2], *turned[::2]]
+    in_turn = [*alone[::2], *in_a_chat[1::2]], [*alone[1::2], *in_a_chat[::2]]
     assert [sorted(map(id, epoch)) for epoch in epochs] == [sorted(map(id, some)) for some in in_turn]
 
 

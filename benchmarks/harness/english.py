@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from importlib import resources
 
+from .facts.checks import caseless, folded
+
 # Vowel signs and accents of their own, which Python counts as no letters.
 MARKS = "".join(mark for mark in map(chr, range(0x300, 0x10000)) if unicodedata.category(mark) in ("Mn", "Mc"))
 LETTERS = rf"[\w{MARKS}]+"
@@ -83,9 +85,9 @@ def stem(word: str) -> str:
 
 
 def holds(answer: str, wanted: Iterable[str]) -> bool:
-    """Whether every wanted word is in the answer, in any form and order."""
-    found = stems(answer)
-    return all(stem(word) in found for word in wanted)
+    """Whether every wanted word is in the answer, in any form and order; of scripts without spaces, anywhere in it."""
+    found, said = stems(answer), folded(answer)
+    return all(word in said if caseless(word) else stem(word) in found for word in wanted)
 
 
 def sentences(text: str) -> list[str]:

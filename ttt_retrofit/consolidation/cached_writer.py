@@ -40,7 +40,7 @@ class CachedTexts:
         self.name, self._work, self._writer, self._check = writer.name, work, writer, check
 
     def complete(self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0) -> list[str]:
-        """A prompt at a time is kept, so that a server that goes away costs what it was at."""
+        """Texts are kept a few at a time, so that a server that goes away costs what it was at."""
         found = []
         for start in range(0, len(prompts), TOGETHER):
             some = [list(prompt) for prompt in prompts[start : start + TOGETHER]]

@@ -96,7 +96,7 @@ class ConsolidationConfig:
         default=0.01, metadata={"help": "largest relative change of the loss on unrelated text, to be accepted"}
     )
     max_changed: float = field(
-        default=0.1, metadata={"help": "share of general requests in a chat answered otherwise, to be accepted"}
+        default=0.15, metadata={"help": "share of general requests in a chat answered otherwise, to be accepted"}
     )
     notepad: int = field(
         default=0, metadata={"help": "tokens of sentences kept word for word in the whole memory; see `with_notes`"}

@@ -10,7 +10,6 @@ import datetime
 import hashlib
 import itertools
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,10 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import ConfigError
 from ..memory.batch import MemoryBatch
 from ..memory.collate import collate
-from ..memory.entry import Entry, Source
-from ..memory.facts import Fact
 from ..memory.gates import Background
-from ..memory.memory import Memory, free_name
+from ..memory.memory import Memory
 from ..memory.projections import Placement, find_placement
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
@@ -40,13 +37,13 @@ from .distill import Leaves, TrainingState, begin_training, fresh_leaves, train,
 from .earlier_lessons import EarlierLessons
 from .facts.writers import FactWriter, ModelWriter
 from .model_copies import plain_copy, private_copy
-from .note_selection import scored_notes, within_budget
+from .new_entry import new_entry
+from .note_selection import within_budget
 from .pieces import Context
 from .plan import Plan
 from .planning import Planning
 from .prompts import Prompts
 from .reference_set import ReferenceSet, build_reference_set
-from .statements import superseded
 from .student import Student
 from .study.answers import Question
 from .study.studied import Studied, Studying
@@ -54,7 +51,6 @@ from .work_directory import FORMAT, WorkDirectory
 from .writer import Writer
 
 KEPT = 5  # one in so many of the general requests is kept for verification
-STORED = torch.bfloat16  # of a memory's weights
 
 
 @dataclass
@@ -232,32 +228,10 @@ class Consolidation:
     def _candidate(
         self, plan: Plan, studied: Studied, state: TrainingState, reference: ReferenceSet, placement: Placement
     ) -> Memory:
-        """On the CPU, as one that was loaded: memories of both kinds meet in a batch or a bank."""
-        now = time.time()
-        weights = {
-            path: {name: leaf.detach().to("cpu", STORED) for name, leaf in by_name.items()}
-            for path, by_name in state.leaves.items()
-        }
-        source = Source(
-            sha256=self.context.sha256,
-            kind=self.context.kind,
-            tokens=len(self._ids(self.context.text)),
-            text=self.context.text if self.config.keep_text else None,
-        )
-        held = (statement.text for statement in studied.holding)
-        notes = scored_notes(held, self.tokenizer) if self.config.notepad else []
+        """The earlier entries as they are left, and the new one."""
         before = () if plan.before is None else plan.before.entries
-        name = self.context.sha256[:12]
-        entry = Entry(
-            free_name(name, [e.name for e in before]),
-            (source,),
-            weights,
-            dataclasses.replace(plan.gate, keys=plan.gate.keys.cpu()),
-            tuple(plan.studied),
-            now,
-            tuple(notes),
-            facts=self._facts(studied),
-        )
+        names = [e.name for e in before]
+        entry = new_entry(self.context, self.config, self.tokenizer, studied, plan, state.leaves, names)
         entries = (*before, entry)
         return Memory(
             base=self.base,
@@ -266,18 +240,8 @@ class Consolidation:
             layer=placement.layer,
             background=reference.background.to(torch.device("cpu")),
             entries=within_budget(entries, self.config.notepad) if self.config.notepad else entries,
-            created=now,
+            created=entry.created,
             opener=reference.opener,
-        )
-
-    def _facts(self, studied: Studied) -> tuple[Fact, ...]:
-        """What a conversation told, as a person sees it; a document has no facts, it has a text."""
-        if not self.context.conversation:
-            return ()
-        facts = [statement.fact(self.context.sha256) for statement in studied.statements]
-        return tuple(
-            superseded(fact, facts[studied.outdated[number]]) if number in studied.outdated else fact
-            for number, fact in enumerate(facts)
         )
 
     def _verified(
@@ -339,6 +303,3 @@ class Consolidation:
             self.base, self.model.name_or_path, self.config.memory, placement.layer, nothing
         )
         return dataclasses.replace(earlier, report=report)
-
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids

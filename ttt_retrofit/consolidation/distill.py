@@ -48,22 +48,16 @@ class EncodedLesson:
 
     lesson: Lesson
     below: Tensor  # (T, D)
-    first: Lesson | None = None  # whose prompt and answer this prompt begins with: learned in the same text
 
     @property
     def ids(self) -> tuple[int, ...]:
         return (*self.lesson.prompt, *self.lesson.answer)
 
     @property
-    def lessons(self) -> list[Lesson]:
-        """All that is learned in this text."""
-        return [self.lesson] if self.first is None else [self.first, self.lesson]
-
-    @property
     def positions(self) -> list[int]:
-        """The positions whose logits predict the answers."""
-        starts = [(len(lesson.prompt) - 1, len(lesson.answer)) for lesson in self.lessons]
-        return [position for start, length in starts for position in range(start, start + length)]
+        """The positions whose logits predict the answer."""
+        start = len(self.lesson.prompt) - 1
+        return list(range(start, start + len(self.lesson.answer)))
 
 
 @dataclass
@@ -182,7 +176,7 @@ def train(
     """Steps until all that is asked is right and as many again, in which the learning rate falls to 0, or until the
     budget is spent. Returns what ended it.
 
-    facts : of each text, how it is taught in one epoch and how in the next.
+    facts : of each lesson, how it is taught in one epoch and how in the next.
 
     Raises
     ------
@@ -193,7 +187,7 @@ def train(
     extra = {"negatives": (negatives, config.negatives), "replays": (replays, config.replay)}
     shares = {name: round(config.batch_size * share) if some else 0 for name, (some, share) in extra.items()}
     own = max(1, config.batch_size - sum(shares.values()))
-    per_epoch = math.ceil(sum(len(turns[0].lessons) for turns in facts) / own)
+    per_epoch = math.ceil(len(facts) / own)
     total = max(1, config.least_steps, math.ceil(per_epoch * config.epochs))
     if control.budget.steps is not None:
         total = min(total, control.budget.steps)
@@ -242,39 +236,35 @@ def train(
 
 
 def batches(
-    texts: Sequence[Sequence[EncodedLesson]], size: int, generator: torch.Generator
+    lessons: Sequence[Sequence[EncodedLesson]], size: int, generator: torch.Generator
 ) -> Iterator[list[EncodedLesson]]:
-    """Batches for ever, every text once in an epoch, as its turn is; those of like length together, so that little is
-    padded. A text with two lessons counts as two.
+    """Batches for ever, every lesson once in an epoch, as its turn is; those of like length together, so that little
+    is padded.
     """
     for epoch in itertools.count():
-        lessons = [turns[(epoch + number) % len(turns)] for number, turns in enumerate(texts)]
-        order = torch.randperm(len(lessons), generator=generator, device="cpu").tolist()
-        stretches = _cut(lessons, order, ALIKE * size)
-        by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(lessons[i].ids))]
-        cut = _cut(lessons, by_length, size)
+        now = [turns[(epoch + number) % len(turns)] for number, turns in enumerate(lessons)]
+        order = torch.randperm(len(now), generator=generator, device="cpu").tolist()
+        stretches = _cut(order, ALIKE * size)
+        by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(now[i].ids))]
+        cut = _cut(by_length, size)
         for index in torch.randperm(len(cut), generator=generator, device="cpu").tolist():
-            yield [lessons[i] for i in cut[index]]
+            yield [now[i] for i in cut[index]]
 
 
-def _cut(lessons: Sequence[EncodedLesson], order: Sequence[int], size: int) -> list[list[int]]:
-    """The order in stretches of `size` lessons; a text that reaches over an end belongs to the next."""
-    counts = itertools.accumulate(len(lessons[i].lessons) for i in order)
-    numbered = itertools.groupby(zip(counts, order), lambda pair: (pair[0] - 1) // size)
-    return [[i for _, i in stretch] for _, stretch in numbered]
+def _cut(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def step_loss(student: Student, chosen: Sequence[EncodedLesson], memories: MemoryBatch) -> Tensor:
     """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
         losses = [_sum(student, some, memories) for some in short_and_long(chosen)]
-        return torch.stack(losses).sum() / sum(len(p.lessons) for p in chosen)
+        return torch.stack(losses).sum() / len(chosen)
 
 
 def _sum(student: Student, chosen: Sequence[EncodedLesson], memories: MemoryBatch) -> Tensor:
     logits = student.logits([p.below for p in chosen], [p.ids for p in chosen], [p.positions for p in chosen], memories)
-    lessons = [lesson for p in chosen for lesson in p.lessons]
-    return len(lessons) * mean_divergence(logits, lessons)
+    return len(chosen) * mean_divergence(logits, [p.lesson for p in chosen])
 
 
 def short_and_long(chosen: Sequence[EncodedLesson]) -> list[Sequence[EncodedLesson]]:
@@ -316,7 +306,7 @@ def right_share(
     for start in range(0, len(held_out), batch):
         some = held_out[start : start + batch]
         logits = student.logits([p.below for p in some], [p.ids for p in some], [p.positions for p in some], memories)
-        answers = torch.tensor([t for p in some for x in p.lessons for t in x.answer], device=logits.device)
+        answers = torch.tensor([t for p in some for t in p.lesson.answer], device=logits.device)
         right += int((logits.argmax(-1) == answers).sum())
         total += answers.numel()
     return right / max(total, 1)

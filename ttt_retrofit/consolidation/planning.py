@@ -112,10 +112,9 @@ class Planning:
         general = [(question, self.prompts.replied) for question in self.prompts.general]
         lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
         turns = pair_in_chats(questions, lessons, said, general, self.formatter)
-        chats = [chat for turn in turns for chat in turn if chat.lesson.prompt not in alone]
-        encoded = self._encoded([chat.lesson for chat in chats])
-        known = alone | {p.lesson.prompt: dataclasses.replace(p, first=c.first) for c, p in zip(chats, encoded)}
-        return [[known[chat.lesson.prompt] for chat in turn] for turn in turns]
+        chats = [lesson for turn in turns for lesson in turn if lesson.prompt not in alone]
+        known = alone | {encoded.lesson.prompt: encoded for encoded in self._encoded(chats)}
+        return [[known[lesson.prompt] for lesson in turn] for turn in turns]
 
     def _negatives(self, declined: list[list[int]], general: list[list[int]], abstention: str) -> list[EncodedLesson]:
         """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be

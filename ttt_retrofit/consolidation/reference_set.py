@@ -78,10 +78,16 @@ def build_reference_set(
     some = prompts.general[::2]
     before = (*some[-1:], *some[:-1])
     in_a_chat = [formatter.asked_after(one, prompts.replied, question) for one, question in zip(before, some)]
-    # Without an opener, one gate is open for what is personal and for what comes after it.
-    personal = _after_personal(formatter, prompts.general[::AFTER_PERSONAL], said) if opener else []
+    # Without an opener, one gate is open for what is personal and for what comes after it. After questions that nothing
+    # was told about, for the background, which must be that of any other context; and after those of this one.
+    untold = [(question, prompts.abstention) for question in prompts.unknown]
+    personal = [
+        prompt
+        for turns in ((untold, said) if opener else ())
+        for prompt in _after_personal(formatter, prompts.general[::AFTER_PERSONAL], turns)
+    ]
     asked = [*alone, *in_a_chat, *personal]
-    answers = [*begun, *begun[::2], *begun[::AFTER_PERSONAL]]
+    answers = [*begun, *begun[::2], *begun[::AFTER_PERSONAL], *begun[::AFTER_PERSONAL]]
     below_texts = student.below(texts)
     answered = [prompt + answer for prompt, answer in zip(asked, answers)]
     of_texts, of_asked = (
@@ -89,8 +95,7 @@ def build_reference_set(
         for below, read in ((below_texts, texts), (student.below(answered), answered))
     )
     if earlier is None:
-        # Of what is the same for every context, or memories could not be combined.
-        background = find_background([*of_texts, *of_asked[: len(alone) + len(in_a_chat)]])
+        background = find_background([*of_texts, *of_asked[: len(asked) - len(personal) // 2]])
     else:
         background = earlier.background.to(student.model.device)
     return ReferenceSet(texts, below_texts, asked, of_texts, of_asked, background, opener)
@@ -99,7 +104,7 @@ def build_reference_set(
 def _after_personal(
     formatter: PromptFormatter, general: Sequence[str], said: Sequence[tuple[str, str]]
 ) -> list[list[int]]:
-    """General questions after one to `AFTER_PERSONAL` of the questions about the context and their answers."""
+    """General questions after one to `AFTER_PERSONAL` turns of those that are said."""
     found, place = [], 0
     for number, question in enumerate(general):
         messages: list[Message] = []

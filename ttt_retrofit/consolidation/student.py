@@ -97,7 +97,10 @@ class Student:
         positions: Sequence[Sequence[int]],
         memories: MemoryBatch | None,
     ) -> Tensor:
-        """Logits (N, V) after the given positions of every lesson, one lesson after the other."""
+        """Logits (N, V) after the given positions of every lesson, one lesson after the other.
+
+        Memories act in a lesson's last turn, as they will where it is read.
+        """
         shared = self._shared(lessons, positions)
         lessons = [lesson[shared:] for lesson in lessons]
         ids, mask = self._padded(lessons)
@@ -111,7 +114,7 @@ class Student:
         self.tokens += sum(len(lesson) for lesson in lessons)
         cache, state = self._begun(len(lessons)) if shared else (None, None)
         mask = torch.cat([mask.new_ones(len(lessons), shared), mask], dim=1)
-        added = None if memories is None else MemoryForward(memories, state, list(map(len, lessons)), ids)
+        added = None if memories is None else MemoryForward.of_texts(memories, state, list(map(len, lessons)), ids)
         try:
             with entering(ForwardContext(memory=added)):
                 inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
@@ -132,7 +135,7 @@ class Student:
         return _repeated(self.past, rows), state
 
     def opens(self, below: Tensor, ids: Sequence[int], memories: MemoryBatch) -> bool:
-        """Whether any gate opens anywhere in a text. below: (T, D)."""
+        """Whether any gate opens anywhere in the last turn of a text. below: (T, D)."""
         return _gates_found(below, ids, memories).openings is not None
 
     def _padded(self, lessons: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -167,7 +170,7 @@ class Student:
 
 def _gates_found(below: Tensor, ids: Sequence[int], memories: MemoryBatch) -> MemoryForward:
     """The gates along a text, from what enters their layer. below: (T, D)."""
-    forward = MemoryForward(memories, None, [len(ids)], torch.tensor([list(ids)], device=below.device))
+    forward = MemoryForward.of_texts(memories, None, [len(ids)], torch.tensor([list(ids)], device=below.device))
     forward.find_gates(below[None])
     return forward
 

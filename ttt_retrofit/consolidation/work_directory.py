@@ -33,7 +33,7 @@ from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 7  # of the files of work in progress; work of another format is not gone on with
+FORMAT = 8  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 WRITTEN = "written-{}.safetensors"  # answers of one call, whose name tells what was asked
 SAVE_EVERY = 15.0  # seconds

@@ -7,7 +7,7 @@ B rows, T tokens, M memories, R ranks of all memories together, I in features, O
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from ..inner.context import current
 from ..inner.fast_weights import add_batch_linear, batch_linear
 from ..inner.hooks import Hook
 from .gates import Gates, GateState, openings_and_state
+from .turns import last_starts, no_tail
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,17 @@ class MemoryBatch:
         """What must stand on a model for these memories to be added."""
         return hooks_for(self.layer, self.terms)
 
+    def last_turns(self, ids: Tensor, lengths: Sequence[int], before: GateState | None) -> list[int]:
+        """Where the last of the user's turns begins that begin in `ids` (B, T), by row; -1 where none does.
+
+        lengths : real tokens by row; they come first. before : where the text stood.
+        """
+        openers = self.gates.openers
+        if openers is None:
+            return [-1] * len(lengths)
+        tail = no_tail(len(lengths), openers.device) if before is None else before.tail.to(openers.device)
+        return last_starts(ids.to(openers.device), lengths, tail, openers)
+
     def select(self, rows: Tensor) -> MemoryBatch:
         terms = {path: term.select(rows) for path, term in self.terms.items()}
         return MemoryBatch(self.layer, self.gates.select(rows), terms)
@@ -75,10 +87,27 @@ class MemoryForward:
     before: GateState | None  # where the text stood
     lengths: list[int]  # real tokens by row; they come first
     ids: Tensor | None = None  # (B, T) the tokens; None where only their embeddings are known
+    earlier: Sequence[int] = ()  # tokens by row, the first ones, that belong to turns before the last; () for none
     after: GateState | None = None
     openings: Tensor | None = None  # (B, T, M), None while every gate is shut
     inputs: dict[str, Tensor] = field(default_factory=dict)  # of projections, which a folded site withholds
     added: set[str] = field(default_factory=set)  # projections that terms were added to
+
+    @classmethod
+    def of_texts(cls, batch: MemoryBatch, before: GateState | None, lengths: list[int], ids: Tensor) -> MemoryForward:
+        """A forward of all that there is of each text: memories act in its last turn."""
+        begins = batch.last_turns(ids, lengths, before)
+        return cls(batch, before, lengths, ids, [max(start, 0) for start in begins])
+
+    @property
+    def opened(self) -> list[bool]:
+        """Whether a gate that depends on the turn alone was open at any real token, by row."""
+        if self.openings is None:
+            return [False] * len(self.lengths)
+        real = torch.arange(self.openings.shape[1], device=self.openings.device) < _column(self.lengths, self.openings)
+        counted = real[..., None] & self.batch.gates.by_turn[:, None]
+        rows: list[bool] = ((self.openings > 0) & counted).flatten(1).any(1).tolist()
+        return rows
 
     def check_called(self) -> None:
         """Raise unless the forward came by every place."""
@@ -99,7 +128,15 @@ class MemoryForward:
             hidden = hidden.reshape(len(self.lengths), -1, hidden.shape[-1])
             ids = None if self.ids is None else self.ids.to(hidden.device)
             openings, self.after = openings_and_state(hidden, self.before, lengths, self.batch.gates, ids)
+            if any(self.earlier):
+                steps = torch.arange(openings.shape[1], device=openings.device)
+                shut = (steps < _column(self.earlier, openings))[..., None] & self.batch.gates.by_turn[:, None]
+                openings = torch.where(shut, 0, openings)
             self.openings = openings if bool((openings > 0).any()) else None
+
+
+def _column(numbers: Sequence[int], like: Tensor) -> Tensor:
+    return torch.tensor(numbers, device=like.device)[:, None]
 
 
 def _memory_forward() -> MemoryForward | None:

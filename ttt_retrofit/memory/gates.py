@@ -156,6 +156,13 @@ class Gates:
     opened: Tensor  # (B or 1, M) cosine from which it is open
     openers: Tensor | None = None  # (B or 1, L) what a user's turn opens with (`turns`); None: turns are not told apart
 
+    @property
+    def by_turn(self) -> Tensor:
+        """Which gates depend on the turn alone, (B or 1, M) bool: not those that are always open."""
+        if self.openers is None:
+            return torch.zeros_like(self.closed, dtype=torch.bool)
+        return (self.openers >= 0).any(-1, keepdim=True) & (self.closed >= -1)
+
     def select(self, rows: Tensor) -> Gates:
         keys, closed, opened = (_rows(tensor, rows) for tensor in (self.keys, self.closed, self.opened))
         openers = None if self.openers is None else _rows(self.openers, rows)
@@ -252,7 +259,7 @@ def openings_and_state(
     opening = openings(cosine, near, gates)
     if between is not None:
         # What a memory adds to the tokens that open a turn moves its answer, although the gate is shut in the turn.
-        opening = torch.where(between[..., None] & (gates.closed >= -1)[:, None], 0, opening)
+        opening = torch.where(between[..., None] & gates.by_turn[:, None], 0, opening)
     return opening, GateState(sums, carried, seen_so_far, tail)
 
 

@@ -42,6 +42,17 @@ def turn_starts(ids: Tensor, tail: Tensor, openers: Tensor) -> Tensor:
     return found & (openers >= 0).any(-1, keepdim=True)
 
 
+def last_starts(ids: Tensor, real: Sequence[int], tail: Tensor, openers: Tensor) -> list[int]:
+    """The place of the last token at which a user's turn begins, by row; -1 where none does.
+
+    Parameters as of `turn_starts`; real : how many of each row's tokens are real. They come first.
+    """
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    counted = columns < torch.tensor(real, device=ids.device)[:, None]
+    places: list[int] = torch.where(turn_starts(ids, tail, openers) & counted, columns, -1).amax(1).tolist()
+    return places
+
+
 def between_turns(ids: Tensor, tail: Tensor, openers: Tensor) -> Tensor:
     """Where an opener has begun and is not complete, of a user's turn or of what begins like it. (B, T) bool.
 

@@ -31,7 +31,8 @@ from ..inner.fast_weights import Weights
 from ..inner.inner_loop import SiteState, next_token_losses, next_token_losses_once, sound_rows
 from ..inner.learning import InnerStep, Outer, step_of
 from ..streaming.cache import TTTCache
-from ..streaming.reading import Settings, Tokens, read
+from ..streaming.reading import Settings, read
+from ..streaming.tokens import Tokens
 from .parameters import GradientSums, OuterParameters
 from .replay import Output, replaying
 from .smoothing import differentiable

@@ -32,7 +32,8 @@ from ..errors import InputError
 from ..inner.inner_loop import next_token_losses
 from ..inner.learning import InnerStep, Outer, fresh
 from ..streaming.cache import TTTCache
-from ..streaming.reading import Settings, Tokens, align, read
+from ..streaming.reading import Settings, read
+from ..streaming.tokens import Tokens, align
 from .choices import Gradients
 from .chunks import (
     Adjoint,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..inner.inner_loop import next_token_losses
-from ..streaming.reading import Settings, align, read
+from ..streaming.reading import Settings, read
+from ..streaming.tokens import align
 from .gradients import pieces
 
 QUARTERS = 4

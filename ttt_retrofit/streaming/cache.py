@@ -25,6 +25,7 @@ from .digest import carried_on
 from .kv import IndexedCache, ViewLayer, layout
 from .saved_cache import SavedCache
 from .state import Held, Log, Pending, RowState, Sinks
+from .turn import Turn
 
 
 class TTTCache(Displayed, SavedCache):
@@ -59,6 +60,7 @@ class TTTCache(Displayed, SavedCache):
         self.uniform = True  # no row ever held padding: all rows keep the same columns
         self.pending: Pending | None = None
         self.gate_state: RowState | None = None  # of memories, once there were any
+        self.turn: Turn[TTTCache] | None = None  # the one under way, where a memory acts in it
         self.fast = FastState()
         self._losses = Log([])
         self._text: Log | None = None
@@ -142,6 +144,11 @@ class TTTCache(Displayed, SavedCache):
         fast = self.fast.nbytes
         waiting = (part.nbytes for part in (self.pending, self.gate_state) if part is not None)
         kept: int = sum(layer.nbytes for layer in self.layers)
+        if self.turn is not None:
+            before = self.turn.before
+            kept += before.fast.nbytes + sum(
+                old.nbytes for old, new in zip(before.layers, self.layers) if old.keys is not new.keys
+            )
         return kept + indices + fast + sum(waiting)
 
     @property
@@ -184,9 +191,28 @@ class TTTCache(Displayed, SavedCache):
         forked.counts = list(self.counts)
         forked.pending = None if self.pending is None else self.pending.fork()
         forked.sinks = None if self.sinks is None else self.sinks.fork()
+        forked.turn = None if self.turn is None else self.turn.fork()
         forked._losses = self._losses.fork()
         forked._text = None if self._text is None else self._text.fork()
         return forked
+
+    def snapshot(self) -> TTTCache:
+        """This cache as it is now. Of what steps and chunks write over it has copies; buffers are shared."""
+        assert self.next_index is not None
+        everyone = torch.arange(self.next_index.shape[0], device=self.next_index.device)
+        kept = self.fork()
+        kept.turn = None
+        kept.fast = self.fast.select(everyone)
+        kept.pending = None if self.pending is None else self.pending.select(everyone)
+        return kept.detach_()
+
+    def before_turn(self) -> TTTCache:
+        """The cache that the turn under way was read on top of, to read it again; columns count as they do now."""
+        assert self.next_index is not None and self.turn is not None
+        before = self.turn.before.fork()
+        before._take_rows(torch.tensor(self.turn.rows, device=self.next_index.device), self.turn.rows)
+        before.columns, before.marks, before.ahead, before.held = self.columns, self.marks, self.ahead, self.held
+        return before
 
     def become(self, forked: TTTCache) -> None:
         """Take over all that `forked` has: in one assignment, between whose halves no interrupt can come."""
@@ -292,7 +318,7 @@ class TTTCache(Displayed, SavedCache):
         self.columns, self.next_index, self.uniform, self.padded = 0, None, True, False
         self.pending, self.sinks, self.fast, self._losses, self.counts = None, None, FastState(), Log([]), []
         self.marks, self.ahead, self.held, self.digest = None, [], None, None
-        self.gate_state, self._text = None, None if self._text is None else Log([])
+        self.gate_state, self.turn, self._text = None, None, None if self._text is None else Log([])
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Rows follow their beams: keys, values, fast weights and unfinished chunks alike."""
@@ -345,6 +371,7 @@ class TTTCache(Displayed, SavedCache):
         self.pending = None if self.pending is None else self.pending.select(rows)
         self.sinks = None if self.sinks is None else self.sinks.select(rows)
         self.gate_state = None if self.gate_state is None else self.gate_state.select(rows)
+        self.turn = None if self.turn is None else self.turn.select(listed)
         self._text = None if self._text is None else self._text.select(listed)
 
 

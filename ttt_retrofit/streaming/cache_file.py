@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import inf
 from operator import eq
 from pathlib import Path
@@ -57,7 +58,6 @@ def write_file(path: Path, header: dict[str, Any], tensors: dict[str, Tensor]) -
     private_directory(path.parent)
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):  # by a save of this very file that was killed
         remove_left_over(left)
-    header = {"format": CACHE_FORMAT, **header, "tensors": sorted(tensors)}
     write_sealed(path, tensors, {TEXT: json.dumps(header)})
 
 
@@ -98,7 +98,13 @@ def configuration(path: Path, header: dict[str, Any]) -> TTTConfig:
 
 def check_contents(path: Path, header: dict[str, Any], tensors: dict[str, Tensor], expected: Expected) -> None:
     """Raise `CheckpointError` unless this is what a cache of that model may hold."""
-    for wrong in _faults(header, tensors, expected):
+    own, before = dict(header), parts_of(tensors, "turn")
+    turn = own.pop("turn", None)
+    if turn is not None:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("turn|")}
+    for wrong in chain(
+        _faults(own, tensors, expected), () if turn is None else _turn_faults(turn, before, own, expected)
+    ):
         raise CheckpointError(f"{path} cannot be a conversation of this model: {wrong}. Take another copy.")
 
 
@@ -129,6 +135,52 @@ def _faults(header: dict[str, Any], tensors: dict[str, Tensor], expected: Expect
     yield from _range_faults(header, tensors, expected)
     yield from _index_faults(header, tensors, expected)
     yield from _text_faults(header["text"], header["counts"], tensors.get("digest"), expected)
+
+
+def _turn_faults(turn: Any, tensors: dict[str, Tensor], now: dict[str, Any], expected: Expected) -> Iterator[str]:
+    """Of the turn under way, with the tensors of the cache before it. now: the header of the whole."""
+    if not isinstance(turn, dict) or set(turn) != {"before", "rows", "opened", "spans"}:
+        yield f"its turn is {str(turn)[:80]}, which cannot be"
+    if not isinstance(turn["before"], dict) or "turn" in turn["before"]:
+        yield "its turn comes after no cache"
+    yield from _faults(turn["before"], tensors, expected)
+    before, rows, opened = turn["before"]["counts"], turn["rows"], turn["opened"]
+    count = len(now["counts"])
+    if not _is_list(rows, count, lambda row: _is_count(row) and row < len(before)):
+        yield f"its turn goes on with the rows {str(rows)[:80]}, which cannot be"
+    if not _is_list(opened, count, lambda value: isinstance(value, bool)):
+        yield f"its turn was opened in {str(opened)[:80]}, which cannot be"
+    spans = turn["spans"]
+    if not isinstance(spans, list) or not all(_is_span(span, count, expected) for span in spans):
+        yield f"its turn holds {str(spans)[:80]}, which cannot be"
+    read = [before[row] + sum(len(span["ids"][number]) for span in spans) for number, row in enumerate(rows)]
+    if read != now["counts"]:
+        yield "its turn and its counts of tokens contradict each other"
+
+
+def _is_list(values: object, length: int, valid: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list) and len(values) == length and all(map(valid, values))
+
+
+def _is_span(span: object, rows: int, expected: Expected) -> bool:
+    if not isinstance(span, dict) or set(span) != {"ids", "positions", "learn", "remembers"}:
+        return False
+    ids, positions = span["ids"], span["positions"]
+    if not all(isinstance(span[name], bool) for name in ("learn", "remembers")):
+        return False
+    if not _is_list(
+        ids, rows, lambda row: isinstance(row, list) and all(_below(token, expected.vocabulary) for token in row)
+    ):
+        return False
+    if positions is None:
+        return True
+    return _is_list(
+        positions, rows, lambda row: isinstance(row, list) and all(_below(place, expected.positions) for place in row)
+    ) and list(map(len, positions)) == list(map(len, ids))
+
+
+def _below(value: object, bound: int) -> bool:
+    return _is_count(value) and value < bound  # type: ignore[operator]
 
 
 def _header_faults(header: dict[str, Any]) -> Iterator[str]:

@@ -22,8 +22,9 @@ from ..inner.inner_loop import IGNORED
 from ..inner.learning import Decoder
 from . import inputs, reading
 from .cache import TTTCache
-from .reading import Segment, Settings, Tokens
+from .reading import Segment, Settings
 from .state import Held
+from .tokens import Tokens, align
 
 LAST = "last_hidden_state"  # what a backbone puts out, by transformers' name
 
@@ -48,7 +49,7 @@ class CheckedInputs:
         real = self.new
         if self.ended is not None:
             real = ~self.ended if real is None else real & ~self.ended
-        tokens = reading.align(self.ids, real, self.positions, cache.ahead)
+        tokens = align(self.ids, real, self.positions, cache.ahead)
         inputs.check_real(max(tokens.counts))
         late = inputs.late_tokens(cache, self.mask, width)
         together = late is None and tokens.order is None and (width == 1 or cache.in_step)

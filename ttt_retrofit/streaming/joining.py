@@ -52,6 +52,7 @@ def stay(cache: TTTCache, rows: Sequence[int], memories: int) -> None:
     assert cache.next_index is not None
     cache.batch_select_indices(torch.tensor(rows, device=cache.next_index.device))
     cache.recount(max(cache.counts))
+    cache.turn = None  # of joined rows nobody waits for another turn
     for part in (cache, cache.pending):
         if part is not None and part.gate_state is not None:
             part.gate_state = part.gate_state.resized(memories)

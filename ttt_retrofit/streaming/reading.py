@@ -4,6 +4,9 @@ It knows a model only as a `Decoder`: something that can forward tokens, with a 
 depend on how tokens were split into calls, nor on padding: an unfinished chunk waits in the cache, and is read again
 when it is full, from the very keys and values it was first read with.
 
+A memory acts in the turn of the user that is under way. Tokens of a call before its last turn are read without it, and
+where a turn begins after one in which a gate was open, that one is read again without it.
+
 A segment is a transaction: it is read on a fork of the cache, which the cache then becomes. After an interrupt it has
 happened or it has not, and the next call goes on from there.
 B batch rows, T tokens, C chunk, V vocabulary.
@@ -11,7 +14,7 @@ B batch rows, T tokens, C chunk, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,16 +30,8 @@ from . import sinks
 from .cache import TTTCache, marks_of
 from .kv import IndexedCache
 from .state import Held, Pending, RowState
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """A call's tokens, real ones first in every row."""
-
-    ids: Tensor  # (B, T)
-    positions: Tensor | None  # (B, T), or None to number real tokens
-    counts: list[int]  # real tokens, by row
-    order: Tensor | None  # (B, T) the column each came from; None if nothing was moved
+from .tokens import Tokens, align
+from .turn import Turn
 
 
 @dataclass(frozen=True)
@@ -46,6 +41,7 @@ class Segment:
     output: Any
     starts: list[int]
     taken: list[int]
+    opened: list[bool]  # whether a gate was open, by row
 
 
 @dataclass(frozen=True)
@@ -55,29 +51,10 @@ class Settings:
     learn: bool  # whether they are targets of the inner loss
     outer: Outer = field(default_factory=Outer)
     memory: MemoryBatch | None = None  # the memories that are added
+    turns: Sequence[int] = ()  # the token by row with which the turn begins that they act in; () for the first
     hidden_of: int | None = None  # as in `ForwardContext`
     logits_to_keep: int = 0  # for the family's forward, where nothing else needs the logits; 0 keeps all
     family: dict[str, Any] = field(default_factory=dict)  # more arguments for the family's forward
-
-
-def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: list[int] | None = None) -> Tokens:
-    """Move padding, wherever it is, behind each row's real tokens.
-
-    real: (B, T) bool, or None if all are. ahead: real tokens to pass over at the beginning, by row.
-    """
-    rows, length = ids.shape
-    if positions is not None:
-        positions = positions.expand(rows, -1)
-    if ahead is not None and any(ahead):
-        real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-        real = real & (real.cumsum(1) > torch.tensor(ahead, device=ids.device)[:, None])
-    if real is None or bool(real.all()):
-        return Tokens(ids, positions, [length] * rows, None)
-    order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
-    counts = real.sum(1).tolist()
-    order = order[:, : max(max(counts), 1)]
-    moved = None if positions is None else positions.gather(1, order)
-    return Tokens(ids.gather(1, order), moved, counts, order)
 
 
 def read(
@@ -98,6 +75,19 @@ def read(
         cache.become(bound)
     else:
         cache.prepare(rows, tokens.ids.device)
+    if settings.memory is not None:
+        settings = _begin_turns(decoder, cache, tokens, settings)
+    yield from _read_segments(decoder, cache, tokens, settings, record)
+
+
+def _read_segments(
+    decoder: Decoder,
+    cache: TTTCache,
+    tokens: Tokens,
+    settings: Settings,
+    record: Callable[[TTTCache, list[int]], None] | None = None,
+) -> Iterator[Segment]:
+    rows = len(tokens.counts)
     starts = [0] * rows
     _finish(decoder, cache, settings)  # what an interrupt has left
     while any(start < count for start, count in zip(starts, tokens.counts)):
@@ -106,12 +96,51 @@ def read(
         done = [start + take for start, take in zip(starts, taken)]
         forked = cache.fork()
         segment = _read_segment(decoder, forked, tokens, starts, taken, settings)
+        _note_turn(cache, forked, tokens, segment, settings)
         if record is not None:
             record(forked, done)
         cache.become(forked)
         _finish(decoder, cache, settings)
         yield segment
         starts = done
+
+
+def _begin_turns(decoder: Decoder, cache: TTTCache, tokens: Tokens, settings: Settings) -> Settings:
+    """The settings for the turns that are under way at the end of a call.
+
+    Where one begins after a turn in which a gate was open, that one is first read again without the memory.
+    """
+    assert settings.memory is not None
+    state = cache.gate_state
+    assert state is None or isinstance(state, GateState)
+    begins = settings.memory.last_turns(tokens.ids, tokens.counts, state)
+    # What gates depend on has begun anew with the turn under way: it tells where that is.
+    seen = [0] * len(begins) if state is None else state.seen.tolist()
+    turns = [count + (-said if new < 0 else new) for count, said, new in zip(cache.counts, seen, begins)]
+    settings = replace(settings, turns=turns)
+    if cache.turn is not None and any(old and new >= 0 for old, new in zip(cache.turn.opened, begins)):
+        again = cache.before_turn()
+        plain = replace(settings, hidden_of=None, logits_to_keep=1, family={})
+        for span in cache.turn.spans:
+            memory = settings.memory if span.remembers else None
+            for _ in _read_segments(
+                decoder, again, span.tokens(tokens.ids.device), replace(plain, learn=span.learn, memory=memory)
+            ):
+                pass
+        cache.become(again)
+    return settings
+
+
+def _note_turn(before: TTTCache, cache: TTTCache, tokens: Tokens, segment: Segment, settings: Settings) -> None:
+    """Note in `cache` what was read on top of `before`, where a gate is open or was since the turn began."""
+    if cache.turn is None:
+        if not any(segment.opened):
+            return
+        cache.turn = Turn(before.snapshot(), list(range(len(segment.opened))), list(segment.opened))
+    turn = cache.turn
+    turn.opened = [old or new for old, new in zip(turn.opened, segment.opened)]
+    ids, positions = tokens.part(segment.starts, segment.taken)
+    turn.add(ids, positions, settings.learn, settings.memory is not None)
 
 
 def read_late(decoder: Decoder, cache: TTTCache, late: Tensor, positions: Tensor | None, settings: Settings) -> None:
@@ -172,7 +201,10 @@ def _read_segment(
     inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **settings.family}
     before = cache.gate_state
     assert before is None or isinstance(before, GateState)
-    memory = None if settings.memory is None else MemoryForward(settings.memory, before, taken, ids)
+    memory = None
+    if settings.memory is not None:
+        earlier = [max(turn - count, 0) for turn, count in zip(settings.turns, cache.counts)]
+        memory = MemoryForward(settings.memory, before, taken, ids, earlier)
     if outer.record or any(at_once):
         view = cache.view()
         fast = cache.fast
@@ -203,7 +235,7 @@ def _read_segment(
     if memory is not None:
         cache.gate_state = memory.after
         _keep_gate_state(cache, before, waiting)
-    return Segment(output, starts, taken)
+    return Segment(output, starts, taken, [False] * len(taken) if memory is None else memory.opened)
 
 
 def _cut(cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -308,7 +340,9 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], settings: Se
         if settings.memory is not None and pending.gate_state is not None:
             before = pending.gate_state.select(index)
             assert isinstance(before, GateState)
-            memory = MemoryForward(settings.memory.select(index), before, [ids.shape[1]] * len(rows), ids)
+            size = ids.shape[1]
+            earlier = [max(settings.turns[row] - (cache.counts[row] - size), 0) for row in rows]
+            memory = MemoryForward(settings.memory.select(index), before, [size] * len(rows), ids, earlier)
         context = ForwardContext(terms, memory, view.attended, outer.second_order)
         with decoder.only(rows):
             output = _forward(decoder, view, context, inputs, outer)

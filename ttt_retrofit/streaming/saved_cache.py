@@ -22,9 +22,10 @@ from ..inner.layer import TTTSite
 from ..memory.gates import GateState
 from ..util.fingerprint import same_base
 from . import cache_file
-from .cache_file import COMPARED, GATE_STATES, PENDING_TENSORS, Expected, parts_of
+from .cache_file import CACHE_FORMAT, COMPARED, GATE_STATES, PENDING_TENSORS, Expected, parts_of
 from .kv import IndexedCache
 from .state import Held, Log, Pending, RowState, Sinks
+from .turn import Turn
 
 # (H, D) of the keys and of the values of every layer, by base; asking a model takes a forward.
 _KEPT: dict[str, list[tuple[tuple[int, int], tuple[int, int]] | None]] = {}
@@ -69,12 +70,25 @@ class SavedCache(IndexedCache):
     sinks: Sinks | None
     pending: Pending | None
     gate_state: RowState | None
+    turn: Turn[Any] | None
     fast: FastState
     _losses: Log
     _text: Log | None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole conversation to one safetensors file, atomically. `load` goes on bit for bit."""
+        """Write the whole conversation to one safetensors file, atomically. `load` goes on bit for bit.
+
+        Where a memory acts in the turn under way, the file also holds the cache of before that turn.
+        """
+        header, tensors = self._contents()
+        if self.turn is not None:
+            before, kept = self.turn.before._contents()
+            header["turn"] = {"before": before, **self.turn.described()}
+            tensors |= {f"turn|{name}": tensor.clone() for name, tensor in kept.items()}  # buffers are shared
+        cache_file.write_file(Path(path), header, tensors)
+
+    def _contents(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Header and tensors, but for the turn under way."""
         tensors = {f"fast|{key}": value for key, value in self.fast.tensors().items()}
         for index, layer in enumerate(self.layers):
             if layer.is_initialized:
@@ -97,6 +111,7 @@ class SavedCache(IndexedCache):
             if state is not None:
                 tensors |= {f"{name}|{part}": tensor.clone() for part, tensor in state.tensors().items()}
         header = {
+            "format": CACHE_FORMAT,
             "base": self.base,
             "ttt": self.ttt.to_dict(),
             "columns": self.columns,
@@ -109,8 +124,9 @@ class SavedCache(IndexedCache):
             "text": None if self._text is None else self._text.rows(),
             "ahead": self.ahead,
             "compared": compared,
+            "tensors": sorted(tensors),
         }
-        cache_file.write_file(Path(path), header, tensors)
+        return header, tensors
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], model: Owner) -> Self:
@@ -136,6 +152,11 @@ class SavedCache(IndexedCache):
         cache_file.check_contents(path, header, tensors, _expected(model, cache))
         with torch.inference_mode(False):
             cache._restore(header, tensors, model.compute_dtype)
+            turn = header.get("turn")
+            if turn is not None:
+                before: Self = model.new_cache()
+                before._restore(turn["before"], parts_of(tensors, "turn"), model.compute_dtype)
+                cache.turn = Turn.from_description(before, turn)
         return cache
 
     def _restore(self, header: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> None:

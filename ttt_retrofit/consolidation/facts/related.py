@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 from .checks import WORD, caseless, folded
 from .languages import Language, nearest
@@ -28,10 +28,15 @@ def of_others(text: str, own: str, texts: Sequence[str]) -> set[str]:
 
     Words that a third of the texts have, or any text in their language, are of none in particular; so are characters.
     """
-    counts = Counter(term for other in texts for term in terms(other))
-    often = {term for term, count in counts.items() if count >= max(OFTEN, len(texts) / OFTEN)}
-    lent = (terms(text) - terms(own)) & set(counts) - often
-    return {term for term in lent if not caseless(term)} - common(nearest(text))
+    lent = (terms(text) - terms(own)) & _rare(tuple(texts))
+    return {term for term in lent if not caseless(term)} - common(nearest(text)) if lent else set()
+
+
+@lru_cache(maxsize=4)  # every question about some statements is held against all of them
+def _rare(texts: tuple[str, ...]) -> frozenset[str]:
+    """Terms of texts that fewer than a third of them have."""
+    counts = Counter(term for text in texts for term in terms(text))
+    return frozenset(term for term, count in counts.items() if count < max(OFTEN, len(texts) / OFTEN))
 
 
 @cache

@@ -33,12 +33,17 @@ class Turn:
     @property
     def speaker(self) -> str:
         """As a fact names who said it: a role in lower case, a name as it is."""
-        return self.said_by.lower() if self.said_by in SPEAKERS.values() else self.said_by
+        return speaker_of(self.said_by)
 
     @cached_property
     def dated(self) -> str:
         """The text with relative days written out, by which it is understood on any other day."""
         return with_days(self.text, self.date)
+
+
+def speaker_of(said_by: str) -> str:
+    """How a fact names who said it: a role in lower case, a name as it is."""
+    return said_by.lower() if said_by in SPEAKERS.values() else said_by
 
 
 def turns_of(messages: Sequence[Any], date: datetime.date | str | None = None) -> list[Turn]:

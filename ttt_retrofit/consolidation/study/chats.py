@@ -1,12 +1,12 @@
 """Questions in a chat: the first one alters the hidden states of the second, so each is also taught after another one.
 
-Two lessons in one text cost what they cost apart. Their order changes from epoch to epoch.
+A memory acts in the last turn of a text alone, so a text teaches one answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ...memory.lessons import Lesson
 from ...util.prompt_formatter import PromptFormatter
@@ -15,25 +15,16 @@ from .answers import Question
 DECLINED_IN_A_CHAT = 6  # one in so many of the questions that are declined
 
 
-@dataclass(frozen=True)
-class ChatLesson:
-    """A lesson, and the one before it in the chat: its prompt begins with the prompt and the answer of that one."""
-
-    lesson: Lesson
-    first: Lesson | None = None
-
-
 def pair_in_chats(
     questions: Sequence[Question],
     lessons: Sequence[Lesson],
     said: Sequence[tuple[str, str]],
     general: Sequence[tuple[str, str]],
     formatter: PromptFormatter,
-) -> list[list[ChatLesson]]:
-    """All lessons as texts; of each, how it is taught in one epoch and how in the next.
+) -> list[list[Lesson]]:
+    """Of every lesson, how it is taught in one epoch and how in the next: in a chat, and alone.
 
-    Two questions about different statements share a text, in either order. What finds no other comes after a general
-    question and alone in turn, and so do two that a chat puts together with other tokens than alone.
+    In a chat it comes after a question about another statement, or after a general question if there is none.
 
     Parameters
     ----------
@@ -48,13 +39,10 @@ def pair_in_chats(
     turns = []
     for one, other in _couples([question.statement for question in questions]):
         if other is None:
-            turns.append([ChatLesson(after(general[one % len(general)], one)), ChatLesson(lessons[one])])
-            continue
-        second, turned = after(said[one], other), after(said[other], one)
-        if _begins(second, lessons[one]) and _begins(turned, lessons[other]):
-            turns.append([ChatLesson(second, lessons[one]), ChatLesson(turned, lessons[other])])
+            turns.append([after(general[one % len(general)], one), lessons[one]])
         else:
-            turns += [[ChatLesson(second), ChatLesson(lessons[other])], [ChatLesson(turned), ChatLesson(lessons[one])]]
+            turns.append([after(said[one], other), lessons[other]])
+            turns.append([after(said[other], one), lessons[one]])
     return turns
 
 
@@ -68,11 +56,6 @@ def partly_in_chats(
         else formatter.asked(question)
         for number, question in enumerate(questions)
     ]
-
-
-def _begins(chat: Lesson, first: Lesson) -> bool:
-    alone = (*first.prompt, *first.answer)
-    return chat.prompt[: len(alone)] == alone
 
 
 def _couples(statements: Sequence[int]) -> Iterator[tuple[int, int | None]]:

@@ -6,17 +6,16 @@ language, and tells what a right answer has to hold.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from ...util.messages import Message
 from ..facts.checks import WORD, caseless, folded, missing, verbatim
 from ..facts.languages import Language, nearest
-from ..facts.related import of_others
+from ..facts.related import APOSTROPHE, of_others
 from ..facts.writers import FactWriter
 from ..statements import TEXT, Statement
 
@@ -165,7 +164,7 @@ def gives(asked: str, part: str) -> bool:
     """Whether a question names all of the part that it asks for. Both are `folded`."""
     if caseless(part):
         return part in asked
-    words = {stem for word in WORD.findall(asked) for stem in (word, re.split("['’]", word)[0])}
+    words = {stem for word in WORD.findall(asked) for stem in (word, APOSTROPHE.split(word)[0])}
     return all(word in words for word in WORD.findall(part))
 
 
@@ -184,7 +183,7 @@ def distinct(drafts: Sequence[QuestionDraft]) -> list[QuestionDraft]:
     for draft in drafts:
         same = (other for other in kept if other.statement == draft.statement and other.part == draft.part)
         if all(resemblance(draft.text, other.text) <= ALIKE for other in same):
-            kept.append(replace(draft))
+            kept.append(draft)
     return kept
 
 
