@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     Cache,
-    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
@@ -23,10 +22,9 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
-from ..util.texts import common_beginning, end_tokens
+from ..util.texts import end_tokens
+from .prefix_cache import PrefixCache, worth_sharing
 
-# Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
-SHARED_PREFIX = 16
 # Of so many answers, those that have ended leave the batch when they are half of it.
 MANY = 8
 
@@ -91,13 +89,14 @@ class Writer:
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         check: Callable[[], None] = lambda: None,
-        cache: Callable[[], Cache] | None = None,
+        cache: Callable[[], Any] | None = None,
         **forwarded: Any,
     ) -> None:
         """`cache` makes an empty one for the model; `forwarded` goes to every forward, such as memories."""
         self.model, self.tokenizer, self.check = model, tokenizer, check
-        self.cache = cache or (lambda: DynamicCache(config=model.config))
+        self.cache = cache
         self.forwarded = forwarded
+        self.prefixes = PrefixCache(model)  # of a model that carries nothing from one prompt to the next
         self.tokens = 0  # processed so far
         self.ends = end_tokens(model, tokenizer)
 
@@ -147,7 +146,7 @@ class Writer:
         self.check()
         model, device = self.model, self.model.device
         ends = self.ends | (self._line_breaks() if line else set())
-        shared = shared_prefix(prompts)
+        shared, cache = self._begun(prompts)
         width = max(len(prompt) for prompt in prompts)
         fill = next(iter(sorted(self.ends)), 0)
         # Padding stands between what all prompts share and what is their own.
@@ -156,13 +155,9 @@ class Writer:
         mask = torch.tensor(
             [[1] * shared + [0] * gap + [1] * (len(p) - shared) for p, gap in zip(prompts, gaps)], device=device
         )
-        cache = None
-        if shared:
-            cache = self.cache()
-            begun = ids[:1, :shared]
-            model(input_ids=begun, past_key_values=cache, use_cache=True, logits_to_keep=1, **self.forwarded)
+        if cache is not None and shared and len(prompts) > 1:
             cache.batch_repeat_interleave(len(prompts))
-        processed = shared + sum(len(prompt) - shared for prompt in prompts)
+        processed = sum(len(prompt) - shared for prompt in prompts)
         rows = list(range(len(prompts)))  # that are still being written
         texts: list[list[int]] = [[] for _ in prompts]
         sure: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]  # (steps, K) each
@@ -201,6 +196,22 @@ class Writer:
         self.tokens += processed
         return [_cut(text, noted, ends) for text, noted in zip(texts, sure)]
 
+    def _begun(self, prompts: list[list[int]]) -> tuple[int, Cache | None]:
+        """How many tokens all prompts begin with, and a cache that holds them."""
+        if self.cache is None:
+            before = self.prefixes.tokens
+            begun = self.prefixes.begun(prompts)
+            self.tokens += self.prefixes.tokens - before
+            return begun
+        shared = worth_sharing(prompts)
+        if not shared:
+            return 0, None
+        cache = self.cache()
+        ids = torch.tensor([prompts[0][:shared]], device=self.model.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **self.forwarded)
+        self.tokens += shared
+        return shared, cache
+
     def _line_breaks(self) -> set[int]:
         texts = ("\n", ".\n", "?\n", "\n\n", ".\n\n", "?\n\n")
         found = {token for text in texts for token in self.tokenizer.encode(text, add_special_tokens=False)[-1:]}
@@ -212,9 +223,3 @@ def _cut(text: list[int], sure: list[tuple[Tensor, Tensor]], ends: set[int]) -> 
     length = next((n for n, token in enumerate(text) if token in ends), len(text) - 1) + 1
     indices, logprobs = (torch.cat(parts)[:length] for parts in zip(*sure))
     return Answer(tuple(text[:length]), indices, logprobs)
-
-
-def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; 0 where it is not worth a forward of its own."""
-    shared = len(common_beginning(prompts))
-    return shared if shared >= SHARED_PREFIX and len(prompts) > 1 else 0
