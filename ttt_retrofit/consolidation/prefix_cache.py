@@ -43,15 +43,14 @@ class PrefixCache:
 
     def _nearest(self, shared: list[int]) -> tuple[int, DynamicCache]:
         """The kept cache that holds most of a beginning, cut to that."""
-        best, found = 0, DynamicCache(config=self.model.config)
-        for ids, cache in self._kept:
-            alike = _alike(ids, shared)
-            if alike > max(best, SHORTEST):
-                best, found = alike, cache
-        if best:
-            found = copy.deepcopy(found)
-            found.crop(best)
-        return best, found
+        best = max(self._kept, key=lambda kept: _alike(kept[0], shared), default=None)
+        alike = 0 if best is None else _alike(best[0], shared)
+        if best is None or alike < SHORTEST:
+            return 0, DynamicCache(config=self.model.config)
+        ids, cache = best[0], copy.deepcopy(best[1])
+        if alike < len(ids):
+            cache.crop(alike - len(ids))
+        return alike, cache
 
     def _keep(self, ids: list[int], cache: DynamicCache) -> None:
         """In place of those that are a beginning of it."""

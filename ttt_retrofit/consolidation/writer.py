@@ -131,6 +131,19 @@ class Writer:
             answers |= dict(zip(chosen, found))
         return [answers[index] for index in range(len(prompts))]
 
+    @torch.no_grad()
+    def scored(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], batch: int = 32, kept: int = 20
+    ) -> list[Answer]:
+        """Answers of somebody else, with this model's logits. A token that is not the likeliest for it is certain."""
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]) + len(answers[index]))
+        found: dict[int, Answer] = {}
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            some = self._scored([list(prompts[i]) for i in chosen], [list(answers[i]) for i in chosen], kept)
+            found |= dict(zip(chosen, some))
+        return [found[index] for index in range(len(prompts))]
+
     def text(self, answer: Answer) -> str:
         return str(self.tokenizer.decode(list(answer.ids), skip_special_tokens=True)).strip()
 
@@ -212,10 +225,43 @@ class Writer:
         self.tokens += shared
         return shared, cache
 
+    def _scored(self, prompts: list[list[int]], answers: list[list[int]], kept: int) -> list[Answer]:
+        self.check()
+        shared, cache = self._begun(prompts)
+        texts = [prompt[shared:] + answer for prompt, answer in zip(prompts, answers)]
+        width = max(map(len, texts))
+        ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=self.model.device)
+        mask = torch.tensor([[1] * (shared + len(t)) + [0] * (width - len(t)) for t in texts], device=self.model.device)
+        if cache is not None and shared and len(prompts) > 1:
+            cache.batch_repeat_interleave(len(prompts))
+        hidden = self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+            logits_to_keep=max(map(len, answers)) + width - min(map(len, texts)) + 1, **self.forwarded,
+        ).logits  # fmt: skip
+        self.tokens += sum(map(len, texts))
+        first = width - hidden.shape[1]  # place of the first logits
+        found = []
+        for row, (text, answer) in enumerate(zip(texts, answers)):
+            before = len(text) - len(answer) - 1 - first
+            logprobs = hidden[row, before : before + len(answer)].float().log_softmax(-1)
+            found.append(_certain_where_unlikely(answer, logprobs, kept))
+        return found
+
     def _line_breaks(self) -> set[int]:
         texts = ("\n", ".\n", "?\n", "\n\n", ".\n\n", "?\n\n")
         found = {token for text in texts for token in self.tokenizer.encode(text, add_special_tokens=False)[-1:]}
         return {token for token in found if "\n" in self.tokenizer.decode([token])}
+
+
+def _certain_where_unlikely(answer: list[int], logprobs: Tensor, kept: int) -> Answer:
+    """An answer with the likeliest tokens (N, V) in each place; alone where another one would be likelier."""
+    given = torch.tensor(answer, device=logprobs.device)
+    values, indices = logprobs.topk(min(kept, logprobs.shape[-1]))
+    other = indices[:, 0] != given
+    indices[other, 0] = given[other]
+    values[other] = -torch.inf
+    values[other, 0] = 0.0
+    return Answer(tuple(answer), indices.int().cpu(), values.half().cpu())
 
 
 def _cut(text: list[int], sure: list[tuple[Tensor, Tensor]], ends: set[int]) -> Answer:

@@ -53,9 +53,9 @@ class Related:
         counts = Counter(term for found in self.terms for term in found)
         self.weight = {term: math.log(1 + len(texts) / count) for term, count in counts.items()}
 
-    def to(self, text: str, most: int) -> list[int]:
-        """Numbers of at most so many texts that share something, in their order."""
+    def to(self, text: str, most: int, before: int | None = None) -> list[int]:
+        """Numbers of at most so many texts that share something, in their order; of those `before` one, where given."""
         wanted = terms(text)
-        scored = {number: sum(self.weight[term] for term in found & wanted) for number, found in enumerate(self.terms)}
+        scored = {n: sum(self.weight[term] for term in found & wanted) for n, found in enumerate(self.terms[:before])}
         best = sorted((n for n, score in scored.items() if score > 0), key=lambda n: -scored[n])[:most]
         return sorted(best)
