@@ -66,7 +66,8 @@ class Planning:
         asked = studied.asked
         facts = self._encoded([lesson(question, self.formatter) for question in asked])
         gate = reference.gate_of(facts)
-        before = self._revised(studied, lambda p: reference.opens(gate, p.ids, p.below))
+        gated = self.config.memory.gated  # without gates, the new entry acts on everything that was learned before
+        before = self._revised(studied, lambda p: not gated or reference.opens(gate, p.ids, p.below))
         whole = overview(self.context, studied, self.asking, self.control)
         # Earlier questions with new answers are learned as the context's own.
         known = {question.text for question in asked}
@@ -80,7 +81,7 @@ class Planning:
         said = [(question.text, self.teacher.text(question.answer)) for question in asked]
         studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % CHECKED], said, self.formatter)
         declined, general = studied_unknown, reference.prompts
-        if self.config.memory.gated:
+        if gated:
             below = self.student.below(studied_unknown)
             declined = [ids for ids, hidden in zip(studied_unknown, below) if reference.opens(gate, ids, hidden)]
             general = reference.opened(gate)
