@@ -26,9 +26,10 @@ class Plan:
     held_out: Sequence[Question]
     unknown: Sequence[str]  # questions without an answer that are asked in verification
     abstention: str  # the answer to them
+    texts: Sequence[EncodedLesson] = ()  # statements that nothing was asked about, word by word
     superseded: int = 0  # facts of the earlier memory that no longer hold
 
     @property
     def studied(self) -> list[Lesson]:
         """What is kept with the memory, for later consolidations."""
-        return [p.lesson for p in [*self.facts, *self.checks, *self.negatives]]
+        return [p.lesson for p in [*self.facts, *self.texts, *self.checks, *self.negatives]]

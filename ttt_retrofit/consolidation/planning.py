@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +12,12 @@ from ..memory.memory import Memory
 from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
+from .dependence import Dependence
 from .distill import EncodedLesson
 from .earlier_lessons import EarlierLessons, LessonText
 from .facts.languages import languages, nearest
 from .facts.related import Related
+from .new_entry import facts_of
 from .pieces import Context
 from .plan import Plan
 from .prompts import Prompts
@@ -25,7 +28,7 @@ from .study.answers import Question, given_by
 from .study.asking import Asking
 from .study.chats import pair_in_chats, partly_in_chats
 from .study.lessons import certain, lesson, quotes
-from .study.overview import overview
+from .study.overview import overview, retold
 from .study.studied import Studied
 from .study.unknown import unanswered
 from .study.updates import RevisedMemory, revise
@@ -63,15 +66,15 @@ class Planning:
 
     def plan(self, studied: Studied, reference: ReferenceSet) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
-        asked = studied.asked
-        facts = self._encoded([lesson(question, self.formatter) for question in asked])
+        asked, dependence = studied.asked, self._dependence(studied)
+        facts = self._encoded([self._lesson(question, dependence) for question in asked])
         gate = reference.gate_of(facts)
         gated = self.config.memory.gated  # without gates, the new entry acts on everything that was learned before
         before = self._revised(studied, lambda p: not gated or reference.opens(gate, p.ids, p.below))
-        whole = overview(self.context, studied, self.asking, self.control)
+        whole = self._overview(studied, dependence)
         # Earlier questions with new answers are learned as the context's own.
         known = {question.text for question in asked}
-        anew = [lesson(question, self.formatter) for question in before.taught if question.text not in known]
+        anew = [self._lesson(question, dependence) for question in before.taught if question.text not in known]
         facts += self._encoded([*whole, *anew])
         gate = reference.gate_of(facts)
         taught = {question.text for question in before.taught}
@@ -80,24 +83,33 @@ class Planning:
         unknown = unanswered(self._stock(), f"{self.context.text} {self.before.told()}")
         said = [(question.text, self.teacher.text(question.answer)) for question in asked]
         studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % CHECKED], said, self.formatter)
-        declined, general = studied_unknown, reference.prompts
+        declined, general = [*studied_unknown], reference.prompts
         if gated:
-            below = self.student.below(studied_unknown)
-            declined = [ids for ids, hidden in zip(studied_unknown, below) if reference.opens(gate, ids, hidden)]
+            below = self.student.below(declined)
+            declined = [ids for ids, hidden in zip(declined, below) if reference.opens(gate, ids, hidden)]
             general = reference.opened(gate)
+        told = studied_unknown | reference.told
         abstention = self.prompts.abstention if language is languages()[0] else language.unknown
         memory, gone = _with_superseded(before, studied, self.context.sha256)
+        texts = self._texts(studied, dependence)
+
+        def depends(ids: Sequence[int]) -> tuple[str, ...]:
+            """On what was told in a prompt before its question."""
+            some = [facts[number].lesson.facts or () for number in told.get(tuple(ids), ())]
+            return tuple(dict.fromkeys(itertools.chain(*some)))
+
         return Plan(
             before=memory,
             gate=gate,
             facts=facts,
             taught=[
                 *self._in_chats(asked, facts[: len(asked)], said),
-                *([fact] for fact in (*facts[len(asked) :], *self._texts(studied))),
+                *([fact] for fact in (*facts[len(asked) :], *texts)),
             ],
-            negatives=self._negatives(declined, general, abstention),
+            negatives=self._negatives(declined, general, abstention, depends),
             replays=before.replays,
-            checks=self._encoded([lesson(question, self.formatter) for question in held_out]),
+            checks=self._encoded([self._lesson(question, dependence) for question in held_out]),
+            texts=texts,
             held_out=held_out,
             unknown=unknown[::CHECKED],
             abstention=abstention,
@@ -115,10 +127,28 @@ class Planning:
         below = self.student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
         return [EncodedLesson(lesson, hidden) for lesson, hidden in zip(lessons, below)]
 
-    def _texts(self, studied: Studied) -> list[EncodedLesson]:
+    def _dependence(self, studied: Studied) -> Dependence:
+        earlier = () if self.others is None else self.others.facts(None)
+        return Dependence(facts_of(self.context, studied), earlier)
+
+    def _lesson(self, question: Question, dependence: Dependence) -> Lesson:
+        """With the facts that it depends on."""
+        depends = dependence.of([question.statement], question.text, self.teacher.text(question.answer))
+        return dataclasses.replace(lesson(question, self.formatter), facts=depends)
+
+    def _overview(self, studied: Studied, dependence: Dependence) -> list[Lesson]:
+        told = retold(studied, self.formatter) if self.context.conversation else []
+        depends = dependence.of(told, *(studied.statements[number].text for number in told))
+        whole = overview(self.context, studied, self.asking, self.control)
+        return [dataclasses.replace(one, facts=depends) for one in whole]
+
+    def _texts(self, studied: Studied, dependence: Dependence) -> list[EncodedLesson]:
         """Statements of which nothing was answered, word by word."""
         asked = {question.statement for question in studied.asked}
-        return self._encoded(quotes(studied.statements, asked, studied.outdated, self.formatter))
+        left = [n for n in range(len(studied.statements)) if n not in asked and n not in studied.outdated]
+        quoted = quotes([studied.statements[n] for n in left], (), (), self.formatter)
+        depends = [dependence.of([n], studied.statements[n].text) for n in left]
+        return self._encoded([dataclasses.replace(one, facts=ids) for one, ids in zip(quoted, depends)])
 
     def _in_chats(
         self, questions: Sequence[Question], facts: Sequence[EncodedLesson], said: Sequence[tuple[str, str]]
@@ -131,14 +161,20 @@ class Planning:
         known = alone | {encoded.lesson.prompt: encoded for encoded in self._encoded(chats)}
         return [[known[lesson.prompt] for lesson in turn] for turn in turns]
 
-    def _negatives(self, declined: list[list[int]], general: list[list[int]], abstention: str) -> list[EncodedLesson]:
+    def _negatives(
+        self,
+        declined: Sequence[Sequence[int]],
+        general: Sequence[list[int]],
+        abstention: str,
+        depends: Callable[[Sequence[int]], tuple[str, ...]],
+    ) -> list[EncodedLesson]:
         """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
         declined, and general ones, which are to be answered as the base alone does.
         """
         answers = beginnings(self.teacher, self.formatter, general, self.config.kept_logits)
-        lessons = [certain("unknown", ids, self.formatter.said(abstention)) for ids in declined]
+        lessons = [certain("unknown", list(ids), self.formatter.said(abstention)) for ids in declined]
         lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
-        return self._encoded(lessons)
+        return self._encoded([dataclasses.replace(one, facts=depends(one.prompt)) for one in lessons])
 
     def _revised(self, studied: Studied, opens: Callable[[EncodedLesson], bool]) -> RevisedMemory:
         """The earlier memory, as the new context leaves it."""

@@ -37,6 +37,7 @@ class ReferenceSet:
     means_of_prompts: list[TextMeans]  # each with the beginning of the base's own answer
     background: Background  # of all of them
     opener: tuple[int, ...]  # of a user's turn
+    told: dict[tuple[int, ...], tuple[int, ...]]  # prompts after turns about the context: the numbers of these
 
     def gate_of(self, studied: Sequence[EncodedLesson]) -> GateKeys:
         """A gate for these lessons that stays shut on them."""
@@ -81,11 +82,12 @@ def build_reference_set(
     # Without an opener, one gate is open for what is personal and for what comes after it. After questions that nothing
     # was told about, for the background, which must be that of any other context; and after those of this one.
     untold = [(question, prompts.abstention) for question in prompts.unknown]
-    personal = [
-        prompt
+    after = [
+        _after_personal(formatter, prompts.general[::AFTER_PERSONAL], turns)
         for turns in ((untold, said) if opener else ())
-        for prompt in _after_personal(formatter, prompts.general[::AFTER_PERSONAL], turns)
     ]
+    personal = [prompt for some in after for prompt, _ in some]
+    told = {tuple(prompt): numbers for prompt, numbers in (after[-1] if after else ())}
     asked = [*alone, *in_a_chat, *personal]
     answers = [*begun, *begun[::2], *begun[::AFTER_PERSONAL], *begun[::AFTER_PERSONAL]]
     below_texts = student.below(texts)
@@ -98,21 +100,21 @@ def build_reference_set(
         background = find_background([*of_texts, *of_asked[: len(asked) - len(personal) // 2]])
     else:
         background = earlier.background.to(student.model.device)
-    return ReferenceSet(texts, below_texts, asked, of_texts, of_asked, background, opener)
+    return ReferenceSet(texts, below_texts, asked, of_texts, of_asked, background, opener, told)
 
 
 def _after_personal(
     formatter: PromptFormatter, general: Sequence[str], said: Sequence[tuple[str, str]]
-) -> list[list[int]]:
-    """General questions after one to `AFTER_PERSONAL` turns of those that are said."""
+) -> list[tuple[list[int], tuple[int, ...]]]:
+    """General questions after one to `AFTER_PERSONAL` turns of those that are said, with the numbers of these."""
     found, place = [], 0
     for number, question in enumerate(general):
         messages: list[Message] = []
-        for _ in range(1 + number % AFTER_PERSONAL):
-            asked, answered = said[place % len(said)]
+        turns = [(place + turn) % len(said) for turn in range(1 + number % AFTER_PERSONAL)]
+        for asked, answered in (said[turn] for turn in turns):
             messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
-            place += 1
-        found.append(formatter.asked(question, messages))
+        place += len(turns)
+        found.append((formatter.asked(question, messages), tuple(turns)))
     return found
 
 

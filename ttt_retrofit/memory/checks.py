@@ -115,11 +115,11 @@ def _check_report(report: Report) -> None:
 
 
 def _is_lesson(found: Any) -> bool:
-    if not isinstance(found, list) or len(found) != 5:
+    if not isinstance(found, list) or len(found) not in (5, 6):  # earlier versions did not write the facts
         return False
-    kind, prompt, answer, kept, held_out = found
+    kind, prompt, answer, kept, held_out, *facts = found
     counts = all(is_integer(count) and 0 <= count < 2**31 for count in (prompt, answer, kept))
-    return kind in get_args(LessonKind) and counts and isinstance(held_out, bool)
+    return kind in get_args(LessonKind) and counts and isinstance(held_out, bool) and all(map(_are_texts, facts))
 
 
 def _is_source(found: Any) -> bool:

@@ -48,14 +48,18 @@ def pair_in_chats(
 
 def partly_in_chats(
     questions: Sequence[str], said: Sequence[tuple[str, str]], formatter: PromptFormatter
-) -> list[list[int]]:
-    """Prompts of all the questions, every sixth after one that was answered: those are declined there, too."""
-    return [
-        formatter.asked_after(*said[number % len(said)], question)
-        if number % DECLINED_IN_A_CHAT == 0
-        else formatter.asked(question)
-        for number, question in enumerate(questions)
-    ]
+) -> dict[tuple[int, ...], tuple[int, ...]]:
+    """Prompts of all the questions, every sixth after one that was answered: those are declined there, too. Each with
+    the numbers of those that it tells.
+    """
+    found: dict[tuple[int, ...], tuple[int, ...]] = {}
+    for number, question in enumerate(questions):
+        if number % DECLINED_IN_A_CHAT:
+            found[tuple(formatter.asked(question))] = ()
+        else:
+            before = number % len(said)
+            found[tuple(formatter.asked_after(*said[before], question))] = (before,)
+    return found
 
 
 def _couples(statements: Sequence[int]) -> Iterator[tuple[int, int | None]]:

@@ -23,7 +23,10 @@ SUMMARY_TOKENS = 40  # of each piece's
 def overview(context: Context, studied: Studied, asking: Asking, control: Control) -> list[Lesson]:
     """One lesson for each way to ask for all of a context, all with the same answer."""
     formatter, prompts = asking.formatter, asking.prompts
-    told = _told(studied, formatter) if context.conversation else _summed_up(context, asking, control)
+    if context.conversation:
+        told = [studied.statements[number].text for number in retold(studied, formatter)]
+    else:
+        told = _summed_up(context, asking, control)
     if not told:
         return []
     asked, reply = prompts.overview_document, prompts.overviewed_document
@@ -33,9 +36,9 @@ def overview(context: Context, studied: Studied, asking: Asking, control: Contro
     return [certain("overview", formatter.asked(question), answer) for question in asked]
 
 
-def _told(studied: Studied, formatter: PromptFormatter) -> list[str]:
-    """The statements that hold and that something could be asked about, in order; those with names and numbers have
-    precedence.
+def retold(studied: Studied, formatter: PromptFormatter) -> list[int]:
+    """Numbers of the statements that hold and that something could be asked about, in order; those with names and
+    numbers have precedence.
     """
     asked = {question.statement for question in studied.asked if question.statement >= 0}
     numbers = sorted(asked.difference(studied.outdated))
@@ -46,7 +49,7 @@ def _told(studied: Studied, formatter: PromptFormatter) -> list[str]:
         if size <= left:
             chosen.append(number)
             left -= size
-    return [studied.statements[number].text for number in sorted(chosen)]
+    return sorted(chosen)
 
 
 def _summed_up(context: Context, asking: Asking, control: Control) -> list[str]:

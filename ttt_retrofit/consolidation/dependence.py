@@ -1,0 +1,53 @@
+"""Which facts a lesson depends on: the one that it asks about, those that it quotes, and those whose names it tells.
+
+When a fact is deleted, so are the lessons that depend on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..memory.facts import Fact
+from .facts.checks import WORD, caseless, folded, verbatim
+
+
+def words(text: str) -> set[str]:
+    """The words of a text, folded; of scripts that write them together, the characters."""
+    said = folded(text)
+    return set(WORD.findall(said)) | set(caseless(said))
+
+
+def names(texts: Iterable[str]) -> set[str]:
+    """Names, numbers and codes of texts, folded."""
+    return {folded(word) for text in texts for word in verbatim(text)}
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """Facts by what they tell.
+
+    Attributes
+    ----------
+    own : of the context that is studied, by the number of the statement.
+    earlier : of the memory that it adds to.
+    """
+
+    own: Sequence[Fact]
+    earlier: Sequence[Fact] = ()
+
+    def of(self, statements: Iterable[int], *texts: str) -> tuple[str, ...]:
+        """Ids of what a lesson depends on that is about some statements, and tells these texts."""
+        about = [self.own[number] for number in statements if 0 <= number < len(self.own)]
+        told = names(texts).difference(*(words(fact.text) for fact in about))
+        lent = (fact_id for name in sorted(told) for fact_id in self._by_word.get(name, ()))
+        return tuple(dict.fromkeys([*(fact.id for fact in about), *lent]))
+
+    @cached_property
+    def _by_word(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for fact in (*self.own, *self.earlier):
+            for word in sorted(words(fact.text)):
+                found.setdefault(word, []).append(fact.id)
+        return found
