@@ -22,21 +22,24 @@ LONGEST = 4  # tokens of a verdict
 
 
 def changed(
-    told: Sequence[tuple[str, str]], writer: FactWriter, progress: Callable[[int, int], None] = lambda done, total: None
+    told: Sequence[tuple[int, str, str]],
+    writer: FactWriter,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[int, int]:
     """The facts that no longer hold, each with the last one that says so.
 
-    told : who said what, in order. What the user said is changed by nobody else.
+    told : the message, who said it, and what, in order. What the user said is changed by nobody else, and what one
+        message says holds together.
     """
-    related = Related([text for _, text in told])
+    related = Related([text for _, _, text in told])
     pairs = [
         (earlier, later)
-        for later, (speaker, text) in enumerate(told)
+        for later, (message, speaker, text) in enumerate(told)
         for earlier in related.to(text, COMPARED, before=later)
-        if speaker in (told[earlier][0], USER)
+        if message != told[earlier][0] and speaker in (told[earlier][1], USER)
     ]
     progress(0, len(pairs))
-    verdicts = writer.complete([comparing(told[a][1], told[b][1]) for a, b in pairs], LONGEST) if pairs else []
+    verdicts = writer.complete([comparing(told[a][2], told[b][2]) for a, b in pairs], LONGEST) if pairs else []
     return {earlier: later for (earlier, later), said in zip(pairs, verdicts) if said.strip().startswith(CHANGED)}
 
 

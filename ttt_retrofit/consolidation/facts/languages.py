@@ -60,6 +60,17 @@ class Language:
         stems = Counter(word[:STEM] for word in left)
         return frozenset(word for word in left if stems[word[:STEM]] > 1)
 
+    @property
+    def still(self) -> tuple[str, str]:
+        """What no longer is so, and the question whether it still is: the one that is answered second."""
+        question = self.answers[1][0]
+        return next((said, question) for said, asked in self.questions if question in asked)
+
+    @property
+    def no(self) -> str:
+        """How the question whether it still is so is answered."""
+        return self.answers[1][1]
+
     @cached_property
     def part_of(self) -> dict[str, str]:
         """The part that each of the example questions asks for."""

@@ -1,8 +1,8 @@
 """What is studied of the answers.
 
 A statement is understood alone, so a question about it is answered from it alone. The answer has to hold the part that
-was asked for; one that misses it is given again with that part in view. A question about a statement that no longer holds
-is answered from the later one that says so, too.
+was asked for; one that misses it is given again with that part in view. Where a statement no longer holds, the later one
+that says so is read, too.
 """
 
 from __future__ import annotations
@@ -64,12 +64,22 @@ class Answering:
         for asked in (self._alone, self._with_part):
             missed: list[QuestionDraft] = []
             for draft, given, said in self._asked(drafts, [asked(draft) for draft in drafts], "answers"):
-                value = frozenset(WORD.findall(folded(draft.part)))
-                if self._sound(said, draft, [draft.statement]) and holds(said, value):
-                    yield Question(draft.text, value, given, draft.statement, self._held_out(draft, said))
-                else:
+                value = self._value(draft, said)
+                if value and self._sound(said, draft, [draft.statement]):
+                    # One that was given the part is no witness of it.
+                    held_out = asked == self._alone and self._held_out(draft, said)
+                    yield Question(draft.text, value, given, draft.statement, held_out)
+                elif not draft.still:
                     missed.append(draft)
             drafts = missed
+
+    def _value(self, draft: QuestionDraft, said: str) -> frozenset[str]:
+        """The words that decide: those of the part, if an answer has them all; the "no" of one that is no longer so."""
+        if draft.still:
+            first = frozenset(first_word(said))
+            return first if first == frozenset(first_word(self.asking.language.no)) else frozenset()
+        value = frozenset(WORD.findall(folded(draft.part)))
+        return value if holds(said, value) else frozenset()
 
     def _changed(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
         """Answers of the statement that changed what a question is about: they say something that it alone says."""
@@ -139,6 +149,11 @@ class Answering:
 
     def _source(self, numbers: Sequence[int]) -> str:
         return " ".join(self.statements[number].source for number in numbers)
+
+
+def first_word(said: str) -> list[str]:
+    """Folded; of scripts without spaces, the first character."""
+    return (caseless(folded(said)) or WORD.findall(folded(said)))[:1]
 
 
 def told_by(said: str, known: str, source: str) -> set[str]:

@@ -35,6 +35,7 @@ class QuestionDraft:
     statement: int  # the statement it is about, -1 for none
     part: str = ""  # of the statement, that its answer holds; empty where nobody knows
     by_user: bool = False
+    still: bool = False  # asks whether something is as before, which it is not
     held_out: bool = False  # may be asked in verification, and not studied
 
 
@@ -121,6 +122,25 @@ def _parts(statements: Sequence[Statement], free: Sequence[QuestionDraft]) -> li
         parts = parts or [*telling(statement.text)][-2:]
         found += [(number, part) for part in dict.fromkeys(parts)]
     return found
+
+
+def ask_whether_still(
+    numbers: Sequence[int], statements: Sequence[Statement], writer: FactWriter, languages: Sequence[Language]
+) -> list[QuestionDraft]:
+    """Whether what a statement ends is still so."""
+    prompts = [whether_still(statements[number], languages) for number in numbers]
+    texts = writer.complete(prompts, LONGEST // 2) if prompts else []
+    drafts = [QuestionDraft(first_line(text), number, still=True) for number, text in zip(numbers, texts)]
+    return [draft for draft in drafts if draft.text and not _unsaid(draft.text, statements[draft.statement].source)]
+
+
+def whether_still(statement: Statement, languages: Sequence[Language]) -> list[Message]:
+    """The prompt for it; of every language there is one example."""
+    messages: list[Message] = [{"role": "system", "content": _asked()["instruction_for_still"].strip()}]
+    for language in languages:
+        said, question = language.still
+        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": question}]
+    return [*messages, {"role": "user", "content": statement.told}]
 
 
 def prompt(statement: Statement, languages: Sequence[Language]) -> list[Message]:

@@ -18,7 +18,7 @@ from ..pieces import Context
 from ..statements import Statement, of_conversation
 from .answers import Answering, Question
 from .asking import Asking
-from .questions import ALIKE, QuestionDraft, ask, ask_freely, resemblance
+from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, resemblance
 
 WORDINGS = 2  # that ask for the same, of which one can be spared
 
@@ -65,6 +65,7 @@ class Studying:
             questions = answering.answer([self._own(text, statements) for text in own_questions])
             return Studied(statements, tuple(questions), outdated, dropped)
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
+        written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
         questions = answering.answer(written)
         left = without_one_held_out(questions, len(statements), outdated)
         if left:
@@ -75,7 +76,7 @@ class Studying:
 
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
         """The statements that no longer hold at the end, each with the last one that says so."""
-        told = [(statement.said_by, statement.understood) for statement in statements]
+        told = [(s.message, s.said_by, s.understood) for s in statements]
         return changed(told, self.writer, self._at("changes"))
 
     @cached_property
