@@ -226,24 +226,29 @@ def test_no_flipped_bit_of_texts_goes_unnoticed(tmp_path):
 
 
 STUDY_EDITS = [
-    lambda asked, statements, outdated, dropped: [asked, statements, outdated],
-    lambda asked, statements, outdated, dropped: [asked, statements[:1], [], dropped],  # a question about none
-    lambda asked, statements, outdated, dropped: [asked, statements, [[0, 2]], dropped],
-    lambda asked, statements, outdated, dropped: [asked, statements, [[0]], dropped],
-    lambda asked, statements, outdated, dropped: [asked, statements, {"0": 1}, dropped],
-    lambda asked, statements, outdated, dropped: [asked, statements, outdated, -1],
-    lambda asked, statements, outdated, dropped: [asked, [s[:5] for s in statements], outdated, dropped],
-    lambda asked, statements, outdated, dropped: [
+    lambda asked, statements, outdated, *dropped: [asked, statements, outdated],
+    lambda asked, statements, outdated, *dropped: [asked, statements[:1], [], *dropped],  # a question about none
+    lambda asked, statements, outdated, *dropped: [asked, statements, [[0, 2]], *dropped],
+    lambda asked, statements, outdated, *dropped: [asked, statements, [[0]], *dropped],
+    lambda asked, statements, outdated, *dropped: [asked, statements, {"0": 1}, *dropped],
+    lambda asked, statements, outdated, *dropped: [asked, statements, outdated, -1, 0],
+    lambda asked, statements, outdated, *dropped: [asked, [s[:5] for s in statements], outdated, *dropped],
+    lambda asked, statements, outdated, *dropped: [
         asked,
         [[*s[:2], [["x"]], *s[3:]] for s in statements],
         outdated,
-        dropped,
+        *dropped,
     ],
-    lambda asked, statements, outdated, dropped: [asked, [[*s[:5], 7] for s in statements], outdated, dropped],
-    lambda asked, statements, outdated, dropped: [[q[:4] for q in asked], statements, outdated, dropped],
-    lambda asked, statements, outdated, dropped: [[[*q[:4], 1] for q in asked], statements, outdated, dropped],
-    lambda asked, statements, outdated, dropped: [[[q[0], [1], *q[2:]] for q in asked], statements, outdated, dropped],
-    lambda asked, statements, outdated, dropped: [asked[:1], statements, outdated, dropped],
+    lambda asked, statements, outdated, *dropped: [asked, [[*s[:5], 7] for s in statements], outdated, *dropped],
+    lambda asked, statements, outdated, *dropped: [[q[:4] for q in asked], statements, outdated, *dropped],
+    lambda asked, statements, outdated, *dropped: [[[*q[:4], 1] for q in asked], statements, outdated, *dropped],
+    lambda asked, statements, outdated, *dropped: [
+        [[q[0], [1], *q[2:]] for q in asked],
+        statements,
+        outdated,
+        *dropped,
+    ],
+    lambda asked, statements, outdated, *dropped: [asked[:1], statements, outdated, *dropped],
 ]
 
 

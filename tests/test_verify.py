@@ -145,7 +145,7 @@ def test_general_requests_in_a_chat_come_after_one_to_three_personal_turns():
     given, *_ = verification(lambda asked, told, base: base(asked, told))
     seen = []
     given.remembering.says = lambda asked, told: seen.append((asked, told.splitlines())) or ""
-    given._in_chat()
+    given.in_chat()
     turns = [told for _, told in seen]
     assert [len(told) // 2 for told in turns] == [1, 2, 3, 1]
     assert turns[0] == ["What is my dog called?", "Bolt."] and turns[1][:2] == ["Where do I live?", "In Graz."]

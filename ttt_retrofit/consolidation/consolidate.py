@@ -43,16 +43,15 @@ from .note_selection import within_budget
 from .pieces import Context
 from .plan import Plan
 from .planning import Planning
-from .prompts import Prompts
+from .prompts import KEPT, Prompts
 from .reference_set import ReferenceSet, build_reference_set
+from .review import EVERYTHING, Review
 from .student import Student
 from .study.answers import Question
 from .study.asking import Asking
 from .study.studied import Studied, Studying
 from .work_directory import FORMAT, WorkDirectory
 from .writer import Writer
-
-KEPT = 5  # one in so many of the general requests is kept for verification
 
 
 @dataclass
@@ -70,6 +69,7 @@ class Consolidation:
     writer: tuple[Any, PreTrainedTokenizerBase] | FactWriter | None = None
     date: datetime.date | None = None  # of messages that carry none
     earlier: Memory | None = None
+    review: Review = EVERYTHING
     tokens: int = 0  # processed by others than the teacher and the student
     formatter: PromptFormatter = field(init=False)
     others: Memory | None = field(init=False)  # the earlier memory without what this very context was taught before
@@ -78,7 +78,7 @@ class Consolidation:
 
     def __post_init__(self) -> None:
         general = self.prompts.general
-        self.kept_general = general[KEPT - 1 :: KEPT]
+        self.kept_general = self.prompts.kept_general
         self.prompts = dataclasses.replace(self.prompts, general=tuple(q for n, q in enumerate(general, 1) if n % KEPT))
         self.formatter = PromptFormatter(self.tokenizer, self.prompts.plain)
         earlier, own = self.earlier, [self.context.sha256]
@@ -97,6 +97,8 @@ class Consolidation:
             str(self.tokenizer.chat_template),
             self._writer_name,
             str(self.date),
+            self.review.name,
+            json.dumps(self.context.asked_before),
             json.dumps(list(self.own_questions)),
             json.dumps([] if self.earlier is None else [[e.name, e.created] for e in self.earlier.entries]),
         ]
@@ -141,8 +143,11 @@ class Consolidation:
         teacher = CachedWriter(work, "teacher", plain, self.tokenizer, self.control.check)
         studied, asking = self._study(teacher, work)
         if not studied.asked:
+            refused = "" if not studied.refused else f", {studied.refused} facts of which were refused"
             return self._rejected(
-                "no question about the context could be written and answered from it.", teacher.tokens
+                f"no question about the context{refused} could be written and answered from it.",
+                teacher.tokens,
+                studied.refused,
             )
 
         student = Student(plain_copy(self.model), placement)
@@ -219,7 +224,7 @@ class Consolidation:
         asking = Asking(teacher, answers_too, self.formatter, self.prompts, language, self.config)
         studied = work.load_study()
         if studied is None:
-            studied = Studying(self.context, writer, asking, self.control).study(self.own_questions)
+            studied = Studying(self.context, writer, asking, self.control, self.review).study(self.own_questions)
             work.save_study(studied)
         self.tokens += 0 if other is None else other.tokens
         return studied, asking
@@ -284,16 +289,19 @@ class Consolidation:
             facts=len(current),
             unlearned=tuple(fact.id for fact in current if not fact.learned),
             dropped=studied.dropped,
+            refused=studied.refused,
             superseded=len(facts) - len(current) + plan.superseded,
         )
         return dataclasses.replace(
             candidate, entries=(*earlier, dataclasses.replace(entry, facts=facts)), report=report
         )
 
-    def _rejected(self, reason: str, tokens: int) -> Memory:
+    def _rejected(self, reason: str, tokens: int, refused: int = 0) -> Memory:
         """The earlier memory as it was, with a report that says why nothing was added."""
         seconds = dict(self.control.seconds)
-        report = Report(False, reason, None, None, 0, None, None, 0.0, 0.0, tokens=tokens, seconds=seconds)
+        report = Report(
+            False, reason, None, None, 0, None, None, 0.0, 0.0, tokens=tokens, seconds=seconds, refused=refused
+        )
         placement = find_placement(self.model, self.config.memory)
         nothing = Background(
             torch.zeros(1, device="cpu"), torch.zeros(1, 0, device="cpu"), torch.zeros(0, device="cpu")

@@ -28,6 +28,7 @@ SHUT_QUESTIONS = 0.98  # share of the unrelated questions that the gate is shut 
 KEPT_KEYS = 0.98  # share of the keys that are kept, at least
 RAMP = 0.05  # cosine between shut and fully open
 SAME = 0.995  # cosine from which two keys are of one lesson; other questions reach 0.97
+SLACK = 1e-3  # of a cosine of keys in 16 bits
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,29 @@ def find_gate(
     return GateKeys(keys, shut + MARGIN, shut + MARGIN + RAMP)
 
 
-def without_keys(gate: GateKeys, studied: Sequence[tuple[TextMeans, int]], background: Background) -> GateKeys:
-    """The gate without the keys of some of its lessons, given as to `find_gate`."""
-    gone = _keys(studied, background.to(studied[0][0].values.device)).cpu()  # an earlier memory is on the CPU
-    near = scores(gate.keys.float()[None], gone[None, None])[0, :, 0]
-    return replace(gate, keys=gate.keys[near < SAME])
+def without_keys(
+    gate: GateKeys,
+    studied: Sequence[tuple[TextMeans, int]],
+    background: Background,
+    left: Sequence[tuple[TextMeans, int]] = (),
+) -> GateKeys:
+    """The gate without the keys of some of its lessons, given as to `find_gate`, but for those of the lessons left."""
+    gone, kept = (_nearness_to(gate, some, background) for some in (studied, left))
+    return replace(gate, keys=gate.keys[(gone < SAME) | (kept >= gone - SLACK)])
+
+
+def with_keys(gate: GateKeys, studied: Sequence[tuple[TextMeans, int]], background: Background) -> GateKeys:
+    """The gate with keys of more lessons, between the bounds that it has."""
+    more = _keys(studied, background.to(studied[0][0].values.device)).cpu().to(gate.keys.dtype)
+    return replace(gate, keys=torch.cat([gate.keys, more])[-MOST_KEYS:])
+
+
+def _nearness_to(gate: GateKeys, studied: Sequence[tuple[TextMeans, int]], background: Background) -> Tensor:
+    """The largest cosine of every key to those of some lessons, (K,)."""
+    if not studied:
+        return torch.full((gate.keys.shape[0],), -1.0, device="cpu")
+    keys = _keys(studied, background.to(studied[0][0].values.device)).cpu()  # an earlier memory is on the CPU
+    return scores(gate.keys.float()[None], keys[None, None])[0, :, 0]
 
 
 def _keys(studied: Sequence[tuple[TextMeans, int]], background: Background) -> Tensor:

@@ -41,7 +41,7 @@ def new_entry(
         sha256=context.sha256,
         kind=context.kind,
         tokens=len(tokenizer(context.text, add_special_tokens=False).input_ids),
-        text=context.text if config.keep_text else None,
+        text=context.text if config.keep_text and not studied.refused else None,
     )
     held = (statement.text for statement in studied.holding)
     name = context.sha256[:12]
@@ -59,9 +59,11 @@ def new_entry(
 
 def facts_of(context: Context, studied: Studied) -> tuple[Fact, ...]:
     """What a conversation told, as a person sees it. A document has no facts, it has a text."""
-    if not context.conversation:
+    if not context.has_facts:
         return ()
     facts = [statement.fact(context.sha256) for statement in studied.statements]
+    if context.kind == "added":
+        facts = [dataclasses.replace(fact, messages=(), provenance="added") for fact in facts]
     return tuple(
         superseded(fact, facts[studied.outdated[number]]) if number in studied.outdated else fact
         for number, fact in enumerate(facts)

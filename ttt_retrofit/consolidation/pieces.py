@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError
+from ..errors import InputError, quoted
 from ..streaming.cache import TTTCache
-from .facts.turns import Turn, turns_of
+from .facts.turns import USER, Turn, turns_of
 from .sentences import sentences
 from .statements import Statement, as_json, of_document
 
@@ -24,15 +24,21 @@ SHOWN = 4000  # characters that tell the language of a context
 class Context:
     """A context, understood."""
 
-    kind: str  # "text", "chat", "ids" or "cache"
+    kind: str  # "text", "chat", "ids", "cache" or "added"
     text: str
     turns: tuple[Turn, ...] = ()  # of a conversation
     pieces: tuple[str, ...] = ()  # of a document
-    statements: tuple[Statement, ...] = ()  # of a document; those of a conversation are found by a writer
+    statements: tuple[Statement, ...] = ()  # those of a conversation are found by a writer
+    asked_before: tuple[tuple[str, str], ...] = ()  # questions and answers of a fact that it takes the place of
 
     @property
     def conversation(self) -> bool:
         return self.kind == "chat"
+
+    @property
+    def has_facts(self) -> bool:
+        """A document has a text in their place."""
+        return self.kind in ("chat", "added")
 
     @property
     def words(self) -> str:
@@ -45,10 +51,24 @@ class Context:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
+def added_fact(text: str, day: datetime.date, asked_before: Sequence[tuple[str, str]] = ()) -> Context:
+    """One fact that the user adds by hand, in no conversation.
+
+    Raises
+    ------
+    InputError
+        When it says nothing.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise InputError(f"The fact is {quoted(text)}; expected a sentence, such as 'My dog is called Bolt.'")
+    statement = Statement(" ".join(text.split()), USER, said_at=day.isoformat())
+    return Context("added", statement.text, statements=(statement,), asked_before=tuple(asked_before))
+
+
 def parse_context(
     context: Any, tokenizer: PreTrainedTokenizerBase, piece_tokens: int, date: datetime.date | str | None = None
 ) -> Context:
-    """A text, chat messages, token ids, or a `TTTCache` that kept its text.
+    """A text, chat messages, token ids, a `TTTCache` that kept its text, or what was understood already.
 
     date : of what carries none.
 
@@ -57,6 +77,8 @@ def parse_context(
     InputError
         When it is empty, of another type, a cache that kept no text, or has a date that cannot be read.
     """
+    if isinstance(context, Context):
+        return context
     if isinstance(context, str):
         return _document("text", context, tokenizer, piece_tokens)
     if isinstance(context, TTTCache):

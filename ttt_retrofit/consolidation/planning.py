@@ -31,7 +31,7 @@ from .study.lessons import certain, lesson, quotes
 from .study.overview import overview, retold
 from .study.studied import Studied
 from .study.unknown import unanswered
-from .study.updates import RevisedMemory, revise
+from .study.updates import RevisedMemory, changes, revise
 from .writer import Answer, Writer
 
 CHECKED = 8  # one in so many of the questions to decline is kept for verification
@@ -71,6 +71,7 @@ class Planning:
         gate = reference.gate_of(facts)
         gated = self.config.memory.gated  # without gates, the new entry acts on everything that was learned before
         before = self._revised(studied, lambda p: not gated or reference.opens(gate, p.ids, p.below))
+        before = dataclasses.replace(before, taught=[*before.taught, *self._corrected(studied)])
         whole = self._overview(studied, dependence)
         # Earlier questions with new answers are learned as the context's own.
         known = {question.text for question in asked}
@@ -136,8 +137,19 @@ class Planning:
         depends = dependence.of([question.statement], question.text, self.teacher.text(question.answer))
         return dataclasses.replace(lesson(question, self.formatter), facts=depends)
 
+    def _corrected(self, studied: Studied) -> list[Question]:
+        """Questions about a fact that this one takes the place of, with the answers that it gives."""
+        asked = [LessonText(question, answer) for question, answer in self.context.asked_before]
+        if not asked:
+            return []
+        related = Related([statement.source for statement in studied.statements])
+        return [*changes(asked, studied.statements, related, self._asked_anew).values()]
+
     def _overview(self, studied: Studied, dependence: Dependence) -> list[Lesson]:
-        told = retold(studied, self.formatter) if self.context.conversation else []
+        """Of a fact that is added by hand only where nothing else is known: it is not all that was told."""
+        if self.context.kind == "added" and self.others is not None:
+            return []
+        told = retold(studied, self.formatter) if self.context.has_facts else []
         depends = dependence.of(told, *(studied.statements[number].text for number in told))
         whole = overview(self.context, studied, self.asking, self.control)
         return [dataclasses.replace(one, facts=depends) for one in whole]

@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..util.files import read_regular
 
+KEPT = 5  # one in so many of the general requests is kept for verification
 FIELDS = {
     "overviewed": {"told"},
     "overviewed_document": {"told"},
@@ -44,6 +45,11 @@ class Prompts:
     general: tuple[str, ...]
     replied: str
     unrelated: tuple[str, ...]
+
+    @property
+    def kept_general(self) -> tuple[str, ...]:
+        """The general requests that are asked in verification, and nowhere else."""
+        return self.general[KEPT - 1 :: KEPT]
 
     @classmethod
     def load(cls, path: str | os.PathLike | None = None) -> Prompts:

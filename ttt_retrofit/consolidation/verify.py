@@ -160,7 +160,7 @@ class Verification:
         control.at("verify", 1, PARTS)
         answers, after, false = self._asked(self.remembering, config)
         control.at("verify", 2, PARTS)
-        chat = self._in_chat()
+        chat = self.in_chat()
         control.at("verify", 3, PARTS)
         drifted = self.moved()
         accepted, reason = acceptance(after, len(self.questions), drifted, chat, config)
@@ -195,7 +195,7 @@ class Verification:
         values = [question.value for question in self.questions]
         return answers, recall(answers, self.questions), inventions(declined, self.unknown, values)
 
-    def _in_chat(self) -> InChat | None:
+    def in_chat(self) -> InChat | None:
         """General requests after one to `TURNS` personal turns. Without a chat template there are no turns."""
         if not self.formatter.chat or not self.general or not self.said:
             return None

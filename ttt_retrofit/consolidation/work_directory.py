@@ -33,7 +33,7 @@ from .writer import Answer
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 8  # of the files of work in progress; work of another format is not gone on with
+FORMAT = 9  # of the files of work in progress; work of another format is not gone on with
 STUDY, TRAINING = "study.safetensors", "training.safetensors"
 WRITTEN = "written-{}.safetensors"  # answers of one call, whose name tells what was asked
 SAVE_EVERY = 15.0  # seconds
@@ -107,7 +107,7 @@ class WorkDirectory:
     def save_study(self, studied: Studied) -> None:
         asked = [[q.text, sorted(q.value), len(q.answer.ids), q.statement, q.held_out] for q in studied.questions]
         statements = [statement.to_list() for statement in studied.statements]
-        header = [asked, statements, sorted(studied.outdated.items()), studied.dropped]
+        header = [asked, statements, sorted(studied.outdated.items()), studied.dropped, studied.refused]
         self._write(STUDY, _as_tensors([q.answer for q in studied.questions]), header)
 
     def load_study(self) -> Studied | None:
@@ -116,7 +116,7 @@ class WorkDirectory:
             return None
         tensors, header = stored
         try:
-            asked, statements, outdated, dropped = _checked_study(header)
+            asked, statements, outdated, dropped, refused = _checked_study(header)
             answers = _as_answers(tensors, [count for _, _, count, _, _ in asked], self.vocabulary)
         except CheckpointError as error:
             self._again(STUDY, error)
@@ -125,7 +125,7 @@ class WorkDirectory:
             Question(text, frozenset(value), answer, statement, held_out)
             for (text, value, _, statement, held_out), answer in zip(asked, answers)
         )
-        return Studied(tuple(map(Statement.from_list, statements)), questions, dict(outdated), dropped)
+        return Studied(tuple(map(Statement.from_list, statements)), questions, dict(outdated), dropped, refused)
 
     def save_texts(self, name: str, texts: Sequence[str]) -> None:
         self._write(WRITTEN.format(name), {}, list(texts))
@@ -217,17 +217,17 @@ def _as_answers(tensors: dict[str, Tensor], lengths: Sequence[int], vocabulary: 
     return [Answer(tuple(one.tolist()), *sure) for one, *sure in zip(*parts)]
 
 
-def _checked_study(header: Any) -> tuple[list[Any], list[Any], list[Any], int]:
+def _checked_study(header: Any) -> tuple[list[Any], list[Any], list[Any], int, int]:
     """What `save_study` put beside the tensors; raises `CheckpointError` for anything else."""
-    _check(isinstance(header, list) and len(header) == 4, "its header is none of a study")
-    asked, statements, outdated, dropped = header
+    _check(isinstance(header, list) and len(header) == 5, "its header is none of a study")
+    asked, statements, outdated, *counts = header
     _check(isinstance(asked, list) and all(map(_is_asked, asked)), "its questions are none")
     _check(isinstance(statements, list) and all(map(_is_statement, statements)), "its statements are none")
     pairs = isinstance(outdated, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in outdated)
     numbers = pairs and all(_is_count(number) and number < len(statements) for pair in outdated for number in pair)
-    _check(numbers and _is_count(dropped), "what is outdated is no list of numbers")
+    _check(numbers and all(map(_is_count, counts)), "what is outdated is no list of numbers")
     _check(all(question[3] < len(statements) for question in asked), "its questions are about other statements")
-    return asked, statements, outdated, dropped
+    return asked, statements, outdated, counts[0], counts[1]
 
 
 def _is_statement(found: Any) -> bool:

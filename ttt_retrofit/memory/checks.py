@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..config import is_integer, is_number
 from .entry import Entry
-from .facts import STATUSES, Fact
+from .facts import PROVENANCES, STATUSES, Fact
 from .lessons import LessonKind
 from .report import Report
 from .turns import LONGEST_OPENER
@@ -100,7 +100,8 @@ def _check_report(report: Report) -> None:
     rates = [report.recall_before, report.recall, report.false_memories, report.false_memories_before]
     rates += [report.chat_changed, report.chat_refused]
     counts = [report.questions, report.steps, report.lessons, report.tokens]
-    counts += [report.facts, report.dropped, report.superseded]
+    counts += [report.facts, report.dropped, report.superseded, report.refused]
+    counts += [report.forgotten, report.still_answered, report.lost]
     _check(
         isinstance(report.accepted, bool)
         and _are_texts([report.reason, report.stopped, *report.unlearned])
@@ -130,7 +131,7 @@ def _is_source(found: Any) -> bool:
 
 
 def _is_fact(found: Any) -> bool:
-    if not isinstance(found, dict) or set(found) != FACT_FIELDS:
+    if not isinstance(found, dict) or set(found) | {"provenance"} != FACT_FIELDS:
         return False
     messages = found["messages"]
     return (
@@ -139,6 +140,7 @@ def _is_fact(found: Any) -> bool:
         and isinstance(messages, list)
         and all(is_integer(place) and place >= 0 for place in messages)
         and found["status"] in STATUSES
+        and found.get("provenance", "said") in PROVENANCES
         and isinstance(found["learned"], bool | None)
     )
 

@@ -34,7 +34,7 @@ class Source:
     """Where an entry came from."""
 
     sha256: str  # of the text
-    kind: str  # "text", "chat", "ids" or "cache"
+    kind: str  # "text", "chat", "ids", "cache", or "added": one fact by hand
     tokens: int
     text: str | None = field(default=None, repr=False)  # only with keep_text
 

@@ -184,6 +184,24 @@ class Memory(Displayed):
         left = tuple(dataclasses.replace(entry, facts=without(entry.facts, gone)) for entry in left)
         return dataclasses.replace(self, entries=left, report=None, created=time.time())
 
+    def forget_fact(self, fact: str, model: Any, *others: str, **settings: Any) -> Memory:
+        """A memory without a fact. `model` distils again what depends on it, and stays as it is.
+
+        See `model.forget_fact` for the settings, the report and what is raised.
+        """
+        made: Memory = model.forget_fact(fact, *others, earlier=self, load=False, **settings)
+        return made
+
+    def correct_fact(self, fact: str, text: str, model: Any, **settings: Any) -> Memory:
+        """A memory with a fact in the place of another one, see `model.correct_fact`. `model` stays as it is."""
+        made: Memory = model.correct_fact(fact, text, earlier=self, load=False, **settings)
+        return made
+
+    def add_fact(self, text: str, model: Any, **settings: Any) -> Memory:
+        """A memory with one more fact, see `model.add_fact`. `model` stays as it is."""
+        made: Memory = model.add_fact(text, earlier=self, load=False, **settings)
+        return made
+
     @cached_property
     def not_finite(self) -> str | None:
         """Names what holds NaN or infinity of all that is added to a forward; None where nothing does."""

@@ -33,8 +33,12 @@ class Report(Displayed):
     unlearned: tuple[str, ...] = ()  # ids of those that were not recalled; `Memory.unlearned` has the facts
     dropped: int = 0  # sentences of the writer that failed a check
     superseded: int = 0  # earlier facts that no longer hold
+    refused: int = 0  # facts that `policy` or `review` did not let be kept
     chat_changed: float | None = None  # general requests after personal turns answered otherwise than without it
     chat_refused: float | None = None  # general requests after personal turns that were declined
+    forgotten: int = 0  # facts that were deleted
+    still_answered: int = 0  # questions about them that are answered all the same
+    lost: int = 0  # questions about other facts that were answered before, and are not
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON values."""
@@ -71,10 +75,16 @@ class Report(Displayed):
             f"recall         {f'{self._of_facts} facts; ' if self.facts else ''}{share(self.recall_before)} -> "
             f"{share(self.recall)} of full context, {self.questions} questions",
         ]
-        if self.facts or self.dropped or self.superseded:
+        if self.facts or self.dropped or self.superseded or self.refused:
+            refused = f", {self.refused} refused" if self.refused else ""
             lines.append(
                 f"facts          {len(self.unlearned)} not learned, {self.dropped} dropped, "
-                f"{self.superseded} superseded"
+                f"{self.superseded} superseded{refused}"
+            )
+        if self.forgotten:
+            lines.append(
+                f"forgotten      {self.forgotten} facts; {self.still_answered} questions about them still answered, "
+                f"{self.lost} about others lost"
             )
         lines += [
             f"false memories {share(self.false_memories)} (base {share(self.false_memories_before)})",

@@ -31,6 +31,7 @@ from . import backbone, hub
 from .alike import AlikeMixin
 from .ask import AskMixin
 from .backbone import ADDED
+from .facts import FactsMixin
 from .summary import SummaryMixin
 
 logger = logging.get_logger(__name__)
@@ -49,7 +50,7 @@ ATTACHED = (
 INTERNAL = ("ended", "on_segment")  # what `generate` and `read` hand to forward, and nobody else
 
 
-class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin):
+class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin, FactsMixin):
     """Test-time training for a causal language model of any family."""
 
     _base_class: type[PreTrainedModel]  # set on the derived class

@@ -30,6 +30,7 @@ from ..consolidation.model_copies import plain_copy
 from ..consolidation.pieces import parse_context
 from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
+from ..consolidation.review import EVERYTHING, Policy, Review, Reviewer
 from ..consolidation.work_directory import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
 from ..inner import hooks
@@ -236,6 +237,8 @@ class MemoryMixin(_Base):
         work_dir: str | os.PathLike | None = None,
         earlier: Memory | str | None = LOADED,
         load: bool = True,
+        review: Reviewer | None = None,
+        policy: Policy | None = None,
         **changes: Any,
     ) -> Memory: ...
 
@@ -256,6 +259,8 @@ class MemoryMixin(_Base):
         work_dir: str | os.PathLike | None = None,
         earlier: Memory | str | None = LOADED,
         load: bool = True,
+        review: Reviewer | None = None,
+        policy: Policy | None = None,
         **changes: Any,
     ) -> Memory | ConsolidationJob:
         """Distil a context into a memory, verify that it is recalled, and make it active if it is.
@@ -283,6 +288,10 @@ class MemoryMixin(_Base):
         work_dir : where work in progress is kept, so that it continues after a cancel or a kill.
         earlier : the memory to add to, or None. Default: the loaded one.
         load : False returns the memory without making it active.
+        review : is given the facts that were found, a list of `Fact`, before anything is studied. It returns those to
+            keep, changed or not. Of a conversation only.
+        policy : what is worth keeping and what never, in words for the writer, which are checked fact by fact; or a
+            function that tells of a fact whether it may be kept. Of a conversation only.
 
         Returns
         -------
@@ -293,30 +302,26 @@ class MemoryMixin(_Base):
         ------
         InputError
             For an empty context, a context that another process is working on, a string as `questions`, a `writer` of
-            another kind, or a `date` that cannot be read.
+            another kind, a `date` that cannot be read, or a `review` or `policy` for a document, which has no facts.
         ConfigError
             For arguments that neither this method nor `ConsolidationConfig` has.
         """
         if isinstance(questions, str):
             raise InputError(f"questions={questions!r} is one string, expected a list of questions: [{questions!r}].")
-        if isinstance(earlier, str) and earlier != LOADED:
-            raise InputError(
-                f"earlier={earlier!r} is a string, expected a memory, None or {LOADED!r}. Load it first: "
-                f"Memory.load({earlier!r})."
-            )
         _check_recipe(config, changes)
         check_tokenizer(tokenizer)
         recipe = dataclasses.replace(config or ConsolidationConfig(), **changes)
         tokenizer = tokenizer or self._own_tokenizer()
-        before = self.memory
-        added_to = before if isinstance(earlier, str) else earlier
-        if added_to is not None:
-            self.check_memory(added_to)
+        before, added_to = self.memory, self._earlier(earlier)
+        said = parse_context(context, tokenizer, recipe.piece_tokens, date)
+        reviewed = Review(policy, review)
+        if reviewed != EVERYTHING and not said.has_facts:
+            raise InputError("review= and policy= decide on facts, and a document has none. Give chat messages.")
         bar = ProgressBar()
         work = Consolidation(
             model=self,
             tokenizer=tokenizer,
-            context=parse_context(context, tokenizer, recipe.piece_tokens, date),
+            context=said,
             config=recipe,
             control=Control(Budget.of(budget), bar if progress is True else progress or None, bar.close),
             base=fingerprint(self),
@@ -325,23 +330,12 @@ class MemoryMixin(_Base):
             writer=_unconverted(writer_of(writer)),
             date=None if date is None else day_of(date, "date"),
             earlier=added_to,
+            review=reviewed,
         )
         directory = Path(work_dir) if work_dir is not None else default_directory()
 
         def accept(memory: Memory) -> Memory:
-            assert memory.report is not None
-            if not memory.report.accepted:
-                logger.warning("The memory was not accepted: %s", memory.report.reason)
-                return memory
-            if not load:
-                return memory
-            if self.memory is not before:
-                reason = "another memory was loaded meanwhile; consolidate the context again on top of it."
-                return dataclasses.replace(
-                    memory, report=dataclasses.replace(memory.report, accepted=False, reason=reason)
-                )
-            self.load_memory(memory)
-            return memory
+            return self._accept(memory, before, load)
 
         if background:
             return ConsolidationJob(work, directory, accept, on_done)
@@ -349,6 +343,29 @@ class MemoryMixin(_Base):
         if on_done is not None:
             on_done(memory)
         return memory
+
+    def _earlier(self, earlier: Memory | str | None) -> Memory | None:
+        """The memory to start from, checked."""
+        if isinstance(earlier, str) and earlier != LOADED:
+            raise InputError(
+                f"earlier={earlier!r} is a string, expected a memory, None or {LOADED!r}. Load it first: "
+                f"Memory.load({earlier!r})."
+            )
+        memory = self.memory if isinstance(earlier, str) else earlier
+        if memory is not None:
+            self.check_memory(memory)
+        return memory
+
+    def _accept(self, memory: Memory, before: Memory | None, load: bool) -> Memory:
+        """Make a verified memory active, unless another one than that `before` it is active by now."""
+        assert memory.report is not None
+        if not memory.report.accepted:
+            logger.warning("The memory was not accepted: %s", memory.report.reason)
+            return memory
+        if load and self.memory is not before:
+            reason = "another memory was loaded meanwhile; consolidate the context again on top of it."
+            return dataclasses.replace(memory, report=dataclasses.replace(memory.report, accepted=False, reason=reason))
+        return self.load_memory(memory) if load else memory
 
 
 def _check_recipe(config: Any, changes: dict[str, Any]) -> None:

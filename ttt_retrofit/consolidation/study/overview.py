@@ -23,14 +23,14 @@ SUMMARY_TOKENS = 40  # of each piece's
 def overview(context: Context, studied: Studied, asking: Asking, control: Control) -> list[Lesson]:
     """One lesson for each way to ask for all of a context, all with the same answer."""
     formatter, prompts = asking.formatter, asking.prompts
-    if context.conversation:
+    if context.has_facts:
         told = [studied.statements[number].text for number in retold(studied, formatter)]
     else:
         told = _summed_up(context, asking, control)
     if not told:
         return []
     asked, reply = prompts.overview_document, prompts.overviewed_document
-    if context.conversation:
+    if context.has_facts:
         asked, reply = prompts.overview, prompts.overviewed
     answer = formatter.said(fill(reply, told=" ".join(told)))
     return [certain("overview", formatter.asked(question), answer) for question in asked]

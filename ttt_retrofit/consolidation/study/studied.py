@@ -15,6 +15,7 @@ from ..facts.listing import Listed, facts_of
 from ..facts.related import Related
 from ..facts.writers import FactWriter
 from ..pieces import Context
+from ..review import EVERYTHING, Review
 from ..statements import Statement, of_conversation
 from .answers import Answering, Question
 from .asking import Asking
@@ -31,6 +32,7 @@ class Studied:
     questions: tuple[Question, ...] = ()  # those held out are asked in verification
     outdated: dict[int, int] = field(default_factory=dict)  # statements, each with the later one that changes it
     dropped: int = 0  # sentences of the writer that failed a check
+    refused: int = 0  # facts that the policy or a person did not let be kept
 
     @property
     def asked(self) -> list[Question]:
@@ -55,15 +57,16 @@ class Studying:
     writer: FactWriter
     asking: Asking
     control: Control
+    review: Review = EVERYTHING
 
     def study(self, own_questions: Sequence[str]) -> Studied:
         """Own questions take the place of those that the writer writes."""
-        statements, dropped = self._statements(listed=not own_questions)
+        statements, dropped, refused = self._statements(listed=not own_questions)
         outdated = self._outdated(statements) if self.context.conversation and not own_questions else {}
         answering = Answering(statements, outdated, self.context.pieces, self.asking, self.control)
         if own_questions:
             questions = answering.answer([self._own(text, statements) for text in own_questions])
-            return Studied(statements, tuple(questions), outdated, dropped)
+            return Studied(statements, tuple(questions), outdated, dropped, refused)
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
         questions = answering.answer(written)
@@ -72,7 +75,7 @@ class Studying:
             some = [statements[number] for number in left]
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
             questions += answering.answer(more)
-        return Studied(statements, tuple(held_out(questions)), outdated, dropped)
+        return Studied(statements, tuple(held_out(questions)), outdated, dropped, refused)
 
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
         """The statements that no longer hold at the end, each with the last one that says so."""
@@ -87,16 +90,21 @@ class Studying:
         near = Related([statement.source for statement in statements]).to(text, 1)
         return QuestionDraft(text, near[0] if near else -1, by_user=True)
 
-    def _statements(self, listed: bool) -> tuple[tuple[Statement, ...], int]:
-        """Facts that the writer lists, or a document's sentences; of too many, those with names and numbers."""
-        statements, dropped = self.context.statements, 0
+    def _statements(self, listed: bool) -> tuple[tuple[Statement, ...], int, int]:
+        """Facts that the writer lists, or a document's sentences; of too many, those with names and numbers. How many
+        failed a check, and how many were refused.
+        """
+        statements, dropped, refused = self.context.statements, 0, 0
         if self.context.conversation:
-            found = facts_of(self.context.turns, self.writer, self._at("facts")) if listed else Listed((), ())
+            writer = self.review.instructed(self.writer)
+            found = facts_of(self.context.turns, writer, self._at("facts")) if listed else Listed((), ())
             statements, dropped = of_conversation(self.context.turns, found), len(found.dropped)
         if len(statements) > self.asking.config.most_statements:
             telling = sorted(range(len(statements)), key=lambda n: not verbatim(statements[n].text))
             statements = tuple(statements[n] for n in sorted(telling[: self.asking.config.most_statements]))
-        return statements, dropped
+        if self.review != EVERYTHING:
+            statements, refused = self.review.kept(statements, self.context.turns, self.context.sha256, self.writer)
+        return statements, dropped, refused
 
     def _at(self, stage: str) -> Callable[[int, int], None]:
         return partial(self.control.at, stage)

@@ -1,0 +1,87 @@
+"""Where facts stand in words: the sentences and messages that tell them, which go when the facts are deleted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from ..memory.entry import Source
+from ..memory.facts import Fact
+from ..memory.notes import Note
+from ..util.files import parsed
+from ..util.messages import Message
+from .dependence import names, words
+from .facts.checks import folded
+from .facts.languages import nearest
+from .facts.related import common, terms
+from .sentences import sentences
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Facts that go, among those that stay."""
+
+    gone: Sequence[Fact]
+    left: Sequence[Fact]
+
+    @cached_property
+    def own(self) -> set[str]:
+        """Names, numbers and codes that no other fact has, folded."""
+        return names(fact.text for fact in self.gone).difference(*(words(fact.text) for fact in self.left))
+
+    @cached_property
+    def _telling(self) -> list[set[str]]:
+        """The words that say what each fact is about."""
+        return [terms(fact.text) - common(nearest(fact.text)) for fact in self.gone if fact.text]
+
+    def tells(self, text: str) -> bool:
+        """Whether a text has a name of theirs, all words that say what one is about, or is a part of one."""
+        said = terms(text)
+        return (
+            not self.own.isdisjoint(words(text))
+            or any(some and some <= said for some in self._telling)
+            or any(folded(text) in folded(fact.text) for fact in self.gone)
+        )
+
+    def notes(self, notes: Sequence[Note]) -> tuple[Note, ...]:
+        """The notes that tell none of them."""
+        return tuple(note for note in notes if not self.tells(note.text))
+
+    def exchanges(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages without the exchanges that tell one of them: from a message of the user to the next."""
+        kept: list[Message] = []
+        for exchange in _exchanges(messages):
+            if not any(self.tells(sentence) for message in exchange for sentence in sentences(message["content"])):
+                kept += exchange
+        return kept
+
+    def source(self, source: Source) -> Source:
+        """The source, its text without the sentences that tell one of them; without a text where none is found."""
+        if source.text is None:
+            return source
+        text = self._chat(source.text) if source.kind == "chat" else self._without(source.text)
+        unfound = text == source.text or not self.own.isdisjoint(words(text))
+        return replace(source, text=None if unfound else text)
+
+    def _without(self, text: str) -> str:
+        """A text without the sentences that tell one of them; as it was where none does."""
+        parts = sentences(text)
+        kept = [part for part in parts if not self.tells(part)]
+        return text if len(kept) == len(parts) else " ".join(kept)
+
+    def _chat(self, text: str) -> str:
+        messages: list[Mapping[str, Any]] = parsed(text)
+        kept = [{**message, "content": self._without(message["content"])} for message in messages]
+        return text if kept == messages else json.dumps(kept, ensure_ascii=False)
+
+
+def _exchanges(messages: Sequence[Message]) -> list[list[Message]]:
+    found: list[list[Message]] = []
+    for message in messages:
+        if message["role"] == "user" or not found:
+            found.append([])
+        found[-1].append(message)
+    return found
