@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import memory, plot
+from . import facts, memory, plot
 from .chat import chat
 from .command import command
 from .consolidate import consolidate
@@ -39,6 +39,9 @@ OF_MEMORIES: Verbs = {
     "list": memory.list_versions,
     "show": memory.show,
     "facts": memory.show_facts,
+    "forget-fact": facts.forget_fact,
+    "correct-fact": facts.correct_fact,
+    "add-fact": facts.add_fact,
     "rollback": memory.rollback,
     "export": memory.export,
     "combine": memory.combine,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Model, ModelOptions, RecipeOptions, Split
+from .options import Model, ModelOptions, RecipeOptions, ReviewOptions, Split
 
 if TYPE_CHECKING:
     from .output import Output
@@ -21,6 +21,7 @@ def chat(
     model: Model,
     making: RecipeOptions,
     options: ModelOptions,
+    reviewing: ReviewOptions,
     memory: Annotated[Path | None, typer.Option(help="Directory of this user: conversation and memory.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system prompt; it is never remembered.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
@@ -29,11 +30,12 @@ def chat(
     split_special_tokens: Split = True,
 ) -> None:
     """Talk; older turns become memory while you are away from the keyboard."""
-    from ttt_retrofit import ChatSession, MissingExtraError
+    from ttt_retrofit import ChatSession, InputError, MissingExtraError
     from ttt_retrofit.consolidation.facts.writers import writer_of
 
     from .loading import load_model, load_tokenizer
     from .recipes import read_questions, recipe
+    from .reviewing import WaitingFacts, policy_of
     from .temporary import passing_directory
     from .terminal import Terminal
 
@@ -41,6 +43,9 @@ def chat(
     out.stopped = f"Stopped. {kept}"
     if page and find_spec("gradio") is None:
         raise MissingExtraError("--page", "gradio", "chat")
+    if page and reviewing.review:
+        raise InputError("--review asks in the terminal. Leave out --page, or give a --policy.")
+    policy, waiting = policy_of(reviewing.policy), WaitingFacts() if reviewing.review else None
     with nullcontext(memory) if memory else passing_directory() as directory:
         config, asked, writer = recipe(making.recipe), read_questions(making.questions), writer_of(making.writer)
         with out.aside.status(f"loading {model}"):
@@ -53,6 +58,8 @@ def chat(
             config=config,
             questions=asked,
             writer=writer,
+            review=waiting,
+            policy=policy,
             split_special_tokens=split_special_tokens,
         )
         kept = f"Kept in {memory}." if memory else "Nothing is kept when you leave; --memory DIR keeps it."
@@ -63,10 +70,12 @@ def chat(
                 out.result({"url": url}, f"The page is at {url}. {kept} Ctrl-C stops.")
                 threading.Event().wait()
         out.remark(f"{kept} /help lists the commands.")
-        talk = Terminal(out, session, max_new_tokens, PATIENCE)
+        talk = Terminal(out, session, max_new_tokens, PATIENCE, waiting)
         try:
             talk.run()
         finally:
+            if waiting is not None:
+                waiting.dismiss(close=True)
             session.close()
     document = {
         "directory": None if memory is None else str(memory),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Model, ModelOptions, RecipeOptions
+from .options import Model, ModelOptions, RecipeOptions, ReviewOptions
 
 if TYPE_CHECKING:
     from .output import Output
@@ -18,6 +18,7 @@ def consolidate(
     memory: Annotated[Path, typer.Option(help="Directory of the user whose memory this adds to.")],
     making: RecipeOptions,
     options: ModelOptions,
+    reviewing: ReviewOptions,
     date: Annotated[
         str | None, typer.Option(help="When it was said, such as 2026-03-09; a message's own comes first.")
     ] = None,
@@ -33,9 +34,11 @@ def consolidate(
     from .contexts import read_context
     from .loading import load_model, load_tokenizer
     from .recipes import read_questions, recipe
+    from .reviewing import one_by_one, policy_of
 
     out.stopped = "Stopped. The memory is as it was; the same command goes on from here."
     context, config, asked = read_context(file), recipe(making.recipe), read_questions(making.questions)
+    policy, review = policy_of(reviewing.policy), one_by_one if reviewing.review else None
     said, writer = None if date is None else day_of(date, "--date"), writer_of(making.writer)
     reader, tokenizer = load_model(model, options), load_tokenizer(model, options)
     store = MemoryStore(memory / STORE)
@@ -51,7 +54,9 @@ def consolidate(
             date=said,
             earlier=store.load(),
             load=False,
-            progress=progress,
+            progress=False if reviewing.review else progress,  # a bar would be drawn over the questions
+            review=review,
+            policy=policy,
             work_dir=memory / WORK,
         )
         version = store.save(made) if made.report.accepted else None

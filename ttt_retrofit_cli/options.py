@@ -19,6 +19,10 @@ Split = Annotated[
     bool, typer.Option(help="Special tokens that a message spells are text, not tokens that could begin a turn.")
 ]
 Saved = Annotated[Path, typer.Argument(help="A user's directory, or a memory saved alone.", show_default=False)]
+Recipe = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="Any field of ConsolidationConfig, or of MemoryConfig as memory.NAME."),
+]
 SaveAs = Annotated[Dtype | None, typer.Option(help="Of the parameters; 'auto' is as they were saved.")]
 
 
@@ -43,12 +47,9 @@ class ModelOptions(ReadingOptions):
 
 
 @dataclass(frozen=True)
-class RecipeOptions:
-    """How a memory is made."""
+class WriterOptions:
+    """Who writes, and how a memory is made."""
 
-    questions: Annotated[
-        Path | None, typer.Option(help="What may be asked later, a line each; else the model asks.")
-    ] = None
     writer: Annotated[
         str | None,
         typer.Option(
@@ -56,7 +57,24 @@ class RecipeOptions:
             help="Of a server that writes for the model, such as http://host:8000/v1#model; reads it all.",
         ),
     ] = None
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Any field of ConsolidationConfig, or of MemoryConfig as memory.NAME."),
+    recipe: Recipe = None
+
+
+@dataclass(frozen=True)
+class RecipeOptions(WriterOptions):
+    """How a memory is made of what is asked about it."""
+
+    questions: Annotated[
+        Path | None, typer.Option(help="What may be asked later, a line each; else the model asks.")
     ] = None
+
+
+@dataclass(frozen=True)
+class ReviewOptions:
+    """What may become memory."""
+
+    policy: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT|FILE", help="What is worth keeping and what never, in words; each fact is checked."),
+    ] = None
+    review: Annotated[bool, typer.Option("--review", help="Ask for every fact whether it is kept.")] = False

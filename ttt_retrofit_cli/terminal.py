@@ -25,6 +25,7 @@ from ttt_retrofit.util.shown import shown
 
 from .frame import Terminated
 from .output import Output
+from .reviewing import WaitingFacts
 
 logger = logging.get_logger(__name__)
 
@@ -32,6 +33,7 @@ PROMPT = "you> "
 LOOK = 0.1  # seconds between two stretches of idle work
 STEP = 0.5  # seconds of idle work after which a line that has come is read
 HELP = """/memory         what is remembered, and how well
+/review         say which of the facts that were found are kept, with --review
 /rollback       back to the memory before the last consolidation
 /forget NAME    drop an entry of the memory, or several; /forget all drops everything, words too
 /save DIR       write the memory, for Memory.load and model.load_memory
@@ -58,9 +60,13 @@ class Terminal:
     ----------
     most : tokens of an answer, at most.
     patience : seconds of silence after which older turns are consolidated.
+    waiting : the facts that are to be reviewed.
     """
 
-    def __init__(self, out: Output, session: ChatSession, most: int, patience: float) -> None:
+    def __init__(
+        self, out: Output, session: ChatSession, most: int, patience: float, waiting: WaitingFacts | None = None
+    ) -> None:
+        self.waiting = waiting or WaitingFacts()
         self.out, self.session, self.most, self.patience = out, session, most, patience
         self.turns: list[dict[str, str]] = []
         self.reports: list[Report] = []
@@ -138,7 +144,7 @@ class Terminal:
 
     def _idle(self) -> None:
         """Idle time until it is over, from some seconds of silence on."""
-        announced = self.session.progress is not None
+        announced, asked = self.session.progress is not None, bool(self.waiting.facts)
         self._over.wait(self.patience)
         while not self._over.wait(LOOK):
             try:
@@ -150,6 +156,9 @@ class Terminal:
             if not announced and self.session.progress is not None:
                 self._remark_at_prompt("(consolidating older turns while you are away; go on whenever you like)")
             announced = self.session.progress is not None
+            if self.waiting.facts and not asked:
+                self._remark_at_prompt(f"({len(self.waiting.facts)} facts wait for your yes: /review)")
+            asked = bool(self.waiting.facts)
             self._take(report, self._remark_at_prompt)
 
     def _remark_at_prompt(self, text: str) -> None:
@@ -174,10 +183,15 @@ class Terminal:
             self.out.remark(HELP)
         elif name == "/memory":
             self.out.remark(self._remembered())
+        elif name == "/review":
+            if not self.waiting.answer(self._keeps):
+                self.out.remark("No facts wait for a review.")
         elif name == "/rollback":
+            self.waiting.dismiss()
             self.session.rollback()
             self.out.remark(self._remembered())
         elif name == "/forget":
+            self.waiting.dismiss()
             if argument == "all":
                 self.session.erase()
             else:
@@ -189,6 +203,12 @@ class Terminal:
             self.out.remark(f"Saved in {self.session.memory.save(Path(argument).expanduser())}.")
         else:
             raise InputError(f"{name} is no command. /help lists them; a message may not begin with a slash.")
+
+    def _keeps(self, question: str) -> bool:
+        """Yes, unless the next line says no."""
+        self.out.console.print(shown(f"{question} [Y/n] "), end="", markup=False, soft_wrap=True)
+        line = input() if self._at_terminal else next(self._lines, "n")
+        return not line.strip().lower().startswith("n")
 
     def _remembered(self) -> str:
         memory = self.session.memory

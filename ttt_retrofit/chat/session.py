@@ -11,32 +11,30 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
 from ..consolidation.facts.writers import FactWriter, writer_of
 from ..consolidation.job import ConsolidationJob
+from ..consolidation.review import Policy, Review, Reviewer
 from ..errors import Cancelled, InputError
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..memory.store import MemoryStore
 from ..model.modeling import TTTMixin
 from ..streaming.cache import TTTCache
-from ..util.display import Displayed, Rows
+from ..util.display import Rows
 from ..util.files import (
     list_bytes,
     private_directory,
     read_list,
-    read_regular,
-    remove,
     remove_unfinished,
     staged,
     write_list,
@@ -45,11 +43,10 @@ from ..util.given import check_tokenizer
 from ..util.messages import Message, is_message, prompt_ids
 from .days import today, with_days, without_days
 from .directory import LOCK, STORE, TURNS, WORK
+from .owned import OwnedMemory
 
-LOCK_TIMEOUT = 30.0  # seconds to wait for another session's write
 
-
-class ChatSession(Displayed):
+class ChatSession(OwnedMemory):
     """A chat with one user.
 
     Parameters
@@ -62,6 +59,7 @@ class ChatSession(Displayed):
     config : how older turns are consolidated.
     questions : what will be asked later, in place of questions that the model writes.
     writer : who writes instead of the model, see `consolidate`. A server is sent the turns that become memory.
+    review, policy : which facts may become memory, see `consolidate`. The thread that consolidates calls `review`.
     split_special_tokens : encode special tokens that a message contains as text, see `messages.prompt_ids`.
 
     Attributes
@@ -83,6 +81,8 @@ class ChatSession(Displayed):
         questions: Sequence[str] | None = None,
         writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | FactWriter | None = None,
         split_special_tokens: bool = True,
+        review: Reviewer | None = None,
+        policy: Policy | None = None,
     ) -> None:
         check_tokenizer(tokenizer)
         if isinstance(model, (str, os.PathLike, PreTrainedModel)) and not isinstance(model, TTTMixin):
@@ -100,6 +100,7 @@ class ChatSession(Displayed):
         self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
         self.config, self.questions = config or ConsolidationConfig(), questions
         self.writer, self.split_special_tokens = writer_of(writer), split_special_tokens
+        self.review = Review(policy, review)
         self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / STORE)
         self._lock = FileLock(self.directory / LOCK, mode=0o600)
@@ -243,6 +244,8 @@ class ChatSession(Displayed):
                 config=self.config,
                 questions=self.questions,
                 writer=self.writer,
+                review=self.review.reviewer,
+                policy=self.review.policy,
                 earlier=self.memory,
                 load=False,
                 background=True,
@@ -289,10 +292,6 @@ class ChatSession(Displayed):
         shutil.rmtree(self.directory / WORK, ignore_errors=True)
         return report
 
-    def _drop_cache(self) -> None:
-        """Drop the KV cache. The next answer reads its prompt again."""
-        self._cache, self._cached_ids = None, []
-
     def close(self) -> None:
         """Stop a running consolidation. Its work is kept for the next time."""
         if self._job is not None:
@@ -300,50 +299,10 @@ class ChatSession(Displayed):
             self._job.wait()
             self.settle()
 
-    def abandon(self) -> None:
-        """Stop a running consolidation and delete its work, finished or not."""
-        job, self._job = self._job, None
-        if job is not None:
-            job.cancel()
-            job.wait()
-        remove(self.directory / WORK)
-
     @property
     def progress(self) -> Progress | None:
         """How far the consolidation that has begun is; None when there is none."""
         return None if self._job is None else self._job.progress
-
-    # ------------------------------------------------------------------ the memory
-
-    def rollback(self) -> None:
-        """Return to the memory before the last consolidation. A running one builds on it, and is abandoned."""
-        with self._exclusive():
-            self.memory = self.store.rollback()
-            self._disk_state = self._read_disk_state()
-        self.abandon()
-        self._drop_cache()
-
-    def forget(self, name: str, *others: str) -> None:
-        """Drop entries of the memory, see `memory.names()`. A consolidation that builds on one is abandoned."""
-        if self.memory is None:
-            raise InputError(f"forget({name!r}): nothing is remembered yet.")
-        left = self.memory.forget(name, *others)
-        with self._exclusive():
-            self.store.save(left)
-            self.memory, self._disk_state = left, self._read_disk_state()
-        self.abandon()
-        self._drop_cache()
-
-    def erase(self) -> None:
-        """Delete all messages and memories, here and in the store, including what another session wrote there."""
-        self.abandon()
-        with self._locked():
-            self.store.erase()
-            (self.directory / TURNS).unlink(missing_ok=True)  # needs no space: works on a full disk, too
-            remove_unfinished(self.directory)
-            self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
-            self._disk_state = self._read_disk_state()
-        self._drop_cache()
 
     # ------------------------------------------------------------------ disk
 
@@ -362,39 +321,3 @@ class ChatSession(Displayed):
                 self.store.save(memory)  # before the messages are dropped
             self.memory, self.messages, self._rejected = memory, left, 0
             self._disk_state = self._read_disk_state()
-
-    def _read_disk_state(self) -> tuple[bytes, bytes]:
-        """What another session would have changed: the file of messages, and the store's state."""
-        turns = self.directory / TURNS
-        return read_regular(turns) if turns.exists() else b"", self.store.state()
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the store's lock."""
-        try:
-            self._lock.acquire(timeout=LOCK_TIMEOUT)
-        except Timeout as error:
-            raise InputError(
-                f"Another session has been writing to {self.directory} for {LOCK_TIMEOUT:.0f} seconds. Close it first."
-            ) from error
-        try:
-            yield
-        finally:
-            self._lock.release()
-
-    @contextmanager
-    def _exclusive(self) -> Iterator[None]:
-        """Hold the store's lock, and check that the store has not changed.
-
-        Raises
-        ------
-        InputError
-            When another session has changed it.
-        """
-        with self._locked():
-            if self._read_disk_state() != self._disk_state:
-                raise InputError(
-                    f"{self.directory} was changed by another session since this one read it, and of what both say "
-                    "only one would be kept. Open a new ChatSession on it, and one at a time."
-                )
-            yield

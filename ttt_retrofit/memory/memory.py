@@ -34,8 +34,9 @@ from .alike import check_alike
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
-from .facts import STATUSES, Fact, without
+from .facts import without
 from .gates import Background
+from .known_facts import KnownFacts
 from .lora import read_adapter, write_adapter
 from .memory_file import LOCK, background_tensors, read_directory, write_directory
 from .notes import Note, as_turn
@@ -46,7 +47,7 @@ IN_WORDS = 32  # facts that `with_notes` puts into a prompt, at most
 
 
 @dataclass(frozen=True, repr=False)
-class Memory(Displayed):
+class Memory(KnownFacts, Displayed):
     """A bank of entries for one base.
 
     Attributes
@@ -114,27 +115,6 @@ class Memory(Displayed):
         """The entries' names, oldest first."""
         return [entry.name for entry in self.entries]
 
-    def facts(self, status: str | None = "current") -> list[Fact]:
-        """The facts of all entries, oldest first.
-
-        Parameters
-        ----------
-        status : "current", "superseded" or "retracted"; None gives all.
-
-        Raises
-        ------
-        ConfigError
-            For another status.
-        """
-        if status is not None and status not in STATUSES:
-            raise ConfigError(f"facts(status={status!r}): expected one of {list(STATUSES)}, or None for all.")
-        found = [fact for entry in self.entries for fact in sorted(entry.facts, key=lambda fact: fact.messages)]
-        return sorted((f for f in found if status in (None, f.status)), key=lambda fact: fact.said_at or "")
-
-    def unlearned(self) -> list[Fact]:
-        """The current facts that verification did not recall, oldest first. `with_notes` keeps them as words."""
-        return [fact for fact in self.facts() if fact.learned is False]
-
     @property
     def notes(self) -> tuple[Note, ...]:
         """Sentences kept word for word, oldest first. Empty unless consolidated with a notepad."""
@@ -183,24 +163,6 @@ class Memory(Displayed):
         gone = {f.id: f for entry in self.entries if entry.name in names for f in entry.facts if f.id not in kept}
         left = tuple(dataclasses.replace(entry, facts=without(entry.facts, gone)) for entry in left)
         return dataclasses.replace(self, entries=left, report=None, created=time.time())
-
-    def forget_fact(self, fact: str, model: Any, *others: str, **settings: Any) -> Memory:
-        """A memory without a fact. `model` distils again what depends on it, and stays as it is.
-
-        See `model.forget_fact` for the settings, the report and what is raised.
-        """
-        made: Memory = model.forget_fact(fact, *others, earlier=self, load=False, **settings)
-        return made
-
-    def correct_fact(self, fact: str, text: str, model: Any, **settings: Any) -> Memory:
-        """A memory with a fact in the place of another one, see `model.correct_fact`. `model` stays as it is."""
-        made: Memory = model.correct_fact(fact, text, earlier=self, load=False, **settings)
-        return made
-
-    def add_fact(self, text: str, model: Any, **settings: Any) -> Memory:
-        """A memory with one more fact, see `model.add_fact`. `model` stays as it is."""
-        made: Memory = model.add_fact(text, earlier=self, load=False, **settings)
-        return made
 
     @cached_property
     def not_finite(self) -> str | None:
