@@ -55,13 +55,17 @@ def study(self: Studying, own_questions: Any) -> Studied:
     return Studied(statements, tuple(questions))
 
 
-SETTINGS: dict[str, Any] = {"tokenizer": WORDS, "budget": {"steps": 2}, "prompts": FEWER}
+STUDY = Studying.study
+# Gates of a random model open for nothing. One without gates is always active, and all that is declined is studied.
+RECIPE = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))
+PROMPTS = dataclasses.replace(FEWER, general=FEWER.general[:12], unknown=FEWER.unknown[:14])
+SETTINGS: dict[str, Any] = {"tokenizer": WORDS, "budget": {"steps": 2}, "prompts": PROMPTS}
 
 
 def remembered(model: Any, directory: Any, monkeypatch: Any, **changes: Any) -> Any:
     """The memory of the talk; it is loaded."""
     monkeypatch.setattr(Studying, "study", study)
-    config = dataclasses.replace(CONFIG, **changes)
+    config = dataclasses.replace(RECIPE, **changes)
     return model.consolidate(TALK, config=config, work_dir=directory, **SETTINGS)
 
 
