@@ -84,6 +84,11 @@ def fresh_leaves(placement: Placement, config: MemoryConfig, seed: int, device: 
     return leaves
 
 
+def learning_rate(width: int) -> float:
+    """Of a memory on projections of that width, where the recipe names none."""
+    return min(HIGHEST_LR, LR_TIMES_WIDTH / width)
+
+
 def begin_training(leaves: Leaves) -> TrainingState:
     tensors = [tensor for by_name in leaves.values() for tensor in by_name.values()]
     return TrainingState(leaves, torch.optim.AdamW(tensors, weight_decay=0.0))
@@ -192,7 +197,7 @@ def train(
     if control.budget.steps is not None:
         total = min(total, control.budget.steps)
     tensors = [tensor for by_name in state.leaves.values() for tensor in by_name.values()]
-    lr = min(HIGHEST_LR, LR_TIMES_WIDTH / facts[0][0].below.shape[-1]) if config.lr is None else config.lr
+    lr = learning_rate(facts[0][0].below.shape[-1]) if config.lr is None else config.lr
     declined = [p for p in negatives if p.lesson.kind == "unknown"]
     began = control.elapsed
     for step, chosen in zip(range(total), batches(facts, own, generator)):

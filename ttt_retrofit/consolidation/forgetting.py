@@ -29,7 +29,7 @@ from ..util.texts import common_beginning
 from .config import ConsolidationConfig
 from .control import Control
 from .dependence import words
-from .distill import EncodedLesson, Leaves, begin_training, train, with_new_entry
+from .distill import EncodedLesson, Leaves, begin_training, learning_rate, train, with_new_entry
 from .earlier_lessons import EarlierLessons
 from .facts.languages import languages, nearest
 from .gate_calibration import TextMeans, with_keys, without_keys
@@ -44,6 +44,7 @@ from .traces import Traces
 TAUGHT = ("fact", "overview", "text")  # kinds of lessons that tell something
 LEAST_STEPS = 24
 PASSES = 6  # over the questions that are to be declined, unless they all are before
+GENTLE = 0.5  # of the usual learning rate: most of what the weights hold is to stay
 REPLAYED, NEGATIVES = 0.5, 0.125  # shares of a step for lessons that stay, and for those that were declined before
 
 
@@ -96,8 +97,10 @@ class Forgetting:
         self.student = Student(plain_copy(self.model), placement)
         self.formatter = PromptFormatter(self.tokenizer, self.prompts.plain)
         self.told = EarlierLessons(self.formatter)
+        width = self.model.config.get_text_config(decoder=True).hidden_size
+        lr = GENTLE * learning_rate(width) if self.config.lr is None else self.config.lr
         self.recipe = dataclasses.replace(
-            self.config, memory=self.memory.config, epochs=PASSES, least_steps=LEAST_STEPS, replay=REPLAYED,
+            self.config, memory=self.memory.config, lr=lr, epochs=PASSES, least_steps=LEAST_STEPS, replay=REPLAYED,
             negatives=NEGATIVES,
         )  # fmt: skip
         language = nearest(" ".join(fact.text for fact in self.gone.values()))

@@ -33,17 +33,24 @@ class Traces:
         return names(fact.text for fact in self.gone).difference(*(words(fact.text) for fact in self.left))
 
     @cached_property
+    def _whole(self) -> set[str]:
+        """The facts word by word; of one that is told with the message before it, itself."""
+        return {
+            folded(text).strip() for fact in self.gone if fact.text for text in (fact.text, fact.text.split(" – ")[-1])
+        }
+
+    @cached_property
     def _telling(self) -> list[set[str]]:
         """The words that say what each fact is about."""
         return [terms(fact.text) - common(nearest(fact.text)) for fact in self.gone if fact.text]
 
     def tells(self, text: str) -> bool:
-        """Whether a text has a name of theirs, all words that say what one is about, or is a part of one."""
+        """Whether a text has a name of theirs, all words that say what one is about, or is one."""
         said = terms(text)
         return (
             not self.own.isdisjoint(words(text))
             or any(some and some <= said for some in self._telling)
-            or any(folded(text) in folded(fact.text) for fact in self.gone)
+            or folded(text).strip() in self._whole
         )
 
     def notes(self, notes: Sequence[Note]) -> tuple[Note, ...]:
