@@ -143,9 +143,9 @@ class Consolidation:
         teacher = CachedWriter(work, "teacher", plain, self.tokenizer, self.control.check)
         studied, asking = self._study(teacher, work)
         if not studied.asked:
-            refused = "" if not studied.refused else f", {studied.refused} facts of which were refused"
+            refused = f" {studied.refused} facts were refused." if studied.refused else ""
             return self._rejected(
-                f"no question about the context{refused} could be written and answered from it.",
+                f"no question about the context could be written and answered from it.{refused}",
                 teacher.tokens,
                 studied.refused,
             )
