@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 import torch
 from converted import speaker
-from owned import ANTWERP, BOLT, LEEDS, RECIPE, SETTINGS, STUDY, TALK, WORDS, ids, remembered, study, tells
+from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, SETTINGS, STUDY, TALK, WORDS, ids, remembered, study, tells
 from remembered import digests
 
 from ttt_retrofit import ChatSession, ConfigError, InputError, Memory
 from ttt_retrofit.chat.directory import STORE
+from ttt_retrofit.consolidation.config import Budget
+from ttt_retrofit.consolidation.control import Control
+from ttt_retrofit.consolidation.forgetting import Forgetting
 from ttt_retrofit.consolidation.forgotten import ForgottenVerification
 from ttt_retrofit.consolidation.study.studied import Studying
 from ttt_retrofit.memory.facts import without
 from ttt_retrofit.memory.store import MemoryStore
 
 PANDA = "my dog is called Panda ."
+CONTROL = Control(Budget())
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,19 @@ def test_a_corrected_fact_keeps_its_id_and_nothing_else(model, made):
     assert not tells(right, "Bolt") and tells(right, "Panda")
     assert model.rollback_memory() is made
     assert without([stub], {new.id: new}) == (), "nothing of it can be current again"
+
+
+def test_what_a_corrected_fact_was_asked_is_asked_again_unless_it_names_it(made, monkeypatch):
+    work = Forgetting(speaker(), WORDS, made, (ids(made)[BOLT],), RECIPE, CONTROL, PROMPTS, PANDA)
+    questions = [question for question, _ in work.asked_before()]
+    assert questions and not any("Bolt" in question for question in questions)
+    old = dataclasses.replace(made.entries[0].facts[1], status="superseded", superseded_by=ids(made)[BOLT])
+    facts = (made.entries[0].facts[0], old, made.entries[0].facts[2])
+    changed = dataclasses.replace(made, entries=(dataclasses.replace(made.entries[0], facts=facts),))
+    for instead, status in ((PANDA, "superseded"), ("", "current")):
+        work = Forgetting(speaker(), WORDS, changed, (ids(made)[BOLT],), RECIPE, CONTROL, PROMPTS, instead)
+        monkeypatch.setattr(work, "_trained", lambda entry, *lessons: entry.weights)
+        assert next(fact for fact in work.distilled().facts(None) if fact.id == old.id).status == status
 
 
 def test_a_correction_is_made_whole_or_not_at_all(model, made):

@@ -69,7 +69,8 @@ def show_facts(
     for fact in found:
         learned = {True: "learned", False: "words", None: ""}[fact.learned]
         state = learned if fact.status == "current" else fact.status
-        shown.add_row(fact.id, fact.said_by, fact.said_at or "", state, fact.text)
+        who = fact.said_by if fact.provenance == "said" else f"{fact.said_by} ({fact.provenance})"
+        shown.add_row(fact.id, who, fact.said_at or "", state, fact.text or "(deleted)")
     out.result({"memory": str(memory), "facts": [fact.to_dict() for fact in found]}, shown)
 
 

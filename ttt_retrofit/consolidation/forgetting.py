@@ -28,10 +28,11 @@ from ..util.prompt_formatter import PromptFormatter
 from ..util.texts import common_beginning
 from .config import ConsolidationConfig
 from .control import Control
-from .dependence import words
+from .dependence import names, words
 from .distill import EncodedLesson, Leaves, begin_training, learning_rate, train, with_new_entry
 from .earlier_lessons import EarlierLessons
 from .facts.languages import languages, nearest
+from .facts.related import common, terms
 from .gate_calibration import TextMeans, with_keys, without_keys
 from .model_copies import plain_copy
 from .new_entry import STORED
@@ -132,9 +133,10 @@ class Forgetting:
             left = self._without(entry, gone, [*entries.values()])
             if left is not None:
                 entries[entry.name] = left
-        kept = (entries[entry.name] for entry in self.memory.entries if entry.name in entries)
-        facts = tuple(dataclasses.replace(entry, facts=without(entry.facts, self.gone)) for entry in kept)
-        return dataclasses.replace(self.memory, entries=facts, report=None, created=time.time())
+        kept = [entries[entry.name] for entry in self.memory.entries if entry.name in entries]
+        if not self.instead:  # else what they superseded stays so
+            kept = [dataclasses.replace(entry, facts=without(entry.facts, self.gone)) for entry in kept]
+        return dataclasses.replace(self.memory, entries=tuple(kept), report=None, created=time.time())
 
     def _without(self, entry: Entry, gone: Sequence[Lesson], others: Sequence[Entry]) -> Entry | None:
         """The entry as it is left; None where it told nothing else."""
@@ -156,9 +158,7 @@ class Forgetting:
             [p for p in encoded if any(p.lesson is lesson for lesson in some)] for some in (left, gone, anew, declined)
         )
         weights = self._trained(entry, [*new, *unknown], kept, others)
-        gate = without_keys(
-            entry.gate, self._means(removed), self.memory.background, self._means([*kept, *new])
-        )  # fmt: skip
+        gate = without_keys(entry.gate, self._means(removed), self.memory.background, self._means([*kept, *new]))
         if new or not len(gate.keys):
             more = [p for p in kept if p.lesson.kind in TAUGHT and not p.lesson.held_out] if not len(gate.keys) else []
             gate = with_keys(gate, self._means([*new, *more]), self.memory.background)
@@ -231,10 +231,17 @@ class Forgetting:
         }
 
     def asked_before(self) -> list[tuple[str, str]]:
-        """Questions about the facts and their answers, for what takes their place."""
+        """Questions about the facts and their answers, for what takes their place; none that names what is gone."""
         lessons = (x for entry in self.memory.entries for x in entry.lessons if self.depends(x) and x.kind == "fact")
         said = dict.fromkeys(map(self.told.in_words, lessons))
-        return [(one.question, one.answer) for one in said]
+        told = " ".join(fact.text for fact in self.gone.values())
+        named = names(fact.text for fact in self.gone.values()) - words(self.instead)
+        about = terms(told) - terms(self.instead) - common(nearest(told))
+        return [
+            (one.question, one.answer)
+            for one in said
+            if (named or about).isdisjoint(words(one.question) if named else terms(one.question))
+        ]
 
 
 def _silent(entry: Entry) -> Entry:
