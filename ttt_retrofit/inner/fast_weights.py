@@ -1,7 +1,7 @@
 """The three kinds of fast weights: what tensors they are, what they add to an output, how far they have moved.
 
 Pure functions over dictionaries of tensors; nothing here knows of chunks, losses or caches.
-B batch rows, T tokens, I in features, O out features, R rank (of `lora`) or width (of `prime`).
+B batch rows, T tokens, S sites, I in features, O out features, R rank (of `lora`) or width (of `prime`).
 Every weight is batch-first, one set per row, with shape (B or 1, ...): 1 is shared by all rows.
 """
 
@@ -70,7 +70,8 @@ class FastWeights(Protocol):
         scale holds the Frobenius norms to compare with, as scalars: of the learned starts by name, and "base", that of
         the projection.
         """
-        return torch.stack([_change(name, weight, start, scale) for name, weight in weights.items()]).amax(0)
+        changes = [_change(name, weight, start, scale) for name, weight in weights.items()]
+        return changes[0] if len(changes) == 1 else torch.stack(changes).amax(0)
 
     def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
         """`weights` moved back towards `start` until the relative change of every matrix is at most `bound`."""
@@ -80,11 +81,23 @@ class FastWeights(Protocol):
             shrunk |= _interpolate({name: weight}, start, factor)
         return shrunk
 
+    def shrink_(self, sites: list[tuple[Weights, Weights, dict[str, Tensor]]], bound: float) -> None:
+        """`shrink` in place at all sites: weights, start and scale of each. All weights are finite."""
+        for weights, start, scale in sites:
+            shrunk = self.shrink(weights, start, scale, bound)
+            torch._foreach_copy_([weights[name] for name in shrunk], list(shrunk.values()))
+
 
 def frobenius(matrix: Tensor) -> Tensor:
     """(B, O, I) -> (B,)."""
     norm: Tensor = torch.linalg.vector_norm(matrix, dim=(-2, -1))
     return norm
+
+
+def norms(matrices: list[Tensor]) -> Tensor:
+    """`frobenius` of N matrices in one call: (B, O, I) each -> (N, B)."""
+    by_row = torch._foreach_norm([row for matrix in matrices for row in matrix.unbind()])
+    return torch.stack(by_row).view(len(matrices), -1)
 
 
 def batch_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -128,6 +141,13 @@ class Delta(FastWeights):
 
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         return add_batch_linear(onto, x, weights["delta"])
+
+    def shrink_(self, sites: list[tuple[Weights, Weights, dict[str, Tensor]]], bound: float) -> None:
+        matrices = [weights["delta"] for weights, _, _ in sites]
+        base = torch.stack([scale["base"] for _, _, scale in sites])
+        factors = _largest_step(norms(matrices) / base[:, None], bound)  # (S, B)
+        for matrix, factor in zip(matrices, factors):
+            matrix.mul_(factor[:, None, None])
 
 
 @register_fast_weights("lora")

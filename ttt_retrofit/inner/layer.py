@@ -2,7 +2,7 @@
 
 The base's weights are never read while reading. Fast weights are not stored here: they belong to a sequence and arrive
 in the `ForwardContext`, for the time of one forward.
-B batch rows, T tokens, I in features, O out features.
+B batch rows, T tokens, S sites, I in features, O out features.
 """
 
 from __future__ import annotations
@@ -83,19 +83,16 @@ class TTTSite(Hook, nn.Module):
         """What a step is measured in: a scalar, of the scale of the projection's entries."""
         return self.kind.unit(self.site, self.get_buffer("base_norm"))
 
-    def rate(self, ttt: TTTConfig) -> Tensor:
-        """The inner learning rate, a scalar: what is configured times what the outer loop learned."""
-        lr, relative = ttt.step_size
-        if not relative:
-            return lr * self.log_lr.exp()
-        return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, self.unit) * self.log_lr.exp()
+    @property
+    def start(self) -> Weights:
+        """Where its fast weights start, of those that do not start at zero."""
+        return {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
 
-    def constants(self, ttt: TTTConfig) -> SiteConstants:
+    def constants(self, lr: Tensor) -> SiteConstants:
         """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
-        start: Weights = {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
-        base = self.get_buffer("base_norm")
+        start, base = self.start, self.get_buffer("base_norm")
         scale = {"base": base} | {name: _norm_or(value, base) for name, value in start.items()}
-        return SiteConstants(start, scale, self.rate(ttt))
+        return SiteConstants(start, scale, lr)
 
     @torch.no_grad()
     def initialise(self, base_norm: Tensor, generator: torch.Generator) -> None:
@@ -189,6 +186,21 @@ class TTTSite(Hook, nn.Module):
             onto = self.kind(onto, x, cast)
         hidden = onto.view(hidden.shape)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+def rates(sites: list[TTTSite], ttt: TTTConfig) -> Tensor:
+    """(S,) the inner learning rates: what is configured times what the outer loop learned."""
+    lr, relative = ttt.step_size
+    learned = torch.stack([site.log_lr for site in sites]).exp()
+    if not relative:
+        return lr * learned
+    units = torch.stack([site.unit for site in sites])
+    return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, units) * learned
+
+
+def constants(sites: list[TTTSite], ttt: TTTConfig) -> dict[str, SiteConstants]:
+    """What the inner loop needs to know of each site, by name."""
+    return {site.site.name: site.constants(lr) for site, lr in zip(sites, rates(sites, ttt))}
 
 
 def _terms() -> FastTerms | None:
