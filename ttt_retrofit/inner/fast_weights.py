@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, Protocol
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,14 @@ from .discovery import Site
 from .registry import register_fast_weights
 
 Weights = dict[str, Tensor]
+
+
+class Bounded(NamedTuple):
+    """The weights of a site, and what their change is measured by, as `FastWeights.shrink` has them."""
+
+    weights: Weights
+    start: Weights
+    scale: dict[str, Tensor]
 
 
 class FastWeights(Protocol):
@@ -81,11 +91,11 @@ class FastWeights(Protocol):
             shrunk |= _interpolate({name: weight}, start, factor)
         return shrunk
 
-    def shrink_(self, sites: list[tuple[Weights, Weights, dict[str, Tensor]]], bound: float) -> None:
-        """`shrink` in place at all sites: weights, start and scale of each. All weights are finite."""
-        for weights, start, scale in sites:
-            shrunk = self.shrink(weights, start, scale, bound)
-            torch._foreach_copy_([weights[name] for name in shrunk], list(shrunk.values()))
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        """`shrink` in place at all sites. All weights are finite."""
+        for site in sites:
+            shrunk = self.shrink(*site, bound)
+            torch._foreach_copy_([site.weights[name] for name in shrunk], list(shrunk.values()))
 
 
 def frobenius(matrix: Tensor) -> Tensor:
@@ -98,6 +108,22 @@ def norms(matrices: list[Tensor]) -> Tensor:
     """`frobenius` of N matrices in one call: (B, O, I) each -> (N, B)."""
     by_row = torch._foreach_norm([row for matrix in matrices for row in matrix.unbind()])
     return torch.stack(by_row).view(len(matrices), -1)
+
+
+def _shrink_together(kind: FastWeights, sites: Iterable[Bounded], bound: float) -> None:
+    """`FastWeights.shrink_` of small matrices: sites of the same shapes are rows of one."""
+    alike: dict[tuple[torch.Size, ...], list[Bounded]] = defaultdict(list)
+    for site in sites:
+        alike[tuple(weight.shape for weight in site.weights.values())].append(site)
+    for shapes, group in alike.items():
+        rows = shapes[0][0]
+        weights = {name: torch.cat([site.weights[name] for site in group]) for name in group[0].weights}
+        start, scale = (
+            {name: torch.stack([of[name] for of in found]).repeat_interleave(rows, 0) for name in found[0]}
+            for found in ([site.start for site in group], [site.scale for site in group])
+        )
+        for name, shrunk in kind.shrink(weights, start, scale, bound).items():
+            torch._foreach_copy_([site.weights[name] for site in group], list(shrunk.split(rows)))
 
 
 def batch_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -142,9 +168,9 @@ class Delta(FastWeights):
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         return add_batch_linear(onto, x, weights["delta"])
 
-    def shrink_(self, sites: list[tuple[Weights, Weights, dict[str, Tensor]]], bound: float) -> None:
-        matrices = [weights["delta"] for weights, _, _ in sites]
-        base = torch.stack([scale["base"] for _, _, scale in sites])
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        matrices = [site.weights["delta"] for site in sites]
+        base = torch.stack([site.scale["base"] for site in sites])
         factors = _largest_step(norms(matrices) / base[:, None], bound)  # (S, B)
         for matrix, factor in zip(matrices, factors):
             matrix.mul_(factor[:, None, None])
@@ -190,6 +216,9 @@ class LoRA(FastWeights):
         largest = torch.maximum(frobenius(linear), frobenius(linear + b @ a)) / scale["base"]
         return _interpolate(weights, start, _largest_step(largest, bound))
 
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        _shrink_together(self, sites, bound)
+
 
 @register_fast_weights("prime")
 class Prime(FastWeights):
@@ -220,6 +249,9 @@ class Prime(FastWeights):
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         hidden = F.silu(batch_linear(x, weights["gate"])) * batch_linear(x, weights["up"])
         return add_batch_linear(onto, hidden, weights["down"])
+
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        _shrink_together(self, sites, bound)
 
 
 def _largest_step(displacement: Tensor, bound: float) -> Tensor:

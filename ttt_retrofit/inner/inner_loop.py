@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..config import TTTConfig
-from .fast_weights import FastWeights, Weights, norms
+from .fast_weights import Bounded, FastWeights, Weights, norms
 from .inner_optimizers import Optimizer, State, inner_optimizer
 
 LARGEST_RATE = 1e18  # in place, weights stay finite: the trust region then moves them back with one product
@@ -187,8 +187,8 @@ def update_(
             mark = stepped[site][name]
             weight, slots = state.weights[name], state.optimizer[name]
             optimizer.step_(weight, gradient, slots, step, lr, mark.skipped(skipped), mark.done)
-    beside = [(state.weights, constants[site].start, constants[site].scale) for site, state in states.items()]
-    kind.shrink_(beside, config.max_relative_update)
+    bounded = [Bounded(state.weights, constants[site].start, constants[site].scale) for site, state in states.items()]
+    kind.shrink_(bounded, config.max_relative_update)
 
 
 def sound_rows(losses: Tensor, gradients: list[Tensor], vocabulary: int) -> Tensor:

@@ -21,7 +21,7 @@ from ..config import TTTConfig
 from ..errors import UnsupportedModelError
 from .context import FastTerms, current
 from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
-from .fast_weights import Delta, FastWeights, Weights
+from .fast_weights import Delta, FastWeights, Weights, norms
 from .hooks import Hook
 from .inner_loop import SiteConstants
 from .inner_optimizers import Adam, inner_optimizer
@@ -87,12 +87,6 @@ class TTTSite(Hook, nn.Module):
     def start(self) -> Weights:
         """Where its fast weights start, of those that do not start at zero."""
         return {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
-
-    def constants(self, lr: Tensor) -> SiteConstants:
-        """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
-        start, base = self.start, self.get_buffer("base_norm")
-        scale = {"base": base} | {name: _norm_or(value, base) for name, value in start.items()}
-        return SiteConstants(start, scale, lr)
 
     @torch.no_grad()
     def initialise(self, base_norm: Tensor, generator: torch.Generator) -> None:
@@ -199,8 +193,12 @@ def rates(sites: list[TTTSite], ttt: TTTConfig) -> Tensor:
 
 
 def constants(sites: list[TTTSite], ttt: TTTConfig) -> dict[str, SiteConstants]:
-    """What the inner loop needs to know of each site, by name."""
-    return {site.site.name: site.constants(lr) for site, lr in zip(sites, rates(sites, ttt))}
+    """What the inner loop needs of each site, by name; tensors carry gradients to the outer loop, if it records."""
+    found = {}
+    for site, lr, own in zip(sites, rates(sites, ttt), _start_norms(sites)):
+        base = site.get_buffer("base_norm")
+        found[site.site.name] = SiteConstants(site.start, {"base": base} | own, lr)
+    return found
 
 
 def _terms() -> FastTerms | None:
@@ -208,9 +206,15 @@ def _terms() -> FastTerms | None:
     return None if context is None else context.fast
 
 
-def _norm_or(start: Tensor, base: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(start)
-    return torch.where(norm > 0, norm, base)
+def _start_norms(sites: list[TTTSite]) -> list[dict[str, Tensor]]:
+    """The norms of the learned starts of each site, by name; of one that is zero that of the projection."""
+    starts = [value[None] for site in sites for value in site.start.values()]
+    if not starts:
+        return [{} for _ in sites]
+    base = torch.stack([site.get_buffer("base_norm") for site in sites])[:, None]
+    found = norms(starts).view(len(sites), -1)
+    scale = torch.where(found > 0, found, base)
+    return [dict(zip(site.start, own)) for site, own in zip(sites, scale)]
 
 
 def projection_norm(projection: nn.Module, site: Site, generator: torch.Generator) -> Tensor:

@@ -276,7 +276,7 @@ class TTTCache(Displayed, SavedCache):
     def view(self, with_graph: bool) -> IndexedCache:
         """A look at the present past, for a forward that is learned from.
 
-        with_graph: the graph outlives the chunk. Otherwise keys and values are written into the buffers, at once.
+        with_graph: gradients go through the past. Otherwise keys and values are written into the buffers, at once.
         """
         layers: list[ViewLayer] = [
             ViewLayer(layer.past() if layer.is_initialized else None, layer.is_sliding)
@@ -321,10 +321,11 @@ class TTTCache(Displayed, SavedCache):
     def absorb(self, view: IndexedCache, with_graph: bool) -> None:
         """Take over the keys and values that a forward through `view` added."""
         for layer, added in zip(self.layers, view.layers):
-            if added.keys is not None and with_graph:
-                layer.update(added.keys, added.values)
-            elif added.keys is not None:
-                layer.length += added.keys.shape[2]
+            keys, values = added.keys, added.values
+            if keys is not None and isinstance(added, AppendingLayer):
+                layer.length += keys.shape[2]
+            elif keys is not None:
+                layer.update(*((keys, values) if with_graph else (keys.detach(), values.detach())))
 
     def detach_(self) -> TTTCache:
         """Forget the graph, keep the values."""

@@ -250,7 +250,7 @@ class ViewLayer(CacheLayerMixin):
 
 
 class AppendingLayer(ViewLayer):
-    """Likewise, where no graph outlives the chunk: what is added is written behind the past, in its buffer."""
+    """Likewise, where no gradient goes through the past: what is added is written behind it, in its buffer."""
 
     def __init__(self, layer: WindowedLayer) -> None:
         super().__init__(None, layer.is_sliding)

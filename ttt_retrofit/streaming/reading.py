@@ -207,7 +207,7 @@ def _read_segment(
         earlier = [max(turn - count, 0) for turn, count in zip(settings.turns, cache.counts)]
         memory = MemoryForward(settings.memory, before, taken, ids, earlier)
     if outer.record or any(at_once):
-        view = cache.view(outer.record)
+        view = cache.view(with_graph=outer.everywhere)
         fast = cache.fast
         if not fast.sites and (learn or decoder.kind.learned_start):
             fast = fresh(decoder, len(taken), outer)
