@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.inner.discovery import Site
-from ttt_retrofit.inner.fast_weights import fast_weights, frobenius
+from ttt_retrofit.inner.fast_weights import Bounded, fast_weights, frobenius
 from ttt_retrofit.inner.inner_loop import SiteConstants, Stepped, fresh_state, update, update_
 
 KINDS = ["delta", "lora", "prime"]
@@ -134,6 +134,17 @@ def test_a_row_beyond_the_bound_shrinks_alone(kind):
     for name in weights:
         torch.testing.assert_close(shrunk[name][:2], weights[name][:2], atol=1e-8, rtol=1e-6)
         assert not torch.allclose(shrunk[name][2], weights[name][2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sites_that_are_shrunk_together_are_shrunk_as_each_by_itself(kind):
+    made = [make(kind) for _ in range(3)]
+    sites = [Bounded(randomised(state, size), own.start, own.scale) for (*_, own, state), size in zip(made, (1, 9, 0))]
+    terms = made[0][1]
+    expected = [terms.shrink(*site, BOUND) for site in sites]
+    terms.shrink_(sites, BOUND)
+    for site, alone in zip(sites, expected):
+        torch.testing.assert_close(site.weights, alone)
 
 
 @pytest.mark.parametrize("kind", KINDS)
