@@ -6,10 +6,9 @@ from test_contracts import RULES
 from tiny import tiny, tokens
 
 from ttt_retrofit import TTTConfig, wrap
-from ttt_retrofit.inner import inner_optimizers
+from ttt_retrofit.inner import inner_optimizers, learning
 from ttt_retrofit.inner.context import FastTerms, ForwardContext, entering
 from ttt_retrofit.inner.inner_loop import chunk_loss, next_token_losses, next_token_losses_once
-from ttt_retrofit.streaming import cache
 from ttt_retrofit.streaming.reading import Outer, Settings, read
 from ttt_retrofit.streaming.tokens import align
 from ttt_retrofit.streaming.window import Attended
@@ -241,8 +240,8 @@ def test_a_diverging_chunk_is_dropped():
 def test_a_dropped_update_is_reported_once(monkeypatch):
     """By whoever looks at the losses first: nobody else waits for the device."""
     heard = []
-    cache.logger.warning_once.cache_clear()
-    monkeypatch.setattr(cache.logger, "warning", lambda message, *rest: heard.append(message))
+    learning.logger.warning_once.cache_clear()
+    monkeypatch.setattr(learning.logger, "warning", lambda message, *rest: heard.append(message))
     model, ids, clean = poisoned(float("nan"))
     with torch.no_grad():
         read = [model(some).past_key_values for some in (clean, ids, ids)]

@@ -306,6 +306,15 @@ def _constants(decoder: Decoder, gradients: dict[str, Weights]) -> dict[str, Sit
     return constants([site for site in decoder.sites if site.site.name in gradients], decoder.ttt)
 
 
+def warn_of_dropped(chunks: list[int], fast: FastState) -> None:
+    """Say so, once, where rows have had fewer steps than chunks to learn from, (B,). Waits for the device."""
+    if fast.steps is not None and any(step < chunk for step, chunk in zip(fast.steps.tolist(), chunks)):
+        logger.warning_once(
+            "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update "
+            "of the fast weights was dropped. This is reported once."
+        )
+
+
 class _AttachParameters(torch.autograd.Function):
     """The tensor itself, of which tensors that it does not depend on get a gradient of zero."""
 

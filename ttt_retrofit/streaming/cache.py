@@ -16,20 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
-from transformers.utils import logging
 
 from ..config import TTTConfig
 from ..errors import InputError, UnsupportedModelError
 from ..inner.fast_state import FastState
+from ..inner.learning import warn_of_dropped
 from ..util.devices import on_device
 from ..util.display import Bare, Displayed, Rows, in_bytes, span
 from .digest import carried_on
 from .kv import AppendingLayer, IndexedCache, ViewLayer, layout
 from .saved_cache import SavedCache
 from .state import Held, Log, Pending, RowState, Sinks
+from .tokens import marks_of
 from .turn import Turn
-
-logger = logging.get_logger(__name__)
 
 
 class TTTCache(Displayed, SavedCache):
@@ -89,12 +88,7 @@ class TTTCache(Displayed, SavedCache):
     def losses(self) -> list[list[float]]:
         """The inner loss of every finished chunk, by row. Looking at it waits for the device."""
         losses = self._losses.rows()
-        steps = [len(of_row) for of_row in losses] if self.fast.steps is None else self.fast.steps.tolist()
-        if any(len(of_row) > taken for of_row, taken in zip(losses, steps)):
-            logger.warning_once(
-                "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its "
-                "update of the fast weights was dropped. This is reported once."
-            )
+        warn_of_dropped([len(of_row) for of_row in losses], self.fast)
         return losses
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TTTCache:
@@ -400,9 +394,3 @@ class TTTCache(Displayed, SavedCache):
         self.gate_state = None if self.gate_state is None else self.gate_state.select(rows)
         self.turn = None if self.turn is None else self.turn.select(listed)
         self._text = None if self._text is None else self._text.select(listed)
-
-
-def marks_of(real: Tensor, numbers: Tensor) -> Tensor:
-    """What tells columns from others: how many are real, and the sum of their numbers. (B, T), (T,) -> (B, 2)."""
-    real = real.long()
-    return torch.stack([real.sum(1), (real * numbers).sum(1)], dim=1)

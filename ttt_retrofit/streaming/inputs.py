@@ -14,9 +14,10 @@ from transformers import PreTrainedConfig
 from ..config import LearnFrom, TTTConfig
 from ..errors import InputError
 from ..util.devices import on_device
-from .cache import TTTCache, marks_of
+from .cache import TTTCache
 from .digest import of_text
 from .state import Held
+from .tokens import marks_of
 
 IMAGES_AND_SOUND = ("pixel_values", "pixel_values_videos", "input_features", "inputs_embeds", "mm_encoder_outputs")
 # What collators pack rows with for kernels of variable length, beside positions or in their place.

@@ -28,10 +28,10 @@ from ..memory.batch import MemoryBatch, MemoryForward
 from ..memory.gates import GateState
 from ..util.devices import on_device
 from . import sinks
-from .cache import TTTCache, marks_of
+from .cache import TTTCache
 from .kv import IndexedCache
 from .state import Held, Pending, RowState
-from .tokens import Tokens, align
+from .tokens import Tokens, align, marks_of
 from .turn import Turn
 
 

@@ -49,3 +49,9 @@ def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: lis
     order = order[:, : max(max(counts), 1)]
     moved = None if positions is None else positions.gather(1, order)
     return Tokens(ids.gather(1, order), moved, counts, order)
+
+
+def marks_of(real: Tensor, numbers: Tensor) -> Tensor:
+    """What tells columns from others: how many are real, and the sum of their numbers. (B, T), (T,) -> (B, 2)."""
+    real = real.long()
+    return torch.stack([real.sum(1), (real * numbers).sum(1)], dim=1)
