@@ -2,7 +2,7 @@
 
 A statement is understood alone, so a question about it is answered from it alone. The answer has to hold the part that
 was asked for; one that misses it is given again with that part in view. Where a statement no longer holds, the later one
-that says so is read, too.
+that says so is read too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from ..control import Control
 from ..facts.checks import WORD, caseless, folded, missing, verbatim
 from ..facts.informative import holds
 from ..facts.related import Related, terms
+from ..facts.verdicts import supported
+from ..facts.writers import FactWriter
 from ..statements import TEXT, Statement
 from ..writer import Answer
 from .asking import BATCH, Asked, Asking
@@ -42,6 +44,7 @@ class Answering:
     outdated: Mapping[int, int]  # statements, each with the later one that changes it
     pieces: Sequence[str]  # of a document
     asking: Asking
+    writer: FactWriter  # that judges answers
     control: Control
 
     def answer(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
@@ -59,19 +62,25 @@ class Answering:
 
     # ------------------------------------------------------------------ readings
 
-    def _from_statement(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
+    def _from_statement(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
         """Answers that hold the part asked for; of a document, out of its piece first."""
+        found: dict[QuestionDraft, Question] = {}
         for asked in (self._alone, self._with_part):
-            missed: list[QuestionDraft] = []
-            for draft, given, said in self._asked(drafts, [asked(draft) for draft in drafts], "answers"):
+            missed = [draft for draft in drafts if draft not in found and not (found and draft.still)]
+            some = []
+            for draft, given, said in self._asked(missed, [asked(draft) for draft in missed], "answers"):
                 value = self._value(draft, said)
                 if value and self._sound(said, draft, [draft.statement]):
                     # One that was given the part is no witness of it.
                     held_out = asked == self._alone and self._held_out(draft, said)
-                    yield Question(draft.text, value, given, draft.statement, held_out)
-                elif not draft.still:
-                    missed.append(draft)
-            drafts = missed
+                    some.append((draft, Question(draft.text, value, given, draft.statement, held_out), said))
+            found |= self._supported(some)
+        return [*found.values()]
+
+    def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
+        """Those whose answers say what was told, as the writer judges."""
+        told = [(self.statements[question.statement].understood, draft.text, said) for draft, question, said in some]
+        return {draft: question for (draft, question, _), yes in zip(some, supported(told, self.writer)) if yes}
 
     def _value(self, draft: QuestionDraft, said: str) -> frozenset[str]:
         """The words that decide: those of the part, if an answer has them all; the "no" of one that is no longer so."""
@@ -81,16 +90,18 @@ class Answering:
         value = frozenset(WORD.findall(folded(draft.part)))
         return value if holds(said, value) else frozenset()
 
-    def _changed(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
+    def _changed(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
         """Answers of the statement that changed what a question is about: they say something that it alone says."""
         read = [(draft.statement, self._last(draft.statement)) for draft in drafts]
         asked = [self.asking.about([self.statements[n] for n in pair], d.text) for d, pair in zip(drafts, read)]
+        some = []
         for draft, given, said in self._asked(drafts, asked, "answers"):
             later = self._last(draft.statement)
             known = f"{draft.text} {self.statements[draft.statement].source}"
             if self._sound(said, draft, (draft.statement, later)) and told_by(said, known, self.statements[later].text):
                 value = given_by(said, known, self.statements[later].text)
-                yield Question(draft.text, value, given, later)
+                some.append((draft, Question(draft.text, value, given, later), said))
+        return [*self._supported(some).values()]
 
     def _last(self, statement: int) -> int:
         """The statement that holds in the end, of those that change one another."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from ..control import Control
-from ..facts.changes import changed
 from ..facts.checks import verbatim
 from ..facts.languages import Language, shown
 from ..facts.listing import Listed, facts_of
 from ..facts.related import Related
+from ..facts.verdicts import changed
 from ..facts.writers import FactWriter
 from ..pieces import Context
 from ..statements import Statement, of_conversation
@@ -60,7 +60,7 @@ class Studying:
         """Own questions take the place of those that the writer writes."""
         statements, dropped = self._statements(listed=not own_questions)
         outdated = self._outdated(statements) if self.context.conversation and not own_questions else {}
-        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.control)
+        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.writer, self.control)
         if own_questions:
             questions = answering.answer([self._own(text, statements) for text in own_questions])
             return Studied(statements, tuple(questions), outdated, dropped)
