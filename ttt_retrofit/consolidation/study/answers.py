@@ -1,8 +1,8 @@
 """What is studied of the answers.
 
 A statement is understood alone, so a question about it is answered from it alone. The answer has to hold the part that
-was asked for; one that misses it is given again with that part in view. Where a statement no longer holds, the later one
-that says so is read too.
+was asked for; one that misses it is given again with that part in view. Of a statement that no longer holds, the later
+one that says so is read too. The writer judges every answer.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Answering:
         """Answers that hold the part asked for; of a document, out of its piece first."""
         found: dict[QuestionDraft, Question] = {}
         for asked in (self._alone, self._with_part):
-            missed = [draft for draft in drafts if draft not in found and not (found and draft.still)]
+            missed = [d for d in drafts if d not in found and (asked == self._alone or not d.still)]
             some = []
             for draft, given, said in self._asked(missed, [asked(draft) for draft in missed], "answers"):
                 value = self._value(draft, said)
@@ -78,9 +78,15 @@ class Answering:
         return [*found.values()]
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
-        """Those whose answers say what was told, as the writer judges."""
-        told = [(self.statements[question.statement].understood, draft.text, said) for draft, question, said in some]
-        return {draft: question for (draft, question, _), yes in zip(some, supported(told, self.writer)) if yes}
+        """Those whose answers say what was told, as the writer judges. Of a document, they stand beside its sentence."""
+        of_text = {draft: question for draft, question, _ in some if self._of_text(draft)}
+        talk = [(draft, question, said) for draft, question, said in some if draft not in of_text]
+        told = [(self.statements[question.statement].understood, draft.text, said) for draft, question, said in talk]
+        verdicts = supported(told, self.writer)
+        return of_text | {draft: question for (draft, question, _), yes in zip(talk, verdicts) if yes}
+
+    def _of_text(self, draft: QuestionDraft) -> bool:
+        return self.statements[draft.statement].said_by == TEXT
 
     def _value(self, draft: QuestionDraft, said: str) -> frozenset[str]:
         """The words that decide: those of the part, if an answer has them all; the "no" of one that is no longer so."""
@@ -138,14 +144,14 @@ class Answering:
 
     def _alone(self, draft: QuestionDraft) -> Asked:
         statement = self.statements[draft.statement]
-        if statement.said_by == TEXT:
+        if self._of_text(draft):
             return self.asking.reading(self.pieces[statement.piece], draft.text)
         return self.asking.about([statement], draft.text)
 
     def _with_part(self, draft: QuestionDraft) -> Asked:
         """With what it asks for in view; of a document, out of the sentence alone."""
         statement = self.statements[draft.statement]
-        if statement.said_by == TEXT:
+        if self._of_text(draft):
             return self.asking.reading(statement.text, draft.text)
         return self.asking.about([statement], draft.text, draft.part)
 
