@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..control import Control
 from ..facts.checks import WORD, caseless, folded, missing, verbatim
 from ..facts.informative import holds
-from ..facts.related import Related, terms
+from ..facts.related import Related
 from ..facts.verdicts import supported
 from ..facts.writers import FactWriter
 from ..statements import TEXT, Statement
@@ -78,7 +78,7 @@ class Answering:
         return [*found.values()]
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
-        """Those whose answers say what was told, as the writer judges. Of a document, they stand beside its sentence."""
+        """Those whose answers say what was told, as the writer judges; a document's are taken for that."""
         of_text = {draft: question for draft, question, _ in some if self._of_text(draft)}
         talk = [(draft, question, said) for draft, question, said in some if draft not in of_text]
         told = [(self.statements[question.statement].understood, draft.text, said) for draft, question, said in talk]
@@ -97,16 +97,15 @@ class Answering:
         return value if holds(said, value) else frozenset()
 
     def _changed(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
-        """Answers of the statement that changed what a question is about: they say something that it alone says."""
-        read = [(draft.statement, self._last(draft.statement)) for draft in drafts]
-        asked = [self.asking.about([self.statements[n] for n in pair], d.text) for d, pair in zip(drafts, read)]
+        """Answers from the statement that changed what a question is about, alone: small writers mix the two up."""
+        later = [self._last(draft.statement) for draft in drafts]
+        asked = [self.asking.about([self.statements[n]], draft.text) for draft, n in zip(drafts, later)]
         some = []
-        for draft, given, said in self._asked(drafts, asked, "answers"):
-            later = self._last(draft.statement)
-            known = f"{draft.text} {self.statements[draft.statement].source}"
-            if self._sound(said, draft, (draft.statement, later)) and told_by(said, known, self.statements[later].text):
-                value = given_by(said, known, self.statements[later].text)
-                some.append((draft, Question(draft.text, value, given, later), said))
+        for number, (draft, given, said) in enumerate(self._asked(drafts, asked, "answers")):
+            statement = self.statements[later[number]]
+            if self._sound(said, draft, [later[number]]):
+                value = given_by(said, draft.text, statement.source)
+                some.append((draft, Question(draft.text, value, given, later[number]), said))
         return [*self._supported(some).values()]
 
     def _last(self, statement: int) -> int:
@@ -171,11 +170,6 @@ class Answering:
 def first_word(said: str) -> list[str]:
     """Folded; of scripts without spaces, the first character."""
     return (caseless(folded(said)) or WORD.findall(folded(said)))[:1]
-
-
-def told_by(said: str, known: str, source: str) -> set[str]:
-    """What an answer took from a source, and was not known."""
-    return (terms(said) - terms(known)) & terms(source)
 
 
 def names_of(said: str) -> set[str]:
