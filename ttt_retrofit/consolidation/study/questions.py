@@ -131,7 +131,7 @@ def ask_whether_still(
     prompts = [whether_still(statements[number], languages) for number in numbers]
     texts = writer.complete(prompts, LONGEST // 2) if prompts else []
     drafts = [QuestionDraft(first_line(text), number, still=True) for number, text in zip(numbers, texts)]
-    return [draft for draft in drafts if draft.text and not _unsaid(draft.text, statements[draft.statement].source)]
+    return [d for d in drafts if d.text and not missing(d.text, [statements[d.statement].source])]
 
 
 def whether_still(statement: Statement, languages: Sequence[Language]) -> list[Message]:
@@ -187,27 +187,23 @@ def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] 
     sources : of all statements, by which it is told that a question speaks of somebody else's.
     """
     source, asked, part = folded(statement.source), folded(draft.text), folded(draft.part)
-    told = part in source and bool(WORD.search(part))
+    language = nearest(f"{statement.source} {draft.text}")
+    told = part in source and not language.first_person.issuperset(WORD.findall(part))
     return (
         told
         and not gives(asked, part)
         and len(draft.text) <= MOST
         and len(WORD.findall(draft.text)) + len(caseless(draft.text)) > 1
-        and not _unsaid(draft.text, statement.source)
+        and not unsaid(draft.text, statement.source, language)
         and not of_others(draft.text, statement.source, sources)
-        and not (statement.said_by == USER and _to_the_user(draft.text, statement.source))
+        # Who is to ask it does not speak to the user.
+        and (statement.said_by != USER or language.second_person.isdisjoint(WORD.findall(asked)))
     )
 
 
-def _to_the_user(question: str, source: str) -> bool:
-    """Whether a question speaks to the user, who is to ask it."""
-    return not nearest(f"{source} {question}").second_person.isdisjoint(WORD.findall(folded(question)))
-
-
-def _unsaid(question: str, source: str) -> list[str]:
+def unsaid(question: str, source: str, language: Language) -> list[str]:
     """The names and numbers of a question that nobody told; of German, whose nouns look like names, the numbers."""
-    unsaid = missing(question, [source])
-    return unsaid if nearest(f"{source} {question}").names else [word for word in unsaid if not word.isalpha()]
+    return [word for word in missing(question, [source]) if language.names or not word.isalpha()]
 
 
 def gives(asked: str, part: str) -> bool:
