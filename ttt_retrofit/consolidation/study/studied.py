@@ -12,7 +12,7 @@ from ..facts.checks import verbatim
 from ..facts.languages import Language, shown
 from ..facts.listing import Listed, facts_of
 from ..facts.related import Related
-from ..facts.verdicts import changed
+from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from ..pieces import Context
 from ..statements import Statement, of_conversation
@@ -60,24 +60,29 @@ class Studying:
         """Own questions take the place of those that the writer writes."""
         statements, dropped = self._statements(listed=not own_questions)
         outdated = self._outdated(statements) if self.context.conversation and not own_questions else {}
-        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.writer, self.control)
+        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.judge, self.control)
         if own_questions:
-            questions = answering.answer([self._own(text, statements) for text in own_questions])
-            return Studied(statements, tuple(questions), outdated, dropped)
+            own = answering.answer([self._own(text, statements) for text in own_questions])
+            return Studied(statements, tuple(own.questions), outdated, dropped)
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
-        questions = answering.answer(written)
+        answered = answering.answer(written)
+        questions, outdated = answered.questions, outdated | answered.overruled
         left = without_one_held_out(questions, len(statements), outdated)
         if left:
             some = [statements[number] for number in left]
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
-            questions += answering.answer(more)
+            questions += answering.answer(more).questions
         return Studied(statements, tuple(held_out(questions)), outdated, dropped)
 
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
         """The statements that no longer hold at the end, each with the last one that says so."""
         told = [(s.message, s.said_by, s.understood) for s in statements]
-        return changed(told, self.writer, self._at("changes"))
+        return self.judge.changed(told, self._at("changes"))
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.writer)
 
     @cached_property
     def languages(self) -> Sequence[Language]:
