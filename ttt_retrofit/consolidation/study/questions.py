@@ -19,7 +19,7 @@ from ..facts.related import APOSTROPHE, of_others
 from ..facts.turns import USER
 from ..facts.writers import FactWriter, first_line
 from ..statements import TEXT, Statement
-from .parts import names_in, parts_of, telling
+from .parts import names_in, parts_of, telling, without
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
@@ -50,13 +50,22 @@ def ask(
     progress(0, wordings + 1)
     free = ask_freely(statements, writer, languages, 0)
     parts = _parts(statements, free)
-    prompts = [asking_for(part, statements[number].told, statements[number], languages) for number, part in parts]
+    told = [statements[number].told for number, _ in parts]
     found: list[QuestionDraft] = []
     for wording in range(wordings):
         progress(wording + 1, wordings + 1)
+        if wording and wording == wordings - 1:  # "Where does my wife work?", of a wife who was told of by her name
+            told = [_nameless(statements[number], part) for number, part in parts]
+        prompts = [asking_for(part, text, statements[number], languages) for (number, part), text in zip(parts, told)]
         found += _for_parts(parts, prompts, statements, writer, wording)
     found = distinct(found)
     return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
+
+
+def _nameless(statement: Statement, part: str) -> str:
+    """A statement without its names but for a part; of German, whose nouns look like names, as it is."""
+    others = [name for name in parts_of(statement.text) if part not in name]
+    return without(statement.told, others if nearest(statement.source).names else [])
 
 
 def _for_parts(
@@ -80,7 +89,7 @@ def _told_apart(
     languages: Sequence[Language],
 ) -> list[QuestionDraft]:
     """More questions where two statements were asked for different parts in the very same words: of two people of one
-    name, say. Whoever writes them reads the other statement, too.
+    name, say. Whoever writes them reads the statement without the names that both have.
     """
     same: dict[str, dict[int, str]] = {}
     for draft in drafts:
@@ -88,11 +97,12 @@ def _told_apart(
     found: dict[tuple[int, str], list[Message]] = {}
     for asked in same.values():
         for number, part in asked.items():
-            others = [n for n, p in asked.items() if n != number and folded(p) != folded(part)]
-            told = "\n".join(statements[n].told for n in [*others, number])
-            if others:
+            others = [n for n, other in asked.items() if n != number and folded(other) != folded(part)]
+            shared = [name for name in parts_of(statements[number].text) for n in others if name in statements[n].text]
+            if shared:
+                told = without(statements[number].told, shared)
                 found[number, part] = asking_for(part, told, statements[number], languages)
-    return _for_parts([*found], [*found.values()], statements, writer, 0)
+    return [draft for seed in (0, 1) for draft in _for_parts([*found], [*found.values()], statements, writer, seed)]
 
 
 def ask_freely(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from ..control import Control
-from ..facts.checks import verbatim
-from ..facts.languages import Language, shown
+from ..facts.checks import WORD, folded, verbatim
+from ..facts.languages import Language, nearest, shown
 from ..facts.listing import Listed, facts_of
 from ..facts.related import Related
 from ..facts.verdicts import Judge
@@ -18,6 +18,7 @@ from ..pieces import Context
 from ..statements import Statement, of_conversation
 from .answers import Answering, Question
 from .asking import Asking
+from .parts import parts_of
 from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, resemblance
 
 WORDINGS = 2  # that ask for the same, of which one can be spared
@@ -40,6 +41,11 @@ class Studied:
     @property
     def held_out(self) -> list[Question]:
         return [question for question in self.questions if question.held_out]
+
+    def covers(self, number: int) -> bool:
+        """Whether questions ask for all the names, numbers and codes that only this statement has."""
+        asked = {word for question in self.questions if question.statement == number for word in question.value}
+        return own_words(number, self.statements) <= asked
 
     @property
     def holding(self) -> list[Statement]:
@@ -68,12 +74,12 @@ class Studying:
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
         answered = answering.answer(written)
         questions, outdated = answered.questions, outdated | answered.overruled
-        left = without_one_held_out(questions, len(statements), outdated)
+        left = without_one_held_out(questions, statements, outdated)
         if left:
             some = [statements[number] for number in left]
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
             questions += answering.answer(more).questions
-        return Studied(statements, tuple(held_out(questions)), outdated, dropped)
+        return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped)
 
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
         """The statements that no longer hold at the end, each with the last one that says so."""
@@ -107,24 +113,35 @@ class Studying:
         return partial(self.control.at, stage)
 
 
-def held_out(questions: Sequence[Question]) -> Iterator[Question]:
+def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> Iterator[Question]:
     """The questions, of which one of each statement is held out: worded by another prompt and as none that is studied;
-    else one of several that ask for the same. What else may be held out is studied.
+    else one of several that ask for the same. It asks for what only this statement says, where one does. What else may
+    be held out is studied.
     """
-    for some in _by_statement(questions).values():
+    for number, some in _by_statement(questions).items():
+        own = own_words(number, statements) if number >= 0 else set()
         studied = [question for question in some if not question.held_out]
-        chosen = next((q for q in some if q.held_out and _otherwise(q, studied)), None)
-        if chosen is None and len(studied) >= WORDINGS:
-            same = Counter(question.value for question in studied)
-            chosen = next((q for q in reversed(studied) if same[q.value] >= WORDINGS), None)
+        others = [question for question in some if question.held_out and _otherwise(question, studied)]
+        same = Counter(question.value for question in studied)
+        spare = [question for question in reversed(studied) if same[question.value] >= WORDINGS]
+        chosen = next((q for q in (*others, *spare) if q.value & own), next(iter((*others, *spare)), None))
         for question in some:
             yield replace(question, held_out=question is chosen)
 
 
-def without_one_held_out(questions: Sequence[Question], statements: int, outdated: Collection[int]) -> list[int]:
+def own_words(number: int, statements: Sequence[Statement]) -> set[str]:
+    """The words of names, numbers and codes that one statement has and no other one."""
+    others = {word for n, other in enumerate(statements) if n != number for word in WORD.findall(folded(other.source))}
+    parts = parts_of(statements[number].text) if nearest(statements[number].source).names else []
+    return {word for part in parts for word in WORD.findall(folded(part))} - others
+
+
+def without_one_held_out(
+    questions: Sequence[Question], statements: Sequence[Statement], outdated: Collection[int]
+) -> list[int]:
     """The statements that hold and of which no question can be held out."""
-    found = _by_statement([question for question in held_out(questions) if question.held_out])
-    return [number for number in range(statements) if number not in outdated and number not in found]
+    found = _by_statement([question for question in held_out(questions, statements) if question.held_out])
+    return [number for number in range(len(statements)) if number not in outdated and number not in found]
 
 
 def _by_statement(questions: Sequence[Question]) -> dict[int, list[Question]]:
