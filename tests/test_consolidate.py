@@ -8,7 +8,7 @@ import os
 
 import pytest
 import torch
-from consolidated import CONFIG, consolidate
+from consolidated import CONFIG, FEWER, consolidate
 from converted import logits, speaker
 from remembered import digests
 from tiny import tokens
@@ -17,7 +17,6 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation import distill, planning, reference_set
-from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import answers
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
@@ -143,7 +142,8 @@ def test_gates_are_measured_on_what_the_base_answers_too(model, tmp_path, monkey
     monkeypatch.setattr(reference_set, "find_gate", lambda *given: measured.append(given[2]) or find_gate(*given))
     consolidate(model, directory=tmp_path)
     formatter = PromptFormatter(tokenizer(), "")
-    prompts = [formatter.asked(question) for question in Prompts.load().general]
+    general = [question for number, question in enumerate(FEWER.general, 1) if number % consolidation.KEPT]
+    prompts = [formatter.asked(question) for question in general]
     assert all(len(text.values) > len(prompt) for text, prompt in zip(measured[0], prompts))
     assert len(measured[0]) > len(prompts)  # some of them in a chat
 

@@ -137,7 +137,6 @@ def as_stored(printed: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="the report below it is of before there were facts", strict=True, raises=AssertionError)
 def test_the_python_of_the_readme_runs_as_one_story_and_prints_what_is_shown_below_it(surroundings, indulgent, capsys):
     text = (DOCS / README).read_text()
     shown = re.findall(r"```python\n(.*?)```(?:\n```\n(.*?)```)?", text, re.DOTALL)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from importlib import resources
 
-from .facts.checks import caseless, folded
+from ttt_retrofit.consolidation.facts.checks import caseless, folded
 
 # Vowel signs and accents of their own, which Python counts as no letters.
 MARKS = "".join(mark for mark in map(chr, range(0x300, 0x10000)) if unicodedata.category(mark) in ("Mn", "Mc"))

@@ -35,6 +35,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .distill import Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
 from .earlier_lessons import EarlierLessons
+from .facts.languages import nearest
 from .facts.writers import FactWriter, ModelWriter
 from .model_copies import plain_copy, private_copy
 from .new_entry import new_entry
@@ -46,6 +47,7 @@ from .prompts import Prompts
 from .reference_set import ReferenceSet, build_reference_set
 from .student import Student
 from .study.answers import Question
+from .study.asking import Asking
 from .study.studied import Studied, Studying
 from .work_directory import FORMAT, WorkDirectory
 from .writer import Writer
@@ -137,10 +139,7 @@ class Consolidation:
         placement = find_placement(plain, self.config.memory)
         self._check_earlier(placement)
         teacher = CachedWriter(work, "teacher", plain, self.tokenizer, self.control.check)
-        studied = work.load_study()
-        if studied is None:
-            studied = self._study(teacher, work)
-            work.save_study(studied)
+        studied, asking = self._study(teacher, work)
         if not studied.asked:
             return self._rejected(
                 "no question about the context could be written and answered from it.", teacher.tokens
@@ -148,10 +147,7 @@ class Consolidation:
 
         student = Student(plain_copy(self.model), placement)
         reference = self._reference_set(student, teacher, studied.asked)
-        planning = Planning(
-            self.context, self.others, self.before, teacher, student, self.formatter, self.prompts, self.config,
-            self.control,
-        )  # fmt: skip
+        planning = Planning(self.context, self.others, self.before, asking, student, self.control)
         plan = planning.plan(studied, reference)
         earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
 
@@ -208,22 +204,25 @@ class Consolidation:
                 "reset_memory() first."
             )
 
-    def _study(self, teacher: CachedWriter, work: WorkDirectory) -> Studied:
-        """The statements of the context, and the questions about them with their answers."""
+    def _study(self, teacher: CachedWriter, work: WorkDirectory) -> tuple[Studied, Asking]:
+        """The statements of the context and the questions about them, answered; and how more are answered."""
+        writer: FactWriter = ModelWriter("", teacher, self.formatter)
+        other = None
         if isinstance(self.writer, tuple):
             other = CachedWriter(work, "writer", *self.writer, self.control.check)
-            writer: FactWriter = ModelWriter(
-                self._writer_name, other, PromptFormatter(self.writer[1], self.prompts.plain)
-            )
-        else:
-            other = teacher
-            writer = ModelWriter("", teacher, self.formatter)
-            if self.writer is not None:
-                writer = CachedTexts(work, self.writer, self.control.check)
-        studying = Studying(self.context, teacher, writer, self.formatter, self.prompts, self.config, self.control)
-        studied = studying.study(self.own_questions)
-        self.tokens += 0 if other is teacher else other.tokens
-        return studied
+            formatter = PromptFormatter(self.writer[1], self.prompts.plain)
+            writer = ModelWriter(self._writer_name, other, formatter)
+        elif self.writer is not None:
+            writer = CachedTexts(work, self.writer, self.control.check)
+        answers_too = None if self.writer is None else writer
+        language = nearest(self.context.words)
+        asking = Asking(teacher, answers_too, self.formatter, self.prompts, language, self.config)
+        studied = work.load_study()
+        if studied is None:
+            studied = Studying(self.context, writer, asking, self.control).study(self.own_questions)
+            work.save_study(studied)
+        self.tokens += 0 if other is None else other.tokens
+        return studied, asking
 
     def _candidate(
         self, plan: Plan, studied: Studied, state: TrainingState, reference: ReferenceSet, placement: Placement
@@ -276,7 +275,9 @@ class Consolidation:
         self.tokens += remembering.tokens
         *earlier, entry = candidate.entries
         facts = tuple(
-            dataclasses.replace(fact, learned=known.get(number, False)) if fact.status == "current" else fact
+            dataclasses.replace(fact, learned=known.get(number, False) and studied.covers(number))
+            if fact.status == "current"
+            else fact
             for number, fact in enumerate(entry.facts)
         )
         current = [fact for fact in facts if fact.status == "current"]

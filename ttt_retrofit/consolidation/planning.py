@@ -21,7 +21,8 @@ from .prompts import Prompts
 from .reference_set import ReferenceSet, beginnings
 from .statements import Statement, superseded
 from .student import Student
-from .study.answers import BATCH, Asking, Question, given_by
+from .study.answers import Question, given_by
+from .study.asking import Asking
 from .study.chats import pair_in_chats, partly_in_chats
 from .study.lessons import certain, lesson, quotes
 from .study.overview import overview
@@ -40,20 +41,34 @@ class Planning:
     context: Context
     others: Memory | None  # the earlier memory without what this very context was taught before
     before: EarlierLessons
-    teacher: Writer
+    asking: Asking
     student: Student
-    formatter: PromptFormatter
-    prompts: Prompts
-    config: ConsolidationConfig
     control: Control
+
+    @property
+    def teacher(self) -> Writer:
+        return self.asking.teacher
+
+    @property
+    def formatter(self) -> PromptFormatter:
+        return self.asking.formatter
+
+    @property
+    def prompts(self) -> Prompts:
+        return self.asking.prompts
+
+    @property
+    def config(self) -> ConsolidationConfig:
+        return self.asking.config
 
     def plan(self, studied: Studied, reference: ReferenceSet) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
         asked = studied.asked
         facts = self._encoded([lesson(question, self.formatter) for question in asked])
         gate = reference.gate_of(facts)
-        before = self._revised(studied, lambda p: reference.opens(gate, p.ids, p.below))
-        whole = overview(self.context, studied, self.teacher, self.formatter, self.prompts, self.control)
+        gated = self.config.memory.gated  # without gates, the new entry acts on everything that was learned before
+        before = self._revised(studied, lambda p: not gated or reference.opens(gate, p.ids, p.below))
+        whole = overview(self.context, studied, self.asking, self.control)
         # Earlier questions with new answers are learned as the context's own.
         known = {question.text for question in asked}
         anew = [lesson(question, self.formatter) for question in before.taught if question.text not in known]
@@ -66,7 +81,7 @@ class Planning:
         said = [(question.text, self.teacher.text(question.answer)) for question in asked]
         studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % CHECKED], said, self.formatter)
         declined, general = studied_unknown, reference.prompts
-        if self.config.memory.gated:
+        if gated:
             below = self.student.below(studied_unknown)
             declined = [ids for ids, hidden in zip(studied_unknown, below) if reference.opens(gate, ids, hidden)]
             general = reference.opened(gate)
@@ -141,10 +156,7 @@ class Planning:
 
     def _asked_anew(self, asked: Sequence[tuple[LessonText, list[Statement]]]) -> list[tuple[Answer, str]]:
         """What the teacher answers to earlier questions, having read the earlier answer and what was said since."""
-        asking = Asking(self.formatter, self.prompts, nearest(self.context.words))
-        prompts = [asking.again(one.question, one.answer, since) for one, since in asked]
-        line = not self.formatter.chat
-        answers = self.teacher.answer(prompts, self.config.answer_tokens, BATCH, self.config.kept_logits, line=line)
+        answers = self.asking.answers([self.asking.again(one.question, one.answer, since) for one, since in asked])
         return [(answer, self.teacher.text(answer)) for answer in answers]
 
 

@@ -11,8 +11,9 @@ from typing import Any
 from ..memory.facts import Fact
 from ..util.messages import Message
 from .facts.checks import WORD, caseless, folded, verbatim
-from .facts.listing import ASKS, Listed
-from .facts.turns import Turn
+from .facts.languages import nearest
+from .facts.listing import Listed
+from .facts.turns import ASKS, Turn
 from .sentences import sentences
 
 TEXT = "Text"  # who says what stands in a document
@@ -37,6 +38,11 @@ class Statement:
         return "\n".join(f"{who}: {what}" for who, what in (*self.before, (self.said_by, self.text)))
 
     @property
+    def understood(self) -> str:
+        """With the message before it, where it is not understood alone."""
+        return " – ".join([*(what for _, what in self.before[-1:]), self.text])
+
+    @property
     def source(self) -> str:
         """All the words that questions and answers about it may take from it."""
         return " ".join([*(what for _, what in self.before), self.text, self.said_by])
@@ -57,8 +63,7 @@ class Statement:
 
     def fact(self, source: str) -> Fact:
         """As a person sees it. source: sha256 of the context."""
-        text = self.text if not self.before else " – ".join([*(what for _, what in self.before[-1:]), self.text])
-        return Fact.of(text, self.said_by.lower(), self.said_at, [self.message], source)
+        return Fact.of(self.understood, self.said_by.lower(), self.said_at, [self.message], source)
 
 
 def _role(said_by: str) -> str:
@@ -74,13 +79,25 @@ def of_conversation(turns: Sequence[Turn], listed: Listed | None) -> tuple[State
         for turn in turns
         if turn.place == fact.messages[0]
     ]
-    told = {statement.message for statement in found}
-    known = {folded(word) for statement in found for word in WORD.findall(statement.text)}
+    known = {word for statement in found for word in _words(statement.text)}
     for number, turn in enumerate(turns):
-        if turn.place not in told:
-            found += _as_it_stands(number, turns, known)
-            known |= {folded(word) for word in WORD.findall(turn.text)}
+        told = " ".join(statement.text for statement in found if statement.message == turn.place)
+        sentences_left = _as_it_stands(number, turns, known)
+        # Of a message that was listed, what names something that none of its facts does.
+        found += [s for s in sentences_left if not told] or [
+            replace(s, before=()) for s in sentences_left if _names(s.text) - _words(told)
+        ]
+        known |= _words(turn.text)
     return tuple(sorted(found, key=lambda statement: statement.message))
+
+
+def _words(text: str) -> set[str]:
+    return {folded(word) for word in WORD.findall(text)}
+
+
+def _names(text: str) -> set[str]:
+    """Names, numbers and codes; of German, whose nouns look like names, the numbers."""
+    return {folded(word) for word in verbatim(text) if not word.isalpha() or nearest(text).names}
 
 
 def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[Statement]:
@@ -89,7 +106,7 @@ def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[S
     before = tuple((one.said_by, one.dated) for one in turns[max(0, number - SHOWN_BEFORE) : number])
     found = []
     for sentence in sentences(turn.dated):
-        named = {folded(word) for word in verbatim(sentence)} - known
+        named = _names(sentence) - known
         new = bool(named) or bool(caseless(sentence))
         silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS)) and not new
         if not silent and _size(sentence) >= (1 if before and before[-1][1].endswith(ASKS) else SHORTEST):

@@ -23,7 +23,7 @@ from ..inner.hooks import bind
 from ..memory.batch import MemoryBatch, MemoryForward, hooks_for
 from ..memory.gates import GateState
 from ..memory.projections import Placement
-from .writer import shared_prefix
+from .prefix_cache import worth_sharing
 
 
 class _Reached(Exception):
@@ -78,7 +78,7 @@ class Student:
         What all of them begin with is read once.
         """
         # Below the lowest layer there is no past to go on from.
-        shared = shared_prefix(lessons) if self.placement.index else 0
+        shared = worth_sharing(lessons) if self.placement.index else 0
         past = DynamicCache(config=self.model.config)
         begun = [self._capture([lessons[0][:shared]], past)[0]] if shared else []
         found: dict[int, Tensor] = {}

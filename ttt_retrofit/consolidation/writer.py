@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     Cache,
-    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedTokenizerBase,
@@ -23,10 +22,9 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
-from ..util.texts import common_beginning, end_tokens
+from ..util.texts import end_tokens
+from .prefix_cache import PrefixCache, worth_sharing
 
-# Prompts that share a beginning of fewer tokens than this are not worth a forward of their own for it.
-SHARED_PREFIX = 16
 # Of so many answers, those that have ended leave the batch when they are half of it.
 MANY = 8
 
@@ -91,13 +89,14 @@ class Writer:
         model: Any,
         tokenizer: PreTrainedTokenizerBase,
         check: Callable[[], None] = lambda: None,
-        cache: Callable[[], Cache] | None = None,
+        cache: Callable[[], Any] | None = None,
         **forwarded: Any,
     ) -> None:
         """`cache` makes an empty one for the model; `forwarded` goes to every forward, such as memories."""
         self.model, self.tokenizer, self.check = model, tokenizer, check
-        self.cache = cache or (lambda: DynamicCache(config=model.config))
+        self.cache = cache
         self.forwarded = forwarded
+        self.prefixes = PrefixCache(model)  # of a model that carries nothing from one prompt to the next
         self.tokens = 0  # processed so far
         self.ends = end_tokens(model, tokenizer)
 
@@ -132,6 +131,19 @@ class Writer:
             answers |= dict(zip(chosen, found))
         return [answers[index] for index in range(len(prompts))]
 
+    @torch.no_grad()
+    def scored(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], batch: int = 32, kept: int = 20
+    ) -> list[Answer]:
+        """Answers of somebody else, with this model's logits. A token that is not the likeliest for it is certain."""
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]) + len(answers[index]))
+        found: dict[int, Answer] = {}
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            some = self._scored([list(prompts[i]) for i in chosen], [list(answers[i]) for i in chosen], kept)
+            found |= dict(zip(chosen, some))
+        return [found[index] for index in range(len(prompts))]
+
     def text(self, answer: Answer) -> str:
         return str(self.tokenizer.decode(list(answer.ids), skip_special_tokens=True)).strip()
 
@@ -147,7 +159,7 @@ class Writer:
         self.check()
         model, device = self.model, self.model.device
         ends = self.ends | (self._line_breaks() if line else set())
-        shared = shared_prefix(prompts)
+        shared, cache = self._begun(prompts)
         width = max(len(prompt) for prompt in prompts)
         fill = next(iter(sorted(self.ends)), 0)
         # Padding stands between what all prompts share and what is their own.
@@ -156,13 +168,9 @@ class Writer:
         mask = torch.tensor(
             [[1] * shared + [0] * gap + [1] * (len(p) - shared) for p, gap in zip(prompts, gaps)], device=device
         )
-        cache = None
-        if shared:
-            cache = self.cache()
-            begun = ids[:1, :shared]
-            model(input_ids=begun, past_key_values=cache, use_cache=True, logits_to_keep=1, **self.forwarded)
+        if cache is not None and shared and len(prompts) > 1:
             cache.batch_repeat_interleave(len(prompts))
-        processed = shared + sum(len(prompt) - shared for prompt in prompts)
+        processed = sum(len(prompt) - shared for prompt in prompts)
         rows = list(range(len(prompts)))  # that are still being written
         texts: list[list[int]] = [[] for _ in prompts]
         sure: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]  # (steps, K) each
@@ -201,10 +209,59 @@ class Writer:
         self.tokens += processed
         return [_cut(text, noted, ends) for text, noted in zip(texts, sure)]
 
+    def _begun(self, prompts: list[list[int]]) -> tuple[int, Cache | None]:
+        """How many tokens all prompts begin with, and a cache that holds them."""
+        if self.cache is None:
+            before = self.prefixes.tokens
+            begun = self.prefixes.begun(prompts)
+            self.tokens += self.prefixes.tokens - before
+            return begun
+        shared = worth_sharing(prompts)
+        if not shared:
+            return 0, None
+        cache = self.cache()
+        ids = torch.tensor([prompts[0][:shared]], device=self.model.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1, **self.forwarded)
+        self.tokens += shared
+        return shared, cache
+
+    def _scored(self, prompts: list[list[int]], answers: list[list[int]], kept: int) -> list[Answer]:
+        self.check()
+        shared, cache = self._begun(prompts)
+        texts = [prompt[shared:] + answer for prompt, answer in zip(prompts, answers)]
+        width = max(map(len, texts))
+        ids = torch.tensor([text + [0] * (width - len(text)) for text in texts], device=self.model.device)
+        mask = torch.tensor([[1] * (shared + len(t)) + [0] * (width - len(t)) for t in texts], device=self.model.device)
+        if cache is not None and shared and len(prompts) > 1:
+            cache.batch_repeat_interleave(len(prompts))
+        hidden = self.model(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True,
+            logits_to_keep=max(map(len, answers)) + width - min(map(len, texts)) + 1, **self.forwarded,
+        ).logits  # fmt: skip
+        self.tokens += sum(map(len, texts))
+        first = width - hidden.shape[1]  # place of the first logits
+        found = []
+        for row, (text, answer) in enumerate(zip(texts, answers)):
+            before = len(text) - len(answer) - 1 - first
+            logprobs = hidden[row, before : before + len(answer)].float().log_softmax(-1)
+            found.append(_certain_where_unlikely(answer, logprobs, kept))
+        return found
+
     def _line_breaks(self) -> set[int]:
         texts = ("\n", ".\n", "?\n", "\n\n", ".\n\n", "?\n\n")
         found = {token for text in texts for token in self.tokenizer.encode(text, add_special_tokens=False)[-1:]}
         return {token for token in found if "\n" in self.tokenizer.decode([token])}
+
+
+def _certain_where_unlikely(answer: list[int], logprobs: Tensor, kept: int) -> Answer:
+    """An answer with the likeliest tokens (N, V) in each place; alone where another one would be likelier."""
+    given = torch.tensor(answer, device=logprobs.device)
+    values, indices = logprobs.topk(min(kept, logprobs.shape[-1]))
+    other = indices[:, 0] != given
+    indices[other, 0] = given[other]
+    values[other] = -torch.inf
+    values[other, 0] = 0.0
+    return Answer(tuple(answer), indices.int().cpu(), values.half().cpu())
 
 
 def _cut(text: list[int], sure: list[tuple[Tensor, Tensor]], ends: set[int]) -> Answer:
@@ -212,9 +269,3 @@ def _cut(text: list[int], sure: list[tuple[Tensor, Tensor]], ends: set[int]) -> 
     length = next((n for n, token in enumerate(text) if token in ends), len(text) - 1) + 1
     indices, logprobs = (torch.cat(parts)[:length] for parts in zip(*sure))
     return Answer(tuple(text[:length]), indices, logprobs)
-
-
-def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """How many tokens all prompts begin with; 0 where it is not worth a forward of its own."""
-    shared = len(common_beginning(prompts))
-    return shared if shared >= SHARED_PREFIX and len(prompts) > 1 else 0

@@ -26,6 +26,7 @@ from ..consolidation.control import Control, Progress
 from ..consolidation.facts.turns import day_of
 from ..consolidation.facts.writers import FactWriter, writer_of
 from ..consolidation.job import ConsolidationJob
+from ..consolidation.model_copies import plain_copy
 from ..consolidation.pieces import parse_context
 from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
@@ -321,7 +322,7 @@ class MemoryMixin(_Base):
             base=fingerprint(self),
             prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
             own_questions=tuple(questions or ()),
-            writer=writer_of(writer),
+            writer=_unconverted(writer_of(writer)),
             date=None if date is None else day_of(date, "date"),
             earlier=added_to,
         )
@@ -371,3 +372,10 @@ def _check_recipe(config: Any, changes: dict[str, Any]) -> None:
             f"consolidate() takes no {unknown}{did_you_mean(unknown, arguments)}. Beside its own arguments it takes "
             "the fields of ConsolidationConfig."
         )
+
+
+def _unconverted(writer: Any) -> Any:
+    """A converted model would carry what it reads from one prompt to the next, so its base writes."""
+    if isinstance(writer, tuple) and isinstance(writer[0], MemoryMixin):
+        return plain_copy(writer[0]), writer[1]
+    return writer

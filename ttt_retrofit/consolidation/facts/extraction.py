@@ -6,6 +6,7 @@ skip. What comes back is text, a fact a line; `checks` decide what of it is kept
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from importlib import resources
 from typing import Any
 
 from ...util.messages import Message
+from .checks import verbatim
 from .languages import shown
 from .related import Related, terms
 from .turns import Turn
@@ -22,6 +24,7 @@ from .writers import FactWriter
 
 WINDOW = 12  # messages that are read at a time
 BEFORE = 4  # messages shown before them, for what "it" and "yes" stand for
+TELLING = 3  # words of a message that may tell something by itself
 LONGEST = 600  # tokens of a list
 NOTHING = "-"
 LINE = re.compile(r"^\W*\[?(\d+)\]?[\s:.)-]+(.+)$")
@@ -46,16 +49,22 @@ def written_facts(
     progress(0, len(windows))
     found = _listed(windows, turns, writer, again=False)
     progress(len(windows), len(windows))
-    left = _left_over(windows, found)
+    left = _left_over(windows, turns, found)
     if left:
         found += _listed(left, turns, writer, again=True)
     return sorted(dict.fromkeys(found), key=lambda fact: fact.turn.place)
 
 
-def _left_over(windows: Sequence[Sequence[Turn]], found: Sequence[Written]) -> list[Sequence[Turn]]:
-    """Of every window the messages without a fact."""
+def _left_over(
+    windows: Sequence[Sequence[Turn]], turns: Sequence[Turn], found: Sequence[Written]
+) -> list[Sequence[Turn]]:
+    """Of every window the messages without a fact; a word or two tell something in answer to a question alone."""
     told = {fact.turn.place for fact in found}
-    left = [[turn for turn in window if turn.place not in told] for window in windows]
+    replies = {turn.place for before, turn in itertools.pairwise(turns) if before.asks}
+    left = [
+        [t for t in window if t.place not in told and (t.place in replies or len(terms(t.text)) >= TELLING)]
+        for window in windows
+    ]
     return [window for window in left if window]
 
 
@@ -91,23 +100,31 @@ def prompt(window: Sequence[Turn], before: Sequence[Turn] = (), *, again: bool =
 
 
 def read(answer: str, window: Sequence[Turn]) -> Iterator[Written]:
-    """The sentences of a list, each with the message that it shares most with: small writers miscount.
-
-    The message whose number it has is taken where it has a word of the sentence that the other one lacks, as the reply
-    to a question does, and where no message shares anything. Lines without a number are left out.
-    """
-    related = Related([turn.dated for turn in window])
+    """The sentences of a list, each with its message. Lines without a number are left out."""
+    related = Related([f"{turn.said_by} {turn.dated}" for turn in window])
     for line in answer.splitlines():
         match = LINE.match(line.strip())
         if match is None or match[2].strip() == NOTHING:
             continue
         text, number = match[2].strip(), int(match[1]) - 1
-        best = next(iter(related.to(text, 1)), None)
-        if 0 <= number < len(window):
-            lacks = set() if best is None else related.terms[best]
-            best = number if best is None or terms(text) & related.terms[number] - lacks else best
-        if best is not None:
-            yield Written(text, window[best])
+        place = _source(text, number if 0 <= number < len(window) else None, related)
+        if place is not None:
+            yield Written(text, window[place])
+
+
+def _source(text: str, number: int | None, related: Related) -> int | None:
+    """The message that a sentence is of, since small writers miscount: the one whose number it has, unless another has
+    more of its names, numbers and codes; or has all its words, and that one does not.
+    """
+    best = next(iter(related.to(text, 1)), None)
+    if number is None or best is None:
+        return best if number is None else number
+    names = {term for word in verbatim(text) for term in terms(word)}
+    named, better = names & related.terms[number], names & related.terms[best]
+    if len(better) > len(named):
+        return best
+    own = terms(text) & related.terms[number] - related.terms[best]
+    return number if len(named) > len(better) or own else best
 
 
 def _pair(asked: str, answered: str) -> list[Message]:

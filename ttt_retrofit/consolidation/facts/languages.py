@@ -10,12 +10,13 @@ import math
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import resources
 
-from .checks import caseless, folded
+from .checks import WORD, caseless, folded
 
 RUN = 3  # characters
+STEM = 3  # letters that forms of a pronoun share
 UNSEEN = 5e-5  # probability of a run that a block does not have
 PRIOR = 8.0  # nats in favour of the first block: a few words, or code, are of no language for sure
 
@@ -38,6 +39,59 @@ class Language:
         """All of it."""
         pairs = (*self.questions, self.document, *self.answers)
         return "\n".join([self.talk, self.facts, *(part for pair in pairs for part in pair), self.unknown])
+
+    @cached_property
+    def first_person(self) -> frozenset[str]:
+        """Words by which people speak of themselves, such as "my": of both the user's questions and facts, and of no
+        example that is told or answered by somebody else.
+        """
+        mine = Counter(_words(self._user_asks)) & Counter(_words(self._user_says))
+        others = [
+            line for line in (*self.talk.splitlines(), *self.facts.splitlines()) if line.startswith(("[4]", "[6]"))
+        ]
+        theirs = set(_words(" ".join([self._answered, *self.document, *others, *self.part_of.values()])))
+        return frozenset(word for word, count in mine.items() if count > 1 and word not in theirs)
+
+    @cached_property
+    def second_person(self) -> frozenset[str]:
+        """Words by which the user is spoken to, such as "your": several forms of them stand in the answers alone."""
+        others = {*_words(self._user_asks), *_words(self._user_says), *_words(" ".join(self.document))}
+        left = [word for word in _words(self._answered) if word not in others]
+        stems = Counter(word[:STEM] for word in left)
+        return frozenset(word for word in left if stems[word[:STEM]] > 1)
+
+    @property
+    def still(self) -> tuple[str, str]:
+        """What no longer is so, and the question whether it still is: the one that is answered second."""
+        question = self.answers[1][0]
+        return next((said, question) for said, asked in self.questions if question in asked)
+
+    @property
+    def no(self) -> str:
+        """How the question whether it still is so is answered."""
+        return self.answers[1][1]
+
+    @cached_property
+    def part_of(self) -> dict[str, str]:
+        """The part that each of the example questions asks for."""
+        lines = (line.partition("|") for _, asked in self.questions for line in asked.splitlines())
+        return {question.strip(): part.strip() for part, _, question in lines}
+
+    @property
+    def _user_asks(self) -> str:
+        return " ".join(lines for said, lines in self.questions if "Assistant" not in said.splitlines()[-1])
+
+    @property
+    def _user_says(self) -> str:
+        return " ".join(line for line in self.facts.splitlines() if not line.startswith(("[2]", "[6]")))
+
+    @property
+    def _answered(self) -> str:
+        return " ".join(answer for _, answer in self.answers[:2])
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in WORD.findall(folded(text)) if not caseless(word)]
 
 
 @cache

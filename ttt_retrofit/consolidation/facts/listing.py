@@ -16,7 +16,6 @@ from .writers import FactWriter
 
 SHORTEST = 3  # words of a fact that names nothing
 ELLIPTIC = 5  # words of a message that may not be understood alone
-ASKS = ("?", "？", "؟")
 SAID = 0.5  # share of words that must stand in the source: a fact is in its speaker's own words
 UNLIKE = 0.5  # share of characters that the source does not hold, in scripts without capitals
 
@@ -85,7 +84,7 @@ def borrowed(written: Written, turns: Sequence[Turn]) -> set[str]:
     own = f"{turn.said_by} {turn.dated}"
     if len(terms(own)) <= ELLIPTIC:
         return set()
-    if at and turns[at - 1].text.rstrip().endswith(ASKS):
+    if at and turns[at - 1].asks:
         own += f" {turns[at - 1].dated}"
     return of_others(written.text, own, [other.dated for other in turns])
 

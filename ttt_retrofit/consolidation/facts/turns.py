@@ -16,8 +16,10 @@ from ...errors import InputError, quoted
 from ...util.messages import text_of
 from .dates import with_days
 
-SPEAKERS = {"user": "User", "assistant": "Assistant", "tool": "Tool", "function": "Tool"}
+USER = "User"
+SPEAKERS = {"user": USER, "assistant": "Assistant", "tool": "Tool", "function": "Tool"}
 NAMED = ("user", "assistant")  # roles of those who may have a name
+ASKS = ("?", "？", "؟")
 SILENT = ("system", "developer")  # roles of the application
 
 
@@ -34,6 +36,11 @@ class Turn:
     def speaker(self) -> str:
         """As a fact names who said it: a role in lower case, a name as it is."""
         return speaker_of(self.said_by)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it ends with a question, which the next message may answer in a word."""
+        return self.text.rstrip().endswith(ASKS)
 
     @cached_property
     def dated(self) -> str:

@@ -118,6 +118,11 @@ class EndpointWriter:
             return list(pool.map(answer, prompts))
 
 
+def first_line(text: str) -> str:
+    """Of what was written, where one line was asked for."""
+    return next(iter(text.strip().splitlines()), "").strip()
+
+
 def writer_of(given: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase] | FactWriter | None:
     """The writer that was given, checked; a URL becomes an `EndpointWriter`, of the model behind its "#".
 

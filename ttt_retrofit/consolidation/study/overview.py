@@ -11,9 +11,8 @@ from ...util.prompt_formatter import PromptFormatter
 from ..control import Control
 from ..facts.checks import missing, verbatim
 from ..pieces import Context
-from ..prompts import Prompts, fill
-from ..writer import Writer
-from .answers import BATCH, with_reading
+from ..prompts import fill
+from .asking import Asking
 from .lessons import certain
 from .studied import Studied
 
@@ -21,18 +20,10 @@ MOST_TOKENS = 128  # of what is retold
 SUMMARY_TOKENS = 40  # of each piece's
 
 
-def overview(
-    context: Context,
-    studied: Studied,
-    teacher: Writer,
-    formatter: PromptFormatter,
-    prompts: Prompts,
-    control: Control,
-) -> list[Lesson]:
+def overview(context: Context, studied: Studied, asking: Asking, control: Control) -> list[Lesson]:
     """One lesson for each way to ask for all of a context, all with the same answer."""
-    told = (
-        _told(studied, teacher) if context.conversation else _summed_up(context, teacher, formatter, prompts, control)
-    )
+    formatter, prompts = asking.formatter, asking.prompts
+    told = _told(studied, formatter) if context.conversation else _summed_up(context, asking, control)
     if not told:
         return []
     asked, reply = prompts.overview_document, prompts.overviewed_document
@@ -42,7 +33,7 @@ def overview(
     return [certain("overview", formatter.asked(question), answer) for question in asked]
 
 
-def _told(studied: Studied, teacher: Writer) -> list[str]:
+def _told(studied: Studied, formatter: PromptFormatter) -> list[str]:
     """The statements that hold and that something could be asked about, in order; those with names and numbers have
     precedence.
     """
@@ -51,19 +42,16 @@ def _told(studied: Studied, teacher: Writer) -> list[str]:
     chosen: list[int] = []
     left = MOST_TOKENS
     for number in sorted(numbers, key=lambda n: not verbatim(studied.statements[n].text)):
-        size = len(teacher.tokenizer(studied.statements[number].text, add_special_tokens=False).input_ids)
+        size = len(formatter.tokenizer(studied.statements[number].text, add_special_tokens=False).input_ids)
         if size <= left:
             chosen.append(number)
             left -= size
     return [studied.statements[number].text for number in sorted(chosen)]
 
 
-def _summed_up(
-    context: Context, teacher: Writer, formatter: PromptFormatter, prompts: Prompts, control: Control
-) -> list[str]:
+def _summed_up(context: Context, asking: Asking, control: Control) -> list[str]:
     """A sentence about each of the first pieces; one that names what its piece does not is left out."""
     pieces = list(context.pieces[: MOST_TOKENS // SUMMARY_TOKENS])
     control.at("overview", 0, len(pieces))
-    asked = [with_reading(piece, prompts.summarise, formatter, prompts) for piece in pieces]
-    written = [teacher.text(a) for a in teacher.answer(asked, SUMMARY_TOKENS, BATCH, kept=1, line=not formatter.chat)]
+    written = [asking.text(a) for a in asking.answers([asking.reading(p, asking.prompts.summarise) for p in pieces])]
     return [said for piece, said in zip(pieces, written) if verbatim(said) and not missing(said, [piece])]

@@ -13,17 +13,18 @@ from functools import cache
 from importlib import resources
 
 from ...util.messages import Message
-from ..facts.checks import WORD, caseless, folded, missing, verbatim
+from ..facts.checks import WORD, caseless, folded, missing
 from ..facts.languages import Language, nearest
 from ..facts.related import APOSTROPHE, of_others
-from ..facts.writers import FactWriter
+from ..facts.turns import USER
+from ..facts.writers import FactWriter, first_line
 from ..statements import TEXT, Statement
+from .parts import names_in, parts_of, telling, without
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
 ALIKE = 0.85  # questions about one statement that share more of their words than this are one question
 PART = "|"
-NOT_TOLD = "…"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class QuestionDraft:
     statement: int  # the statement it is about, -1 for none
     part: str = ""  # of the statement, that its answer holds; empty where nobody knows
     by_user: bool = False
-    held_out: bool = False  # for verification
+    still: bool = False  # asks whether something is as before, which it is not
+    held_out: bool = False  # may be asked in verification, and not studied
 
 
 def ask(
@@ -44,40 +46,111 @@ def ask(
     wordings: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[QuestionDraft]:
-    """Questions about every statement, in several wordings; then about names and numbers that none asked for."""
-    prompts = [prompt(statement, languages) for statement in statements]
-    sources = [statement.source for statement in statements]
+    """Questions about every statement: freely written ones, which may be held out, and those for each of its parts."""
+    progress(0, wordings + 1)
+    free = ask_freely(statements, writer, languages, 0)
+    parts = _parts(statements, free)
+    told = [statements[number].told for number, _ in parts]
     found: list[QuestionDraft] = []
-    for wording in range(max(wordings, 1)):
-        progress(wording, max(wordings, 1) + 1)
-        found += _written(writer.complete(prompts, LONGEST, seed=wording), statements, found, sources)
-    left = [(number, word) for number, word in _unasked(statements, found)]
-    if left:
-        progress(max(wordings, 1), max(wordings, 1) + 1)
-        parts = [asking_for(word, statements[number], languages) for number, word in left]
-        for (number, word), text in zip(left, writer.complete(parts, LONGEST // 2, seed=0)):
-            question = next(iter(text.strip().splitlines()), "")
-            found += _written([f"{word} {PART} {question}"], [statements[number]], found, sources, number)
-    return found
+    for wording in range(wordings):
+        progress(wording + 1, wordings + 1)
+        if wording and wording == wordings - 1:  # "Where does my wife work?", of a wife who was told of by her name
+            told = [_nameless(statements[number], part) for number, part in parts]
+        prompts = [asking_for(part, text, statements[number], languages) for (number, part), text in zip(parts, told)]
+        found += _for_parts(parts, prompts, statements, writer, wording)
+    found = distinct(found)
+    return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
 
 
-def ask_again(
-    statements: Sequence[Statement],
+def _nameless(statement: Statement, part: str) -> str:
+    """A statement without its names but for a part; of German, whose nouns look like names, as it is."""
+    others = [name for name in parts_of(statement.text) if part not in name]
+    return without(statement.told, others if nearest(statement.source).names else [])
+
+
+def _for_parts(
     parts: Sequence[tuple[int, str]],
+    prompts: Sequence[Sequence[Message]],
+    statements: Sequence[Statement],
     writer: FactWriter,
-    languages: Sequence[Language],
     seed: int,
 ) -> list[QuestionDraft]:
-    """One question for each of the parts (statement, part), by another prompt than `ask`: for verification."""
-    asked = [asking_for(part, statements[number], languages) for number, part in parts]
-    texts = writer.complete(asked, LONGEST // 2, seed=seed)
-    found = []
-    for (number, part), text in zip(parts, texts):
-        question = next(iter(text.strip().splitlines()), "").strip()
-        draft = QuestionDraft(question, number, part, held_out=True)
-        if is_sound(draft, statements[number], [statement.source for statement in statements]):
-            found.append(draft)
+    """The sound ones of the questions that are written for given parts."""
+    sources = [statement.source for statement in statements]
+    texts = writer.complete(prompts, LONGEST // 2, seed=seed) if prompts else []
+    drafts = [QuestionDraft(first_line(text), number, part) for (number, part), text in zip(parts, texts)]
+    return [draft for draft in drafts if is_sound(draft, statements[draft.statement], sources)]
+
+
+def _told_apart(
+    drafts: Sequence[QuestionDraft],
+    statements: Sequence[Statement],
+    writer: FactWriter,
+    languages: Sequence[Language],
+) -> list[QuestionDraft]:
+    """More questions where two statements were asked for different parts in the very same words: of two people of one
+    name, say. Whoever writes them reads the statement without the names that both have.
+    """
+    same: dict[str, dict[int, str]] = {}
+    for draft in drafts:
+        same.setdefault(folded(draft.text), {}).setdefault(draft.statement, draft.part)
+    found: dict[tuple[int, str], list[Message]] = {}
+    for asked in same.values():
+        for number, part in asked.items():
+            others = [n for n, other in asked.items() if n != number and folded(other) != folded(part)]
+            shared = [name for name in parts_of(statements[number].text) for n in others if name in statements[n].text]
+            if shared:
+                told = without(statements[number].told, shared)
+                found[number, part] = asking_for(part, told, statements[number], languages)
+    return [draft for seed in (0, 1) for draft in _for_parts([*found], [*found.values()], statements, writer, seed)]
+
+
+def ask_freely(
+    statements: Sequence[Statement], writer: FactWriter, languages: Sequence[Language], seed: int
+) -> list[QuestionDraft]:
+    """Questions about every statement, each for a part that the writer chooses, by a prompt of its own."""
+    sources = [statement.source for statement in statements]
+    answers = writer.complete([prompt(statement, languages) for statement in statements], LONGEST, seed=seed)
+    found: dict[tuple[int, str], QuestionDraft] = {}
+    for number, (answer, statement) in enumerate(zip(answers, statements)):
+        for draft in drafts_of(answer, number):
+            if is_sound(draft, statement, sources):
+                found.setdefault((number, folded(draft.text)), draft)
+    return distinct([*found.values()])
+
+
+def _parts(statements: Sequence[Statement], free: Sequence[QuestionDraft]) -> list[tuple[int, str]]:
+    """What is asked for of each statement: its names and numbers, and what was freely asked for; of one without either,
+    the words that say what it is about.
+    """
+    names = names_in([statement.source for statement in statements])
+    found: list[tuple[int, str]] = []
+    for number, statement in enumerate(statements):
+        parts = parts_of(statement.text, names)
+        known = {folded(part) for part in parts}
+        parts += [d.part for d in free if d.statement == number and not any(folded(d.part) in one for one in known)]
+        parts = parts or [*telling(statement.text)][-2:]
+        found += [(number, part) for part in dict.fromkeys(parts)]
     return found
+
+
+def ask_whether_still(
+    numbers: Sequence[int], statements: Sequence[Statement], writer: FactWriter, languages: Sequence[Language]
+) -> list[QuestionDraft]:
+    """Whether what a statement ends is still so."""
+    prompts = [whether_still(statements[number], languages) for number in numbers]
+    texts = writer.complete(prompts, LONGEST // 2) if prompts else []
+    drafts = [QuestionDraft(first_line(text), number, still=True) for number, text in zip(numbers, texts)]
+    return [d for d in drafts if d.text and not missing(d.text, [statements[d.statement].source])]
+
+
+def whether_still(statement: Statement, languages: Sequence[Language]) -> list[Message]:
+    """The prompt for it; of every language there is one example."""
+    messages: list[Message] = [{"role": "system", "content": _asked()["instruction_for_still"].strip()}]
+    for language in languages:
+        said, question = language.still
+        messages += [{"role": "user", "content": said}, {"role": "assistant", "content": question}]
+    return [*messages, {"role": "user", "content": statement.told}]
 
 
 def prompt(statement: Statement, languages: Sequence[Language]) -> list[Message]:
@@ -89,8 +162,8 @@ def prompt(statement: Statement, languages: Sequence[Language]) -> list[Message]
     return [*messages, {"role": "user", "content": statement.told}]
 
 
-def asking_for(part: str, statement: Statement, languages: Sequence[Language]) -> list[Message]:
-    """The prompt for one question whose answer is a given part."""
+def asking_for(part: str, told: str, statement: Statement, languages: Sequence[Language]) -> list[Message]:
+    """The prompt for one question whose answer is a given part of a statement, after all that is told."""
     asked = _asked()
     messages = [{"role": "system", "content": asked["instruction_for_one"].strip()}]
     for language in languages:
@@ -98,7 +171,7 @@ def asking_for(part: str, statement: Statement, languages: Sequence[Language]) -
             for line in lines.splitlines()[:2]:
                 one, _, question = line.partition(PART)
                 messages += [_one(said, one.strip()), {"role": "assistant", "content": question.strip()}]
-    return [*messages, _one(statement.told, part)]
+    return [*messages, _one(told, part)]
 
 
 def _one(told: str, part: str) -> Message:
@@ -110,31 +183,12 @@ def _asked() -> dict[str, str]:
     return tomllib.loads((resources.files(__package__) / "questions.toml").read_text("utf-8"))
 
 
-def _written(
-    answers: Sequence[str],
-    statements: Sequence[Statement],
-    known: Sequence[QuestionDraft],
-    sources: Sequence[str],
-    first: int = 0,
-) -> list[QuestionDraft]:
-    """The sound questions of the answers that are not known yet; answer n is about statement `first` + n."""
-    found: list[QuestionDraft] = []
-    asked = {(draft.statement, folded(draft.text)) for draft in known}
-    for number, (answer, statement) in enumerate(zip(answers, statements), first):
-        for draft in drafts_of(answer, number):
-            key = (number, folded(draft.text))
-            if key not in asked and is_sound(draft, statement, sources):
-                asked.add(key)
-                found.append(draft)
-    return found
-
-
 def drafts_of(answer: str, statement: int) -> Iterator[QuestionDraft]:
     """The lines of an answer that are a part, a bar and a question."""
     for line in answer.splitlines():
         part, bar, question = line.partition(PART)
         if bar and part.strip() and question.strip():
-            yield QuestionDraft(question.strip(), statement, part.strip(" \"'“”«»"))
+            yield QuestionDraft(question.strip(), statement, part.strip(" \"'“”«»"), held_out=True)
 
 
 def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] = ()) -> bool:
@@ -143,21 +197,23 @@ def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] 
     sources : of all statements, by which it is told that a question speaks of somebody else's.
     """
     source, asked, part = folded(statement.source), folded(draft.text), folded(draft.part)
-    told = part in source and bool(WORD.search(part))
+    language = nearest(f"{statement.source} {draft.text}")
+    told = part in source and not language.first_person.issuperset(WORD.findall(part))
     return (
         told
         and not gives(asked, part)
         and len(draft.text) <= MOST
         and len(WORD.findall(draft.text)) + len(caseless(draft.text)) > 1
-        and not _unsaid(draft.text, statement.source)
+        and not unsaid(draft.text, statement.source, language)
         and not of_others(draft.text, statement.source, sources)
+        # Who is to ask it does not speak to the user.
+        and (statement.said_by != USER or language.second_person.isdisjoint(WORD.findall(asked)))
     )
 
 
-def _unsaid(question: str, source: str) -> list[str]:
+def unsaid(question: str, source: str, language: Language) -> list[str]:
     """The names and numbers of a question that nobody told; of German, whose nouns look like names, the numbers."""
-    unsaid = missing(question, [source])
-    return unsaid if nearest(f"{source} {question}").names else [word for word in unsaid if not word.isalpha()]
+    return [word for word in missing(question, [source]) if language.names or not word.isalpha()]
 
 
 def gives(asked: str, part: str) -> bool:
@@ -166,15 +222,6 @@ def gives(asked: str, part: str) -> bool:
         return part in asked
     words = {stem for word in WORD.findall(asked) for stem in (word, APOSTROPHE.split(word)[0])}
     return all(word in words for word in WORD.findall(part))
-
-
-def _unasked(statements: Sequence[Statement], found: Sequence[QuestionDraft]) -> Iterator[tuple[int, str]]:
-    """The names, numbers and codes of statements that no question asks for."""
-    for number, statement in enumerate(statements):
-        parts = " ".join(folded(draft.part) for draft in found if draft.statement == number)
-        for word in dict.fromkeys(verbatim(statement.text)):
-            if folded(word) not in parts:
-                yield number, word
 
 
 def distinct(drafts: Sequence[QuestionDraft]) -> list[QuestionDraft]:

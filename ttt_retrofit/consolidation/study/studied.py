@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
-from ...util.prompt_formatter import PromptFormatter
-from ..config import ConsolidationConfig
 from ..control import Control
-from ..facts.checks import folded, verbatim
-from ..facts.languages import nearest, shown
+from ..facts.checks import WORD, folded, verbatim
+from ..facts.languages import Language, nearest, shown
 from ..facts.listing import Listed, facts_of
 from ..facts.related import Related
+from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from ..pieces import Context
-from ..prompts import Prompts
 from ..statements import Statement, of_conversation
-from ..writer import Writer
-from .answers import Asking, Question, answer
-from .questions import ALIKE, QuestionDraft, ask, ask_again, distinct, resemblance
+from .answers import Answering, Question
+from .asking import Asking
+from .parts import parts_of
+from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, resemblance
 
-TRIES = 2  # of writing a question for verification that is not studied
+WORDINGS = 2  # that ask for the same, of which one can be spared
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Studied:
     def held_out(self) -> list[Question]:
         return [question for question in self.questions if question.held_out]
 
+    def covers(self, number: int) -> bool:
+        """Whether questions ask for all the names, numbers and codes that only this statement has."""
+        asked = {word for question in self.questions if question.statement == number for word in question.value}
+        return own_words(number, self.statements) <= asked
+
     @property
     def holding(self) -> list[Statement]:
         """The statements that hold at the end of the context."""
@@ -54,30 +58,45 @@ class Studying:
     """Who studies, and how."""
 
     context: Context
-    teacher: Writer
     writer: FactWriter
-    formatter: PromptFormatter
-    prompts: Prompts
-    config: ConsolidationConfig
+    asking: Asking
     control: Control
 
     def study(self, own_questions: Sequence[str]) -> Studied:
         """Own questions take the place of those that the writer writes."""
         statements, dropped = self._statements(listed=not own_questions)
+        outdated = self._outdated(statements) if self.context.conversation and not own_questions else {}
+        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.judge, self.control)
         if own_questions:
-            related = Related([statement.source for statement in statements])
-            near = {text: related.to(text, 1) for text in own_questions}
-            drafts = [QuestionDraft(t, near[t][0] if near[t] else -1, by_user=True) for t in own_questions]
-        else:
-            languages = shown(self.context.words)
-            written = ask(statements, self.writer, languages, self.config.wordings, self._at("questions"))
-            drafts = distinct(written)
-        asking = Asking(self.formatter, self.prompts, nearest(self.context.words))
-        found = answer(drafts, statements, self.context.pieces, self.teacher, asking, self.config, self.control)
-        outdated = _outdated(found.questions, found.moved)
-        held_out = () if own_questions else self._held_out(statements, found.questions, outdated, asking)
-        holding = [q for q in found.questions if q.statement not in outdated]
-        return Studied(statements, (*holding, *held_out), outdated, dropped)
+            own = answering.answer([self._own(text, statements) for text in own_questions])
+            return Studied(statements, tuple(own.questions), outdated, dropped)
+        written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
+        written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
+        answered = answering.answer(written)
+        questions, outdated = answered.questions, outdated | answered.overruled
+        left = without_one_held_out(questions, statements, outdated)
+        if left:
+            some = [statements[number] for number in left]
+            more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
+            questions += answering.answer(more).questions
+        return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped)
+
+    def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
+        """The statements that no longer hold at the end, each with the last one that says so."""
+        told = [(s.message, s.said_by, s.understood) for s in statements]
+        return self.judge.changed(told, self._at("changes"))
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.writer)
+
+    @cached_property
+    def languages(self) -> Sequence[Language]:
+        return shown(self.context.words)
+
+    def _own(self, text: str, statements: Sequence[Statement]) -> QuestionDraft:
+        near = Related([statement.source for statement in statements]).to(text, 1)
+        return QuestionDraft(text, near[0] if near else -1, by_user=True)
 
     def _statements(self, listed: bool) -> tuple[tuple[Statement, ...], int]:
         """Facts that the writer lists, or a document's sentences; of too many, those with names and numbers."""
@@ -85,50 +104,53 @@ class Studying:
         if self.context.conversation:
             found = facts_of(self.context.turns, self.writer, self._at("facts")) if listed else Listed((), ())
             statements, dropped = of_conversation(self.context.turns, found), len(found.dropped)
-        if len(statements) > self.config.most_statements:
+        if len(statements) > self.asking.config.most_statements:
             telling = sorted(range(len(statements)), key=lambda n: not verbatim(statements[n].text))
-            statements = tuple(statements[n] for n in sorted(telling[: self.config.most_statements]))
+            statements = tuple(statements[n] for n in sorted(telling[: self.asking.config.most_statements]))
         return statements, dropped
-
-    def _held_out(
-        self, statements: Sequence[Statement], studied: Sequence[Question], outdated: dict[int, int], asking: Asking
-    ) -> list[Question]:
-        """A question for every statement that holds, by another prompt, worded as none that is studied."""
-        parts = {q.statement: " ".join(sorted(q.value)) for q in reversed(studied) if q.statement not in outdated}
-        wanted = {number: _as_written(part, statements[number]) for number, part in parts.items() if number >= 0}
-        languages = shown(self.context.words)
-        texts: dict[int, list[str]] = {}
-        for question in studied:
-            texts.setdefault(question.statement, []).append(question.text)
-        found: dict[int, Question] = {}
-        for seed in range(1, TRIES + 1):
-            left = [(number, part) for number, part in wanted.items() if number not in found]
-            if not left:
-                break
-            drafts = ask_again(statements, left, self.writer, languages, seed)
-            new = [d for d in drafts if all(resemblance(d.text, t) <= ALIKE for t in texts[d.statement])]
-            given = answer(new, statements, self.context.pieces, self.teacher, asking, self.config, self.control)
-            found |= {q.statement: replace(q, held_out=True) for q in given.questions if q.statement in wanted}
-        return [found[number] for number in sorted(found)]
 
     def _at(self, stage: str) -> Callable[[int, int], None]:
         return partial(self.control.at, stage)
 
 
-def _as_written(value: str, statement: Statement) -> str:
-    """A value as its statement writes it, where the words stand together; else its first word."""
-    at = folded(statement.text).find(value)
-    if at >= 0 and len(folded(statement.text)) == len(statement.text):
-        return statement.text[at : at + len(value)]
-    words = value.split()
-    return next((word for word in statement.text.split() if folded(word).strip(".,;:!?") in words), value)
+def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> Iterator[Question]:
+    """The questions, of which one of each statement is held out: worded by another prompt and as none that is studied;
+    else one of several that ask for the same. It asks for what only this statement says, where one does. What else may
+    be held out is studied.
+    """
+    for number, some in _by_statement(questions).items():
+        own = own_words(number, statements) if number >= 0 else set()
+        studied = [question for question in some if not question.held_out]
+        others = [question for question in some if question.held_out and _otherwise(question, studied)]
+        same = Counter(question.value for question in studied)
+        spare = [question for question in reversed(studied) if same[question.value] >= WORDINGS]
+        chosen = next((q for q in (*others, *spare) if q.value & own), next(iter((*others, *spare)), None))
+        for question in some:
+            yield replace(question, held_out=question is chosen)
 
 
-def _outdated(questions: Sequence[Question], moved: Sequence[tuple[int, int]]) -> dict[int, int]:
-    """Statements of which every answer is given by a later one, each with the one that gives most."""
-    holding = {question.statement for question in questions}
-    later: dict[int, Counter[int]] = {}
-    for statement, by in moved:
-        if statement not in holding:
-            later.setdefault(statement, Counter())[by] += 1
-    return {statement: counts.most_common(1)[0][0] for statement, counts in later.items()}
+def own_words(number: int, statements: Sequence[Statement]) -> set[str]:
+    """The words of names, numbers and codes that one statement has and no other one."""
+    others = {word for n, other in enumerate(statements) if n != number for word in WORD.findall(folded(other.source))}
+    parts = parts_of(statements[number].text) if nearest(statements[number].source).names else []
+    return {word for part in parts for word in WORD.findall(folded(part))} - others
+
+
+def without_one_held_out(
+    questions: Sequence[Question], statements: Sequence[Statement], outdated: Collection[int]
+) -> list[int]:
+    """The statements that hold and of which no question can be held out."""
+    found = _by_statement([question for question in held_out(questions, statements) if question.held_out])
+    return [number for number in range(len(statements)) if number not in outdated and number not in found]
+
+
+def _by_statement(questions: Sequence[Question]) -> dict[int, list[Question]]:
+    found: dict[int, list[Question]] = {}
+    for question in questions:
+        found.setdefault(question.statement, []).append(question)
+    return found
+
+
+def _otherwise(question: Question, others: Sequence[Question]) -> bool:
+    """Whether it is worded as none of the others."""
+    return all(resemblance(question.text, other.text) <= ALIKE for other in others)

@@ -1,0 +1,49 @@
+"""What of a statement is asked for: its names, numbers and codes, and what a writer takes from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from ..facts.checks import PRONOUN, WORD, folded, verbatim
+from ..facts.languages import nearest
+from ..facts.related import common, terms
+
+JOINED = re.compile(r"[ \u00a0]|\. ")  # between the words of one name: "Harlow Bakery", "Prof. Klein", "14 March"
+
+
+def parts_of(text: str, names: frozenset[str] = frozenset()) -> list[str]:
+    """The names, numbers and codes of a statement as it writes them, words of one name together.
+
+    names : folded words that are known to be names, though a sentence begins with one.
+    """
+    told = set(verbatim(text))
+    found: list[tuple[int, int]] = []
+    for match in WORD.finditer(text):
+        if PRONOUN.fullmatch(match[0]) or not (match[0] in told or folded(match[0]) in names):
+            continue
+        if found and JOINED.fullmatch(text[found[-1][1] : match.start()]):
+            found[-1] = (found[-1][0], match.end())
+        else:
+            found.append(match.span())
+    return list(dict.fromkeys(text[first:last] for first, last in found))
+
+
+def names_in(texts: Sequence[str]) -> frozenset[str]:
+    """The names of texts, folded: those that stand within a sentence tell those at the beginning of one."""
+    return frozenset(folded(word) for text in texts for word in verbatim(text))
+
+
+def without(text: str, names: Sequence[str]) -> str:
+    """A text that leaves names out: "My brother lives in Lyon." says whose city it is without one."""
+    for name in names:
+        text = re.sub(rf"\s*(?<!\w){re.escape(name)}(?!\w)", "", text)
+    return text
+
+
+def telling(text: str) -> Iterator[str]:
+    """The words that say what a statement is about: those that are not of any text in its language."""
+    of_any = common(nearest(text))
+    for word in WORD.findall(text):
+        if not PRONOUN.fullmatch(word) and not terms(word) <= of_any:
+            yield word
