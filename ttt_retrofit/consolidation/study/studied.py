@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from ..control import Control
-from ..facts.checks import verbatim
+from ..facts.checks import folded, verbatim
 from ..facts.languages import Language, shown
 from ..facts.listing import Listed, facts_of
 from ..facts.related import Related
@@ -69,9 +69,9 @@ class Studying:
         questions = answering.answer(written)
         left = without_one_held_out(questions, len(statements), outdated)
         if left:
-            some = [statements[number] for number in left]
+            some, known = [statements[number] for number in left], {folded(question.text) for question in questions}
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
-            questions += answering.answer(more)
+            questions += answering.answer([draft for draft in more if folded(draft.text) not in known])
         return Studied(statements, tuple(held_out(questions)), outdated, dropped)
 
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
