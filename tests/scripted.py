@@ -33,7 +33,7 @@ class Scripted:
 
     def _one(self, *prompt: Message) -> str:
         *before, last = prompt
-        if before and before[0]["role"] == "system" or self.says is None:
+        if (before and before[0]["role"] == "system") or self.says is None:
             still = before and "whether it is still as it was" in " ".join(before[0]["content"].split())
             self.asked.append(STILL * bool(still) + last["content"])
             return self.write(self.asked[-1])

@@ -76,9 +76,9 @@ class Studying:
         questions, outdated = answered.questions, outdated | answered.overruled
         left = without_one_held_out(questions, statements, outdated)
         if left:
-            some = [statements[number] for number in left]
+            some, known = [statements[number] for number in left], {folded(question.text) for question in questions}
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
-            questions += answering.answer(more).questions
+            questions += answering.answer([draft for draft in more if folded(draft.text) not in known]).questions
         return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped)
 
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
