@@ -1,7 +1,9 @@
-"""What the teacher answers is studied where it holds what was told, moves to a later statement, or is dropped."""
+"""Answers are studied where they hold what was told; what is outdated is answered from the later statement."""
+
+import dataclasses
 
 import pytest
-from scripted import CONTROL, Formatter, Teacher
+from scripted import CONTROL, HIDDEN, SUPPORTS, Formatter, Scripted, Teacher
 from words import tokenizer
 
 from ttt_retrofit import ConsolidationConfig
@@ -10,7 +12,8 @@ from ttt_retrofit.consolidation.facts.related import Related, of_others, terms
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.statements import TEXT, Statement
 from ttt_retrofit.consolidation.study import answers as module
-from ttt_retrofit.consolidation.study.answers import Asking, answer, conversation, given_by
+from ttt_retrofit.consolidation.study.answers import Answering, given_by
+from ttt_retrofit.consolidation.study.asking import Asking, conversation
 from ttt_retrofit.consolidation.study.questions import QuestionDraft
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
@@ -23,11 +26,21 @@ TOLD = [
 ]
 
 
-def answered(says, *drafts, statements=TOLD, pieces=(), control=CONTROL, **settings):
-    asking = Asking(Formatter(WORDS), PROMPTS, languages()[0])
+def asking_of(teacher, writer=None, formatter=None, language=None, **settings):
+    formatter, language = formatter or Formatter(WORDS), language or languages()[0]
+    return Asking(teacher, writer, formatter, PROMPTS, language, ConsolidationConfig(**settings))
+
+
+def questions_of(says, *drafts, statements=TOLD, outdated=None, pieces=(), judge=lambda asked: "1", control=CONTROL):
+    """The questions, and the teacher that answered them."""
     teacher = Teacher(says)
-    found = answer(drafts, statements, pieces, teacher, asking, ConsolidationConfig(**settings), control)
-    return [(q.text, set(q.value), q.statement) for q in found.questions], found.moved, teacher
+    answering = Answering(statements, outdated or {}, pieces, asking_of(teacher), Scripted(judge), control)
+    return answering.answer(drafts), teacher
+
+
+def answered(says, *drafts, **settings):
+    found, teacher = questions_of(says, *drafts, **settings)
+    return [(q.text, set(q.value), q.statement) for q in found], teacher.asked
 
 
 DOG = QuestionDraft("What is my dog called?", 1, "Bolt")
@@ -35,51 +48,93 @@ WORK = QuestionDraft("Where do I work?", 0, "Harlow Bakery")
 
 
 def test_an_answer_that_holds_the_part_is_studied_by_it():
-    found, moved, teacher = answered(lambda asked, told: "Your dog is called Bolt.", DOG)
-    assert found == [(DOG.text, {"bolt"}, 1)] and not moved and teacher.asked == [DOG.text]
+    found, asked = answered(lambda asked, told: "Your dog is called Bolt.", DOG)
+    assert found == [(DOG.text, {"bolt"}, 1)] and asked == [DOG.text]
 
 
-def test_an_answer_from_a_later_statement_moves_the_question_to_it():
-    found, moved, _ = answered(lambda asked, told: "You work for Volta Works." if "Volta" in told else "", WORK)
-    assert found == [(WORK.text, {"volta", "works"}, 2)] and moved == ((0, 2),)
+def test_a_question_is_answered_from_its_own_statement_alone():
+    def says(asked, told):
+        return "You work at Harlow Bakery." if "Harlow" in told and "Volta" not in told else "You work."
+
+    assert answered(says, WORK) == ([(WORK.text, {"harlow", "bakery"}, 0)], [WORK.text])
+
+
+def test_of_a_statement_that_is_outdated_questions_are_answered_from_the_last_one_that_changes_it():
+    told = [*TOLD, Statement("I left Volta Works and sing in Leeds.", "User", message=3)]
+    found, _ = answered(
+        lambda asked, told: "You sing in Leeds." if "sing" in told and "quit" not in told else "At Harlow Bakery.",
+        QuestionDraft("Where do I sing or work?", 0, "Harlow Bakery"),
+        statements=told,
+        outdated={0: 2, 2: 3},
+    )
+    assert found == [("Where do I sing or work?", {"leeds"}, 3)]
 
 
 @pytest.mark.parametrize("says", ["Your dog is called Rex.", "Your dog is 7 years old.", "", "Bolt, bought in 2019."])
 def test_an_answer_that_names_what_nobody_told_is_dropped(says):
-    found, moved, teacher = answered(lambda asked, told: says, DOG)
-    assert found == [] and not moved
-    assert teacher.asked == [DOG.text] * 2, "asked again with its own statement alone"
+    found, asked = answered(lambda asked, told: says, DOG)
+    assert found == []
+    assert asked == [DOG.text, f"{DOG.text}{HIDDEN}Bolt"], "asked again with the part in view"
 
 
-def test_what_was_missed_among_other_statements_is_asked_with_its_own_alone():
+def test_an_answer_that_missed_the_part_is_given_again_with_it_in_view_and_decides_on_nothing():
+    draft = dataclasses.replace(WORK, held_out=True)
+
     def says(asked, told):
-        return "You work at Harlow Bakery." if "Volta" not in told else "You work."
+        return "You work at Harlow Bakery." if HIDDEN in asked else "You work."
 
-    assert answered(says, WORK)[0] == [(WORK.text, {"harlow", "bakery"}, 0)]
-
-
-def test_a_question_that_is_about_two_statements_is_answered_by_one():
-    drafts = [WORK, QuestionDraft(WORK.text, 2, "Volta Works")]
-    found, _, _ = answered(lambda asked, told: "You work for Volta Works.", *drafts)
-    assert found == [(WORK.text, {"volta", "works"}, 2)]
+    (question,), _ = questions_of(says, draft)
+    assert (question.text, set(question.value), question.held_out) == (WORK.text, {"harlow", "bakery"}, False)
 
 
-def test_a_question_that_two_statements_answer_in_two_ways_moves_to_the_later_one():
+@pytest.mark.parametrize(
+    ("says", "decides"), [("You work at Harlow Bakery.", True), ("You work at Harlow Bakery in Leeds.", False)]
+)
+def test_a_question_decides_where_its_answer_names_nothing_but_what_it_is_judged_by(says, decides):
+    (question,), _ = questions_of(lambda asked, told: says, dataclasses.replace(WORK, held_out=True))
+    assert question.held_out is decides
+    (question,), _ = questions_of(lambda asked, told: says, WORK)
+    assert not question.held_out
+
+
+def test_the_writer_drops_answers_that_do_not_say_what_was_told():
+    judged = []
+
+    def judge(asked):
+        assert SUPPORTS.fullmatch(asked)
+        judged.append(asked)
+        return "-" if "had" in asked else "1 yes"
+
+    said = {DOG.text: "Your dog was called Bolt, you had him once.", WORK.text: "You work at Harlow Bakery."}
+    found, _ = answered(lambda asked, told: said[asked.split(HIDDEN)[0]], DOG, WORK, judge=judge)
+    assert found == [(WORK.text, {"harlow", "bakery"}, 0)]
+    assert judged[0] == f"Told: {TOLD[1].text}\nQuestion: {DOG.text}\nAnswer: {said[DOG.text]}"
+
+
+@pytest.mark.parametrize(
+    ("says", "kept"), [("No, you quit your job there.", True), ("You quit it.", False), ("Yes, you do.", False)]
+)
+def test_whether_what_no_longer_holds_is_still_so_is_answered_with_no(says, kept):
+    draft = QuestionDraft("Do I still work at Harlow Bakery?", 2, still=True)
+    found, asked = answered(lambda asked, told: says, draft)
+    assert found == ([(draft.text, {"no"}, 2)] if kept else []) and asked == [draft.text]
+
+
+def test_a_question_that_two_statements_answer_in_two_ways_is_answered_by_the_later_one():
     told = [Statement("The code is 3308.", "User"), Statement("The code is 7145 now.", "User", message=1)]
     drafts = [QuestionDraft("What is the code?", number, part) for number, part in enumerate(("3308", "7145"))]
-    answers = {"The code is 3308.": "It is 3308.", "The code is 7145 now.": "It is 7145."}
 
     def says(asked, before):
-        read = [answer for said, answer in answers.items() if said in before]
-        return read[0] if len(read) == 1 else ""  # confused by both
+        return "It is 3308." if "3308" in before else "It is 7145."
 
-    found, moved, _ = answered(says, *drafts, statements=told)
-    assert found == [("What is the code?", {"7145"}, 1)] and moved == ((0, 1),)
+    for order in (drafts, drafts[::-1]):
+        assert answered(says, *order, statements=told)[0] == [("What is the code?", {"7145"}, 1)]
+    assert answered(says, *drafts, statements=told, outdated={0: 1})[0] == [("What is the code?", {"7145"}, 1)]
 
 
 def test_a_user_s_own_question_is_answered_from_all_that_was_said_and_kept_without_an_answer():
     own = [QuestionDraft("Where do I work now?", 0, by_user=True), QuestionDraft("Who is Runa?", -1, by_user=True)]
-    found, _, _ = answered(lambda asked, told: "At Volta Works." if "work" in asked else "Nobody knows.", *own)
+    found, _ = answered(lambda asked, told: "At Volta Works." if "work" in asked else "Nobody knows.", *own)
     assert found == [("Where do I work now?", {"volta", "works"}, 0), ("Who is Runa?", set(), -1)]
     assert answered(lambda asked, told: "At Saab.", own[0])[0] == [(own[0].text, set(), 0)]
 
@@ -87,19 +142,18 @@ def test_a_user_s_own_question_is_answered_from_all_that_was_said_and_kept_witho
 def test_a_question_about_a_document_is_answered_from_its_piece_and_then_from_the_sentence():
     statements = [Statement("The mill burnt down in 1843.", TEXT), Statement("Orlov fled to Riga.", TEXT, piece=1)]
     pieces, seen = ["The mill burnt down in 1843.", "He sang. Orlov fled to Riga."], []
-    asking = Asking(Formatter(), PROMPTS, languages()[0])
     asked = QuestionDraft("Where did Orlov flee to?", 1, "Riga")
-    answer([asked], statements, pieces, Teacher(lambda question, told: seen.append(question) or ""), asking,
-           ConsolidationConfig(), CONTROL)  # fmt: skip
+    questions_of(lambda question, told: seen.append(question) or "", asked, statements=statements, pieces=pieces)
     assert ["He sang." in question for question in seen] == [True, False]
     assert all("Orlov fled to Riga." in question and asked.text in question for question in seen)
 
 
-def test_a_budget_of_seconds_ends_it_after_the_first_batch(monkeypatch):
+def test_a_budget_of_seconds_ends_every_reading_after_its_first_batch(monkeypatch):
     monkeypatch.setattr(module, "BATCH", 1)
     spent = type("Spent", (), {"at": lambda *now: None, "spent": lambda self: 0.9})()
-    found, _, teacher = answered(lambda asked, told: "Bolt." if "dog" in asked else "Leeds.", DOG, WORK, control=spent)
-    assert len(found) == 1 and teacher.asked == [DOG.text]
+    more = QuestionDraft("In which town do I work?", 0, "Leeds")
+    found, asked = answered(lambda asked, told: "Bolt." if "dog" in asked else "", DOG, WORK, more, control=spent)
+    assert len(found) == 1 and asked == [DOG.text, f"{WORK.text}{HIDDEN}Harlow Bakery"]
 
 
 def test_what_the_user_says_twice_in_a_row_is_acknowledged():
@@ -131,25 +185,68 @@ def test_what_an_answer_gives_are_names_and_numbers_of_its_source_or_else_its_wo
 
 
 def test_the_examples_of_answers_are_in_the_language_of_the_conversation():
-    asking = Asking(Formatter(), PROMPTS, nearest("Meine Schwester wohnt in Köln."))
-    *_, told, acknowledged, asked = asking.prompt(DOG, TOLD[1:2], (), False)
-    assert (told["content"], acknowledged["content"], asked["content"]) == (TOLD[1].text, "OK.", DOG.text)
-    assert {"role": "assistant", "content": "Deine Nichte heißt Klara."} in asking._examples()
+    asking = asking_of(None, language=nearest("Meine Schwester wohnt in Köln."))
+    asked = asking.about(TOLD[1:2], DOG.text)
+    *examples, told, acknowledged = asked.before
+    assert (told["content"], acknowledged["content"], asked.question) == (TOLD[1].text, "OK.", DOG.text)
+    assert {"role": "assistant", "content": "Deine Nichte heißt Klara."} in examples
+    assert not any(HIDDEN in message["content"] for message in examples)
+
+
+def test_with_a_part_in_view_the_examples_have_theirs_in_view_too():
+    asked = asking_of(None).about(TOLD[1:2], DOG.text, DOG.part)
+    assert asked.question == f"{DOG.text}{HIDDEN}Bolt"
+    hints = [m["content"] for m in asked.before if m["role"] == "user" and HIDDEN in m["content"]]
+    assert f"What is my niece called?{HIDDEN}Klara" in hints and len(hints) == len(languages()[0].answers)
 
 
 def test_an_earlier_question_is_asked_anew_after_its_answer_and_what_was_said_since():
-    asking = Asking(Formatter(), PROMPTS, languages()[0])
-    *_, asked, before, told, _, again = asking.again("Where do I work?", "In Leeds.", TOLD[2:])
-    assert [m["content"] for m in (asked, before, told, again)] == [
-        "Where do I work?", "In Leeds.", TOLD[2].text, "Where do I work?",
-    ]  # fmt: skip
+    asked = asking_of(None).again("Where do I work?", "In Leeds.", TOLD[2:])
+    assert [m["content"] for m in asked.before[-4:]] == ["Where do I work?", "In Leeds.", TOLD[2].text, "OK."]
+    assert asked.question == "Where do I work?"
 
 
 @pytest.mark.parametrize("chat", [True, False])
 def test_prompts_are_token_ids_with_and_without_a_chat_template(chat):
-    asking = Asking(PromptFormatter(tokenizer(chat), PROMPTS.plain), PROMPTS, languages()[0])
-    prompts = [asking.prompt(DOG, TOLD, (), False), asking.again(DOG.text, "Bolt.", TOLD)]
-    assert all(isinstance(token, int) for ids in prompts for token in ids)
+    asking = asking_of(None, formatter=PromptFormatter(tokenizer(chat), PROMPTS.plain))
+    asked = [asking.about(TOLD, DOG.text), asking.again(DOG.text, "Bolt.", TOLD), asking.about(TOLD, "?", "Bolt")]
+    assert all(isinstance(token, int) for one in asked for token in asking._ids(one))
+
+
+class Noting(Teacher):
+    """Notes the tokens that no answer may have, and whose answers it scored."""
+
+    def __init__(self):
+        super().__init__(lambda asked, told: "Bolt.")
+        self.never, self.scored_of = [], []
+
+    def answer(self, prompts, *how, never=(), **named):
+        self.never += [set(never)] * len(prompts)
+        return super().answer(prompts, *how, **named)
+
+    def scored(self, prompts, answers, *how):
+        self.scored_of += [prompt[-1]["content"] for prompt in prompts]
+        return super().scored(prompts, answers, *how)
+
+
+def test_the_teacher_does_not_speak_as_the_user_about_what_the_user_said():
+    teacher = Noting()
+    asking = asking_of(teacher)
+    mine = set(WORDS("my", add_special_tokens=False).input_ids)
+    assert mine <= asking.speakers
+    told = [Statement("Runa has Bolt.", "Assistant"), TOLD[1]]
+    assert asking.answers([asking.about([one], DOG.text) for one in told]) == ["Bolt."] * 2
+    assert teacher.never == [set(), set(asking.speakers)]
+
+
+def test_another_writer_answers_and_the_teacher_scores_it():
+    teacher, said = Noting(), {"a": "Your dog is Bolt.\nAnd more", "b": "My dog is Bolt.", "c": "My dog is Bolt."}
+    writer = Scripted(str, says=lambda asked, told: said[asked])
+    asking = asking_of(teacher, writer)
+    asked = [asking.about(TOLD[1:2], "a"), asking.about(TOLD[1:2], "b"), asking.about([Statement("Bolt", TEXT)], "c")]
+    # What speaks as the user, having read what the user said, is no answer.
+    assert asking.answers(asked) == ["Your dog is Bolt.", "", "My dog is Bolt."]
+    assert teacher.scored_of == ["a", "b", "c"] and teacher.asked == [] and writer.answered == ["a", "b", "c"]
 
 
 def test_answers_are_studied_without_thoughts_where_the_template_can_leave_them_out():

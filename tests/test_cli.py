@@ -262,7 +262,7 @@ def test_a_chat_keeps_turns_and_obeys_commands(base, tmp_path):
 def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monkeypatch):
     from ttt_retrofit_cli import output
     from ttt_retrofit_cli.chat import chat
-    from ttt_retrofit_cli.options import ModelOptions, RecipeOptions
+    from ttt_retrofit_cli.options import ModelOptions, RecipeOptions, ReviewOptions
 
     monkeypatch.setattr("ttt_retrofit_cli.chat.PATIENCE", 0.0)
 
@@ -280,7 +280,8 @@ def test_a_chat_consolidates_while_nobody_types(base, questions, tmp_path, monke
     seen = []
     monkeypatch.setattr(out, "remark", seen.append)
     options = ModelOptions(window=64, settings=["chunk_size=8"], device="cpu")
-    chat(out, base, RecipeOptions(questions=Path(questions), recipe=QUICK), options, tmp_path, max_new_tokens=4)
+    chat(out, base, RecipeOptions(questions=Path(questions), recipe=QUICK), options, ReviewOptions(), tmp_path,
+         max_new_tokens=4)  # fmt: skip
     assert any("consolidating older turns" in line for line in seen)
     assert any("accepted:" in line for line in seen) and any("Remembered, oldest first" in line for line in seen)
     assert len(Memory.load(tmp_path / "saved").names()) == 1

@@ -6,7 +6,6 @@ What a random model learns of them is nothing; `test_consolidate_real.py` has th
 import dataclasses
 
 import pytest
-import torch
 from consolidated import CONFIG
 from converted import speaker
 from scripted import script
@@ -14,9 +13,6 @@ from words import tokenizer
 
 from ttt_retrofit import Cancelled, Memory
 from ttt_retrofit.consolidation import verify
-from ttt_retrofit.consolidation.cached_writer import CachedWriter
-from ttt_retrofit.consolidation.writer import Answer
-from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 TALK = [
     {"role": "system", "content": "the code is 7719 ."},
@@ -42,37 +38,24 @@ QUESTIONS = {
     "Lucien": "Leeds | where lives Marek ?\nLucien | who lives in Leeds ?",
 }
 AGAIN = {"Bolt": "who is my dog ?", "Leeds": "what has the museum in it ?", "Braga": "where is Marek now ?"}
+CHANGES = {"lives in Antwerp": "lives in Braga"}
+STILL = {"Braga": "lives Marek in Antwerp ?"}
 
 
 def says(asked, told):
-    """A teacher that reads what it is asked about."""
+    """Answers out of what was told last."""
+    if asked == STILL["Braga"]:
+        return "no , Marek now lives in Braga ."
     if "dog" in asked:
-        return "my dog is called Bolt ."
+        return "my dog is called Bolt ." if "dog" in told else "Otto ."
     if "museum" in asked:
         return "the museum is in Leeds ."
     place = next((place for place in ("Leeds", "Braga", "Antwerp") if f"lives in {place}" in told), "Runa")
     return f"Marek lives in {place} ." if "Marek" in asked else "Otto ."
 
 
-@pytest.fixture(scope="module", autouse=True)
-def teaching():
-    """The teacher's answers are by `says`, and sure."""
-    words = tokenizer()
-    formatter = PromptFormatter(words, "")
-
-    def answer(self, prompts, longest, *how, **named):
-        found = []
-        for prompt in prompts:
-            text = words.decode(list(prompt), skip_special_tokens=True).replace(" assistant", "")
-            told, _, asked = text.rpartition("user ")
-            ids = formatter.said(says(asked, told))
-            sure = torch.tensor(ids, dtype=torch.int32)[:, None], torch.zeros(len(ids), 1, dtype=torch.float16)
-            found.append(Answer(tuple(ids), *sure))
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(CachedWriter, "answer", answer)
-        yield
+def scripted(facts=FACTS, questions=QUESTIONS, again=AGAIN):
+    return script(facts, questions, again, CHANGES, STILL, says)
 
 
 @pytest.fixture
@@ -82,15 +65,13 @@ def model():
 
 def consolidate(model, directory, context=TALK, writer=None, **changes):
     settings = {"budget": {"steps": 2}, "config": CONFIG, "work_dir": directory, "date": "2026-03-05", **changes}
-    return model.consolidate(
-        context, tokenizer=tokenizer(), writer=writer or script(FACTS, QUESTIONS, AGAIN), **settings
-    )
+    return model.consolidate(context, tokenizer=tokenizer(), writer=writer or scripted(), **settings)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """What a writer was asked about the talk, and the memory of it."""
-    writer = script(FACTS, QUESTIONS, AGAIN)
+    writer = scripted()
     return writer, consolidate(speaker(), tmp_path_factory.mktemp("work"), writer=writer)
 
 
@@ -150,7 +131,7 @@ LATER_FACTS = {"Lucien": "Marek and Lucien lives in Leeds ."}
 def test_a_later_context_supersedes_a_fact_and_takes_its_lesson_away(model, tmp_path):
     config = dataclasses.replace(CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False))  # every gate is open
     first = consolidate(model, tmp_path, config=config)
-    writer = script(LATER_FACTS, QUESTIONS, {"Leeds": "where is Lucien ?", "Lucien": "who is in Leeds ?"})
+    writer = scripted(LATER_FACTS, QUESTIONS, {"Leeds": "where is Lucien ?", "Lucien": "who is in Leeds ?"})
     second = consolidate(model, tmp_path, LATER, writer, config=config, date="2026-05-01")
     facts = by_text(second)
     new = facts["Marek and Lucien lives in Leeds ."]
@@ -176,7 +157,7 @@ def test_facts_are_saved_and_forgotten_with_the_memory(made, tmp_path):
 
 @pytest.mark.slow
 def test_a_cancelled_study_asks_the_writer_for_nothing_twice(model, tmp_path):
-    writer, again = script(FACTS, QUESTIONS, AGAIN), script(FACTS, QUESTIONS, AGAIN)
+    writer, again = scripted(), scripted()
     whole = consolidate(model, tmp_path / "whole", writer=writer)
     model.reset_memory()
 
@@ -194,13 +175,13 @@ def test_a_cancelled_study_asks_the_writer_for_nothing_twice(model, tmp_path):
 
 @pytest.mark.slow
 def test_a_document_has_questions_and_no_facts(model, tmp_path):
-    writer = script({}, {"museum": "Leeds | where is the museum ?"}, {"Leeds": "what has the museum in it ?"})
+    writer = scripted({}, {"museum": "Leeds | where is the museum ?"}, {"Leeds": "what has the museum in it ?"})
     memory = consolidate(model, tmp_path, "the old museum is in Leeds .", writer)
     assert memory.facts(None) == [] and memory.report.facts == 0 and memory.report.questions == 1
     assert memory.entries[0].sources[0].kind == "text"
 
 
 def test_what_a_script_cannot_ask_about_is_not_accepted(model, tmp_path):
-    memory = consolidate(model, tmp_path, writer=script({}, {}))
+    memory = consolidate(model, tmp_path, writer=scripted({}, {}, {}))
     assert not memory.report.accepted and "no question about the context" in memory.report.reason
     assert memory.entries == () and model.memory is None

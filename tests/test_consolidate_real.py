@@ -37,6 +37,15 @@ ASKED = {
     "What is my dog called?": "biscuit",
     "What is the name of my dog?": "biscuit",
 }
+
+
+def says(asked, told):
+    """Answers out of what was told last."""
+    if "dog" in asked:
+        return "Your dog is called Biscuit."
+    return f"The code of the garage is {'7145' if '7145' in told else '3308'}."
+
+
 WRITER = script(
     facts={
         "3308": "The code of the garage is 3308.",
@@ -45,9 +54,12 @@ WRITER = script(
     },
     questions={
         "3308": "3308 | What is the code of the garage?",
-        "Biscuit": "Biscuit | What is my dog called?\nBiscuit | What is the name of my dog?",
-        "7145": "7145 | What is the code of the garage?\n7145 | What is the garage code?",
+        "Biscuit": "Biscuit | What is my dog called?",
+        "7145": "7145 | What is the code of the garage?",
     },
+    again={"Biscuit": "What is the name of my dog?", "7145": "What is the garage code?"},
+    changes={"3308": "7145"},
+    says=says,
 )
 # Fewer reference questions than the library's: a minute and a half on two cores.
 PROMPTS = Prompts.load()

@@ -97,3 +97,37 @@ def test_the_language_of_a_short_text_is_found(code, text):
 def test_the_nearest_language_is_shown_last_and_the_first_one_beside_it():
     assert [one.code for one in shown("Mein Hund heißt Bolt.")] == ["en", "de"]
     assert [one.code for one in shown("My dog is called Bolt.")] == ["en"]
+
+
+@pytest.mark.parametrize(
+    ("code", "mine", "yours", "neither"),
+    [
+        ("en", {"i", "my"}, {"you", "your"}, {"have", "no", "is", "klara", "the"}),
+        ("de", {"ich", "meine"}, {"du", "dein", "deine"}, {"an", "klara", "nicht", "es"}),
+        ("es", {"mi"}, {"tu"}, {"no", "ya", "mas", "klara"}),
+        ("fr", {"ma"}, {"tu"}, {"a", "plus"}),
+    ],
+)
+def test_words_of_who_speaks_and_who_is_spoken_to_are_told_by_the_examples(code, mine, yours, neither):
+    language = BLOCKS[code]
+    assert mine <= language.first_person and yours <= language.second_person
+    assert language.first_person.isdisjoint(language.second_person | yours | neither)
+    assert language.second_person.isdisjoint(mine | neither)
+
+
+@pytest.mark.parametrize("code", ["zh", "ja"])
+def test_scripts_without_spaces_have_no_words_of_persons(code):
+    assert BLOCKS[code].first_person == BLOCKS[code].second_person == frozenset()
+
+
+def test_a_word_of_one_person_is_of_no_example_of_the_other(language):
+    assert language.first_person.isdisjoint(language.second_person)
+    said = {word for _, answer in language.answers for word in re.findall(r"\w+", folded(answer))}
+    assert language.first_person.isdisjoint(said - language.first_person)
+    assert all(len(word) < 12 for word in language.first_person | language.second_person)
+
+
+def test_a_block_shows_what_no_longer_is_so_with_its_no_and_a_part_for_every_answered_question(language):
+    told, question = language.still
+    assert told.startswith("User: ") and (question, language.no) == language.answers[1]
+    assert all(folded(language.part_of[asked]) in folded(language.text) for asked, _ in language.answers)

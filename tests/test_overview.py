@@ -5,11 +5,14 @@ from types import SimpleNamespace
 import pytest
 from words import tokenizer
 
+from ttt_retrofit import ConsolidationConfig
+from ttt_retrofit.consolidation.facts.languages import languages
 from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.statements import of_conversation
 from ttt_retrofit.consolidation.study import overview as module
 from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.overview import overview
 from ttt_retrofit.consolidation.study.studied import Studied
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
@@ -36,6 +39,10 @@ class Teacher:
         return self.says
 
 
+def asking(teacher):
+    return Asking(teacher, None, FORMATTER, PROMPTS, languages()[0], ConsolidationConfig())
+
+
 CONTEXT = parse_context([{"role": "user", "content": text} for text in TOLD], WORDS, 64, "2026-03-09")
 
 
@@ -43,7 +50,7 @@ def retold(*numbers, outdated=None):
     """The lessons where questions were asked about these statements."""
     questions = tuple(Question("?", frozenset({"x"}), None, number) for number in numbers)
     studied = Studied(of_conversation(CONTEXT.turns, None), questions, outdated or {})
-    return overview(CONTEXT, studied, Teacher(""), FORMATTER, PROMPTS, SimpleNamespace())
+    return overview(CONTEXT, studied, asking(Teacher("")), SimpleNamespace())
 
 
 def test_a_conversation_is_retold_word_by_word_and_in_order():
@@ -73,7 +80,7 @@ def test_a_document_is_summed_up_piece_by_piece_if_something_was_taken_from_it(s
     context = parse_context(" ".join(TOLD), WORDS, 12)
     teacher = Teacher(says)
     control = SimpleNamespace(at=lambda *args: None)
-    lessons = overview(context, Studied(context.statements), teacher, FORMATTER, PROMPTS, control)
+    lessons = overview(context, Studied(context.statements), asking(teacher), control)
     assert len(teacher.asked) == min(len(context.pieces), module.MOST_TOKENS // module.SUMMARY_TOKENS) > 1
     assert bool(lessons) == kept
     if kept:

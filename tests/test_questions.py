@@ -1,7 +1,7 @@
 """Questions that a model writes: each asks for a part of what was told, and those that do not are dropped."""
 
 import pytest
-from scripted import Scripted, script
+from scripted import HIDDEN, STILL, Scripted, script
 
 from benchmarks.harness.recollect import GENERAL
 from ttt_retrofit.consolidation.facts.languages import languages, shown
@@ -11,12 +11,14 @@ from ttt_retrofit.consolidation.study.questions import (
     PART,
     QuestionDraft,
     ask,
-    ask_again,
+    ask_freely,
+    ask_whether_still,
     asking_for,
     distinct,
     drafts_of,
     is_sound,
     prompt,
+    whether_still,
 )
 
 MIRELA = Statement("My sister Mirela moved to Braga in May.", "User")
@@ -62,34 +64,101 @@ def test_german_nouns_name_nothing_and_numbers_do():
 
 def test_lines_are_a_part_a_bar_and_a_question():
     found = drafts_of('"Braga" | Where is she?\nno bar\n | Where?\nMay |\nMirela|Who is it?', 3)
-    assert list(found) == [draft("Where is she?", "Braga", 3), draft("Who is it?", "Mirela", 3)]
+    assert [(one.text, one.part, one.statement) for one in found] == [
+        ("Where is she?", "Braga", 3), ("Who is it?", "Mirela", 3),
+    ]  # fmt: skip
 
 
-def test_a_statement_is_asked_about_in_several_wordings_and_no_question_twice():
-    writer = Scripted(lambda asked: f"Braga {PART} Where did my sister move to?\nMirela {PART} Who moved to Braga?")
+@pytest.mark.parametrize(
+    ("told", "question", "part", "to_user"),
+    [
+        (MIRELA.text, "Where did your sister move to?", "Braga", True),
+        (MIRELA.text, "Can you say where my sister is?", "Braga", True),
+        (MIRELA.text, "Where did my sister move to?", "Braga", False),
+        ("Meine Schwester wohnt in Köln.", "Wo wohnt deine Schwester?", "Köln", True),
+        ("Meine Schwester wohnt in Köln.", "Wo wohnt meine Schwester?", "Köln", False),
+        ("Mi hermana vive en Braga.", "¿Dónde vive tu hermana?", "Braga", True),
+        ("Mi hermana vive en Braga.", "¿Dónde vive mi hermana?", "Braga", False),
+        ("我的狗叫豆豆。", "我的狗叫什么？", "豆豆", False),
+    ],
+)
+def test_the_user_asks_and_is_not_asked(told, question, part, to_user):
+    assert is_sound(draft(question, part), Statement(told, "User")) is not to_user
+    assert is_sound(draft(question, part), Statement(told, "Assistant"))
+
+
+def test_a_question_that_speaks_of_somebody_else_is_dropped():
+    told = [Statement("My brother Alex lives in Boston.", "User"), Statement("My cousin Alex lives in Denver.", "User")]
+    sources = [statement.source for statement in told]
+    assert is_sound(draft("Where does my brother Alex live?", "Boston"), told[0], sources)
+    assert not is_sound(draft("Where does my cousin Alex live?", "Boston"), told[0], sources)
+
+
+FREE = f"Braga {PART} Where did my sister move to?\nBraga {PART} Where did my sister move to?"
+AGAIN = {"Mirela": "Which sister moved?\nand more", "Braga": "To which town?", "May": "When was it, in May?"}
+
+
+def test_every_part_is_asked_for_in_several_wordings_and_no_question_twice():
+    writer = script({}, {"Mirela": FREE}, AGAIN)
     found = ask([MIRELA], writer, ENGLISH, wordings=3)
-    assert [(one.text, one.part) for one in found] == [
-        ("Where did my sister move to?", "Braga"), ("Who moved to Braga?", "Mirela"),
+    assert found == [
+        draft("Where did my sister move to?", "Braga", held_out=True),
+        draft("Which sister moved?", "Mirela"),
+        draft("To which town?", "Braga"),
+    ]
+    told = f"User: {MIRELA.text}"
+    assert writer.asked == [told, *[f"{told}{HIDDEN}{part}" for part in ("Mirela", "Braga", "May")] * 3]
+
+
+def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_its_words_are():
+    writer = script({}, {"Mirela": f"My sister {PART} Who moved?\nBraga in {PART} Where?"}, {"My sister": "Who is it?"})
+    told = [MIRELA, Statement("I sing in the choir.", "User")]
+    found = ask(told, writer, ENGLISH, wordings=1)
+    assert [(one.part, one.text) for one in found] == [("My sister", "Who moved?"), ("My sister", "Who is it?")]
+    parts = [asked.rpartition(HIDDEN)[2] for asked in writer.asked if HIDDEN in asked]
+    assert parts == ["Mirela", "Braga", "May", "My sister", "sing", "choir"]
+
+
+def test_where_two_statements_are_asked_the_same_more_are_written_with_the_other_one_in_view():
+    told = [Statement("My brother Alex lives in Boston.", "User"), Statement("My cousin Alex lives in Denver.", "User")]
+    who = {"Boston": "brother", "Denver": "cousin"}
+
+    def write(asked):
+        before, _, part = asked.rpartition(HIDDEN)
+        if part not in who or not before:
+            return ""
+        return f"Where does my {who[part]} Alex live?" if "\n" in before else "Where does Alex live?"
+
+    writer = Scripted(write)
+    assert [(one.text, one.statement) for one in ask(told, writer, ENGLISH, wordings=1)] == [
+        ("Where does Alex live?", 0), ("Where does Alex live?", 1),
+        ("Where does my brother Alex live?", 0), ("Where does my cousin Alex live?", 1),
     ]  # fmt: skip
-    assert len(writer.asked) == 3 + 1  # and once for May
+    assert writer.asked[-2:] == [
+        f"User: {told[1].text}\nUser: {told[0].text}{HIDDEN}Boston",
+        f"User: {told[0].text}\nUser: {told[1].text}{HIDDEN}Denver",
+    ]
 
 
-def test_names_and_numbers_that_no_question_asked_for_are_asked_for_in_a_second_round():
-    writer = script({}, {"Mirela": f"Braga {PART} Where did my sister move to?"}, {
-        "Mirela": "Which sister moved?\nand more", "May": "In which month did she move to Braga in May?",
-    })  # fmt: skip
-    found = ask([Statement("I own a boat.", "User"), MIRELA], writer, ENGLISH, wordings=1)
-    assert [(one.statement, one.part, one.text) for one in found] == [
-        (1, "Braga", "Where did my sister move to?"), (1, "Mirela", "Which sister moved?"),
-    ]  # fmt: skip
-    assert writer.asked[-2:] == [f"User: {MIRELA.text}\n→ {part}" for part in ("Mirela", "May")]
+def test_free_questions_may_be_held_out_and_are_written_by_another_prompt():
+    found = ask_freely([MIRELA], script({}, {"Mirela": FREE}), ENGLISH, seed=1)
+    assert found == [draft("Where did my sister move to?", "Braga", held_out=True)]
+    assert asking_for("Braga", MIRELA.told, MIRELA, ENGLISH)[0] != prompt(MIRELA, ENGLISH)[0]
 
 
-def test_a_question_for_verification_is_written_by_another_prompt_and_held_out():
-    writer = script({}, {}, {"Braga": "In which town does my sister live now?", "May": "When?"})
-    found = ask_again([MIRELA], [(0, "Braga"), (0, "May")], writer, ENGLISH, seed=1)
-    assert found == [draft("In which town does my sister live now?", "Braga", held_out=True)]
-    assert asking_for("Braga", MIRELA, ENGLISH)[0] != prompt(MIRELA, ENGLISH)[0]
+def test_whether_something_is_still_so_is_asked_after_an_example_of_every_language():
+    told = [MIRELA, Statement("I sold my boat Pelican.", "User"), Statement("I sold my car.", "User")]
+    writer = script({}, {}, still={"boat": "Do I still have my boat?\nand more", "car": "Does Otto have my car?"})
+    found = ask_whether_still([1, 2], told, writer, ENGLISH)
+    assert found == [draft("Do I still have my boat?", "", 1, still=True)], "nobody told of Otto"
+    assert writer.asked == [f"{STILL}User: {one.text}" for one in told[1:]]
+    assert ask_whether_still([], told, Scripted(pytest.fail), ENGLISH) == []
+    both = shown("Mi hermana Mirela vive en Braga.")
+    assert [message["role"] for message in whether_still(MIRELA, both)] == [
+        "system",
+        *["user", "assistant"] * 2,
+        "user",
+    ]
 
 
 def test_examples_are_in_the_language_of_what_is_read_and_those_of_documents_for_documents():

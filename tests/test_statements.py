@@ -100,6 +100,29 @@ def test_a_repeated_name_is_not_new():
     ]
 
 
+def test_of_a_message_with_facts_the_sentences_that_name_something_else_stand_too():
+    message = "My dog Bolt is 3 years old. He met Rex in Graz. We sang all day. Bolt liked it."
+    found = told(("U", message), facts=[(0, "My dog is called Bolt.")])
+    assert found == [
+        (0, "User", "My dog is called Bolt.", 0),
+        (0, "User", "My dog Bolt is 3 years old.", 0),
+        (0, "User", "He met Rex in Graz.", 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "fact", "left"),
+    [
+        ("Mi perro se llama Bolt. Vive en Graz.", "Mi perro se llama Bolt.", ["Vive en Graz."]),
+        ("Mein Hund heißt Bolt. Er mag den Garten.", "Mein Hund heißt Bolt.", []),  # nouns are no names
+        ("Mein Hund heißt Bolt. Er wohnt in Haus 7.", "Mein Hund heißt Bolt.", ["Er wohnt in Haus 7."]),
+        ("我的狗叫豆豆。它住在7号楼。", "我的狗叫豆豆。", ["它住在7号楼。"]),
+    ],
+)
+def test_names_and_numbers_that_no_fact_has_are_found_in_any_language(message, fact, left):
+    assert [text for _, _, text, _ in told(("U", message), facts=[(0, fact)])] == [fact, *left]
+
+
 def test_what_a_tool_returned_is_told_and_days_are_those_of_the_message():
     statements = of_conversation(said(("T", '{"stop": "Mill Square"}'), ("U", "I have moved to Graz.")), None)
     assert [(s.said_by, s.said_at) for s in statements] == [("Tool", "2026-03-09"), ("User", "2026-03-09")]

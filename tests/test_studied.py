@@ -7,11 +7,14 @@ from scripted import CONTROL, Formatter, Scripted, Teacher, script
 from words import tokenizer
 
 from ttt_retrofit import ConsolidationConfig
+from ttt_retrofit.consolidation.facts.languages import nearest
 from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
+from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.lessons import GAP, with_gap
 from ttt_retrofit.consolidation.study.questions import ALIKE, resemblance
-from ttt_retrofit.consolidation.study.studied import Studying
+from ttt_retrofit.consolidation.study.studied import Studying, held_out, without_one_held_out
 from ttt_retrofit.consolidation.study.unknown import unanswered
 
 PROMPTS = Prompts.load()
@@ -30,21 +33,33 @@ QUESTIONS = {
     "for Volta": "Volta Power | Where do I work now?",
     "at Harlow": "Harlow Bakery | Where do I work?",
 }
-AGAIN = {"Bolt": "How do I call my dog?", "Volta": "Who do I work for?"}
+AGAIN = {"Bolt": "How do I call my dog?", "Volta Power": "Who do I work for?", "Harlow Bakery": "Where was I before?"}
+CHANGES = {"I work at Harlow": "I quit"}
+STILL = {"I quit": "Do I still work at Harlow Bakery?"}
 
 
 def says(asked, told):
+    if "still" in asked:
+        return "No, you quit."
+    if "before" in asked:
+        return "You quit at Harlow Bakery."
     if "dog" in asked:
         return "Your dog is called Bolt."
     return "You work for Volta Power." if "Volta" in told else "You work at Harlow Bakery."
 
 
-def study(own_questions=(), talk=TALK, writer=None, teacher=None, **settings):
+def studying(context, writer, teacher):
+    config = ConsolidationConfig(wordings=1)
+    asking = Asking(teacher, None, Formatter(tokenizer()), PROMPTS, nearest(context.words), config)
+    return Studying(context, writer, asking, CONTROL)
+
+
+def study(own_questions=(), talk=TALK, writer=None, **settings):
     context = parse_context(talk, tokenizer(), 256, "2026-03-09")
-    config = ConsolidationConfig(**{"wordings": 1, **settings})
-    writer = writer or script(FACTS, QUESTIONS, AGAIN)
-    studying = Studying(context, teacher or Teacher(says), writer, Formatter(tokenizer()), PROMPTS, config, CONTROL)
-    return studying.study(own_questions), writer
+    writer = writer or script(FACTS, QUESTIONS, AGAIN, CHANGES, STILL)
+    done = studying(context, writer, Teacher(says))
+    asking = dataclasses.replace(done.asking, config=dataclasses.replace(done.asking.config, **settings))
+    return dataclasses.replace(done, asking=asking).study(own_questions), writer
 
 
 def test_facts_are_asked_about_and_one_that_a_later_one_changes_is_outdated():
@@ -52,25 +67,67 @@ def test_facts_are_asked_about_and_one_that_a_later_one_changes_is_outdated():
     assert [statement.text for statement in studied.statements] == list(FACTS.values())
     assert studied.outdated == {0: 2}
     assert [(q.text, set(q.value), q.statement) for q in studied.asked if q.statement == 1] == [
-        ("What is my dog called?", {"bolt"}, 1)
+        ("How do I call my dog?", {"bolt"}, 1)
     ]
-    assert {q.statement for q in studied.questions} == {1, 2}, "nothing is asked about what no longer holds"
     assert [statement.text for statement in studied.holding] == list(FACTS.values())[1:]
+
+
+def test_what_was_asked_about_what_no_longer_holds_is_answered_by_what_does_and_so_is_whether_it_still_does():
+    studied, writer = study()
+    assert {q.statement for q in studied.questions} == {1, 2}
+    of = {q.text: set(q.value) for q in studied.questions if q.statement == 2}
+    assert of["Where do I work?"] == {"volta", "power"} and of["Do I still work at Harlow Bakery?"] == {"no"}
+    assert f"Still? User: {FACTS['I quit']}" in writer.asked
 
 
 def test_every_statement_is_asked_for_in_verification_by_a_question_that_is_not_studied():
     studied, _ = study()
-    assert {q.statement for q in studied.held_out} == {1, 2} and len(studied.held_out) == 2
-    for held_out in studied.held_out:
-        same = [q.text for q in studied.asked if q.statement == held_out.statement]
-        assert same and all(resemblance(held_out.text, text) <= ALIKE for text in same)
+    assert [q.text for q in studied.held_out] == ["What is my dog called?", "Where do I work now?"]
+    for held in studied.held_out:
+        same = [q.text for q in studied.asked if q.statement == held.statement]
+        assert same and all(resemblance(held.text, text) <= ALIKE for text in same)
 
 
 def test_a_question_for_verification_that_is_studied_already_is_tried_again_and_then_left():
-    writer = script(FACTS, QUESTIONS, {"Bolt": "What is my dog called?"})
+    writer = script(FACTS, QUESTIONS, {**AGAIN, "Bolt": "What is my dog called?"}, CHANGES)
     studied, _ = study(writer=writer)
-    assert [q.statement for q in studied.held_out] == []
-    assert sum(asked.endswith("→ Bolt") for asked in writer.asked) == 2
+    assert [q.statement for q in studied.held_out] == [2]
+    assert [q.text for q in studied.asked if q.statement == 1] == ["What is my dog called?"]
+    asked = [f"User: {fact}" for fact in FACTS.values()]
+    assert [writer.asked.count(one) for one in asked] == [1, 2, 1], "and not of what no longer holds"
+
+
+def test_what_no_writer_finds_changed_holds():
+    studied, _ = study(writer=script(FACTS, QUESTIONS, AGAIN))
+    assert studied.outdated == {} and studied.holding == [*studied.statements]
+
+
+def question(text, statement=0, value="x", held=False):
+    return Question(text, frozenset({value}), None, statement, held)
+
+
+def held(*questions):
+    return [q.text for q in held_out(questions) if q.held_out]
+
+
+def test_one_question_of_each_statement_is_held_out_the_first_that_may_be_and_is_worded_as_no_other():
+    free = question("Where does she live?", held=True), question("Who is in Braga?", held=True)
+    assert held(*free, question("In which town is her flat?")) == ["Where does she live?"]
+    assert held(*free, question("Where does she live ?")) == ["Who is in Braga?"]
+    assert held(*free, question("Which code?", 1), question("The code?", 1, held=True)) == [free[0].text, "The code?"]
+    assert held(free[0]) == [free[0].text]
+
+
+def test_of_several_studied_questions_for_the_same_the_last_can_be_spared():
+    asked = question("Where?"), question("What town?"), question("Who is there?", value="y")
+    assert held(*asked) == ["What town?"]
+    assert held(*asked[1:]) == [], "both are needed"
+    assert [q.held_out for q in held_out([asked[0], dataclasses.replace(asked[0], held_out=True)])] == [False, False]
+
+
+def test_statements_that_hold_and_have_no_question_to_hold_out_are_named():
+    asked = [question("Where?", held=True), question("Who?", 1), question("What?", 2)]
+    assert without_one_held_out(asked, 4, {2: 3}) == [1, 3]
 
 
 def test_own_questions_take_the_place_of_all_that_a_writer_writes():
@@ -98,14 +155,13 @@ def test_a_document_s_sentences_are_the_statements_and_no_facts_are_listed():
     writer = script({}, {"1843": "1843 | When did the old mill burn down?"}, {"1843": "In which year was the fire?"})
     text = "The old mill burnt down in 1843. Orlov fled to Riga with his brother."
     context = parse_context(text, tokenizer(), 256)
-    studying = Studying(context, Teacher(lambda asked, told: "In 1843."), writer, Formatter(tokenizer()), PROMPTS,
-                        ConsolidationConfig(wordings=1), CONTROL)  # fmt: skip
-    studied = studying.study(())
+    studied = studying(context, writer, Teacher(lambda asked, told: "In 1843.")).study(())
     assert [s.text for s in studied.statements] == [
         "The old mill burnt down in 1843.",
         "Orlov fled to Riga with his brother.",
     ]
-    assert [q.text for q in studied.asked] == ["When did the old mill burn down?"]
+    assert [q.text for q in studied.asked] == ["In which year was the fire?"]
+    assert [q.text for q in studied.held_out] == ["When did the old mill burn down?"]
     assert not any("[1]" in asked for asked in writer.asked)
 
 

@@ -5,12 +5,14 @@ When a fact is deleted, so are the lessons that depend on it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..memory.facts import Fact
 from .facts.checks import WORD, caseless, folded, verbatim
+from .facts.languages import nearest
+from .facts.related import common, terms
 
 
 def words(text: str) -> set[str]:
@@ -32,17 +34,23 @@ class Dependence:
     ----------
     own : of the context that is studied, by the number of the statement.
     earlier : of the memory that it adds to.
+    outdated : statements, each with the later one that changes it. What is asked of that may tell the earlier one.
     """
 
     own: Sequence[Fact]
     earlier: Sequence[Fact] = ()
+    outdated: Mapping[int, int] = field(default_factory=dict)
 
     def of(self, statements: Iterable[int], *texts: str) -> tuple[str, ...]:
         """Ids of what a lesson depends on that is about some statements, and tells these texts."""
-        about = [self.own[number] for number in statements if 0 <= number < len(self.own)]
+        numbers = [number for number in statements if 0 <= number < len(self.own)]
+        about = [self.own[number] for number in numbers]
         told = names(texts).difference(*(words(fact.text) for fact in about))
         lent = (fact_id for name in sorted(told) for fact_id in self._by_word.get(name, ()))
-        return tuple(dict.fromkeys([*(fact.id for fact in about), *lent]))
+        said = terms(" ".join(texts)).difference(*(terms(fact.text) for fact in about))
+        before = (self.own[old] for old, later in self.outdated.items() if later in numbers)
+        changed = (fact.id for fact in before if said & terms(fact.text) - common(nearest(fact.text)))
+        return tuple(dict.fromkeys([*(fact.id for fact in about), *lent, *changed]))
 
     @cached_property
     def _by_word(self) -> dict[str, list[str]]:

@@ -130,7 +130,7 @@ class Planning:
 
     def _dependence(self, studied: Studied) -> Dependence:
         earlier = () if self.others is None else self.others.facts(None)
-        return Dependence(facts_of(self.context, studied), earlier)
+        return Dependence(facts_of(self.context, studied), earlier, studied.outdated)
 
     def _lesson(self, question: Question, dependence: Dependence) -> Lesson:
         """With the facts that it depends on."""

@@ -64,10 +64,10 @@ def _stands(word: str, said: str, words: Collection[str], numbers: Collection[st
     if digits := DIGITS.findall(word):
         whole = bool(caseless(word)) or word in said
         return word in words or (whole and all(number in numbers for number in digits))
-    return any(_alike(word, other) for other in words)
+    return any(alike(word, other) for other in words)
 
 
-def _alike(one: str, other: str) -> bool:
+def alike(one: str, other: str) -> bool:
     """Whether two words are forms of one: the shorter begins the longer, but for its last letter (Klara, Klarze)."""
     beginning = max(4, min(len(one), len(other)) - 1)
     return one == other or (min(len(one), len(other)) >= 4 and one[:beginning] == other[:beginning])

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache, lru_cache
 
-from .checks import WORD, caseless, folded
+from .checks import WORD, alike, caseless, folded
 from .languages import Language, nearest
 
 APOSTROPHE = re.compile("['’]")  # "dog's", "l'eau"
@@ -28,8 +28,12 @@ def of_others(text: str, own: str, texts: Sequence[str]) -> set[str]:
 
     Words that a third of the texts have, or any text in their language, are of none in particular; so are characters.
     """
-    lent = (terms(text) - terms(own)) & _rare(tuple(texts))
-    return {term for term in lent if not caseless(term)} - common(nearest(text)) if lent else set()
+    mine = terms(own)
+    lent = (terms(text) - mine) & _rare(tuple(texts))
+    if not lent:
+        return set()
+    lent = {term for term in lent if not caseless(term)} - common(nearest(text))
+    return {term for term in lent if not any(alike(term, word) for word in mine)}
 
 
 @lru_cache(maxsize=4)  # every question about some statements is held against all of them

@@ -1,8 +1,8 @@
 """What is studied of the answers.
 
 A statement is understood alone, so a question about it is answered from it alone. The answer has to hold the part that
-was asked for; one that misses it is given again with that part in view. Where a statement no longer holds, the later one
-that says so is read, too.
+was asked for; one that misses it is given again with that part in view. Of a statement that no longer holds, the later
+one that says so is read too. The writer judges every answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from ..control import Control
 from ..facts.checks import WORD, caseless, folded, missing, verbatim
 from ..facts.informative import holds
-from ..facts.related import Related, terms
+from ..facts.related import Related
+from ..facts.verdicts import Judge
 from ..statements import TEXT, Statement
 from ..writer import Answer
 from .asking import BATCH, Asked, Asking
@@ -35,6 +36,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What came of some questions."""
+
+    questions: list[Question]
+    overruled: dict[int, int]  # statements that a later one answers otherwise, whatever is asked about them
+
+
+@dataclass(frozen=True)
 class Answering:
     """What questions are answered from."""
 
@@ -42,9 +51,10 @@ class Answering:
     outdated: Mapping[int, int]  # statements, each with the later one that changes it
     pieces: Sequence[str]  # of a document
     asking: Asking
+    judge: Judge
     control: Control
 
-    def answer(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
+    def answer(self, drafts: Sequence[QuestionDraft]) -> Answered:
         """Questions about statements of a conversation or a document, and those of a user about all of it.
 
         Where two statements answer the same words in two ways, the later one counts.
@@ -55,23 +65,38 @@ class Answering:
             *self._changed([draft for draft in about if draft.statement in self.outdated]),
         ]
         last = {folded(question.text): question for question in sorted(found, key=lambda q: q.statement)}
-        return [*last.values(), *self._by_user([draft for draft in drafts if draft.by_user])]
+        kept = [*last.values(), *self._by_user([draft for draft in drafts if draft.by_user])]
+        lost = {q.statement: last[folded(q.text)].statement for q in found if last[folded(q.text)].value != q.value}
+        left = {question.statement for question in kept}
+        return Answered(kept, {number: by for number, by in lost.items() if number not in left})
 
     # ------------------------------------------------------------------ readings
 
-    def _from_statement(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
+    def _from_statement(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
         """Answers that hold the part asked for; of a document, out of its piece first."""
+        found: dict[QuestionDraft, Question] = {}
         for asked in (self._alone, self._with_part):
-            missed: list[QuestionDraft] = []
-            for draft, given, said in self._asked(drafts, [asked(draft) for draft in drafts], "answers"):
+            missed = [d for d in drafts if d not in found and (asked == self._alone or not d.still)]
+            some = []
+            for draft, given, said in self._asked(missed, [asked(draft) for draft in missed], "answers"):
                 value = self._value(draft, said)
                 if value and self._sound(said, draft, [draft.statement]):
                     # One that was given the part is no witness of it.
                     held_out = asked == self._alone and self._held_out(draft, said)
-                    yield Question(draft.text, value, given, draft.statement, held_out)
-                elif not draft.still:
-                    missed.append(draft)
-            drafts = missed
+                    some.append((draft, Question(draft.text, value, given, draft.statement, held_out), said))
+            found |= self._supported(some)
+        return [*found.values()]
+
+    def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
+        """Those whose answers say what was told, as is judged; a document's are taken for that."""
+        of_text = {draft: question for draft, question, _ in some if self._of_text(draft)}
+        talk = [(draft, question, said) for draft, question, said in some if draft not in of_text]
+        told = [(self.statements[question.statement].understood, draft.text, said) for draft, question, said in talk]
+        verdicts = self.judge.supported(told)
+        return of_text | {draft: question for (draft, question, _), yes in zip(talk, verdicts) if yes}
+
+    def _of_text(self, draft: QuestionDraft) -> bool:
+        return self.statements[draft.statement].said_by == TEXT
 
     def _value(self, draft: QuestionDraft, said: str) -> frozenset[str]:
         """The words that decide: those of the part, if an answer has them all; the "no" of one that is no longer so."""
@@ -81,16 +106,17 @@ class Answering:
         value = frozenset(WORD.findall(folded(draft.part)))
         return value if holds(said, value) else frozenset()
 
-    def _changed(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
-        """Answers of the statement that changed what a question is about: they say something that it alone says."""
-        read = [(draft.statement, self._last(draft.statement)) for draft in drafts]
-        asked = [self.asking.about([self.statements[n] for n in pair], d.text) for d, pair in zip(drafts, read)]
-        for draft, given, said in self._asked(drafts, asked, "answers"):
-            later = self._last(draft.statement)
-            known = f"{draft.text} {self.statements[draft.statement].source}"
-            if self._sound(said, draft, (draft.statement, later)) and told_by(said, known, self.statements[later].text):
-                value = given_by(said, known, self.statements[later].text)
-                yield Question(draft.text, value, given, later)
+    def _changed(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
+        """Answers from the statement that changed what a question is about, alone: small writers mix the two up."""
+        later = [self._last(draft.statement) for draft in drafts]
+        asked = [self.asking.about([self.statements[n]], draft.text) for draft, n in zip(drafts, later)]
+        some = []
+        for number, (draft, given, said) in enumerate(self._asked(drafts, asked, "answers")):
+            statement = self.statements[later[number]]
+            if self._sound(said, draft, [later[number]]):
+                value = given_by(said, draft.text, statement.source)
+                some.append((draft, Question(draft.text, value, given, later[number]), said))
+        return [*self._supported(some).values()]
 
     def _last(self, statement: int) -> int:
         """The statement that holds in the end, of those that change one another."""
@@ -127,14 +153,14 @@ class Answering:
 
     def _alone(self, draft: QuestionDraft) -> Asked:
         statement = self.statements[draft.statement]
-        if statement.said_by == TEXT:
+        if self._of_text(draft):
             return self.asking.reading(self.pieces[statement.piece], draft.text)
         return self.asking.about([statement], draft.text)
 
     def _with_part(self, draft: QuestionDraft) -> Asked:
         """With what it asks for in view; of a document, out of the sentence alone."""
         statement = self.statements[draft.statement]
-        if statement.said_by == TEXT:
+        if self._of_text(draft):
             return self.asking.reading(statement.text, draft.text)
         return self.asking.about([statement], draft.text, draft.part)
 
@@ -154,11 +180,6 @@ class Answering:
 def first_word(said: str) -> list[str]:
     """Folded; of scripts without spaces, the first character."""
     return (caseless(folded(said)) or WORD.findall(folded(said)))[:1]
-
-
-def told_by(said: str, known: str, source: str) -> set[str]:
-    """What an answer took from a source, and was not known."""
-    return (terms(said) - terms(known)) & terms(source)
 
 
 def names_of(said: str) -> set[str]:

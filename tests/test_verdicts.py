@@ -1,0 +1,85 @@
+"""What a writer judges, and of whom: a fact is ended by a later one of somebody who may end it."""
+
+import pytest
+from scripted import CHANGES, SUPPORTS, Scripted
+
+from ttt_retrofit.consolidation.facts.verdicts import changed, judging, supported
+
+CODE = "The code of the garage is 3308."
+NEW = "The code of the garage is 7145 now."
+
+
+def compared(*told, yes=lambda earlier, later: True):
+    """What is judged to have changed, and the pairs that a writer was asked about."""
+    pairs = []
+
+    def write(asked):
+        earlier, later = CHANGES.fullmatch(asked).groups()
+        pairs.append((earlier, later))
+        return "1" if yes(earlier, later) else "-"
+
+    return changed(told, Scripted(write)), pairs
+
+
+def test_a_fact_that_a_later_one_ends_no_longer_holds():
+    assert compared((0, "User", CODE), (1, "User", NEW)) == ({0: 1}, [(CODE, NEW)])
+    assert compared((0, "User", CODE), (1, "User", NEW), yes=lambda *pair: False) == ({}, [(CODE, NEW)])
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "may"),
+    [
+        ("User", "User", True),
+        ("Assistant", "User", True),
+        ("Assistant", "Assistant", True),
+        ("Tool", "Tool", True),
+        ("User", "Assistant", False),
+        ("User", "Tool", False),
+        ("Ana", "Ben", False),
+        ("Ana", "Ana", True),
+        ("Tool", "Assistant", False),
+    ],
+)
+def test_what_somebody_said_is_changed_by_them_or_the_user(earlier, later, may):
+    found, pairs = compared((0, earlier, CODE), (1, later, NEW))
+    assert (found, len(pairs)) == (({0: 1}, 1) if may else ({}, 0))
+
+
+def test_what_one_message_says_holds_together():
+    assert compared((3, "User", CODE), (3, "User", NEW)) == ({}, [])
+
+
+def test_only_facts_that_share_words_are_compared_and_of_those_the_nearest_three():
+    told = [(n, "User", f"My boat number {n} is blue.") for n in range(5)]
+    _, pairs = compared(*told, (7, "User", "Solveig sings."), (8, "User", "My boat number 4 is red."))
+    last = [earlier for earlier, later in pairs if later.endswith("red.")]
+    assert len(last) == 3 and told[4][2] in last
+    assert not any("Solveig sings." in pair for pair in pairs)
+
+
+def test_of_several_that_end_a_fact_the_last_one_counts():
+    told = (0, "User", CODE), (1, "User", NEW), (2, "User", "The code of the garage is 9001 now.")
+    assert compared(*told)[0] == {0: 2, 1: 2}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "yes"), [("1", True), (" 1\n", True), ("1.", True), ("-", False), ("", False), ("No 1", False)]
+)
+def test_an_answer_is_supported_where_the_writer_says_so(verdict, yes):
+    writer = Scripted(lambda asked: verdict)
+    assert supported([(CODE, "Which code?", "It is 3308.")], writer) == [yes]
+    assert SUPPORTS.fullmatch(writer.asked[0])
+    assert supported([], Scripted(pytest.fail)) == []
+
+
+@pytest.mark.parametrize(("kind", "parts"), [("changes", 2), ("supports", 3)])
+def test_examples_of_verdicts_have_the_form_of_what_is_asked_and_say_both(kind, parts):
+    system, *examples, last = judging(kind, *"abc"[:parts])
+    assert system["role"] == "system" and last["role"] == "user"
+    form = {"changes": CHANGES, "supports": SUPPORTS}[kind]
+    assert all(form.fullmatch(message["content"]) for message in (*examples[::2], last))
+    assert {message["content"] for message in examples[1::2]} == {"1", "-"}
+
+
+def test_braces_in_what_was_told_stay():
+    assert judging("changes", '{"a": 1}', "{0}")[-1]["content"] == '[1] {"a": 1}\nNew: {0}'
