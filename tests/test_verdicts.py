@@ -77,7 +77,7 @@ KNOWN = {kind: {tuple(case[:-1]): case[-1] for case in _asked()[kind]["known"]} 
 
 def judging_rightly(wrong):
     """A writer that judges all known cases but so many rightly, and everything else with a dash."""
-    left = {kind: wrong for kind in KNOWN}
+    left = dict.fromkeys(KNOWN, wrong)
 
     def write(asked):
         kind = "changes" if CHANGES.fullmatch(asked) else "supports"
