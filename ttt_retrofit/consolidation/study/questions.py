@@ -15,7 +15,7 @@ from importlib import resources
 from ...util.messages import Message
 from ..facts.checks import WORD, caseless, folded, missing
 from ..facts.languages import Language, nearest
-from ..facts.related import APOSTROPHE, of_others
+from ..facts.related import APOSTROPHE, of_others, shared
 from ..facts.turns import USER
 from ..facts.writers import FactWriter, first_line
 from ..statements import TEXT, Statement
@@ -204,6 +204,7 @@ def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] 
         and not gives(asked, part)
         and len(draft.text) <= MOST
         and len(WORD.findall(draft.text)) + len(caseless(draft.text)) > 1
+        and shared(draft.text, statement.source) > 0  # "What does he do?" is about anybody
         and not unsaid(draft.text, statement.source, language)
         and not of_others(draft.text, statement.source, sources)
         # Who is to ask it does not speak to the user.

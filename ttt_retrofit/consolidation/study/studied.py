@@ -11,7 +11,7 @@ from ..control import Control
 from ..facts.checks import WORD, folded, verbatim
 from ..facts.languages import Language, nearest, shown
 from ..facts.listing import Listed, facts_of
-from ..facts.related import Related
+from ..facts.related import Related, shared
 from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from ..pieces import Context
@@ -132,6 +132,8 @@ def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> 
         others = [question for question in some if question.held_out and _otherwise(question, studied)]
         same = Counter(question.value for question in studied)
         spare = [question for question in reversed(studied) if same[question.value] >= WORDINGS]
+        if number >= 0:  # the more a question says of what it is about, the better it decides
+            others.sort(key=lambda q: (not q.value & own, -shared(q.text, statements[number].source)))
         chosen = next((q for q in (*others, *spare) if q.value & own), next(iter((*others, *spare)), None))
         for question in some:
             yield replace(question, held_out=question is chosen)
