@@ -102,7 +102,9 @@ class Studying:
         """Facts that the writer lists, or a document's sentences; of too many, those with names and numbers."""
         statements, dropped = self.context.statements, 0
         if self.context.conversation:
-            found = facts_of(self.context.turns, self.writer, self._at("facts")) if listed else Listed((), ())
+            found = (
+                facts_of(self.context.turns, self.writer, self._at("facts"), self.judge) if listed else Listed((), ())
+            )
             statements, dropped = of_conversation(self.context.turns, found), len(found.dropped)
         if len(statements) > self.asking.config.most_statements:
             telling = sorted(range(len(statements)), key=lambda n: not verbatim(statements[n].text))
