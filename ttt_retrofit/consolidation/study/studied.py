@@ -104,12 +104,14 @@ class Studying:
 
 def held_out(questions: Sequence[Question]) -> Iterator[Question]:
     """The questions, of which one of each statement is held out: worded by another prompt and as none that is studied;
-    else one of several that ask for the same. What else may be held out is studied.
+    else one of several that ask for the same. What else may be held out is studied, and so is a statement's only one.
     """
     for some in _by_statement(questions).values():
         studied = [question for question in some if not question.held_out]
         chosen = next((q for q in some if q.held_out and _otherwise(q, studied)), None)
-        if chosen is None and len(studied) >= WORDINGS:
+        if len(some) == 1:
+            chosen = None
+        elif chosen is None and len(studied) >= WORDINGS:
             same = Counter(question.value for question in studied)
             chosen = next((q for q in reversed(studied) if same[q.value] >= WORDINGS), None)
         for question in some:
