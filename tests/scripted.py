@@ -33,9 +33,9 @@ class Scripted:
 
     def _one(self, *prompt: Message) -> str:
         *before, last = prompt
-        if before and before[0]["role"] == "system" or self.says is None:
-            still = before and "whether it is still as it was" in " ".join(before[0]["content"].split())
-            self.asked.append(STILL * bool(still) + last["content"])
+        if self.says is None or (before and before[0]["role"] == "system"):
+            still = any("whether it is still as it was" in " ".join(m["content"].split()) for m in before[:1])
+            self.asked.append(STILL * still + last["content"])
             return self.write(self.asked[-1])
         self.answered.append(last["content"])
         return self.says(last["content"], "\n".join(message["content"] for message in before))

@@ -14,9 +14,7 @@ BEGINNING = tokens(1, 2 * SHORTEST, seed=1)[0].tolist()
 
 def begun(lengths, beginning=BEGINNING):
     """Prompts that begin alike and have so many tokens of their own."""
-    return [
-        [*beginning, *tokens(1, length, seed=length + number)[0].tolist()] for number, length in enumerate(lengths)
-    ]
+    return [[*beginning, *tokens(1, length, seed=length + number)[0].tolist()] for number, length in enumerate(lengths)]
 
 
 SOME = begun((3, 5, 9))

@@ -154,7 +154,11 @@ def test_whether_something_is_still_so_is_asked_after_an_example_of_every_langua
     assert writer.asked == [f"{STILL}User: {one.text}" for one in told[1:]]
     assert ask_whether_still([], told, Scripted(pytest.fail), ENGLISH) == []
     both = shown("Mi hermana Mirela vive en Braga.")
-    assert [message["role"] for message in whether_still(MIRELA, both)] == ["system", *["user", "assistant"] * 2, "user"]
+    assert [message["role"] for message in whether_still(MIRELA, both)] == [
+        "system",
+        *["user", "assistant"] * 2,
+        "user",
+    ]
 
 
 def test_examples_are_in_the_language_of_what_is_read_and_those_of_documents_for_documents():
