@@ -21,6 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ttt_retrofit.inner.layer import rates
+
 from .harness.options import add_jobs, command_line, stored_as
 from .meta_phase import add_options, in_words, measure, new_model, test_ids, train
 from .meta_run import Log, Task, fill, trained_once, weights_directory
@@ -72,8 +74,8 @@ def main() -> None:
 def row(system: str, seed: int, kept: Path, options: argparse.Namespace) -> dict[str, Any]:
     """A system trained and measured, by the name of its row."""
     model, log = trained(system, seed, kept, options)
-    rates = [site.rate(model.ttt).item() for site in model.sites]
-    return {f"{system}, seed {seed}": measure(model, test_ids(options)) | {"log": log, "rates": rates}}
+    found = rates(model.sites, model.ttt).tolist()
+    return {f"{system}, seed {seed}": measure(model, test_ids(options)) | {"log": log, "rates": found}}
 
 
 def trained(system: str, seed: int, kept: Path, options: argparse.Namespace) -> tuple[Any, Log]:

@@ -9,6 +9,7 @@ from words import tokenizer
 from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.facts.languages import languages, nearest
 from ttt_retrofit.consolidation.facts.related import Related, of_others, terms
+from ttt_retrofit.consolidation.facts.verdicts import Judge
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.statements import TEXT, Statement
 from ttt_retrofit.consolidation.study import answers as module
@@ -34,8 +35,9 @@ def asking_of(teacher, writer=None, formatter=None, language=None, **settings):
 def questions_of(says, *drafts, statements=TOLD, outdated=None, pieces=(), judge=lambda asked: "1", control=CONTROL):
     """The questions, and the teacher that answered them."""
     teacher = Teacher(says)
-    answering = Answering(statements, outdated or {}, pieces, asking_of(teacher), Scripted(judge), control)
-    return answering.answer(drafts), teacher
+    believed = Judge(Scripted(judge), {"supports": True})
+    answering = Answering(statements, outdated or {}, pieces, asking_of(teacher), believed, control)
+    return answering.answer(drafts).questions, teacher
 
 
 def answered(says, *drafts, **settings):

@@ -65,7 +65,7 @@ def test_a_cache_of_unequal_rows_shows_the_least_and_the_most(model):
 def test_looking_at_a_cache_takes_no_step_that_is_due(model):
     cache = model.read(tokens(1, 8))
     due = []
-    cache.fast._due = lambda name, state: due.append(name)
+    cache.fast._due = due.append
     repr(cache)
     assert not due
     cache.fast.settle()

@@ -1,12 +1,14 @@
 """The three kinds of fast weights: what they add, where they start, and the bound they stay within."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.inner.discovery import Site
-from ttt_retrofit.inner.fast_weights import fast_weights, frobenius
+from ttt_retrofit.inner.fast_weights import Bounded, fast_weights, frobenius
 from ttt_retrofit.inner.inner_loop import SiteConstants, Stepped, fresh_state, update, update_
 
 KINDS = ["delta", "lora", "prime"]
@@ -23,7 +25,7 @@ def make(kind, optimizer="sgd", lr=1.0):
     start = terms.start(site, torch.Generator().manual_seed(0))
     norms = {name: value.norm() if value.norm() > 0 else torch.tensor(NORM) for name, value in start.items()}
     constants = SiteConstants(start, {"base": torch.tensor(NORM)} | norms, torch.tensor(lr))
-    state = fresh_state(terms.shapes(site), constants, config, ROWS, like=torch.zeros(()))
+    state = fresh_state(terms.shapes(site), start, config, ROWS, like=torch.zeros(()))
     return config, terms, constants, state
 
 
@@ -74,6 +76,31 @@ def test_displacement_is_the_relative_change(kind):
     torch.testing.assert_close(found, change(kind, weights, constants))
 
 
+def step_in_place(terms, state, gradients, constants, config, step, skipped=(0.0,) * ROWS):
+    sites = {"site": state}
+    rows = torch.full((ROWS,), float(step)), torch.tensor(skipped)
+    update_(terms, sites, {"site": gradients}, {"site": constants}, config, *rows, Stepped.none_of(sites))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_place_a_row_that_is_skipped_stays_as_it_is_whatever_its_gradient(kind, optimizer):
+    config, terms, constants, state = make(kind, optimizer)
+    before = copy.deepcopy(state)
+    gradients = {name: torch.randn_like(weight) for name, weight in state.weights.items()}
+    for gradient in gradients.values():
+        gradient[1] = torch.nan
+    step_in_place(terms, state, gradients, constants, config, 1, skipped=(0.0, 1.0, 0.0))
+    expected = update(terms, before, gradients, constants, config, torch.ones(ROWS))
+    for name, weight in state.weights.items():
+        slots = state.optimizer[name]
+        pairs = [(weight, before.weights[name], expected.weights[name])]
+        pairs += [(slots[slot], before.optimizer[name][slot], expected.optimizer[name][slot]) for slot in slots]
+        for found, old, new in pairs:
+            assert torch.equal(found[1], old[1])
+            torch.testing.assert_close(found[[0, 2]], new[[0, 2]])
+
+
 @pytest.mark.parametrize("lr", [1e-3, 1.0, 1e6, 1e25, 1e38])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,7 +110,7 @@ def test_the_trust_region_holds_at_every_learning_rate(kind, optimizer, lr):
     for step in range(1, 6):
         gradients = {name: torch.randn_like(weight) for name, weight in pure.weights.items()}
         pure = update(terms, pure, gradients, constants, config, torch.full((ROWS,), step))
-        update_(terms, in_place, gradients, constants, config, step, Stepped.none_of(in_place))
+        step_in_place(terms, in_place, gradients, constants, config, step)
         for state in (pure, in_place):
             assert all(torch.isfinite(weight).all() for weight in state.weights.values())
             assert (change(kind, state.weights, constants) <= BOUND * 1.001).all()
@@ -110,9 +137,20 @@ def test_a_row_beyond_the_bound_shrinks_alone(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_sites_that_are_shrunk_together_are_shrunk_as_each_by_itself(kind):
+    made = [make(kind) for _ in range(3)]
+    sites = [Bounded(randomised(state, size), own.start, own.scale) for (*_, own, state), size in zip(made, (1, 9, 0))]
+    terms = made[0][1]
+    expected = [terms.shrink(*site, BOUND) for site in sites]
+    terms.shrink_(sites, BOUND)
+    for site, alone in zip(sites, expected):
+        torch.testing.assert_close(site.weights, alone)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_updating_in_place_never_reaches_the_stored_start(kind):
     config, terms, constants, state = make(kind, "adam")
     before = {name: value.clone() for name, value in constants.start.items()}
     gradients = {name: torch.randn_like(w) for name, w in state.weights.items()}
-    update_(terms, state, gradients, constants, config, 1, Stepped.none_of(state))
+    step_in_place(terms, state, gradients, constants, config, 1)
     assert all(torch.equal(constants.start[name], value) for name, value in before.items())

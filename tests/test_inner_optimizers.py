@@ -48,9 +48,9 @@ def test_in_place_equals_pure(name):
     for step, gradient in enumerate(gradients(4), start=1):
         direction, state = inner_optimizer(name).direction(gradient, state, torch.full((ROWS,), step))
         weight = weight - lr * direction
-        done = torch.zeros(())
-        inner_optimizer(name).step_(weight_, gradient, state_, step, lr, done)
-        assert done != 0
+        rows, lr_, done = torch.full((ROWS,), float(step)), torch.tensor(lr), torch.zeros(ROWS)
+        inner_optimizer(name).step_(weight_, gradient, state_, rows, lr_, torch.zeros(ROWS), done)
+        assert done.all()
     torch.testing.assert_close(weight_, weight)
     for slot in state:
         torch.testing.assert_close(state_[slot], state[slot])

@@ -35,7 +35,9 @@ def state_of(cache):
 
 
 def interrupted_at(
-    line, function, files=("reading.py", "cache.py", "kv.py", "learning.py", "inner_loop.py", "state.py")
+    line,
+    function,
+    files=("reading.py", "cache.py", "kv.py", "learning.py", "inner_loop.py", "inner_optimizers.py", "state.py"),
 ):
     """Run `function`, with an interrupt at the `line`-th line that it executes in these files of the library.
 

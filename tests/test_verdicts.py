@@ -3,7 +3,7 @@
 import pytest
 from scripted import CHANGES, SUPPORTS, Scripted
 
-from ttt_retrofit.consolidation.facts.verdicts import changed, judging, supported
+from ttt_retrofit.consolidation.facts.verdicts import Judge, _asked, judging
 
 CODE = "The code of the garage is 3308."
 NEW = "The code of the garage is 7145 now."
@@ -18,7 +18,7 @@ def compared(*told, yes=lambda earlier, later: True):
         pairs.append((earlier, later))
         return "1" if yes(earlier, later) else "-"
 
-    return changed(told, Scripted(write)), pairs
+    return Judge(Scripted(write), {"changes": True}).changed(told), pairs
 
 
 def test_a_fact_that_a_later_one_ends_no_longer_holds():
@@ -67,9 +67,49 @@ def test_of_several_that_end_a_fact_the_last_one_counts():
 )
 def test_an_answer_is_supported_where_the_writer_says_so(verdict, yes):
     writer = Scripted(lambda asked: verdict)
-    assert supported([(CODE, "Which code?", "It is 3308.")], writer) == [yes]
+    assert Judge(writer, {"supports": True}).supported([(CODE, "Which code?", "It is 3308.")]) == [yes]
     assert SUPPORTS.fullmatch(writer.asked[0])
-    assert supported([], Scripted(pytest.fail)) == []
+    assert Judge(Scripted(pytest.fail)).supported([]) == []
+
+
+KNOWN = {kind: {tuple(case[:-1]): case[-1] for case in _asked()[kind]["known"]} for kind in ("changes", "supports")}
+
+
+def judging_rightly(wrong):
+    """A writer that judges all known cases but so many rightly, and everything else with a dash."""
+    left = dict.fromkeys(KNOWN, wrong)
+
+    def write(asked):
+        kind = "changes" if CHANGES.fullmatch(asked) else "supports"
+        form = _asked()[kind]["form"].strip()
+        verdict = next((v for parts, v in KNOWN[kind].items() if form.format(*parts) == asked), None)
+        if verdict is not None and left[kind]:
+            left[kind] -= 1
+            return "-" if verdict == "1" else "1"
+        return verdict or "-"
+
+    return Judge(Scripted(write))
+
+
+@pytest.mark.parametrize(("wrong", "believed"), [(0, True), (3, True), (4, False)])
+def test_a_writer_that_judges_known_cases_wrongly_is_not_believed(wrong, believed):
+    judge = judging_rightly(wrong)
+    assert judge.supported([(CODE, "Which code?", "It is 7145.")]) == [not believed]
+    assert judge.changed([(0, "User", CODE), (1, "User", NEW)]) == {}
+    assert judge.believed == {"supports": believed, "changes": believed}
+
+
+def test_the_known_cases_are_asked_once():
+    judge = judging_rightly(0)
+    for _ in range(2):
+        judge.supported([(CODE, "Which code?", "It is 3308.")])
+    assert len(judge.writer.asked) == len(KNOWN["supports"]) + 2
+
+
+def test_known_cases_are_no_examples_and_say_both_as_often():
+    for kind, known in KNOWN.items():
+        shown = {tuple(example[:-1]) for example in _asked()[kind]["examples"]}
+        assert not shown & set(known) and sorted(known.values()).count("1") == len(known) / 2
 
 
 @pytest.mark.parametrize(("kind", "parts"), [("changes", 2), ("supports", 3)])

@@ -275,7 +275,9 @@ class Consolidation:
         self.tokens += remembering.tokens
         *earlier, entry = candidate.entries
         facts = tuple(
-            dataclasses.replace(fact, learned=known.get(number, False)) if fact.status == "current" else fact
+            dataclasses.replace(fact, learned=known.get(number, False) and studied.covers(number))
+            if fact.status == "current"
+            else fact
             for number, fact in enumerate(entry.facts)
         )
         current = [fact for fact in facts if fact.status == "current"]

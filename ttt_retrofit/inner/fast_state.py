@@ -14,7 +14,7 @@ from torch import Tensor
 from .fast_weights import Weights
 from .inner_loop import SiteState
 
-Step = Callable[[str, SiteState], None]
+Step = Callable[[dict[str, SiteState]], None]
 
 
 class FastState:
@@ -27,7 +27,7 @@ class FastState:
     def __init__(
         self, sites: dict[str, SiteState] | None = None, steps: Tensor | None = None, due: Step | None = None
     ) -> None:
-        """steps: (B,) updates by row, what is due included. due: takes the step of a site, and may be called again."""
+        """steps: (B,) updates by row, what is due included. due: takes the step of all sites; may be called again."""
         self._sites = {} if sites is None else sites
         self.steps = steps
         self._due = due
@@ -43,8 +43,7 @@ class FastState:
         """Take the step that is due, if there is one."""
         if self._due is not None:
             with torch.inference_mode(False), torch.no_grad():
-                for name, state in self._sites.items():
-                    self._due(name, state)
+                self._due(self._sites)
             self._due = None
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The three kinds of fast weights: what tensors they are, what they add to an output, how far they have moved.
 
 Pure functions over dictionaries of tensors; nothing here knows of chunks, losses or caches.
-B batch rows, T tokens, I in features, O out features, R rank (of `lora`) or width (of `prime`).
+B batch rows, T tokens, S sites, I in features, O out features, R rank (of `lora`) or width (of `prime`).
 Every weight is batch-first, one set per row, with shape (B or 1, ...): 1 is shared by all rows.
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar, Protocol
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +23,14 @@ from .discovery import Site
 from .registry import register_fast_weights
 
 Weights = dict[str, Tensor]
+
+
+class Bounded(NamedTuple):
+    """The weights of a site, and what their change is measured by, as `FastWeights.shrink` has them."""
+
+    weights: Weights
+    start: Weights
+    scale: dict[str, Tensor]
 
 
 class FastWeights(Protocol):
@@ -70,7 +80,8 @@ class FastWeights(Protocol):
         scale holds the Frobenius norms to compare with, as scalars: of the learned starts by name, and "base", that of
         the projection.
         """
-        return torch.stack([_change(name, weight, start, scale) for name, weight in weights.items()]).amax(0)
+        changes = [_change(name, weight, start, scale) for name, weight in weights.items()]
+        return changes[0] if len(changes) == 1 else torch.stack(changes).amax(0)
 
     def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
         """`weights` moved back towards `start` until the relative change of every matrix is at most `bound`."""
@@ -80,11 +91,39 @@ class FastWeights(Protocol):
             shrunk |= _interpolate({name: weight}, start, factor)
         return shrunk
 
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        """`shrink` in place at all sites. All weights are finite."""
+        for site in sites:
+            shrunk = self.shrink(*site, bound)
+            torch._foreach_copy_([site.weights[name] for name in shrunk], list(shrunk.values()))
+
 
 def frobenius(matrix: Tensor) -> Tensor:
     """(B, O, I) -> (B,)."""
     norm: Tensor = torch.linalg.vector_norm(matrix, dim=(-2, -1))
     return norm
+
+
+def norms(matrices: list[Tensor]) -> Tensor:
+    """`frobenius` of N matrices in one call: (B, O, I) each -> (N, B)."""
+    by_row = torch._foreach_norm([row for matrix in matrices for row in matrix.unbind()])
+    return torch.stack(by_row).view(len(matrices), -1)
+
+
+def _shrink_together(kind: FastWeights, sites: Iterable[Bounded], bound: float) -> None:
+    """`FastWeights.shrink_` of small matrices: sites of the same shapes are rows of one."""
+    alike: dict[tuple[torch.Size, ...], list[Bounded]] = defaultdict(list)
+    for site in sites:
+        alike[tuple(weight.shape for weight in site.weights.values())].append(site)
+    for shapes, group in alike.items():
+        rows = shapes[0][0]
+        weights = {name: torch.cat([site.weights[name] for site in group]) for name in group[0].weights}
+        start, scale = (
+            {name: torch.stack([of[name] for of in found]).repeat_interleave(rows, 0) for name in found[0]}
+            for found in ([site.start for site in group], [site.scale for site in group])
+        )
+        for name, shrunk in kind.shrink(weights, start, scale, bound).items():
+            torch._foreach_copy_([site.weights[name] for site in group], list(shrunk.split(rows)))
 
 
 def batch_linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -129,6 +168,13 @@ class Delta(FastWeights):
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         return add_batch_linear(onto, x, weights["delta"])
 
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        matrices = [site.weights["delta"] for site in sites]
+        base = torch.stack([site.scale["base"] for site in sites])
+        factors = _largest_step(norms(matrices) / base[:, None], bound)  # (S, B)
+        for matrix, factor in zip(matrices, factors):
+            matrix.mul_(factor[:, None, None])
+
 
 @register_fast_weights("lora")
 class LoRA(FastWeights):
@@ -170,6 +216,9 @@ class LoRA(FastWeights):
         largest = torch.maximum(frobenius(linear), frobenius(linear + b @ a)) / scale["base"]
         return _interpolate(weights, start, _largest_step(largest, bound))
 
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        _shrink_together(self, sites, bound)
+
 
 @register_fast_weights("prime")
 class Prime(FastWeights):
@@ -200,6 +249,9 @@ class Prime(FastWeights):
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         hidden = F.silu(batch_linear(x, weights["gate"])) * batch_linear(x, weights["up"])
         return add_batch_linear(onto, hidden, weights["down"])
+
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        _shrink_together(self, sites, bound)
 
 
 def _largest_step(displacement: Tensor, bound: float) -> Tensor:

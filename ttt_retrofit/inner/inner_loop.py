@@ -1,7 +1,8 @@
 """The inner loop as mathematics: loss -> gradient -> update, pure functions over fast weights.
 
-B batch rows, C chunk tokens, V vocabulary. Each row is its own learner: its loss, gradient, optimizer and trust region
-never look at another row. The same code serves first order (detached gradients) and second order (`create_graph`).
+B batch rows, S sites, C chunk tokens, V vocabulary. Each row is its own learner: its loss, gradient, optimizer and
+trust region never look at another row. The same code serves first order (detached gradients) and second order
+(`create_graph`).
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..config import TTTConfig
-from .fast_weights import FastWeights, Weights
+from .fast_weights import Bounded, FastWeights, Weights, norms
 from .inner_optimizers import Optimizer, State, inner_optimizer
 
+LARGEST_RATE = 1e18  # in place, weights stay finite: the trust region then moves them back with one product
 IGNORED = -100  # cross_entropy's mark for a position without a target
 
 
@@ -99,7 +101,7 @@ class SiteConstants:
 
 
 def fresh_state(
-    shapes: dict[str, tuple[int, int]], constants: SiteConstants, config: TTTConfig, rows: int, like: Tensor
+    shapes: dict[str, tuple[int, int]], start: Weights, config: TTTConfig, rows: int, like: Tensor
 ) -> SiteState:
     """The state before the first update, for `rows` rows, with the dtype and device of `like`."""
     weights, optimizer = {}, {}
@@ -107,7 +109,7 @@ def fresh_state(
     for name, shape in shapes.items():
         zero = like.new_zeros(rows, *shape)
         # A clone, because updates in place must not reach the stored start.
-        weights[name] = constants.start[name].expand(rows, *shape).clone() if name in constants.start else zero
+        weights[name] = start[name].expand(rows, *shape).clone() if name in start else zero
         optimizer[name] = {slot: torch.zeros_like(zero) for slot in slots}
     return SiteState(weights, optimizer)
 
@@ -138,43 +140,55 @@ def update(
 
 
 class Stepped:
-    """Whether a weight has been stepped in place. An interrupt can come before or after, never between it and this."""
+    """Which rows of a weight have been stepped in place. An interrupt comes before or after, never in between."""
 
-    def __init__(self, weight: Tensor) -> None:
-        self.done = weight.new_zeros(())  # the operation that writes to the weight writes to it as well
+    def __init__(self, done: Tensor) -> None:
+        self.done = done  # (B,) zeros: the operation that writes to a row writes to it as well
         self._tried = False
 
     @classmethod
-    def none_of(cls, state: SiteState) -> dict[str, Stepped]:
-        return {name: cls(weight) for name, weight in state.weights.items()}
+    def none_of(cls, states: dict[str, SiteState]) -> dict[str, dict[str, Stepped]]:
+        """By site and name."""
+        weights = [weight for state in states.values() for weight in state.weights.values()]
+        done = iter(weights[0].new_zeros(len(weights), weights[0].shape[0]))
+        return {site: {name: cls(next(done)) for name in state.weights} for site, state in states.items()}
 
-    def begin(self) -> bool:
-        """Whether the step is still to be taken. A device is waited for only where it was tried before."""
+    def skipped(self, skipped: Tensor) -> Tensor:
+        """(B,) 1 for the rows that are not to be stepped: those `skipped`, and, where it was tried before, the done."""
         again, self._tried = self._tried, True
-        return not (again and bool(self.done != 0))
+        return torch.maximum(skipped, (self.done != 0).to(skipped.dtype)) if again else skipped
 
 
 def update_(
     kind: FastWeights,
-    state: SiteState,
-    gradients: Weights,
-    constants: SiteConstants,
+    states: dict[str, SiteState],
+    gradients: dict[str, Weights],
+    constants: dict[str, SiteConstants],
     config: TTTConfig,
-    step: int,
-    stepped: dict[str, Stepped],
+    step: Tensor,
+    skipped: Tensor,
+    stepped: dict[str, dict[str, Stepped]],
 ) -> None:
-    """`update` in place, for use: every row is at the same `step`, and no graph is kept.
+    """`update` in place of all sites, for use: no graph is kept, and no device is waited for.
 
     Over large matrices the inner step is bound by memory traffic; this form passes over each tensor a few times less.
     One that was interrupted may be called again: what has been `stepped` is not stepped twice.
+
+    Parameters
+    ----------
+    states, gradients, constants, stepped : by site.
+    step : (B,) float32, as in `update`.
+    skipped : (B,) float32, 1 for the rows that stay as they are, else 0.
     """
-    lr, optimizer = float(constants.lr), inner_optimizer(config.inner_optimizer)
-    for name, gradient in gradients.items():
-        if stepped[name].begin():
-            optimizer.step_(state.weights[name], gradient, state.optimizer[name], step, lr, stepped[name].done)
-    displacement = kind.displacement(state.weights, constants.start, constants.scale)
-    if not bool((displacement <= config.max_relative_update).all()):  # so asked, NaN is outside too
-        state.weights = kind.shrink(state.weights, constants.start, constants.scale, config.max_relative_update)
+    optimizer = inner_optimizer(config.inner_optimizer)
+    rates = torch.stack([constants[site].lr for site in states]).clamp_max(LARGEST_RATE)
+    for (site, state), lr in zip(states.items(), rates):
+        for name, gradient in gradients[site].items():
+            mark = stepped[site][name]
+            weight, slots = state.weights[name], state.optimizer[name]
+            optimizer.step_(weight, gradient, slots, step, lr, mark.skipped(skipped), mark.done)
+    bounded = [Bounded(state.weights, constants[site].start, constants[site].scale) for site, state in states.items()]
+    kind.shrink_(bounded, config.max_relative_update)
 
 
 def sound_rows(losses: Tensor, gradients: list[Tensor], vocabulary: int) -> Tensor:
@@ -184,7 +198,5 @@ def sound_rows(losses: Tensor, gradients: list[Tensor], vocabulary: int) -> Tens
     uniformly over the vocabulary, log V nats, by more than a nat.
     """
     sound = torch.isfinite(losses) & (losses < math.log(vocabulary) + 1)
-    for gradient in gradients:
-        # A sum of squares is finite only if every entry is; one reduction, no mask of the size of the gradient.
-        sound = sound & torch.isfinite(torch.linalg.vector_norm(gradient, dim=(-2, -1)))
-    return sound
+    # A sum of squares is finite only if every entry is; one reduction, no mask of the size of the gradient.
+    return sound & torch.isfinite(norms(gradients)).all(0)

@@ -1,8 +1,8 @@
 """sgd, adam and muon as pure functions: (gradient, state, step) -> (direction, state).
 
 Each exists twice: the pure form, `direction`, which is the definition and what the outer loop differentiates, and
-`step_`, which updates weights and state in place, for use. That one writes in a single operation, which also makes
-`done`, a zero, another number: so it can be told whether an interrupt came before or after.
+`step_`, which updates weights and state in place, for use. That one writes a row in a single operation, which also
+makes `done`, a zero, another number: so it can be told whether an interrupt came before or after.
 A direction has the size of a step at learning rate 1 and is subtracted.
 All are batch-first (B rows, each its own optimizer) and treat every fast weight as a matrix (B, O, I).
 """
@@ -15,7 +15,6 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim.adam import adam as torch_adam
 
 from ..config import INNER_OPTIMIZERS
 from .registry import register_inner_optimizer
@@ -51,12 +50,25 @@ class InnerOptimizer(Protocol):
         step : (B,) the number of this step in each row, from 1.
         """
 
-    def step_(self, weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, done: Tensor) -> None:
-        """weight - lr · direction in place, and the new state; every row is at the same `step`. Sets `done`."""
-        direction, new = self.direction(gradient, state, torch.full((1,), step, device=weight.device))
-        written = [*(state[slot] for slot in self.slots), weight, done]
-        values = [*(new[slot] for slot in self.slots), weight - lr * direction, torch.ones_like(done)]
-        torch._foreach_copy_(written, values)
+    def step_(
+        self, weight: Tensor, gradient: Tensor, state: State, step: Tensor, lr: Tensor, skipped: Tensor, done: Tensor
+    ) -> None:
+        """weight - lr · direction in place, and the new state.
+
+        Parameters
+        ----------
+        weight, gradient, state : as in `direction`. In rows that are skipped a gradient may be NaN.
+        step : (B,) float32.
+        lr : scalar.
+        skipped : (B,) float32, 1 for the rows that stay as they are, else 0.
+        done : (B,) zeros, which are set to another number.
+        """
+        direction, new = self.direction(gradient, state, step)
+        written = [*(state[slot] for slot in self.slots), weight]
+        values = [*(new[slot] for slot in self.slots), weight - lr * direction]
+        stays = skipped[:, None, None] > 0
+        kept = [torch.where(stays, old, value) for old, value in zip(written, values)]
+        torch._foreach_copy_([*written, done], [*kept, torch.ones_like(done)])
 
     def absolute_lr(self, relative: float, unit: Tensor) -> Tensor:
         """The rate for W = unit · V at which the optimizer would move V at the rate `relative`.
@@ -76,9 +88,6 @@ class SGD(InnerOptimizer):
 
     def direction(self, gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
         return gradient, {}
-
-    def step_(self, weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, done: Tensor) -> None:
-        torch._foreach_add_([weight, done], [-lr * gradient, torch.ones_like(done)])
 
     def absolute_lr(self, relative: float, unit: Tensor) -> Tensor:
         """The gradient of V is `unit` times that of W, which sgd sees as well."""
@@ -101,16 +110,23 @@ class Adam(InnerOptimizer):
         root = torch.sqrt(v / (1 - beta2**t) + ADAM_EPS**2)
         return m / (1 - beta1**t) / root, {"m": m, "v": v}
 
-    def step_(self, weight: Tensor, gradient: Tensor, state: State, step: int, lr: float, done: Tensor) -> None:
-        """PyTorch's fused Adam: one pass over weight, gradient and both moments, which it takes to be contiguous."""
+    def step_(
+        self, weight: Tensor, gradient: Tensor, state: State, step: Tensor, lr: Tensor, skipped: Tensor, done: Tensor
+    ) -> None:
+        """PyTorch's fused Adam: one pass over weight, gradient and both moments, which it takes to be contiguous.
+
+        A row that is skipped it takes for one in which scaled gradients had overflowed. `done` is the first moment of
+        a scalar beside the row, whose gradient is the number of the step.
+        """
         beta1, beta2 = ADAM_BETAS
-        before = [torch.full((), step - 1.0, device=weight.device) for _ in range(2)]
-        one = torch.ones_like(done)
-        torch_adam(
-            [weight, one.clone()], [gradient.contiguous(), one], [state["m"], done], [state["v"], one.clone()], [],
-            before, fused=True, amsgrad=False, beta1=beta1, beta2=beta2, lr=lr, weight_decay=0.0, eps=ADAM_EPS,
-            maximize=False,
-        )  # fmt: skip
+        gradient, of_scalar, unused = gradient.contiguous(), step.to(done.dtype), torch.empty_like(done)
+        m, v = state["m"], state["v"]
+        for row in range(weight.shape[0]):
+            torch._fused_adam_(
+                [weight[row], unused[row]], [gradient[row], of_scalar[row]], [m[row], done[row]], [v[row], unused[row]],
+                [], [step[row], step[row]], lr=lr, beta1=beta1, beta2=beta2, weight_decay=0.0, eps=ADAM_EPS,
+                amsgrad=False, maximize=False, grad_scale=None, found_inf=skipped[row],
+            )  # fmt: skip
 
 
 @register_inner_optimizer("muon")

@@ -2,7 +2,7 @@
 
 The base's weights are never read while reading. Fast weights are not stored here: they belong to a sequence and arrive
 in the `ForwardContext`, for the time of one forward.
-B batch rows, T tokens, I in features, O out features.
+B batch rows, T tokens, S sites, I in features, O out features.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..config import TTTConfig
 from ..errors import UnsupportedModelError
 from .context import FastTerms, current
 from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
-from .fast_weights import Delta, FastWeights, Weights
+from .fast_weights import Delta, FastWeights, Weights, norms
 from .hooks import Hook
 from .inner_loop import SiteConstants
 from .inner_optimizers import Adam, inner_optimizer
@@ -83,19 +83,10 @@ class TTTSite(Hook, nn.Module):
         """What a step is measured in: a scalar, of the scale of the projection's entries."""
         return self.kind.unit(self.site, self.get_buffer("base_norm"))
 
-    def rate(self, ttt: TTTConfig) -> Tensor:
-        """The inner learning rate, a scalar: what is configured times what the outer loop learned."""
-        lr, relative = ttt.step_size
-        if not relative:
-            return lr * self.log_lr.exp()
-        return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, self.unit) * self.log_lr.exp()
-
-    def constants(self, ttt: TTTConfig) -> SiteConstants:
-        """What the inner loop needs, as tensors that carry gradients to the outer loop where that is recording."""
-        start: Weights = {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
-        base = self.get_buffer("base_norm")
-        scale = {"base": base} | {name: _norm_or(value, base) for name, value in start.items()}
-        return SiteConstants(start, scale, self.rate(ttt))
+    @property
+    def start(self) -> Weights:
+        """Where its fast weights start, of those that do not start at zero."""
+        return {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
 
     @torch.no_grad()
     def initialise(self, base_norm: Tensor, generator: torch.Generator) -> None:
@@ -191,14 +182,39 @@ class TTTSite(Hook, nn.Module):
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
+def rates(sites: list[TTTSite], ttt: TTTConfig) -> Tensor:
+    """(S,) the inner learning rates: what is configured times what the outer loop learned."""
+    lr, relative = ttt.step_size
+    learned = torch.stack([site.log_lr for site in sites]).exp()
+    if not relative:
+        return lr * learned
+    units = torch.stack([site.unit for site in sites])
+    return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, units) * learned
+
+
+def constants(sites: list[TTTSite], ttt: TTTConfig) -> dict[str, SiteConstants]:
+    """What the inner loop needs of each site, by name; tensors carry gradients to the outer loop, if it records."""
+    found = {}
+    for site, lr, own in zip(sites, rates(sites, ttt), _start_norms(sites)):
+        base = site.get_buffer("base_norm")
+        found[site.site.name] = SiteConstants(site.start, {"base": base} | own, lr)
+    return found
+
+
 def _terms() -> FastTerms | None:
     context = current()
     return None if context is None else context.fast
 
 
-def _norm_or(start: Tensor, base: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(start)
-    return torch.where(norm > 0, norm, base)
+def _start_norms(sites: list[TTTSite]) -> list[dict[str, Tensor]]:
+    """The norms of the learned starts of each site, by name; of one that is zero that of the projection."""
+    starts = [value[None] for site in sites for value in site.start.values()]
+    if not starts:
+        return [{} for _ in sites]
+    base = torch.stack([site.get_buffer("base_norm") for site in sites])[:, None]
+    found = norms(starts).view(len(sites), -1)
+    scale = torch.where(found > 0, found, base)
+    return [dict(zip(site.start, own)) for site, own in zip(sites, scale)]
 
 
 def projection_norm(projection: nn.Module, site: Site, generator: torch.Generator) -> Tensor:

@@ -18,10 +18,12 @@ from transformers.utils import logging
 
 from ..config import TTTConfig
 from ..errors import ConfigError, UnsupportedModelError
+from ..util.devices import flags
 from .context import FastTerms
 from .fast_state import FastState
 from .fast_weights import FastWeights, Weights
 from .inner_loop import (
+    SiteConstants,
     SiteState,
     Stepped,
     chunk_loss,
@@ -34,7 +36,7 @@ from .inner_loop import (
 )
 from .inner_optimizers import Optimizer
 from .inner_rules import ReadChunk, inner_rule
-from .layer import FOLDED, TTTSite
+from .layer import FOLDED, TTTSite, constants
 
 logger = logging.get_logger(__name__)
 
@@ -109,9 +111,8 @@ def fresh(decoder: Decoder, rows: int, outer: Outer) -> FastState:
     sites: dict[str, SiteState] = {}
     with torch.set_grad_enabled(outer.record):
         for site in decoder.sites:
-            constants = site.constants(decoder.ttt)
             shapes = decoder.kind.shapes(site.site)
-            sites[site.site.name] = fresh_state(shapes, constants, decoder.ttt, rows, like=site.log_lr)
+            sites[site.site.name] = fresh_state(shapes, site.start, decoder.ttt, rows, like=site.log_lr)
     device = decoder.sites[0].log_lr.device
     return FastState(sites, torch.zeros(rows, dtype=torch.long, device=device))
 
@@ -193,12 +194,12 @@ def inner_step(
     targets: Tensor,
     fires: list[bool],
     outer: Outer,
-) -> tuple[FastState, list[float]]:
+) -> tuple[FastState, Tensor]:
     """One inner step of every row that fires, from a forward with the weights in `fast`.
 
-    ids: (R, C), losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and each row's chunk loss.
+    ids: (R, C), losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and losses by row, (R,).
     """
-    firing = torch.tensor(fires, device=losses.device)
+    firing = flags(fires, losses.device)
     by_row = chunk_loss(losses, targets)
     along: list[Tensor | None] = []
 
@@ -217,7 +218,7 @@ def inner_step(
         outer.observe(InnerStep(fast, gradients, tuple(along), by_row.detach(), firing))
     with torch.set_grad_enabled(outer.record):
         new = step_of(decoder, fast, by_row, gradients, firing)
-    return new, by_row.tolist()
+    return new, by_row.detach()
 
 
 def _gradients(
@@ -273,41 +274,45 @@ def step_of(
     optimize: in place of the configured optimizer.
     """
     assert fast.steps is not None
-    vocabulary = decoder.vocabulary_size
     flat = [gradient for by_name in gradients.values() for gradient in by_name.values()]
-    applied = firing & sound_rows(losses, flat, vocabulary)
-    everyone = bool(applied.all())
-    if not everyone and not bool((applied == firing).all()):
+    applied = firing & sound_rows(losses, flat, decoder.vocabulary_size)
+    if not torch.is_grad_enabled() and optimize is None:
+        return _due_in_place(decoder, fast, gradients, applied)
+    everyone = bool(applied.all())  # a graph is kept of every choice: for training it is worth to ask
+    step, sites = fast.steps + 1, {}
+    for name, of_site in _constants(decoder, gradients).items():
+        state = fast.sites[name]
+        new = update(decoder.kind, state, gradients[name], of_site, decoder.ttt, step, optimize)
+        sites[name] = new if everyone else _choose(applied, new, state)
+    return FastState(sites, torch.where(applied, step, fast.steps))
+
+
+def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weights], applied: Tensor) -> FastState:
+    """The state whose step is taken in place, when it is first asked for: its matrices are those of `fast`."""
+    assert fast.steps is not None
+    kind, ttt = decoder.kind, decoder.ttt
+    sites = {name: fast.sites[name] for name in gradients}
+    stepped, of_sites = Stepped.none_of(sites), _constants(decoder, gradients)
+    step, skipped = (fast.steps + 1).float(), (~applied).float()
+
+    def take(states: dict[str, SiteState]) -> None:
+        update_(kind, states, gradients, of_sites, ttt, step, skipped, stepped)
+
+    return FastState(sites, fast.steps + applied, take)
+
+
+def _constants(decoder: Decoder, gradients: dict[str, Weights]) -> dict[str, SiteConstants]:
+    """Of the sites that there are gradients of."""
+    return constants([site for site in decoder.sites if site.site.name in gradients], decoder.ttt)
+
+
+def warn_of_dropped(chunks: list[int], fast: FastState) -> None:
+    """Say so, once, where rows have had fewer steps than chunks to learn from, (B,). Waits for the device."""
+    if fast.steps is not None and any(step < chunk for step, chunk in zip(fast.steps.tolist(), chunks)):
         logger.warning_once(
             "A chunk gave a loss or gradient that is not finite, or a loss worse than guessing at random; its update "
             "of the fast weights was dropped. This is reported once."
         )
-    step = fast.steps + 1
-    taken = fast.steps.tolist()
-    if everyone and len(set(taken)) == 1 and not torch.is_grad_enabled():
-        return _due_in_place(decoder, fast, gradients, taken[0] + 1)
-    sites = {}
-    for site in decoder.sites:
-        if site.site.name not in gradients:
-            continue
-        state, constants = fast.sites[site.site.name], site.constants(decoder.ttt)
-        new = update(decoder.kind, state, gradients[site.site.name], constants, decoder.ttt, step, optimize)
-        sites[site.site.name] = new if everyone else _choose(applied, new, state)
-    return FastState(sites, torch.where(applied, step, fast.steps))
-
-
-def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weights], step: int) -> FastState:
-    """The state whose step is taken in place, when it is first asked for: its matrices are those of `fast`."""
-    kind, ttt = decoder.kind, decoder.ttt
-    sites = {name: fast.sites[name] for name in gradients}
-    stepped = {name: Stepped.none_of(state) for name, state in sites.items()}
-    constants = {site.site.name: site.constants(ttt) for site in decoder.sites if site.site.name in sites}
-
-    def take(name: str, state: SiteState) -> None:
-        update_(kind, state, gradients[name], constants[name], ttt, step, stepped[name])
-
-    assert fast.steps is not None
-    return FastState(sites, fast.steps + 1, take)
 
 
 class _AttachParameters(torch.autograd.Function):
@@ -340,10 +345,9 @@ def displacements(decoder: Decoder, fast: FastState) -> Tensor:
     if not fast.sites:
         return torch.zeros(len(decoder.sites), device="cpu")
     moved = []
-    for site in decoder.sites:
-        constants = site.constants(decoder.ttt)
-        weights = fast.sites[site.site.name].weights
-        moved.append(decoder.kind.displacement(weights, constants.start, constants.scale).mean())
+    for name, of_site in constants(decoder.sites, decoder.ttt).items():
+        weights = fast.sites[name].weights
+        moved.append(decoder.kind.displacement(weights, of_site.start, of_site.scale).mean())
     return torch.stack(moved)
 
 

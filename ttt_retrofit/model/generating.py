@@ -43,7 +43,8 @@ class RowsThatEnd:
 
     def ended_columns(self, columns: int, new: int, mask: Tensor | None) -> dict[str, Tensor]:
         """What forward must know of `columns` tokens, the last `new` of them new. No mask (B, columns) is all ones."""
-        if self.last is None or not bool((self.last >= 0).any()):
+        # Where there is one row, nothing follows its last word.
+        if self.last is None or len(self.last) == 1 or not bool((self.last >= 0).any()):
             return {}
         numbers = torch.arange(columns, device=self.last.device)
         ended = (self.last[:, None] >= 0) & (numbers >= self.last[:, None])

@@ -24,6 +24,7 @@ from transformers.utils import logging
 
 from ..config import TTTConfig
 from ..errors import ConfigError, InputError
+from ..inner.layer import rates
 from ..inner.learning import displacements
 from ..model.auto import AutoModelForCausalLM
 from ..model.modeling import TTTMixin
@@ -246,8 +247,8 @@ class TTTTrainer(ResumableTrainer):
                 total, rows = self.accelerator.reduce(noted, "sum").tolist()
                 logs[name] = total / rows
             self._metrics.clear()
-            rates = torch.stack([site.rate(self.ttt_model.ttt).detach() for site in self.ttt_model.sites])
-            logs |= {"inner_lr_lowest": rates.min().item(), "inner_lr_highest": rates.max().item()}
+            found = rates(self.ttt_model.sites, self.ttt_model.ttt).detach()
+            logs |= {"inner_lr_lowest": found.min().item(), "inner_lr_highest": found.max().item()}
         super().log(logs, *args, **kwargs)
 
     def evaluation_loop(

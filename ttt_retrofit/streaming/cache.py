@@ -20,11 +20,14 @@ from transformers import PreTrainedConfig
 from ..config import TTTConfig
 from ..errors import InputError, UnsupportedModelError
 from ..inner.fast_state import FastState
+from ..inner.learning import warn_of_dropped
+from ..util.devices import on_device
 from ..util.display import Bare, Displayed, Rows, in_bytes, span
 from .digest import carried_on
-from .kv import IndexedCache, ViewLayer, layout
+from .kv import AppendingLayer, IndexedCache, ViewLayer, layout
 from .saved_cache import SavedCache
 from .state import Held, Log, Pending, RowState, Sinks
+from .tokens import marks_of
 from .turn import Turn
 
 
@@ -83,8 +86,10 @@ class TTTCache(Displayed, SavedCache):
 
     @property
     def losses(self) -> list[list[float]]:
-        """The inner loss of every finished chunk, by row."""
-        return self._losses.rows()
+        """The inner loss of every finished chunk, by row. Looking at it waits for the device."""
+        losses = self._losses.rows()
+        warn_of_dropped([len(of_row) for of_row in losses], self.fast)
+        return losses
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TTTCache:
         """A copy made in inference mode can be gone on from, too: tensors made in it could never be changed again."""
@@ -99,9 +104,10 @@ class TTTCache(Displayed, SavedCache):
         longest = max((len(losses) for losses in by_row), default=0)
         return torch.tensor([losses + [math.nan] * (longest - len(losses)) for losses in by_row], device="cpu")
 
-    def log_losses(self, by_row: dict[int, float]) -> None:
-        for row, loss in by_row.items():
-            self._losses.extend(row, [loss])
+    def log_losses(self, rows: list[int], losses: Tensor) -> None:
+        """losses: (R,) of the chunk that these rows have finished."""
+        for row, loss in zip(rows, losses.split(1)):
+            self._losses.extend(row, loss)
 
     def start_logs(self, losses: list[list[float]]) -> None:
         """Begin with these losses, by row, and no text."""
@@ -135,7 +141,7 @@ class TTTCache(Displayed, SavedCache):
         if self.digest is not None:
             self.digest = carried_on(self.digest, ids, taken)
         if self._text is not None:
-            for row, (said, count) in enumerate(zip(ids.tolist(), taken)):
+            for row, (said, count) in enumerate(zip(ids.clone(), taken)):
                 self._text.extend(row, said[:count])
 
     @property
@@ -203,14 +209,14 @@ class TTTCache(Displayed, SavedCache):
         kept = self.fork()
         kept.turn = None
         kept.fast = self.fast.select(everyone)
-        kept.pending = None if self.pending is None else self.pending.select(everyone)
+        kept.pending = None if self.pending is None else self.pending.select(everyone, list(range(len(self.counts))))
         return kept.detach_()
 
     def before_turn(self) -> TTTCache:
         """The cache that the turn under way was read on top of, to read it again; columns count as they do now."""
         assert self.next_index is not None and self.turn is not None
         before = self.turn.before.fork()
-        before._take_rows(torch.tensor(self.turn.rows, device=self.next_index.device), self.turn.rows)
+        before._take_rows(on_device(self.turn.rows, self.next_index.device), self.turn.rows)
         before.columns, before.marks, before.ahead, before.held = self.columns, self.marks, self.ahead, self.held
         return before
 
@@ -241,9 +247,8 @@ class TTTCache(Displayed, SavedCache):
         for number, group in enumerate(self.groups):
             if group.capacity is None or group.length + width <= group.capacity:
                 continue
-            assert self.next_index is not None and group.indices is not None
-            first = self.next_index - torch.tensor(pending, device=self.next_index.device)
-            columns = group.columns_to_keep(first, self.uniform)
+            assert group.indices is not None
+            columns = group.columns_to_keep(self.counts, pending, self.uniform)
             if columns.ndim == 1:
                 group.indices = group.indices.index_select(1, columns)
             else:
@@ -262,9 +267,17 @@ class TTTCache(Displayed, SavedCache):
         self.counts = [count + take for count, take in zip(self.counts, taken)]
         self.incoming = None
 
-    def view(self) -> IndexedCache:
-        """A read-only look at the present past, for a forward that builds a graph."""
-        layers = [ViewLayer(layer.past() if layer.is_initialized else None, layer.is_sliding) for layer in self.layers]
+    def view(self, with_graph: bool) -> IndexedCache:
+        """A look at the present past, for a forward that is learned from.
+
+        with_graph: gradients go through the past. Otherwise keys and values are written into the buffers, at once.
+        """
+        layers: list[ViewLayer] = [
+            ViewLayer(layer.past() if layer.is_initialized else None, layer.is_sliding)
+            if with_graph
+            else AppendingLayer(layer)
+            for layer in self.layers
+        ]
         # Copies of the groups: a recomputation, later, must find the indices of now.
         view = IndexedCache(layers, [replace(group) for group in self.groups], self.group_of)
         view.incoming, view.padded = self.incoming, self.padded
@@ -274,22 +287,28 @@ class TTTCache(Displayed, SavedCache):
         """The past of `rows` as it was before their unfinished chunk, to read that chunk again."""
         assert self.next_index is not None and self.pending is not None
         device = self.next_index.device
-        chosen = torch.tensor(rows, device=device)
-        everyone = len(rows) == self.rows
-        start = self.next_index[chosen] - torch.tensor([self.pending.lengths[row] for row in rows], device=device)
+        chosen = None if len(rows) == self.rows else on_device(rows, device)
+
+        def of_rows(tensor: Tensor) -> Tensor:
+            return tensor if chosen is None else tensor.index_select(0, chosen)
+
+        size = self.pending.ids.shape[1]
+        assert all(self.pending.lengths[row] == size for row in rows)
+        start = of_rows(self.next_index) - size
         groups = []
         for group in self.groups:
             assert group.indices is not None
-            indices = group.indices[chosen]
+            indices = of_rows(group.indices)
             groups.append(replace(group, indices=indices.masked_fill(indices >= start[:, None], -1)))
         layers = []
         for layer in self.layers:
-            past = layer.past() if layer.is_initialized else None
-            if past is not None and not everyone:
-                past = past[0].index_select(0, chosen), past[1].index_select(0, chosen)
+            past = None
+            if layer.is_initialized:
+                keys, values = layer.past()
+                past = of_rows(keys), of_rows(values)
             layers.append(ViewLayer(past, layer.is_sliding))
         view = IndexedCache(layers, groups, self.group_of)
-        chunk = torch.arange(self.pending.ids.shape[1], device=device)
+        chunk = torch.arange(size, device=device)
         view.incoming, view.padded = start[:, None] + chunk, True
         return view
 
@@ -297,7 +316,9 @@ class TTTCache(Displayed, SavedCache):
         """Take over the keys and values that a forward through `view` added."""
         for layer, added in zip(self.layers, view.layers):
             keys, values = added.keys, added.values
-            if keys is not None:
+            if keys is not None and isinstance(added, AppendingLayer):
+                layer.length += keys.shape[2]
+            elif keys is not None:
                 layer.update(*((keys, values) if with_graph else (keys.detach(), values.detach())))
 
     def detach_(self) -> TTTCache:
@@ -352,7 +373,7 @@ class TTTCache(Displayed, SavedCache):
         # `generate` reorders beams in the caller's mode; tensors made in inference mode could never be updated again.
         with torch.inference_mode(False):
             forked = self.fork()
-            forked._take_rows(torch.tensor(listed, device=self.next_index.device), listed)
+            forked._take_rows(on_device(listed, self.next_index.device), listed)
             self.become(forked)
 
     def _take_rows(self, rows: Tensor, listed: list[int]) -> None:
@@ -368,14 +389,8 @@ class TTTCache(Displayed, SavedCache):
         self._losses = self._losses.select(listed)
         self.counts, self.ahead = [self.counts[row] for row in listed], [self.ahead[row] for row in listed]
         self.held = None if self.held is None else self.held.select(rows)
-        self.pending = None if self.pending is None else self.pending.select(rows)
-        self.sinks = None if self.sinks is None else self.sinks.select(rows)
+        self.pending = None if self.pending is None else self.pending.select(rows, listed)
+        self.sinks = None if self.sinks is None else self.sinks.select(rows, listed)
         self.gate_state = None if self.gate_state is None else self.gate_state.select(rows)
         self.turn = None if self.turn is None else self.turn.select(listed)
         self._text = None if self._text is None else self._text.select(listed)
-
-
-def marks_of(real: Tensor, numbers: Tensor) -> Tensor:
-    """What tells columns from others: how many are real, and the sum of their numbers. (B, T), (T,) -> (B, 2)."""
-    real = real.long()
-    return torch.stack([real.sum(1), (real * numbers).sum(1)], dim=1)

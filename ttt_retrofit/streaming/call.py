@@ -77,7 +77,7 @@ def check(
     kwargs: dict[str, Any],
 ) -> CheckedInputs:
     """Raises `InputError`. Takes out of `kwargs` what the family's forward must not be handed."""
-    ids = inputs.checked_ids(ids, kwargs, vocabulary)
+    ids = inputs.checked_ids(ids, kwargs, vocabulary, begins=cache.rows is None)
     mask = inputs.checked_mask(mask, ids, cache)
     new = None if mask is None else mask[:, -ids.shape[1] :]
     positions = inputs.text_positions(inputs.positions_of(positions, kwargs, ids), new)

@@ -13,16 +13,19 @@ from transformers import PreTrainedConfig
 
 from ..config import LearnFrom, TTTConfig
 from ..errors import InputError
-from .cache import TTTCache, marks_of
+from ..util.devices import on_device
+from .cache import TTTCache
 from .digest import of_text
 from .state import Held
+from .tokens import marks_of
 
 IMAGES_AND_SOUND = ("pixel_values", "pixel_values_videos", "input_features", "inputs_embeds", "mm_encoder_outputs")
 # What collators pack rows with for kernels of variable length, beside positions or in their place.
 BOUNDARIES = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 
-def checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> Tensor:
+def checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int, begins: bool) -> Tensor:
+    """ids as int64. begins: they begin a conversation."""
     if kwargs.get("mm_encoder_outputs") == {}:  # how `generate` says that there are no images
         del kwargs["mm_encoder_outputs"]
     given = [name for name in IMAGES_AND_SOUND if kwargs.get(name) is not None]
@@ -42,13 +45,18 @@ def checked_ids(ids: Tensor | None, kwargs: dict[str, Any], vocabulary: int) -> 
         )
     if ids.shape[1] == 0:
         raise InputError("input_ids is empty: expected at least one token.")
-    # Asked here, where it can still be said; on an accelerator a wrong id takes the whole process down.
-    least, most = torch.stack(ids.aminmax()).tolist()
-    if least < 0 or most >= vocabulary:
-        raise InputError(
-            f"input_ids holds {least if least < 0 else most}, but the vocabulary has ids 0 to {vocabulary - 1}. Check "
-            "that tokenizer and model belong together."
-        )
+    if begins or ids.is_cpu:
+        known = ids.cpu().numpy()
+        least, most = int(known.min()), int(known.max())
+        if least < 0 or most >= vocabulary:
+            raise InputError(
+                f"input_ids holds {least if least < 0 else most}, but the vocabulary has ids 0 to {vocabulary - 1}. "
+                "Check that tokenizer and model belong together."
+            )
+    else:
+        # To look at them here would be to wait for the device at every token that is generated.
+        inside = ((ids >= 0) & (ids < vocabulary)).all()
+        torch._assert_async(inside, f"input_ids holds ids outside of the vocabulary, 0 to {vocabulary - 1}")
     return ids.long()
 
 
@@ -89,7 +97,7 @@ def check_begins(cache: TTTCache, ids: Tensor, mask: Tensor) -> None:
     ids, real = ids.to(cache.digest.device), mask.to(cache.digest.device).bool()
     if cache.held is not None:
         real = cache.held.without(real, past)
-    ahead = torch.tensor(cache.ahead, device=ids.device)[:, None]
+    ahead = on_device(cache.ahead, ids.device)[:, None]
     read = real.clone()
     read[:, past:] &= real[:, past:].cumsum(1) <= ahead
     differing = (of_text(ids, read) != cache.digest).nonzero()[:, 0]

@@ -95,13 +95,13 @@ def _join_pending(caches: Sequence[TTTCache]) -> Pending | None:
             for cache in caches
         ])  # fmt: skip
 
-    lengths = [
-        length
-        for cache in caches
-        for length in (cache.pending.lengths if cache.pending is not None else [0] * len(cache.counts))
-    ]
+    def counted(name: str) -> list[int]:
+        each = [[0] * len(cache.counts) if cache.pending is None else getattr(cache.pending, name) for cache in caches]
+        return [count for counts in each for count in counts]
+
     state = GateState.join([(_gate_state(cache.pending), len(cache.counts)) for cache in caches])
-    return Pending(part("ids"), part("positions"), part("learned"), lengths, state)
+    tensors = part("ids"), part("positions"), part("learned")
+    return Pending(*tensors, counted("lengths"), counted("targets"), state)
 
 
 def _join_fast(decoder: Decoder, caches: Sequence[TTTCache]) -> FastState:

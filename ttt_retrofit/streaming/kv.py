@@ -17,6 +17,7 @@ from transformers.cache_utils import CacheLayerMixin, get_layer_types_and_kwargs
 
 from ..config import TTTConfig
 from ..errors import UnsupportedModelError
+from ..util.devices import on_device
 from .window import Attended
 
 ATTENTION_TYPES = ("full_attention", "sliding_attention", "chunked_attention")
@@ -45,21 +46,33 @@ class LayerGroup:
     def capacity(self) -> int | None:
         return None if self.window is None else self.sinks + self.window - 1 + self.room
 
-    def columns_to_keep(self, first_query: Tensor, uniform: bool) -> Tensor:
-        """Which kept tokens to go on keeping when the oldest token still to be read, or read again, is `first_query`.
+    def columns_to_keep(self, read: list[int], waiting: list[int], uniform: bool) -> Tensor:
+        """Which kept tokens to go on keeping: sinks, and what a token that is still to be read, or read again, sees.
 
-        Returns (M,) column indices if the rows are alike, else (B, M) with -1 where a row keeps fewer.
+        Parameters
+        ----------
+        read : tokens that were read, by row.
+        waiting : the last of them, which are read again.
+
+        Returns
+        -------
+        (M,) column indices if the rows are alike, else (B, M) with -1 where a row keeps fewer.
         """
         assert self.indices is not None and self.window is not None
-        oldest = first_query[:, None] - (self.window - 1)
+        device = self.indices.device
+        recent = [count + self.window - 1 for count in waiting]
+        if uniform:  # sinks stand first, and the tokens right before the next one last
+            last = min(recent[0], self.length)
+            first = min(self.sinks, self.length - last)
+            columns = torch.arange(first + last, device=device)
+            columns[first:] += self.length - last - first
+            return columns
+        oldest = on_device([seen - count for seen, count in zip(read, recent)], device)[:, None]
         keep = (self.indices >= 0) & ((self.indices >= oldest) | (self.indices < self.sinks))
-        if uniform:
-            return keep[0].nonzero()[:, 0]
         order = torch.argsort((~keep).to(torch.uint8), dim=1, stable=True)
-        counts = keep.sum(1)
-        widest = int(counts.max())
+        widest = max(min(seen, self.sinks + count) for seen, count in zip(read, recent))
         order = order[:, :widest]
-        return order.masked_fill(torch.arange(widest, device=order.device) >= counts[:, None], -1)
+        return order.masked_fill(torch.arange(order.shape[1], device=device) >= keep.sum(1)[:, None], -1)
 
 
 class WindowedLayer(CacheLayerMixin):
@@ -89,13 +102,21 @@ class WindowedLayer(CacheLayerMixin):
             self.values = torch.cat([self._kept(self._values), value_states], dim=2)
             self.length = self._keys.shape[2]
             return self._keys, self._values
-        end = self.length + key_states.shape[2]
+        kept = self.put(self.length, key_states, value_states)
+        self.length += key_states.shape[2]
+        return kept
+
+    def put(self, start: int, key_states: Tensor, value_states: Tensor) -> tuple[Tensor, Tensor]:
+        """Write (B, H, T, D) into the columns from `start` on, and return all up to there, (B, H, start + T, D).
+
+        The graph of what is written is kept, and not that of what was there.
+        """
+        if not self.is_initialized:
+            self.lazy_initialization(key_states.detach(), value_states.detach())
+        end = start + key_states.shape[2]
         if end > self._keys.shape[2]:
             self._grow(end)
-        self._keys[:, :, self.length : end] = key_states
-        self._values[:, :, self.length : end] = value_states
-        self.length = end
-        return self.past()
+        return _Put.apply(key_states, self._keys, start), _Put.apply(value_states, self._values, start)
 
     def past(self) -> tuple[Tensor, Tensor]:
         return self._kept(self._keys), self._kept(self._values)
@@ -107,11 +128,15 @@ class WindowedLayer(CacheLayerMixin):
         self.length = columns.shape[-1]
         for name in ("keys", "values"):
             old = getattr(self, name)
-            if columns.ndim == 1:
+            if columns.ndim == 1 and not old.requires_grad:
+                kept = self._room(old, self.length)
+                torch.index_select(old, 2, columns, out=kept[:, :, : self.length])
+            elif columns.ndim == 1:
                 kept = old.index_select(2, columns)
             else:
                 kept = old.gather(2, columns.clamp_min(0)[:, None, :, None].expand(-1, old.shape[1], -1, old.shape[3]))
-            setattr(self, name, kept if old.requires_grad else self._with_room(kept, self.length))
+                kept = kept if old.requires_grad else self._with_room(kept, self.length)
+            setattr(self, name, kept)
 
     def rewrite(self, rows: Tensor, columns: Tensor, keys: Tensor, values: Tensor) -> None:
         """Put keys and values (R, H, S, D) into the columns (R, S) of the batch rows (R,)."""
@@ -131,10 +156,14 @@ class WindowedLayer(CacheLayerMixin):
 
     def _with_room(self, kept: Tensor, needed: int) -> Tensor:
         """A buffer for `needed` tokens and as many more as there may be, which begins with `kept` (B, H, N, D)."""
-        size = max(needed, self.capacity or max(2 * needed, 256))
-        buffer = kept.new_zeros(*kept.shape[:2], size, kept.shape[3])
+        buffer = self._room(kept, needed)
         buffer[:, :, : kept.shape[2]] = kept
         return buffer
+
+    def _room(self, like: Tensor, needed: int) -> Tensor:
+        """The same, (B, H, size, D), with nothing in it."""
+        size = max(needed, self.capacity or max(2 * needed, 256))
+        return like.new_empty(*like.shape[:2], size, like.shape[3])
 
     def _kept(self, tensor: Tensor) -> Tensor:
         return tensor[:, :, : self.length]
@@ -166,6 +195,23 @@ class WindowedLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return -1
+
+
+class _Put(torch.autograd.Function):
+    """`new` (B, H, T, D), written into a buffer from column `start` on: the buffer up to there, (B, H, start + T, D).
+
+    The buffer carries no graph. Concatenating would copy the whole past at every layer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, new: Tensor, buffer: Tensor, start: int) -> Tensor:
+        ctx.start, end = start, start + new.shape[2]
+        buffer[:, :, start:end] = new
+        return buffer[:, :, :end]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[:, :, ctx.start :], None, None
 
 
 class ViewLayer(CacheLayerMixin):
@@ -201,6 +247,21 @@ class ViewLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return -1
+
+
+class AppendingLayer(ViewLayer):
+    """Likewise, where no gradient goes through the past: what is added is written behind it, in its buffer."""
+
+    def __init__(self, layer: WindowedLayer) -> None:
+        super().__init__(None, layer.is_sliding)
+        self.layer, self.start = layer, layer.length
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = key_states, value_states
+        return self.layer.put(self.start, key_states, value_states)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.start + query_length, 0
 
 
 class IndexedCache(Cache):

@@ -26,11 +26,12 @@ from ..inner.context import FastTerms, ForwardContext, entering
 from ..inner.learning import Decoder, Outer, fresh, inner_step, losses_of, starting_weights, terms_of, weights_in_use
 from ..memory.batch import MemoryBatch, MemoryForward
 from ..memory.gates import GateState
+from ..util.devices import on_device
 from . import sinks
-from .cache import TTTCache, marks_of
+from .cache import TTTCache
 from .kv import IndexedCache
 from .state import Held, Pending, RowState
-from .tokens import Tokens, align
+from .tokens import Tokens, align, marks_of
 from .turn import Turn
 
 
@@ -149,7 +150,7 @@ def read_late(decoder: Decoder, cache: TTTCache, late: Tensor, positions: Tensor
     ids, unread = cache.held.ids, cache.held.unread
 
     def still_unread(forked: TTTCache, read: list[int]) -> None:
-        taken = late & (late.cumsum(1) <= torch.tensor(read, device=late.device)[:, None])
+        taken = late & (late.cumsum(1) <= on_device(read, late.device)[:, None])
         numbers = torch.arange(cache.columns - ids.shape[1], cache.columns, device=late.device)
         forked.held = Held(ids, unread & ~taken)
         if marks is not None:
@@ -206,7 +207,7 @@ def _read_segment(
         earlier = [max(turn - count, 0) for turn, count in zip(settings.turns, cache.counts)]
         memory = MemoryForward(settings.memory, before, taken, ids, earlier)
     if outer.record or any(at_once):
-        view = cache.view()
+        view = cache.view(with_graph=outer.everywhere)
         fast = cache.fast
         if not fast.sites and (learn or decoder.kind.learned_start):
             fast = fresh(decoder, len(taken), outer)
@@ -220,7 +221,8 @@ def _read_segment(
                 losses = losses_of(output.logits, ids, outer)
                 targets = torch.ones_like(losses, dtype=torch.bool)
                 cache.fast, by_row = inner_step(decoder, fast, terms, ids, losses, targets, at_once, outer)
-            cache.log_losses({row: loss for row, loss in enumerate(by_row) if at_once[row]})
+            rows = [row for row, finished in enumerate(at_once) if finished]
+            cache.log_losses(rows, by_row if all(at_once) else by_row[on_device(rows, ids.device)])
         if not outer.record:
             _drop_graph(output)
     else:
@@ -250,8 +252,8 @@ def _cut(cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int]) -
         positions = None if tokens.positions is None else tokens.positions[:, columns]
     else:
         cache.padded, cache.uniform = True, False
-        real = offsets < torch.tensor(taken, device=device)[:, None]
-        columns_by_row = (torch.tensor(starts, device=device)[:, None] + offsets).clamp_max(tokens.ids.shape[1] - 1)
+        real = offsets < on_device(taken, device)[:, None]
+        columns_by_row = (on_device(starts, device)[:, None] + offsets).clamp_max(tokens.ids.shape[1] - 1)
         ids = tokens.ids.gather(1, columns_by_row)
         positions = None if tokens.positions is None else tokens.positions.gather(1, columns_by_row)
         indices = indices.masked_fill(~real, -1)
@@ -298,14 +300,21 @@ def _wait(cache: TTTCache, ids: Tensor, positions: Tensor, taken: list[int], wai
         return
     if cache.pending is None:
         empty = ids.new_zeros(len(taken), size)
-        cache.pending = Pending(empty, empty.clone(), torch.zeros_like(empty, dtype=torch.bool), [0] * len(taken))
+        none = torch.zeros_like(empty, dtype=torch.bool)
+        cache.pending = Pending(empty, empty.clone(), none, [0] * len(taken), [0] * len(taken))
     pending = cache.pending
+    alike = all(stays) and len(set(waiting)) == 1 and len(set(taken)) == 1
+    blocks = [slice(None)] if alike else [slice(row, row + 1) for row, stay in enumerate(stays) if stay]
+    for rows in blocks:
+        first, take = waiting[rows][0], taken[rows][0]
+        pending.ids[rows, first : first + take] = ids[rows, :take]
+        pending.positions[rows, first : first + take] = positions[rows, :take]
+        pending.learned[rows, first : first + take].fill_(learn)
     for row, (wait, take, stay) in enumerate(zip(waiting, taken, stays)):
         if stay:
-            pending.ids[row, wait : wait + take] = ids[row, :take]
-            pending.positions[row, wait : wait + take] = positions[row, :take]
-            pending.learned[row, wait : wait + take] = learn
+            before = pending.targets[row] if wait else -1  # the first token of a chunk is no target
             pending.lengths[row] = wait + take
+            pending.targets[row] = max(before + learn * take, 0)
 
 
 def _keep_gate_state(cache: TTTCache, before: RowState | None, waiting: list[int]) -> None:
@@ -318,27 +327,27 @@ def _keep_gate_state(cache: TTTCache, before: RowState | None, waiting: list[int
     if pending.gate_state is None:
         pending.gate_state = before
     elif begun:
-        pending.gate_state = pending.gate_state.replace_rows(torch.tensor(begun, device=pending.ids.device), before)
+        pending.gate_state = pending.gate_state.replace_rows(on_device(begun, pending.ids.device), before)
 
 
 def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], settings: Settings) -> None:
     """Fire the update of chunks that arrived in parts: forward them once more, whole, with a graph."""
     pending, outer = cache.pending, settings.outer
     assert pending is not None and cache.rows is not None
-    index = torch.tensor(rows, device=pending.ids.device)
-    targets = pending.learned[index, 1:]
-    if bool(targets.any()):
-        ids = pending.ids[index]
+    if any(pending.targets[row] for row in rows):
         view = cache.view_before_pending(rows)
         if not cache.fast.sites:
             cache.fast = fresh(decoder, cache.rows, outer)
         everyone = len(rows) == cache.rows
+        index = torch.arange(cache.rows, device=pending.ids.device) if everyone else on_device(rows, pending.ids.device)
+        chosen = pending if everyone else pending.select(index, rows)
         fast = cache.fast if everyone else cache.fast.select(index)
+        ids, targets = chosen.ids, chosen.learned[:, 1:]
         terms = terms_of(decoder, fast, len(rows), outer)
-        inputs = {"input_ids": ids, "position_ids": pending.positions[index], "use_cache": True}
+        inputs = {"input_ids": ids, "position_ids": chosen.positions, "use_cache": True}
         memory = None
-        if settings.memory is not None and pending.gate_state is not None:
-            before = pending.gate_state.select(index)
+        if settings.memory is not None and chosen.gate_state is not None:
+            before = chosen.gate_state
             assert isinstance(before, GateState)
             size = ids.shape[1]
             earlier = [max(settings.turns[row] - (cache.counts[row] - size), 0) for row in rows]
@@ -350,6 +359,6 @@ def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], settings: Se
             losses = losses_of(output.logits, ids, outer)
             new, by_row = inner_step(decoder, fast, terms, ids, losses, targets, [True] * len(rows), outer)
         cache.fast = new if everyone else cache.fast.replace_rows(index, new)
-        cache.log_losses(dict(zip(rows, by_row)))
+        cache.log_losses(rows, by_row)
     for row in rows:
-        pending.lengths[row] = 0
+        pending.lengths[row] = pending.targets[row] = 0

@@ -178,7 +178,9 @@ class SavedCache(IndexedCache):
         self.gate_state, pending_state = (GateState.from_tensors(parts_of(tensors, name)) for name in GATE_STATES)
         if header["pending_lengths"] is not None:
             ids, positions, learned = (tensors[f"pending|{name}"] for name in PENDING_TENSORS)
-            self.pending = Pending(ids, positions, learned, header["pending_lengths"], pending_state)
+            lengths = header["pending_lengths"]
+            targets = [sum(row[1:length]) for row, length in zip(learned.tolist(), lengths)]
+            self.pending = Pending(ids, positions, learned, lengths, targets, pending_state)
         self._text = None if header["text"] is None else Log(header["text"])
         self.fast = FastState.from_tensors(parts_of(tensors, "fast"))
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..inner.context import FastTerms, ForwardContext, entering
 from ..inner.learning import Decoder
+from ..util.devices import on_device
 from .cache import TTTCache
 from .kv import IndexedCache, ViewLayer
 
@@ -63,8 +64,8 @@ def move(decoder: Decoder, cache: TTTCache, rows: list[int], shift: Tensor | Non
     size = sinks.ids.shape[1]
     for row in rows:
         sinks.anchors[row] = cache.counts[row] - (window - 1) - size
-    index = torch.tensor(rows, device=sinks.ids.device)
-    first = torch.tensor([sinks.anchors[row] for row in rows], device=sinks.ids.device)
+    index = on_device(rows, sinks.ids.device)
+    first = on_device([sinks.anchors[row] for row in rows], sinks.ids.device)
     if shift is not None:
         first = first + shift[index]
     offsets = torch.arange(size, device=sinks.ids.device)

@@ -43,6 +43,7 @@ class Pending:
     positions: Tensor  # (B, C)
     learned: Tensor  # (B, C) bool: whether the token is a target of the inner loss
     lengths: list[int]  # tokens present, by row
+    targets: list[int]  # those of them that are learned from, by row; the first has nothing before it
     gate_state: RowState | None = None  # that before the chunk, if there was a memory
 
     @property
@@ -52,12 +53,14 @@ class Pending:
 
     def fork(self) -> Pending:
         """The same, to go on with: what is written beyond `lengths` is not there for whoever has the shorter ones."""
-        return replace(self, lengths=list(self.lengths))
+        return replace(self, lengths=list(self.lengths), targets=list(self.targets))
 
-    def select(self, rows: Tensor) -> Pending:
+    def select(self, rows: Tensor, listed: list[int]) -> Pending:
+        """rows: (R,) and the same as a list."""
         ids, positions, learned = (tensor.index_select(0, rows) for tensor in (self.ids, self.positions, self.learned))
         gate_state = None if self.gate_state is None else self.gate_state.select(rows)
-        return Pending(ids, positions, learned, [self.lengths[row] for row in rows.tolist()], gate_state)
+        lengths, targets = ([counts[row] for row in listed] for counts in (self.lengths, self.targets))
+        return Pending(ids, positions, learned, lengths, targets, gate_state)
 
 
 @dataclass
@@ -70,8 +73,9 @@ class Sinks:
     def fork(self) -> Sinks:
         return replace(self, anchors=list(self.anchors))
 
-    def select(self, rows: Tensor) -> Sinks:
-        return Sinks(self.ids.index_select(0, rows), [self.anchors[row] for row in rows.tolist()])
+    def select(self, rows: Tensor, listed: list[int]) -> Sinks:
+        """rows: (R,) and the same as a list."""
+        return Sinks(self.ids.index_select(0, rows), [self.anchors[row] for row in listed])
 
 
 @dataclass
@@ -94,24 +98,44 @@ class Held:
 
 
 class Log:
-    """A list per row that only grows. A fork shares what is there and grows on its own: nothing is copied for it."""
+    """Numbers by row, which only grow. A fork shares what is there and grows on its own: nothing is copied for it.
+
+    Numbers that are on a device stay there until somebody looks at them.
+    """
 
     def __init__(self, rows: list[list[Any]]) -> None:
-        self._rows, self._lengths = rows, [len(row) for row in rows]
+        self._pieces: list[list[list[Any] | Tensor]] = [[row] if row else [] for row in rows]
+        self._lengths = [len(pieces) for pieces in self._pieces]
 
-    def extend(self, row: int, items: list[Any]) -> None:
-        del self._rows[row][self._lengths[row] :]  # of a fork that was given up
-        self._rows[row].extend(items)
-        self._lengths[row] += len(items)
+    def extend(self, row: int, items: list[Any] | Tensor) -> None:
+        """items: a list, or (N,), which nobody writes to."""
+        del self._pieces[row][self._lengths[row] :]  # of a fork that was given up
+        self._pieces[row].append(items)
+        self._lengths[row] += 1
 
     def fork(self) -> Log:
         forked = Log([])
-        forked._rows, forked._lengths = self._rows, list(self._lengths)
+        forked._pieces, forked._lengths = self._pieces, list(self._lengths)
         return forked
 
     def rows(self) -> list[list[Any]]:
-        return [row[:length] for row, length in zip(self._rows, self._lengths)]
+        """What is there, by row: waits for the device."""
+        there = [pieces[:length] for pieces, length in zip(self._pieces, self._lengths)]
+        places = [
+            (row, place, piece)
+            for row, pieces in enumerate(there)
+            for place, piece in enumerate(pieces)
+            if isinstance(piece, Tensor)
+        ]
+        if places:
+            found = torch.cat([piece for _, _, piece in places]).tolist()
+            for row, place, piece in places:
+                fetched, found = found[: len(piece)], found[len(piece) :]
+                self._pieces[row][place] = there[row][place] = fetched
+        return [[item for piece in pieces for item in piece] for pieces in there]
 
     def select(self, rows: list[int]) -> Log:
-        own = self.rows()
-        return Log([list(own[row]) for row in rows])
+        selected = Log([])
+        selected._pieces = [self._pieces[row][: self._lengths[row]] for row in rows]
+        selected._lengths = [self._lengths[row] for row in rows]
+        return selected

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..util.devices import on_device
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -20,13 +22,11 @@ class Tokens:
     counts: list[int]  # real tokens, by row
     order: Tensor | None  # (B, T) the column each came from; None if nothing was moved
 
-    def part(self, starts: list[int], taken: list[int]) -> tuple[list[list[int]], list[list[int]] | None]:
-        """The ids and positions of `taken` tokens by row, from `starts` on."""
-        first, end = min(starts), max(map(sum, zip(starts, taken)))
+    def part(self, starts: list[int], taken: list[int]) -> tuple[list[Tensor], list[Tensor] | None]:
+        """Copies of the ids and positions of `taken` tokens by row, from `starts` on."""
 
-        def cut(table: Tensor) -> list[list[int]]:
-            rows = table[:, first:end].tolist()
-            return [row[start - first :][:count] for row, start, count in zip(rows, starts, taken)]
+        def cut(table: Tensor) -> list[Tensor]:
+            return [row[start : start + count].clone() for row, start, count in zip(table, starts, taken)]
 
         return cut(self.ids), None if self.positions is None else cut(self.positions)
 
@@ -41,7 +41,7 @@ def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: lis
         positions = positions.expand(rows, -1)
     if ahead is not None and any(ahead):
         real = torch.ones_like(ids, dtype=torch.bool) if real is None else real
-        real = real & (real.cumsum(1) > torch.tensor(ahead, device=ids.device)[:, None])
+        real = real & (real.cumsum(1) > on_device(ahead, ids.device)[:, None])
     if real is None or bool(real.all()):
         return Tokens(ids, positions, [length] * rows, None)
     order = torch.argsort((~real).to(torch.uint8), dim=1, stable=True)
@@ -49,3 +49,9 @@ def align(ids: Tensor, real: Tensor | None, positions: Tensor | None, ahead: lis
     order = order[:, : max(max(counts), 1)]
     moved = None if positions is None else positions.gather(1, order)
     return Tokens(ids.gather(1, order), moved, counts, order)
+
+
+def marks_of(real: Tensor, numbers: Tensor) -> Tensor:
+    """What tells columns from others: how many are real, and the sum of their numbers. (B, T), (T,) -> (B, 2)."""
+    real = real.long()
+    return torch.stack([real.sum(1), (real * numbers).sum(1)], dim=1)

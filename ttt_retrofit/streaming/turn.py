@@ -53,7 +53,7 @@ class Turn(Generic[C]):
     opened: list[bool]  # whether a gate has opened since the row's turn began
     spans: list[Span] = field(default_factory=list)
 
-    def add(self, ids: list[list[int]], positions: list[list[int]] | None, learn: bool, remembers: bool) -> None:
+    def add(self, ids: list[Tensor], positions: list[Tensor] | None, learn: bool, remembers: bool) -> None:
         """Tokens by row that have been read."""
         last = self.spans[-1] if self.spans else None
         kind = (learn, remembers, positions is None)
@@ -101,5 +101,5 @@ class Turn(Generic[C]):
         return cls(before, found["rows"], found["opened"], spans)
 
 
-def _blank(rows: list[list[int]]) -> Log:
+def _blank(rows: list[Tensor]) -> Log:
     return Log([[] for _ in rows])

@@ -49,7 +49,7 @@ class Language:
         others = [
             line for line in (*self.talk.splitlines(), *self.facts.splitlines()) if line.startswith(("[4]", "[6]"))
         ]
-        theirs = set(_words(" ".join([self._answered, *self.document, *others])))
+        theirs = set(_words(" ".join([self._answered, *self.document, *others, *self.part_of.values()])))
         return frozenset(word for word, count in mine.items() if count > 1 and word not in theirs)
 
     @cached_property

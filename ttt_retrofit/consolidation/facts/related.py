@@ -36,6 +36,12 @@ def of_others(text: str, own: str, texts: Sequence[str]) -> set[str]:
     return {term for term in lent if not any(alike(term, word) for word in mine)}
 
 
+def shared(text: str, other: str) -> int:
+    """How many words of a text are of another one, too, in whatever form."""
+    theirs = terms(other)
+    return sum(any(alike(term, word) for word in theirs) for term in terms(text))
+
+
 @lru_cache(maxsize=4)  # every question about some statements is held against all of them
 def _rare(texts: tuple[str, ...]) -> frozenset[str]:
     """Terms of texts that fewer than a third of them have."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any, Literal
@@ -16,45 +17,62 @@ from .related import Related
 from .turns import USER
 from .writers import FactWriter
 
+Kind = Literal["changes", "supports"]
+TRUSTED = 0.75  # share of known cases that a writer must judge rightly; chance is a half
 COMPARED = 3  # earlier facts that one is compared with
 YES = "1"
 LONGEST = 4  # tokens of a verdict
 
 
-def changed(
-    told: Sequence[tuple[int, str, str]],
-    writer: FactWriter,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[int, int]:
-    """The facts that no longer hold, each with the last one that says so.
+@dataclass
+class Judge:
+    """A writer as a judge. It is believed as far as it judges known cases rightly, which small ones do not."""
 
-    told : the message, who said it, and what, in order. What the user said is changed by nobody else, and what one
-        message says holds together.
-    """
-    related = Related([text for _, _, text in told])
-    pairs = [
-        (earlier, later)
-        for later, (message, speaker, text) in enumerate(told)
-        for earlier in related.to(text, COMPARED, before=later)
-        if message != told[earlier][0] and speaker in (told[earlier][1], USER)
-    ]
-    progress(0, len(pairs))
-    verdicts = _verdicts("changes", [(told[earlier][2], told[later][2]) for earlier, later in pairs], writer)
-    return {earlier: later for (earlier, later), yes in zip(pairs, verdicts) if yes}
+    writer: FactWriter
+    believed: dict[Kind, bool] = field(default_factory=dict)
+
+    def changed(
+        self, told: Sequence[tuple[int, str, str]], progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[int, int]:
+        """The facts that no longer hold, each with the last one that says so; none of a judge that is not believed.
+
+        told : the message, who said it, and what, in order. What the user said is changed by nobody else, and what one
+            message says holds together.
+        """
+        related = Related([text for _, _, text in told])
+        pairs = [
+            (earlier, later)
+            for later, (message, speaker, text) in enumerate(told)
+            for earlier in related.to(text, COMPARED, before=later)
+            if message != told[earlier][0] and speaker in (told[earlier][1], USER)
+        ]
+        progress(0, len(pairs))
+        verdicts = self._verdicts("changes", [(told[earlier][2], told[later][2]) for earlier, later in pairs], False)
+        return {earlier: later for (earlier, later), yes in zip(pairs, verdicts) if yes}
+
+    def supported(self, answers: Sequence[tuple[str, str, str]]) -> list[bool]:
+        """Whether each answer says what was told; of a judge that is not believed, they all do.
+
+        answers : what was told, a question, and its answer.
+        """
+        return self._verdicts("supports", answers, True)
+
+    def _verdicts(self, kind: Kind, asked: Sequence[tuple[str, ...]], otherwise: bool) -> list[bool]:
+        if not asked:
+            return []
+        if kind not in self.believed:
+            known = _asked()[kind]["known"]
+            given = self._given(kind, [case[:-1] for case in known])
+            right = sum(yes == (verdict == YES) for yes, (*_, verdict) in zip(given, known))
+            self.believed[kind] = right >= TRUSTED * len(known)
+        return self._given(kind, asked) if self.believed[kind] else [otherwise] * len(asked)
+
+    def _given(self, kind: Kind, asked: Sequence[Sequence[str]]) -> list[bool]:
+        verdicts = self.writer.complete([judging(kind, *parts) for parts in asked], LONGEST)
+        return [verdict.strip().startswith(YES) for verdict in verdicts]
 
 
-def supported(answers: Sequence[tuple[str, str, str]], writer: FactWriter) -> list[bool]:
-    """Whether each answer says what was told. answers : what was told, a question, and its answer."""
-    return _verdicts("supports", answers, writer)
-
-
-def _verdicts(kind: Literal["changes", "supports"], asked: Sequence[tuple[str, ...]], writer: FactWriter) -> list[bool]:
-    prompts = [judging(kind, *parts) for parts in asked]
-    given = writer.complete(prompts, LONGEST) if prompts else []
-    return [verdict.strip().startswith(YES) for verdict in given]
-
-
-def judging(kind: Literal["changes", "supports"], *parts: str) -> list[Message]:
+def judging(kind: Kind, *parts: str) -> list[Message]:
     """The prompt about some parts, in the form that `verdicts.toml` gives."""
     asked = _asked()[kind]
     messages: list[Message] = [{"role": "system", "content": asked["instruction"].strip()}]

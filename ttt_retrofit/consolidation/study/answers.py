@@ -14,8 +14,7 @@ from ..control import Control
 from ..facts.checks import WORD, caseless, folded, missing, verbatim
 from ..facts.informative import holds
 from ..facts.related import Related
-from ..facts.verdicts import supported
-from ..facts.writers import FactWriter
+from ..facts.verdicts import Judge
 from ..statements import TEXT, Statement
 from ..writer import Answer
 from .asking import BATCH, Asked, Asking
@@ -37,6 +36,14 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """What came of some questions."""
+
+    questions: list[Question]
+    overruled: dict[int, int]  # statements that a later one answers otherwise, whatever is asked about them
+
+
+@dataclass(frozen=True)
 class Answering:
     """What questions are answered from."""
 
@@ -44,10 +51,10 @@ class Answering:
     outdated: Mapping[int, int]  # statements, each with the later one that changes it
     pieces: Sequence[str]  # of a document
     asking: Asking
-    writer: FactWriter  # that judges answers
+    judge: Judge
     control: Control
 
-    def answer(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
+    def answer(self, drafts: Sequence[QuestionDraft]) -> Answered:
         """Questions about statements of a conversation or a document, and those of a user about all of it.
 
         Where two statements answer the same words in two ways, the later one counts.
@@ -58,7 +65,10 @@ class Answering:
             *self._changed([draft for draft in about if draft.statement in self.outdated]),
         ]
         last = {folded(question.text): question for question in sorted(found, key=lambda q: q.statement)}
-        return [*last.values(), *self._by_user([draft for draft in drafts if draft.by_user])]
+        kept = [*last.values(), *self._by_user([draft for draft in drafts if draft.by_user])]
+        lost = {q.statement: last[folded(q.text)].statement for q in found if last[folded(q.text)].value != q.value}
+        left = {question.statement for question in kept}
+        return Answered(kept, {number: by for number, by in lost.items() if number not in left})
 
     # ------------------------------------------------------------------ readings
 
@@ -78,11 +88,11 @@ class Answering:
         return [*found.values()]
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
-        """Those whose answers say what was told, as the writer judges; a document's are taken for that."""
+        """Those whose answers say what was told, as is judged; a document's are taken for that."""
         of_text = {draft: question for draft, question, _ in some if self._of_text(draft)}
         talk = [(draft, question, said) for draft, question, said in some if draft not in of_text]
         told = [(self.statements[question.statement].understood, draft.text, said) for draft, question, said in talk]
-        verdicts = supported(told, self.writer)
+        verdicts = self.judge.supported(told)
         return of_text | {draft: question for (draft, question, _), yes in zip(talk, verdicts) if yes}
 
     def _of_text(self, draft: QuestionDraft) -> bool:

@@ -34,6 +34,13 @@ def names_in(texts: Sequence[str]) -> frozenset[str]:
     return frozenset(folded(word) for text in texts for word in verbatim(text))
 
 
+def without(text: str, names: Sequence[str]) -> str:
+    """A text that leaves names out: "My brother lives in Lyon." says whose city it is without one."""
+    for name in names:
+        text = re.sub(rf"\s*(?<!\w){re.escape(name)}(?!\w)", "", text)
+    return text
+
+
 def telling(text: str) -> Iterator[str]:
     """The words that say what a statement is about: those that are not of any text in its language."""
     of_any = common(nearest(text))

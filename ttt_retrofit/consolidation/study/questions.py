@@ -15,11 +15,11 @@ from importlib import resources
 from ...util.messages import Message
 from ..facts.checks import WORD, caseless, folded, missing
 from ..facts.languages import Language, nearest
-from ..facts.related import APOSTROPHE, of_others
+from ..facts.related import APOSTROPHE, of_others, shared
 from ..facts.turns import USER
 from ..facts.writers import FactWriter, first_line
 from ..statements import TEXT, Statement
-from .parts import names_in, parts_of, telling
+from .parts import names_in, parts_of, telling, without
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
@@ -50,13 +50,22 @@ def ask(
     progress(0, wordings + 1)
     free = ask_freely(statements, writer, languages, 0)
     parts = _parts(statements, free)
-    prompts = [asking_for(part, statements[number].told, statements[number], languages) for number, part in parts]
+    told = [statements[number].told for number, _ in parts]
     found: list[QuestionDraft] = []
     for wording in range(wordings):
         progress(wording + 1, wordings + 1)
+        if wording and wording == wordings - 1:  # "Where does my wife work?", of a wife who was told of by her name
+            told = [_nameless(statements[number], part) for number, part in parts]
+        prompts = [asking_for(part, text, statements[number], languages) for (number, part), text in zip(parts, told)]
         found += _for_parts(parts, prompts, statements, writer, wording)
     found = distinct(found)
     return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
+
+
+def _nameless(statement: Statement, part: str) -> str:
+    """A statement without its names but for a part; of German, whose nouns look like names, as it is."""
+    others = [name for name in parts_of(statement.text) if part not in name]
+    return without(statement.told, others if nearest(statement.source).names else [])
 
 
 def _for_parts(
@@ -80,7 +89,7 @@ def _told_apart(
     languages: Sequence[Language],
 ) -> list[QuestionDraft]:
     """More questions where two statements were asked for different parts in the very same words: of two people of one
-    name, say. Whoever writes them reads the other statement, too.
+    name, say. Whoever writes them reads the statement without the names that both have.
     """
     same: dict[str, dict[int, str]] = {}
     for draft in drafts:
@@ -88,11 +97,12 @@ def _told_apart(
     found: dict[tuple[int, str], list[Message]] = {}
     for asked in same.values():
         for number, part in asked.items():
-            others = [n for n, p in asked.items() if n != number and folded(p) != folded(part)]
-            told = "\n".join(statements[n].told for n in [*others, number])
-            if others:
+            others = [n for n, other in asked.items() if n != number and folded(other) != folded(part)]
+            shared = [name for name in parts_of(statements[number].text) for n in others if name in statements[n].text]
+            if shared:
+                told = without(statements[number].told, shared)
                 found[number, part] = asking_for(part, told, statements[number], languages)
-    return _for_parts([*found], [*found.values()], statements, writer, 0)
+    return [draft for seed in (0, 1) for draft in _for_parts([*found], [*found.values()], statements, writer, seed)]
 
 
 def ask_freely(
@@ -131,7 +141,7 @@ def ask_whether_still(
     prompts = [whether_still(statements[number], languages) for number in numbers]
     texts = writer.complete(prompts, LONGEST // 2) if prompts else []
     drafts = [QuestionDraft(first_line(text), number, still=True) for number, text in zip(numbers, texts)]
-    return [draft for draft in drafts if draft.text and not _unsaid(draft.text, statements[draft.statement].source)]
+    return [d for d in drafts if d.text and not missing(d.text, [statements[d.statement].source])]
 
 
 def whether_still(statement: Statement, languages: Sequence[Language]) -> list[Message]:
@@ -187,27 +197,24 @@ def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] 
     sources : of all statements, by which it is told that a question speaks of somebody else's.
     """
     source, asked, part = folded(statement.source), folded(draft.text), folded(draft.part)
-    told = part in source and bool(WORD.search(part))
+    language = nearest(f"{statement.source} {draft.text}")
+    told = part in source and not language.first_person.issuperset(WORD.findall(part))
     return (
         told
         and not gives(asked, part)
         and len(draft.text) <= MOST
         and len(WORD.findall(draft.text)) + len(caseless(draft.text)) > 1
-        and not _unsaid(draft.text, statement.source)
+        and shared(draft.text, statement.source) > 0  # "What does he do?" is about anybody
+        and not unsaid(draft.text, statement.source, language)
         and not of_others(draft.text, statement.source, sources)
-        and not (statement.said_by == USER and _to_the_user(draft.text, statement.source))
+        # Who is to ask it does not speak to the user.
+        and (statement.said_by != USER or language.second_person.isdisjoint(WORD.findall(asked)))
     )
 
 
-def _to_the_user(question: str, source: str) -> bool:
-    """Whether a question speaks to the user, who is to ask it."""
-    return not nearest(f"{source} {question}").second_person.isdisjoint(WORD.findall(folded(question)))
-
-
-def _unsaid(question: str, source: str) -> list[str]:
+def unsaid(question: str, source: str, language: Language) -> list[str]:
     """The names and numbers of a question that nobody told; of German, whose nouns look like names, the numbers."""
-    unsaid = missing(question, [source])
-    return unsaid if nearest(f"{source} {question}").names else [word for word in unsaid if not word.isalpha()]
+    return [word for word in missing(question, [source]) if language.names or not word.isalpha()]
 
 
 def gives(asked: str, part: str) -> bool:

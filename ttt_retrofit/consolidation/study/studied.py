@@ -8,16 +8,17 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 from ..control import Control
-from ..facts.checks import folded, verbatim
-from ..facts.languages import Language, shown
+from ..facts.checks import WORD, folded, verbatim
+from ..facts.languages import Language, nearest, shown
 from ..facts.listing import Listed, facts_of
-from ..facts.related import Related
-from ..facts.verdicts import changed
+from ..facts.related import Related, shared
+from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from ..pieces import Context
 from ..statements import Statement, of_conversation
 from .answers import Answering, Question
 from .asking import Asking
+from .parts import parts_of
 from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, resemblance
 
 WORDINGS = 2  # that ask for the same, of which one can be spared
@@ -41,6 +42,11 @@ class Studied:
     def held_out(self) -> list[Question]:
         return [question for question in self.questions if question.held_out]
 
+    def covers(self, number: int) -> bool:
+        """Whether questions ask for all the names, numbers and codes that only this statement has."""
+        asked = {word for question in self.questions if question.statement == number for word in question.value}
+        return own_words(number, self.statements) <= asked
+
     @property
     def holding(self) -> list[Statement]:
         """The statements that hold at the end of the context."""
@@ -60,24 +66,29 @@ class Studying:
         """Own questions take the place of those that the writer writes."""
         statements, dropped = self._statements(listed=not own_questions)
         outdated = self._outdated(statements) if self.context.conversation and not own_questions else {}
-        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.writer, self.control)
+        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.judge, self.control)
         if own_questions:
-            questions = answering.answer([self._own(text, statements) for text in own_questions])
-            return Studied(statements, tuple(questions), outdated, dropped)
+            own = answering.answer([self._own(text, statements) for text in own_questions])
+            return Studied(statements, tuple(own.questions), outdated, dropped)
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
-        questions = answering.answer(written)
-        left = without_one_held_out(questions, len(statements), outdated)
+        answered = answering.answer(written)
+        questions, outdated = answered.questions, outdated | answered.overruled
+        left = without_one_held_out(questions, statements, outdated)
         if left:
             some, known = [statements[number] for number in left], {folded(question.text) for question in questions}
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
-            questions += answering.answer([draft for draft in more if folded(draft.text) not in known])
-        return Studied(statements, tuple(held_out(questions)), outdated, dropped)
+            questions += answering.answer([draft for draft in more if folded(draft.text) not in known]).questions
+        return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped)
 
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
         """The statements that no longer hold at the end, each with the last one that says so."""
         told = [(s.message, s.said_by, s.understood) for s in statements]
-        return changed(told, self.writer, self._at("changes"))
+        return self.judge.changed(told, self._at("changes"))
+
+    @cached_property
+    def judge(self) -> Judge:
+        return Judge(self.writer)
 
     @cached_property
     def languages(self) -> Sequence[Language]:
@@ -102,26 +113,38 @@ class Studying:
         return partial(self.control.at, stage)
 
 
-def held_out(questions: Sequence[Question]) -> Iterator[Question]:
+def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> Iterator[Question]:
     """The questions, of which one of each statement is held out: worded by another prompt and as none that is studied;
-    else one of several that ask for the same. What else may be held out is studied, and so is a statement's only one.
+    else one of several that ask for the same. It asks for what only this statement says, where one does. What else may
+    be held out is studied, and so is a statement's only one.
     """
-    for some in _by_statement(questions).values():
+    for number, some in _by_statement(questions).items():
+        own = own_words(number, statements) if number >= 0 else set()
         studied = [question for question in some if not question.held_out]
-        chosen = next((q for q in some if q.held_out and _otherwise(q, studied)), None)
-        if len(some) == 1:
-            chosen = None
-        elif chosen is None and len(studied) >= WORDINGS:
-            same = Counter(question.value for question in studied)
-            chosen = next((q for q in reversed(studied) if same[q.value] >= WORDINGS), None)
+        others = [question for question in some if question.held_out and _otherwise(question, studied)]
+        same = Counter(question.value for question in studied)
+        spare = [question for question in reversed(studied) if same[question.value] >= WORDINGS]
+        if number >= 0:  # the more a question says of what it is about, the better it decides
+            others.sort(key=lambda q: (not q.value & own, -shared(q.text, statements[number].source)))
+        may = (*others, *spare) if len(some) > 1 else ()
+        chosen = next((q for q in may if q.value & own), next(iter(may), None))
         for question in some:
             yield replace(question, held_out=question is chosen)
 
 
-def without_one_held_out(questions: Sequence[Question], statements: int, outdated: Collection[int]) -> list[int]:
+def own_words(number: int, statements: Sequence[Statement]) -> set[str]:
+    """The words of names, numbers and codes that one statement has and no other one."""
+    others = {word for n, other in enumerate(statements) if n != number for word in WORD.findall(folded(other.source))}
+    parts = parts_of(statements[number].text) if nearest(statements[number].source).names else []
+    return {word for part in parts for word in WORD.findall(folded(part))} - others
+
+
+def without_one_held_out(
+    questions: Sequence[Question], statements: Sequence[Statement], outdated: Collection[int]
+) -> list[int]:
     """The statements that hold and of which no question can be held out."""
-    found = _by_statement([question for question in held_out(questions) if question.held_out])
-    return [number for number in range(statements) if number not in outdated and number not in found]
+    found = _by_statement([question for question in held_out(questions, statements) if question.held_out])
+    return [number for number in range(len(statements)) if number not in outdated and number not in found]
 
 
 def _by_statement(questions: Sequence[Question]) -> dict[int, list[Question]]:
