@@ -120,7 +120,7 @@ def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_
     assert parts == ["Mirela", "Braga", "May", "My sister", "sing", "choir"]
 
 
-def test_where_two_statements_are_asked_the_same_more_are_written_with_the_other_one_in_view():
+def test_where_two_statements_are_asked_the_same_more_are_written_without_the_name_that_both_have():
     told = [Statement("My brother Alex lives in Boston.", "User"), Statement("My cousin Alex lives in Denver.", "User")]
     who = {"Boston": "brother", "Denver": "cousin"}
 
@@ -128,16 +128,16 @@ def test_where_two_statements_are_asked_the_same_more_are_written_with_the_other
         before, _, part = asked.rpartition(HIDDEN)
         if part not in who or not before:
             return ""
-        return f"Where does my {who[part]} Alex live?" if "\n" in before else "Where does Alex live?"
+        return "Where does Alex live?" if "Alex" in before else f"Where does my {who[part]} live?"
 
     writer = Scripted(write)
     assert [(one.text, one.statement) for one in ask(told, writer, ENGLISH, wordings=1)] == [
         ("Where does Alex live?", 0), ("Where does Alex live?", 1),
-        ("Where does my brother Alex live?", 0), ("Where does my cousin Alex live?", 1),
+        *[("Where does my brother live?", 0), ("Where does my cousin live?", 1)] * 2,
     ]  # fmt: skip
     assert writer.asked[-2:] == [
-        f"User: {told[1].text}\nUser: {told[0].text}{HIDDEN}Boston",
-        f"User: {told[0].text}\nUser: {told[1].text}{HIDDEN}Denver",
+        f"User: My brother lives in Boston.{HIDDEN}Boston",
+        f"User: My cousin lives in Denver.{HIDDEN}Denver",
     ]
 
 
