@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+from ttt_retrofit.consolidation.facts.verdicts import _asked
 from ttt_retrofit.util.messages import Message
 
 NUMBERED = re.compile(r"^\[(\d+)\] [^:]+: (.*)$", re.MULTILINE)
 HIDDEN = "\n→ "  # before the part that one question is written for
 CHANGES = re.compile(r"\[1\] (.*)\nNew: (.*)", re.DOTALL)
 SUPPORTS = re.compile(r"Told: .*\nQuestion: .*\nAnswer: .*", re.DOTALL)
+KNOWN = {(old, new): verdict for old, new, verdict in _asked()["changes"]["known"]}  # by which a judge is believed
 STILL = "Still? "  # put before what is read by whoever asks whether it is so
 
 
@@ -33,9 +35,9 @@ class Scripted:
 
     def _one(self, *prompt: Message) -> str:
         *before, last = prompt
-        if (before and before[0]["role"] == "system") or self.says is None:
-            still = before and "whether it is still as it was" in " ".join(before[0]["content"].split())
-            self.asked.append(STILL * bool(still) + last["content"])
+        if self.says is None or (before and before[0]["role"] == "system"):
+            still = any("whether it is still as it was" in " ".join(m["content"].split()) for m in before[:1])
+            self.asked.append(STILL * still + last["content"])
             return self.write(self.asked[-1])
         self.answered.append(last["content"])
         return self.says(last["content"], "\n".join(message["content"] for message in before))
@@ -69,6 +71,8 @@ def script(
             return "1"
         if compared := CHANGES.fullmatch(asked):
             later = found(changes, compared[1])
+            if compared.groups() in KNOWN:
+                return KNOWN[compared.groups()]
             return "1" if later and later in compared[2] else "-"
         if HIDDEN in asked:
             return (again or {}).get(asked.rpartition(HIDDEN)[2], "")

@@ -20,7 +20,7 @@ TALK = [
     {"role": "user", "content": "so Marek lives in Antwerp .", "date": "2026-03-07"},
     {"role": "assistant", "content": "who plays chess ?"},
     {"role": "tool", "content": "the museum is in Leeds ."},
-    {"role": "user", "content": "so Marek now lives in Braga .", "timestamp": "2026-04-02T10:00:00"},
+    {"role": "user", "content": "so Marek lives in Braga .", "timestamp": "2026-04-02T10:00:00"},
 ]
 FACTS = {
     "Bolt": "my dog is called Bolt .",
@@ -47,7 +47,7 @@ def says(asked, told):
     if asked == STILL["Braga"]:
         return "no , Marek now lives in Braga ."
     if "dog" in asked:
-        return "my dog is called Bolt ." if "dog" in told else "Otto ."
+        return "the dog is called Bolt ." if "dog" in told else "Otto ."
     if "museum" in asked:
         return "the museum is in Leeds ."
     place = next((place for place in ("Leeds", "Braga", "Antwerp") if f"lives in {place}" in told), "Runa")

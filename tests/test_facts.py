@@ -17,6 +17,7 @@ from ttt_retrofit.consolidation.facts.extraction import prompt, read
 from ttt_retrofit.consolidation.facts.informative import holds, informative
 from ttt_retrofit.consolidation.facts.listing import facts_of
 from ttt_retrofit.consolidation.facts.turns import turns_of
+from ttt_retrofit.consolidation.facts.verdicts import Judge
 from ttt_retrofit.consolidation.facts.writers import EndpointWriter
 from ttt_retrofit.errors import WriterError
 from ttt_retrofit.memory.facts import Fact
@@ -126,7 +127,7 @@ def test_messages_without_a_fact_are_read_again():
         return "[1] It rains." if asked.startswith("Before") or "Nothing was listed" in asked else "[2] Bolt is a dog."
 
     writer = Scripted(answer)
-    listed = facts_of(turns_of(TALK, MONDAY), writer)
+    listed = facts_of(turns_of(TALK, MONDAY), writer, judge=Judge(writer, {"tells": False}))
     again = writer.asked[-1]
     assert len(writer.asked) == 2 and "Bolt. And" not in again.split("Nothing")[-1] and '"rain"' in again
     assert "Thanks!" not in again, "two words tell nothing by themselves"
@@ -349,3 +350,18 @@ def test_what_an_answer_must_hold_are_the_words_that_the_context_made_likely():
 )
 def test_an_answer_is_right_when_it_has_every_word_of_the_value(answer, value, right):
     assert holds(answer, value) is right
+
+
+def test_a_fact_in_other_words_is_judged_and_one_that_quotes_its_message_is_not():
+    said = [{"role": "user", "content": "If I had a garden in Graz, I would grow roses. My dog is Bolt."}]
+    judged = []
+
+    def write(asked):
+        if asked.startswith("Said:"):
+            judged.append(asked)
+            return "-"
+        return "[1] I grow roses in Graz.\n[1] My dog is Bolt."
+
+    listed = facts_of(turns_of(said, MONDAY), writer := Scripted(write), judge=Judge(writer, {"tells": True}))
+    assert [fact.text for fact in listed.facts] == ["My dog is Bolt."]
+    assert listed.dropped == (("I grow roses in Graz.", "it was not told"),) and len(judged) == 1

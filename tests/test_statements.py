@@ -101,21 +101,33 @@ def test_a_repeated_name_is_not_new():
 
 
 def test_of_a_message_with_facts_the_sentences_that_name_something_else_stand_too():
-    message = "My dog Bolt is 3 years old. He met Rex in Graz. We sang all day. Bolt liked it."
+    message = "My dog Bolt has 3 brothers. We met Biscuit in Leeds. We sang on all those days. Bolt liked it."
     found = told(("U", message), facts=[(0, "My dog is called Bolt.")])
     assert found == [
         (0, "User", "My dog is called Bolt.", 0),
-        (0, "User", "My dog Bolt is 3 years old.", 0),
-        (0, "User", "He met Rex in Graz.", 0),
+        (0, "User", "My dog Bolt has 3 brothers.", 0),
+        (0, "User", "We met Biscuit in Leeds.", 0),
     ]
 
 
 @pytest.mark.parametrize(
     ("message", "fact", "left"),
     [
-        ("Mi perro se llama Bolt. Vive en Graz.", "Mi perro se llama Bolt.", ["Vive en Graz."]),
-        ("Mein Hund heißt Bolt. Er mag den Garten.", "Mein Hund heißt Bolt.", []),  # nouns are no names
-        ("Mein Hund heißt Bolt. Er wohnt in Haus 7.", "Mein Hund heißt Bolt.", ["Er wohnt in Haus 7."]),
+        (
+            "Mi perro se llama Pelícano. Siempre vive en Leeds.",
+            "Mi perro se llama Pelícano.",
+            ["Siempre vive en Leeds."],
+        ),
+        (
+            "Mein Hund heißt Pelikan. Er mag den Garten meiner Schwester.",
+            "Mein Hund heißt Pelikan.",
+            [],
+        ),  # nouns are no names
+        (
+            "Mein Hund heißt Pelikan. Er wohnt bei uns in 7 Zimmern.",
+            "Mein Hund heißt Pelikan.",
+            ["Er wohnt bei uns in 7 Zimmern."],
+        ),
         ("我的狗叫豆豆。它住在7号楼。", "我的狗叫豆豆。", ["它住在7号楼。"]),
     ],
 )

@@ -85,7 +85,7 @@ def of_conversation(turns: Sequence[Turn], listed: Listed | None) -> tuple[State
         sentences_left = _as_it_stands(number, turns, known)
         # Of a message that was listed, what names something that none of its facts does.
         found += [s for s in sentences_left if not told] or [
-            replace(s, before=()) for s in sentences_left if _names(s.text) - _words(told)
+            replace(s, before=()) for s in sentences_left if _names(s.text, turn) - _words(told)
         ]
         known |= _words(turn.text)
     return tuple(sorted(found, key=lambda statement: statement.message))
@@ -95,9 +95,10 @@ def _words(text: str) -> set[str]:
     return {folded(word) for word in WORD.findall(text)}
 
 
-def _names(text: str) -> set[str]:
+def _names(text: str, turn: Turn) -> set[str]:
     """Names, numbers and codes; of German, whose nouns look like names, the numbers."""
-    return {folded(word) for word in verbatim(text) if not word.isalpha() or nearest(text).names}
+    apart = nearest(turn.text).names
+    return {folded(word) for word in verbatim(text) if apart or not word.isalpha()}
 
 
 def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[Statement]:
@@ -106,7 +107,7 @@ def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[S
     before = tuple((one.said_by, one.dated) for one in turns[max(0, number - SHOWN_BEFORE) : number])
     found = []
     for sentence in sentences(turn.dated):
-        named = _names(sentence) - known
+        named = _names(sentence, turn) - known
         new = bool(named) or bool(caseless(sentence))
         silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS)) and not new
         if not silent and _size(sentence) >= (1 if before and before[-1][1].endswith(ASKS) else SHORTEST):

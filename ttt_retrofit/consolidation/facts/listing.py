@@ -8,10 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...memory.facts import Fact
-from .checks import caseless, folded, missing, unlike, verbatim
+from .checks import WORD, caseless, folded, missing, unlike, verbatim
 from .extraction import BEFORE, Written, written_facts
 from .related import of_others, terms
 from .turns import Turn
+from .verdicts import Judge
 from .writers import FactWriter
 
 SHORTEST = 3  # words of a fact that names nothing
@@ -32,8 +33,11 @@ def facts_of(
     turns: Sequence[Turn],
     writer: FactWriter,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    judge: Judge | None = None,
 ) -> Listed:
     """The facts that messages tell, in their order. Nothing is listed that names what was not said.
+
+    judge : of what is in other words than its message; the writer, if not given.
 
     Raises
     ------
@@ -41,17 +45,30 @@ def facts_of(
         When the writer is a server and does not answer.
     """
     source = hashlib.sha256(json.dumps([[t.said_by, t.text] for t in turns], ensure_ascii=False).encode()).hexdigest()
+    written = written_facts(turns, writer, progress)
+    faults = {one: fault_of(one, turns) for one in written}
+    reworded = [one for one in written if faults[one] is None and not _quotes(one)]
+    verdicts = (judge or Judge(writer)).told([(_said(one, turns), one.text) for one in reworded])
+    faults |= {one: "it was not told" for one, yes in zip(reworded, verdicts) if not yes}
     kept: dict[str, Fact] = {}
-    dropped: dict[str, tuple[str, str]] = {}
-    for written in written_facts(turns, writer, progress):
-        fault = fault_of(written, turns)
-        if fault is not None:
-            dropped[folded(written.text)] = (written.text, fault)
-            continue
-        turn = written.turn
-        fact = Fact.of(written.text, turn.speaker, turn.date.isoformat(), [turn.place], source)
-        kept.setdefault(folded(written.text), fact)
+    for one in written:
+        if faults[one] is None:
+            fact = Fact.of(one.text, one.turn.speaker, one.turn.date.isoformat(), [one.turn.place], source)
+            kept.setdefault(folded(one.text), fact)
+    dropped = {folded(one.text): (one.text, fault) for one, fault in faults.items() if fault is not None}
     return Listed(tuple(kept.values()), tuple(one for text, one in dropped.items() if text not in kept))
+
+
+def _quotes(written: Written) -> bool:
+    """Whether a sentence stands in its message word for word."""
+    return " ".join(WORD.findall(folded(written.text))) in " ".join(WORD.findall(folded(written.turn.dated)))
+
+
+def _said(written: Written, turns: Sequence[Turn]) -> str:
+    """Its message, with the question that it may reply to."""
+    at = turns.index(written.turn)
+    before = [turn for turn in turns[max(0, at - 1) : at] if turn.asks]
+    return "\n".join(f"{turn.said_by}: {turn.dated}" for turn in [*before, written.turn])
 
 
 def fault_of(written: Written, turns: Sequence[Turn]) -> str | None:

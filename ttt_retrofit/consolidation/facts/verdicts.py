@@ -1,4 +1,4 @@
-"""What a writer judges: whether a later fact ends an earlier one, and whether an answer says what was told.
+"""What a writer judges: whether a fact was told, whether a later one ends it, and whether an answer says what was told.
 
 A verdict is a digit or a dash, so examples in one language serve all of them.
 """
@@ -17,7 +17,7 @@ from .related import Related
 from .turns import USER
 from .writers import FactWriter
 
-Kind = Literal["changes", "supports"]
+Kind = Literal["changes", "supports", "tells"]
 TRUSTED = 0.75  # share of known cases that a writer must judge rightly; chance is a half
 COMPARED = 3  # earlier facts that one is compared with
 YES = "1"
@@ -56,6 +56,10 @@ class Judge:
         answers : what was told, a question, and its answer.
         """
         return self._verdicts("supports", answers, True)
+
+    def told(self, facts: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether each fact was told, and not asked, imagined or ordered. facts : what was said, and a fact of it."""
+        return self._verdicts("tells", facts, True)
 
     def _verdicts(self, kind: Kind, asked: Sequence[tuple[str, ...]], otherwise: bool) -> list[bool]:
         if not asked:

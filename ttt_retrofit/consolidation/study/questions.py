@@ -102,7 +102,9 @@ def _told_apart(
             if shared:
                 told = without(statements[number].told, shared)
                 found[number, part] = asking_for(part, told, statements[number], languages)
-    return [draft for seed in (0, 1) for draft in _for_parts([*found], [*found.values()], statements, writer, seed)]
+    prompts = [*found.values()]
+    more = [draft for seed in (0, 1) for draft in _for_parts([*found], prompts, statements, writer, seed)]
+    return distinct([draft for draft in more if draft.statement not in same.get(folded(draft.text), {})])
 
 
 def ask_freely(

@@ -107,8 +107,9 @@ class Studying:
         """
         statements, dropped, refused = self.context.statements, 0, 0
         if self.context.conversation:
-            writer = self.review.instructed(self.writer)
-            found = facts_of(self.context.turns, writer, self._at("facts")) if listed else Listed((), ())
+            turns, found = self.context.turns, Listed((), ())
+            if listed:
+                found = facts_of(turns, self.review.instructed(self.writer), self._at("facts"), self.judge)
             statements, dropped = of_conversation(self.context.turns, found), len(found.dropped)
         if len(statements) > self.asking.config.most_statements:
             telling = sorted(range(len(statements)), key=lambda n: not verbatim(statements[n].text))
@@ -124,7 +125,7 @@ class Studying:
 def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> Iterator[Question]:
     """The questions, of which one of each statement is held out: worded by another prompt and as none that is studied;
     else one of several that ask for the same. It asks for what only this statement says, where one does. What else may
-    be held out is studied.
+    be held out is studied, and so is a statement's only one.
     """
     for number, some in _by_statement(questions).items():
         own = own_words(number, statements) if number >= 0 else set()
@@ -134,7 +135,8 @@ def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> 
         spare = [question for question in reversed(studied) if same[question.value] >= WORDINGS]
         if number >= 0:  # the more a question says of what it is about, the better it decides
             others.sort(key=lambda q: (not q.value & own, -shared(q.text, statements[number].source)))
-        chosen = next((q for q in (*others, *spare) if q.value & own), next(iter((*others, *spare)), None))
+        may = (*others, *spare) if len(some) > 1 else ()
+        chosen = next((q for q in may if q.value & own), next(iter(may), None))
         for question in some:
             yield replace(question, held_out=question is chosen)
 
