@@ -54,10 +54,10 @@ WRITER = script(
     },
     questions={
         "3308": "3308 | What is the code of the garage?",
-        "Biscuit": "Biscuit | What is my dog called?",
-        "7145": "7145 | What is the code of the garage?",
+        "Biscuit": "Biscuit | How is my dog called?\nBiscuit | What is the name of my dog?",
+        "7145": "7145 | Which code does the garage have?\n7145 | What code opens the garage?",
     },
-    again={"Biscuit": "What is the name of my dog?", "7145": "What is the garage code?"},
+    again={"Biscuit": "What is my dog called?", "7145": "What is the code of the garage?"},
     changes={"3308": "7145"},
     says=says,
 )
