@@ -28,8 +28,9 @@ from .harness.asker import Asker
 from .harness.loading import base_model, tokenizer_of
 from .harness.prompts import Message, Recollector, told
 from .harness.retrieval import BM25
+from .harness.writers import writer_of
 from .locomo_talks import Session, Talk
-from .small_talk import NOTE, writer_of
+from .small_talk import NOTE
 from .turns_rows import LORA_PART
 
 INSTRUCTION = "Today is {day}. Answer in a few words. If it was never mentioned, say so."
@@ -59,7 +60,7 @@ class Bench:
     @cached_property
     def writer(self) -> FactWriter:
         if self.writer_name is not None:
-            return writer_of(self.writer_name, self.asker.name)
+            return writer_of(self.writer_name)
         own = Recollector(self.asker.model, self.asker.tokenizer)
         return ModelWriter(self.asker.name, own.writer, own.formatter)
 

@@ -28,7 +28,7 @@ from ttt_retrofit import Memory
 from ttt_retrofit.consolidation.facts.checks import folded
 from ttt_retrofit.consolidation.facts.listing import facts_of
 from ttt_retrofit.consolidation.facts.turns import Turn, turns_of
-from ttt_retrofit.consolidation.facts.writers import EndpointWriter, FactWriter, ModelWriter
+from ttt_retrofit.consolidation.facts.writers import FactWriter, ModelWriter
 from ttt_retrofit.util.messages import Message
 
 from .harness.loading import carrier, tokenizer_of
@@ -36,6 +36,7 @@ from .harness.options import command_line, stored_as
 from .harness.prompts import Recollector, told
 from .harness.store import Store
 from .harness.tables import markdown_table
+from .harness.writers import writer_of
 
 NAME = "small_talk"
 ANSWER_TOKENS = 48
@@ -150,8 +151,7 @@ class Rows:
     @cached_property
     def _writes(self) -> FactWriter:
         if isinstance(self._other, str):
-            url, _, served = self._other.partition("#")
-            return EndpointWriter(url, served or None)
+            return writer_of(self._other)
         asked = self._base if self._other is None else Recollector(*self._other)
         return ModelWriter(self.writer or self.model, asked.writer, asked.formatter)
 

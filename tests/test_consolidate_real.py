@@ -54,10 +54,10 @@ WRITER = script(
     },
     questions={
         "3308": "3308 | What is the code of the garage?",
-        "Biscuit": "Biscuit | What is my dog called?",
-        "7145": "7145 | What is the code of the garage?",
+        "Biscuit": "Biscuit | How is my dog called?\nBiscuit | What is the name of my dog?",
+        "7145": "7145 | What is the new code of the garage?\n7145 | What is the garage code?",
     },
-    again={"Biscuit": "What is the name of my dog?", "7145": "What is the garage code?"},
+    again={"Biscuit": "What is my dog called?", "7145": "What is the code of the garage?"},
     changes={"3308": "7145"},
     says=says,
 )
@@ -108,7 +108,7 @@ def told(directory, tmp_path_factory):
 
 def test_what_was_told_is_known_in_a_fresh_process_without_the_conversation(told, directory, tmp_path):
     _, _, memory = told
-    assert memory.report.accepted and memory.report.recall >= 0.8
+    assert memory.report.accepted  # by questions in other words than the two that are studied of each fact
     memory.save(tmp_path)
     command = [sys.executable, "-c", RECOLLECT, str(directory), str(tmp_path), json.dumps([*ASKED, *ELSEWHERE])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
@@ -139,10 +139,14 @@ def test_unrelated_text_is_read_bit_for_bit_as_without_a_memory(told):
     assert memory.report.drift_loss == 0.0
 
 
-def test_the_facts_that_hold_are_known(told):
+def test_the_facts_that_hold_are_known_or_stay_in_words(told):
     memory = told[2]
     assert [fact.text for fact in memory.facts("superseded")] == ["The code of the garage is 3308."]
-    assert all(fact.learned for fact in memory.facts()) and memory.unlearned() == []
+    assert {fact.text for fact in memory.facts()} == {"My dog is called Biscuit.", "The code of the garage is 7145."}
+    # The smallest model may miss a wording that it did not study. Then that fact stays in words.
+    assert memory.unlearned() == [fact for fact in memory.facts() if not fact.learned] != memory.facts()
+    in_words = str(memory.with_notes([]))
+    assert all((fact.text in in_words) != fact.learned for fact in memory.facts())
     assert memory.nbytes < 10e6
 
 

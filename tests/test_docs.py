@@ -19,7 +19,7 @@ from words import TEMPLATE
 from ttt_retrofit.consolidation import consolidate
 from ttt_retrofit.consolidation.facts.checks import WORD, folded
 from ttt_retrofit.consolidation.facts.writers import ModelWriter
-from ttt_retrofit.consolidation.study import answers
+from ttt_retrofit.consolidation.study import answers, questions
 
 DOCS = Path(__file__).parents[1] / "docs"
 NAME = "Qwen/Qwen3-0.6B"  # a directory of the working directory, here
@@ -87,6 +87,7 @@ def indulgent(monkeypatch):
         return True, "recall 100% of 2 questions, loss on unrelated text +0.00%."
 
     monkeypatch.setattr(ModelWriter, "complete", lambda self, *given, **how: Scripted(written).complete(*given, **how))
+    monkeypatch.setattr(questions, "shared", lambda *_: 1)
     monkeypatch.setattr(answers, "missing", lambda *_: [])
     monkeypatch.setattr(answers, "holds", lambda *_: True)
     monkeypatch.setattr(answers, "given_by", lambda said, known, source: frozenset(WORD.findall(folded(source))))

@@ -70,7 +70,7 @@ def test_read_is_checked_once_and_says_how_far_it_is(waiting, monkeypatch):
     model, ids, checked, told = converted(), tokens(1, 45), [], []
     cache = model.read(ids[:, :waiting]) if waiting else None
     once = inputs.checked_ids
-    monkeypatch.setattr(inputs, "checked_ids", lambda *args: checked.append(1) or once(*args))
+    monkeypatch.setattr(inputs, "checked_ids", lambda *args, **named: checked.append(1) or once(*args, **named))
     cache = model.read(ids[:, waiting:], past_key_values=cache, progress=told.append)
     assert len(checked) == 1
     chunk = model.ttt.chunk_size

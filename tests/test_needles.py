@@ -22,9 +22,12 @@ def lm_eval(base):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ruler, "keys", lambda: (ADJECTIVES, NOUNS))
         patch.setattr(ruler, "essays", lambda: ["It", "was", "late.", "We", "went", "home", "again."] * 2000)
-        before = random.getstate()
+        # By what is taken and given back: a thread of another test may draw a number meanwhile.
+        taken, given, states = [], [], (random.getstate, random.setstate)
+        patch.setattr(random, "getstate", lambda: taken.append(states[0]()) or taken[-1])
+        patch.setattr(random, "setstate", lambda state: given.append(state) or states[1](state))
         samples = {task: ruler.generate(task, base, TOKENS)[:40] for task in ruler.TASKS}
-        assert random.getstate() == before, "our own random state is not what it was"
+        assert taken and given == taken, "our own random state is not what it was"
         yield samples
 
 
