@@ -67,6 +67,7 @@ def test_a_server_that_keeps_nothing_leaves_nothing(number, base, tmp_path):
     process = subprocess.Popen(
         [*COMMAND, "serve", base, "--port", "0", "--json", *SMALL], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # tests that nohup runs ignore it, and so would this
     )  # fmt: skip
     url = json.loads(process.stdout.readline())["url"].removesuffix("/v1")
     assert httpx.Client(transport=httpx.HTTPTransport(retries=8)).get(f"{url}/health", timeout=60).is_success
