@@ -37,16 +37,18 @@ class PrefixCache:
                 ids = torch.tensor([shared[known:]], device=self.model.device)
                 self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
             self.tokens += len(shared) - known
-        if not any(cache.is_sliding):  # what left a window cannot be given to another prompt
-            self._keep(shared, cache)
-        return len(shared), copy.deepcopy(cache)
+            if not any(cache.is_sliding):  # what left a window cannot be given to another prompt
+                self._keep(shared, cache)
+                cache = copy.deepcopy(cache)
+        return len(shared), cache
 
     def _nearest(self, shared: list[int]) -> tuple[int, DynamicCache]:
-        """The kept cache that holds most of a beginning, cut to that."""
+        """A copy of the kept cache that holds most of a beginning, cut to that."""
         best = max(self._kept, key=lambda kept: _alike(kept[0], shared), default=None)
         alike = 0 if best is None else _alike(best[0], shared)
         if best is None or alike < SHORTEST:
             return 0, DynamicCache(config=self.model.config)
+        self._keep(*best)  # the last that is given up
         ids, cache = best[0], copy.deepcopy(best[1])
         if alike < len(ids):
             cache.crop(alike - len(ids))
@@ -55,7 +57,7 @@ class PrefixCache:
     def _keep(self, ids: list[int], cache: DynamicCache) -> None:
         """In place of those that are a beginning of it."""
         others = [(known, other) for known, other in self._kept if _alike(known, ids) < len(known)]
-        self._kept = [*others, (ids, copy.deepcopy(cache))][-KEPT:]
+        self._kept = [*others, (ids, cache)][-KEPT:]
 
 
 def worth_sharing(prompts: Sequence[Sequence[int]]) -> int:
