@@ -2,7 +2,8 @@
 
 import pytest
 
-from ttt_retrofit.consolidation.study.parts import names_in, parts_of, telling
+from ttt_retrofit.consolidation.facts.checks import names_in
+from ttt_retrofit.consolidation.study.parts import parts_of, telling
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..memory.facts import Fact
-from .facts.checks import WORD, caseless, folded, verbatim
+from .facts.checks import names_in, words_of
 from .facts.languages import nearest
 from .facts.related import common, terms
-
-
-def words(text: str) -> set[str]:
-    """The words of a text, folded; of scripts that write them together, the characters."""
-    said = folded(text)
-    return set(WORD.findall(said)) | set(caseless(said))
-
-
-def names(texts: Iterable[str]) -> set[str]:
-    """Names, numbers and codes of texts, folded."""
-    return {folded(word) for text in texts for word in verbatim(text)}
 
 
 @dataclass(frozen=True)
@@ -45,7 +34,7 @@ class Dependence:
         """Ids of what a lesson depends on that is about some statements, and tells these texts."""
         numbers = [number for number in statements if 0 <= number < len(self.own)]
         about = [self.own[number] for number in numbers]
-        told = names(texts).difference(*(words(fact.text) for fact in about))
+        told = names_in(texts).difference(*(words_of(fact.text) for fact in about))
         lent = (fact_id for name in sorted(told) for fact_id in self._by_word.get(name, ()))
         said = terms(" ".join(texts)).difference(*(terms(fact.text) for fact in about))
         before = (self.own[old] for old, later in self.outdated.items() if later in numbers)
@@ -56,6 +45,6 @@ class Dependence:
     def _by_word(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for fact in (*self.own, *self.earlier):
-            for word in sorted(words(fact.text)):
+            for word in sorted(words_of(fact.text)):
                 found.setdefault(word, []).append(fact.id)
         return found

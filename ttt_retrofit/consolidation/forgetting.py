@@ -28,9 +28,9 @@ from ..util.prompt_formatter import PromptFormatter
 from ..util.texts import common_beginning
 from .config import ConsolidationConfig
 from .control import Control
-from .dependence import names, words
 from .distill import EncodedLesson, Leaves, begin_training, learning_rate, train, with_new_entry
 from .earlier_lessons import EarlierLessons
+from .facts.checks import names_in, words_of
 from .facts.languages import languages, nearest
 from .facts.related import common, terms
 from .gate_calibration import TextMeans, with_keys, without_keys
@@ -112,7 +112,7 @@ class Forgetting:
         if lesson.facts is not None:
             return not self.gone.keys().isdisjoint(lesson.facts)
         text = self.tokenizer.decode([*lesson.prompt, *lesson.answer], skip_special_tokens=True)
-        return not self.traces.own.isdisjoint(words(str(text)))
+        return not self.traces.own.isdisjoint(words_of(str(text)))
 
     # ------------------------------------------------------------------ distilling
 
@@ -235,12 +235,12 @@ class Forgetting:
         lessons = (x for entry in self.memory.entries for x in entry.lessons if self.depends(x) and x.kind == "fact")
         said = dict.fromkeys(map(self.told.in_words, lessons))
         told = " ".join(fact.text for fact in self.gone.values())
-        named = names(fact.text for fact in self.gone.values()) - words(self.instead)
+        named = names_in(fact.text for fact in self.gone.values()) - words_of(self.instead)
         about = terms(told) - terms(self.instead) - common(nearest(told))
         return [
             (one.question, one.answer)
             for one in said
-            if (named or about).isdisjoint(words(one.question) if named else terms(one.question))
+            if (named or about).isdisjoint(words_of(one.question) if named else terms(one.question))
         ]
 
 

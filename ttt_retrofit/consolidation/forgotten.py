@@ -17,7 +17,7 @@ from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from ..memory.report import Report
 from . import verify
-from .dependence import words
+from .facts.checks import words_of
 from .facts.informative import holds
 from .forgetting import TAUGHT, Forgetting
 from .model_copies import private_copy
@@ -77,9 +77,9 @@ class ForgottenVerification:
     def _value(self, lesson: Lesson) -> frozenset[str]:
         """What an answer must not hold: what it took from the facts. Of an overview, their own names."""
         if lesson.kind == "overview":
-            return frozenset(self.work.traces.own - words(self.work.instead))
+            return frozenset(self.work.traces.own - words_of(self.work.instead))
         told = " ".join(self.work.gone[name].text for name in lesson.facts or self.work.gone if name in self.work.gone)
-        return frozenset(self._given(lesson, told) - words(self.work.instead))
+        return frozenset(self._given(lesson, told) - words_of(self.work.instead))
 
     def _given(self, lesson: Lesson, told: str) -> frozenset[str]:
         said = self.work.told.in_words(lesson)

@@ -13,8 +13,7 @@ from ..memory.facts import Fact
 from ..memory.notes import Note
 from ..util.files import parsed
 from ..util.messages import Message
-from .dependence import names, words
-from .facts.checks import folded
+from .facts.checks import folded, names_in, words_of
 from .facts.languages import nearest
 from .facts.related import common, terms
 from .sentences import sentences
@@ -28,9 +27,9 @@ class Traces:
     left: Sequence[Fact]
 
     @cached_property
-    def own(self) -> set[str]:
+    def own(self) -> frozenset[str]:
         """Names, numbers and codes that no other fact has, folded."""
-        return names(fact.text for fact in self.gone).difference(*(words(fact.text) for fact in self.left))
+        return names_in(fact.text for fact in self.gone).difference(*(words_of(fact.text) for fact in self.left))
 
     @cached_property
     def _whole(self) -> set[str]:
@@ -48,7 +47,7 @@ class Traces:
         """Whether a text has a name of theirs, all words that say what one is about, or is one."""
         said = terms(text)
         return (
-            not self.own.isdisjoint(words(text))
+            not self.own.isdisjoint(words_of(text))
             or any(some and some <= said for some in self._telling)
             or folded(text).strip() in self._whole
         )
@@ -70,7 +69,7 @@ class Traces:
         if source.text is None:
             return source
         text = self._chat(source.text) if source.kind == "chat" else self._without(source.text)
-        unfound = text == source.text or not self.own.isdisjoint(words(text))
+        unfound = text == source.text or not self.own.isdisjoint(words_of(text))
         return replace(source, text=None if unfound else text)
 
     def _without(self, text: str) -> str:

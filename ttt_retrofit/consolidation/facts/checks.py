@@ -27,6 +27,12 @@ def caseless(text: str) -> list[str]:
     return [c for c in text if c.isalpha() and not (c.isupper() or c.islower())]
 
 
+def words_of(text: str) -> set[str]:
+    """The words of a text, folded; of scripts that write them together, the characters."""
+    said = folded(text)
+    return set(WORD.findall(said)) | set(caseless(said))
+
+
 def verbatim(text: str) -> list[str]:
     """The words of a fact that must stand in its source: those with a digit, and those with a capital letter.
 
@@ -40,6 +46,11 @@ def verbatim(text: str) -> list[str]:
         if said and not PRONOUN.fullmatch(word):
             found.append(word)
     return found
+
+
+def names_in(texts: Iterable[str]) -> frozenset[str]:
+    """The names, numbers and codes of texts, folded. At the beginning of a sentence a name is not told from a word."""
+    return frozenset(folded(word) for text in texts for word in verbatim(text))
 
 
 def missing(text: str, sources: Iterable[str], allowed: Collection[str] = ()) -> list[str]:

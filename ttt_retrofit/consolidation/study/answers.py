@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..control import Control
-from ..facts.checks import WORD, caseless, folded, missing, verbatim
+from ..facts.checks import WORD, caseless, folded, missing, names_in, words_of
 from ..facts.informative import holds
 from ..facts.related import Related
 from ..facts.verdicts import Judge
@@ -171,7 +171,7 @@ class Answering:
     def _held_out(self, draft: QuestionDraft, said: str) -> bool:
         """Whether it may decide on a memory: its answer names nothing but the part that it is judged by."""
         source = self._source([draft.statement])
-        return draft.held_out and given_by(said, f"{draft.text} {draft.part}", source).isdisjoint(names_of(said))
+        return draft.held_out and given_by(said, f"{draft.text} {draft.part}", source).isdisjoint(names_in([said]))
 
     def _source(self, numbers: Sequence[int]) -> str:
         return " ".join(self.statements[number].source for number in numbers)
@@ -182,16 +182,9 @@ def first_word(said: str) -> list[str]:
     return (caseless(folded(said)) or WORD.findall(folded(said)))[:1]
 
 
-def names_of(said: str) -> set[str]:
-    return {folded(word) for word in verbatim(said)}
-
-
 def given_by(said: str, known: str, source: str) -> frozenset[str]:
     """The names, numbers and codes that an answer took from a source, and that were not `known`; where it has none, the
     other words that it took.
     """
-    from_source = set(WORD.findall(folded(source))) | set(caseless(folded(source)))
-    asked = set(WORD.findall(folded(known))) | set(caseless(folded(known)))
-    taken = {word for word in WORD.findall(folded(said)) if word in from_source and word not in asked}
-    taken |= {c for c in caseless(folded(said)) if c in from_source and c not in asked}
-    return frozenset(taken & names_of(said) or taken)
+    taken = words_of(said) & words_of(source) - words_of(known)
+    return frozenset(taken & names_in([said]) or taken)

@@ -29,11 +29,6 @@ def parts_of(text: str, names: frozenset[str] = frozenset()) -> list[str]:
     return list(dict.fromkeys(text[first:last] for first, last in found))
 
 
-def names_in(texts: Sequence[str]) -> frozenset[str]:
-    """The names of texts, folded: those that stand within a sentence tell those at the beginning of one."""
-    return frozenset(folded(word) for text in texts for word in verbatim(text))
-
-
 def without(text: str, names: Sequence[str]) -> str:
     """A text that leaves names out: "My brother lives in Lyon." says whose city it is without one."""
     for name in names:

@@ -13,13 +13,13 @@ from functools import cache
 from importlib import resources
 
 from ...util.messages import Message
-from ..facts.checks import WORD, caseless, folded, missing
+from ..facts.checks import WORD, caseless, folded, missing, names_in
 from ..facts.languages import Language, nearest
 from ..facts.related import APOSTROPHE, of_others, shared
 from ..facts.turns import USER
 from ..facts.writers import FactWriter, first_line
 from ..statements import TEXT, Statement
-from .parts import names_in, parts_of, telling, without
+from .parts import parts_of, telling, without
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
