@@ -137,7 +137,9 @@ class TTTSite(Hook, nn.Module):
         if rows != 1 or dense is None:
             return None
         weight = dense.weight
-        return weight.detach() if weight.dtype in (torch.float32, torch.float64) and not weight.is_meta else None
+        if type(weight) is not nn.Parameter or weight.is_meta:  # a shard of it (FSDP2), or offloaded
+            return None
+        return weight.detach() if weight.dtype in (torch.float32, torch.float64) else None
 
     @torch.compiler.disable
     def withhold_input(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -273,9 +273,18 @@ class ForwardMixin(MemoryMixin):
 
     def new_cache(self) -> TTTCache:
         """An empty cache for this model."""
+        cache = self.passing_cache()
+        cache.base = fingerprint(self)
+        return cache
+
+    def passing_cache(self) -> TTTCache:
+        """An empty cache that is never saved, so that the weights need not be read to name their base.
+
+        In training they change with every step, and a process may hold a part of them only.
+        """
         layer.check_modules(self)
         self.check_bound()
-        cache = TTTCache(self.config, self.ttt, fingerprint(self))
+        cache = TTTCache(self.config, self.ttt, "")
         cache.owner = self._identity
         return cache
 

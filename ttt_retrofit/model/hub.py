@@ -24,6 +24,7 @@ from ..errors import CheckpointError, UnsupportedModelError
 from ..inner import layer
 from ..util.files import check_regular_inside
 from ..util.hub_ids import hub_id
+from ..util.shards import check_whole
 from . import weights_seal
 
 MODEL_TYPE = "ttt_retrofit"
@@ -125,12 +126,21 @@ class CheckpointMixin(_Base):
         Parameters
         ----------
         losses : measured figures for the card, such as {"window": 3.26, "window + TTT": 3.19}, nats per token.
+
+        Raises
+        ------
+        UnsupportedModelError
+            For a base from remote code, and for weights that are split over processes.
+        CheckpointError
+            When the directory cannot be written.
         """
         if self.config.model_type not in CONFIG_MAPPING:
             raise UnsupportedModelError(
                 f"{self._base_class.__name__} comes from remote code, so transformers could not load the converted "
                 f"checkpoint again. Register it first: AutoConfig.register({self.config.model_type!r}, ...)."
             )
+        if not args and kwargs.get("state_dict") is None:
+            check_whole(self)
         forget_gguf(self)
         before, self._card_losses = self._card_losses, losses or self._card_losses
         try:

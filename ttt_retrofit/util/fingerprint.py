@@ -23,6 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from .shards import check_whole
+
 SAMPLED_TENSORS = 8
 SAMPLED_VALUES = 64
 BLOCK = 2**16  # values summed together
@@ -69,7 +71,13 @@ def fingerprint(model: nn.Module) -> str:
 
     Every tensor is read once and again only after it has changed. A change that torch does not count, by `.data`, is
     noticed where it reaches the sample.
+
+    Raises
+    ------
+    UnsupportedModelError
+        Where a process holds only a part of the weights (`TTTTrainingConfig.shard`).
     """
+    check_whole(model)
     weights = list(_weights(model))
     sample, known = _sample(weights), _KNOWN.setdefault(model, _Known())
     if known.sample != sample:
