@@ -157,13 +157,22 @@ def by_double_backward(
 
 @torch.enable_grad()
 def by_differences(
-    model: Any, outer: OuterParameters, chunk: Chunk, weight: float, cotangent: Cotangent | None, keys: Keys
+    model: Any,
+    outer: OuterParameters,
+    chunk: Chunk,
+    weight: float,
+    cotangent: Cotangent | None,
+    keys: Keys,
+    always: bool = False,
 ) -> ChunkGradients:
-    """The same, from the gradients of L at W + εu and at W."""
-    if cotangent is None:  # of the last chunk, on which nothing depends
+    """The same, from the gradients of L at W + εu and at W.
+
+    always : go through the last chunk too, whose gradient is known, as other processes go through theirs.
+    """
+    if cotangent is None and not always:  # of the last chunk, on which nothing depends
         return chunk.gradient(outer).times(weight)
-    reach = float(cotangent.reach)
-    if reach == 0:  # nothing depends on the step, but on the keys
+    reach = 0.0 if cotangent is None else float(cotangent.reach)
+    if cotangent is None or reach == 0:  # nothing depends on the step, but on the keys
         forward = _Forward(model, outer, chunk, None, order=1)
         return forward.gradients(weight * forward.losses.sum() + forward.product(keys))
     epsilon = DIFFERENCE[cotangent.reach.dtype] * reach

@@ -14,8 +14,8 @@ from .choices import OUTER_PARAMETERS, Gradients
 
 SHARDED = (
     "{} shards parameters behind hooks that know gradients of one backward pass; the outer loop goes through a model "
-    "several times for one gradient. Use several processes with a whole model each (accelerate launch --multi_gpu), a "
-    "4-bit base, or fast_weights='lora'."
+    "several times for one gradient. Launch several processes without it (accelerate launch --multi_gpu), and set "
+    "shard=True: what is not trained is then sharded by FSDP2."
 )
 
 
@@ -29,7 +29,8 @@ class TTTTrainingConfig(TrainingArguments):
     Raises
     ------
     ConfigError
-        For values outside their range, and for fp16, FSDP and DeepSpeed, which the outer loop does not support.
+        For values outside their range, and for fp16, accelerate's FSDP and DeepSpeed, which the outer loop does not
+        support.
     """
 
     sequence_length: int = field(
@@ -64,6 +65,19 @@ class TTTTrainingConfig(TrainingArguments):
     evaluate_without_updates: bool = field(
         default=True, metadata={"help": "also evaluate with updates off, to measure their gain"}
     )
+
+    shard: bool = field(
+        default=False,
+        metadata={
+            "help": "split what is not trained over the processes (FSDP2), for a base that one device cannot hold; the "
+            "weights are sent around for every chunk"
+        },
+    )
+
+    @property
+    def place_model_on_device(self) -> bool | None:
+        """A model that is sharded goes to its device part by part."""
+        return False if self.shard else None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -104,7 +118,8 @@ class TTTTrainingConfig(TrainingArguments):
         for name in ("sequence_length", "truncate_chunks"):
             if not is_integer(getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)!r}: expected a whole number.")
-        check_flag("evaluate_without_updates", self.evaluate_without_updates)
+        for name in ("evaluate_without_updates", "shard"):
+            check_flag(name, getattr(self, name))
 
     def _check_choices(self) -> None:
         if self.gradients not in get_args(Gradients):
@@ -122,6 +137,11 @@ class TTTTrainingConfig(TrainingArguments):
             raise ConfigError("fp16=True: fast weights take steps that float16 cannot hold. Use bf16=True.")
         if self.fsdp or self.deepspeed:
             raise ConfigError(SHARDED.format("fsdp" if self.fsdp else "deepspeed"))
+        if self.shard and "everything" in self.outer_parameters:
+            raise ConfigError(
+                "shard=True splits what is not trained, and outer_parameters=['everything'] leaves nothing. Train "
+                "'start' and 'log_lr', with 'lora' where the model carries adapters, or leave shard out."
+            )
         if self.torch_compile:
             raise ConfigError("torch_compile=True: the outer loop runs chunks of the plain model. Leave it off.")
         if not self.average_tokens_across_devices:

@@ -13,6 +13,9 @@ What a later loss owes to an earlier update can be followed exactly, in the last
 
 A sweep forwards reads as in use, keeping what stood before each chunk that will be gone back through; a sweep backwards
 holds the derivatives of what is already behind it (`chunks.py`). No graph spans more than one chunk.
+
+Processes that share the weights of a model (`sharding.py`) forward and go back equally often. One whose rows have fewer
+chunks than another's reads a stand-in, a chunk of no meaning, in the place of each that it lacks.
 B batch rows, T tokens, C chunk.
 """
 
@@ -20,8 +23,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -48,6 +52,7 @@ from .chunks import (
 )
 from .parameters import GradientSums, OuterParameters
 from .replay import recording
+from .sharding import is_sharded, kept_whole
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def outer_gradients(
     truncate_chunks: int = 1,
     rematerialise: bool = False,
     weight: float | None = None,
+    longest: int | None = None,
 ) -> BatchGradients:
     """Loss and outer gradient of a batch, of which no parameter's `.grad` is touched.
 
@@ -80,6 +86,7 @@ def outer_gradients(
         group of which is read a second time; for `none`, no activations.
     weight : of each chunk in the loss that gradients are of: one over the chunks of all batches of a step. By default
         one over those of this batch.
+    longest : chunks of the longest row in all processes that share the weights. By default of this batch.
 
     Raises
     ------
@@ -95,10 +102,11 @@ def outer_gradients(
             "The outer loss is a mean over whole chunks: give longer sequences."
         )
     weight = 1 / sum(by_row) if weight is None else weight
+    longest = longest or chunks
     if gradients == "none":
-        return _without_updates(model, outer, tokens, weight, rematerialise)
-    exact = {"exact": chunks, "truncated": min(truncate_chunks, chunks), "first_order": 0}[gradients]
-    return through_updates(model, outer, tokens, exact, _second_order(model), rematerialise, weight)
+        return _without_updates(model, outer, tokens, weight, rematerialise, longest)
+    exact = {"exact": longest, "truncated": min(truncate_chunks, longest), "first_order": 0}[gradients]
+    return through_updates(model, outer, tokens, exact, _second_order(model), rematerialise, weight, longest)
 
 
 @torch.no_grad()
@@ -110,14 +118,18 @@ def through_updates(
     backward: ChunkBackward,
     rematerialise: bool = False,
     weight: float | None = None,
+    longest: int | None = None,
 ) -> BatchGradients:
     """The outer gradient, exact through the last `exact` chunks of every row and first order before them."""
     by_row = whole_chunks(tokens, model.ttt.chunk_size)
     weight = 1 / sum(by_row) if weight is None else weight
-    truncated = 0 < exact < max(by_row)
-    chunks = list(pieces(tokens, model.ttt.chunk_size, together_at="end" if truncated else "start"))
+    longest = longest or max(by_row)
+    truncated = 0 < exact < longest
+    own = list(pieces(tokens, model.ttt.chunk_size, together_at="end" if truncated else "start"))
+    lacking: list[Tokens | None] = [None] * (longest - len(own))
+    chunks = [*lacking, *own] if truncated else [*own, *lacking]
     sums = GradientSums(outer)
-    cache = model.new_cache()
+    cache = model.passing_cache()
     cache.prepare(len(tokens.counts), tokens.ids.device)
     cache.fast = fresh(model, len(tokens.counts), Outer())
     for piece in chunks[: len(chunks) - exact]:
@@ -134,7 +146,9 @@ def through_updates(
     adjoint, first = None, cache.fast
     for group, start in reversed(list(zip(groups, [*begun, cache]))):
         first = copy.deepcopy(start.fast)
-        adjoint = _back(model, _forwards(model, outer, start, group), weight, backward, sums, adjoint)
+        kept = _forwards(model, outer, start, group)
+        with kept_whole(model, outer) if backward is by_double_backward else nullcontext():
+            adjoint = _back(model, kept, weight, backward, sums, adjoint)
     if adjoint is not None:
         at_first = {n: {key: adjoint.fast[f"{n}|{key}"] for key in s.weights} for n, s in first.sites.items()}
         sums.at_start(at_first, stored=True)
@@ -142,10 +156,16 @@ def through_updates(
     return BatchGradients(cache.loss_by_chunk, sums.by_parameter, cache)
 
 
-def _forwards(model: Any, outer: OuterParameters, cache: TTTCache, group: list[Tokens]) -> list[Chunk]:
+def _forwards(
+    model: Any, outer: OuterParameters, cache: TTTCache, group: Sequence[Tokens | None]
+) -> list[Chunk | None]:
     """Read chunks as in use, keeping what going back through them takes."""
-    kept, taught = [], list[InnerStep]()
+    kept, taught = list[Chunk | None](), list[InnerStep]()
     for piece in group:
+        if piece is None:
+            _read(model, cache, None, Outer(along=outer.direct, folded=outer.folded))
+            kept.append(None)
+            continue
         before = copy.deepcopy(cache)
         along = (*outer.direct, *open_past(cache, outer.lowest))
         with recording(outer.below) as below:
@@ -155,11 +175,19 @@ def _forwards(model: Any, outer: OuterParameters, cache: TTTCache, group: list[T
 
 
 def _back(
-    model: Any, kept: list[Chunk], weight: float, backward: ChunkBackward, sums: GradientSums, adjoint: Adjoint | None
+    model: Any,
+    kept: list[Chunk | None],
+    weight: float,
+    backward: ChunkBackward,
+    sums: GradientSums,
+    adjoint: Adjoint | None,
 ) -> Adjoint | None:
     """Go back through chunks, which are let go one by one, from the last to what stood before the first."""
     while kept:
         chunk = kept.pop()
+        if chunk is None:
+            stand_in(model, Settings(learn=True, outer=Outer(along=sums.outer.direct, folded=sums.outer.folded)))
+            continue
         cotangent: Cotangent | None = None
         state = chunk.before.fast.tensors()
         total = {key: torch.zeros_like(tensor) for key, tensor in state.items() if key != "steps"}
@@ -184,13 +212,15 @@ def _second_order(model: Any) -> ChunkBackward:
     in_16_bits = model.dtype in narrow or torch.is_autocast_enabled(model.device.type) or computes & set(narrow)
     backend: Any = torch.backends.cuda if model.device.type == "cuda" else torch.backends.mkldnn
     rounded = model.dtype == torch.float32 and backend.matmul.fp32_precision in ("tf32", "bf16")
-    return by_double_backward if in_16_bits or rounded else by_differences
+    if in_16_bits or rounded:
+        return by_double_backward
+    return partial(by_differences, always=True) if is_sharded(model) else by_differences
 
 
 def _without_updates(
-    model: Any, outer: OuterParameters, tokens: Tokens, weight: float, rematerialise: bool
+    model: Any, outer: OuterParameters, tokens: Tokens, weight: float, rematerialise: bool, longest: int
 ) -> BatchGradients:
-    cache, losses = model.new_cache(), []
+    cache, losses = model.passing_cache(), []
     settings = Settings(learn=False, outer=Outer(record=True, rematerialise=rematerialise))
     for piece in pieces(tokens, model.ttt.chunk_size):
         real = torch.tensor([count > 0 for count in piece.counts], device=tokens.ids.device)
@@ -199,8 +229,11 @@ def _without_updates(
             by_row = next_token_losses(segment.output.logits, piece.ids).mean(1)
             losses.append(torch.where(real, by_row, torch.nan))
     by_chunk = torch.stack(losses, 1)  # (B, chunks)
+    total = weight * by_chunk.nansum()
+    for _ in range(longest - len(losses)):
+        total = total + 0 * stand_in(model, settings)
     parameters = outer.all
-    taken = torch.autograd.grad(weight * by_chunk.nansum(), parameters, allow_unused=True)
+    taken = torch.autograd.grad(total, parameters, allow_unused=True)
     sums = GradientSums(outer)
     for parameter, gradient in zip(parameters, taken):
         sums.add(parameter, gradient)
@@ -227,7 +260,19 @@ def pieces(tokens: Tokens, size: int, together_at: Literal["start", "end"] = "st
         yield Tokens(tokens.ids.gather(1, own[:, None] * size + columns), None, counts, None)
 
 
-def _read(model: Any, cache: TTTCache, piece: Tokens, outer: Outer) -> None:
+def stand_in(model: Any, settings: Settings) -> Tensor:
+    """Read one chunk of no meaning, where another process that shares the weights reads one of its own; its loss."""
+    ids = torch.zeros(1, model.ttt.chunk_size, dtype=torch.long, device=model.device)
+    (segment,) = read(model, model.passing_cache(), Tokens(ids, None, [ids.shape[1]], None), settings)
+    with torch.enable_grad():
+        return next_token_losses(segment.output.logits, ids).sum()
+
+
+def _read(model: Any, cache: TTTCache, piece: Tokens | None, outer: Outer) -> None:
+    """Read a chunk, or a stand-in for none."""
+    if piece is None:
+        stand_in(model, Settings(learn=True, outer=replace(outer, observe=None)))
+        return
     with torch.enable_grad():  # what is dropped from the window must not cut the rest off from its gradient
         for _ in read(model, cache, piece, Settings(learn=True, outer=outer)):
             pass

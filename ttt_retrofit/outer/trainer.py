@@ -28,12 +28,14 @@ from ..inner.layer import rates
 from ..inner.learning import displacements
 from ..model.auto import AutoModelForCausalLM
 from ..model.modeling import TTTMixin
+from ..util.shards import check_whole
 from .config import SHARDED, TTTTrainingConfig
 from .data import SequenceDataset, SequenceStream, collate, sequences
 from .gradients import BatchGradients, outer_gradients
 from .parameters import OuterParameters, choose
 from .positions import by_position
 from .resuming import ResumableTrainer
+from .sharding import check_shardable, shard, whole_state
 
 logger = logging.get_logger(__name__)
 
@@ -55,6 +57,8 @@ class TTTTrainer(ResumableTrainer):
     ------
     ConfigError
         For a model that is not converted, or settings that do not fit the model.
+    UnsupportedModelError
+        For a model that another trainer has split over processes.
     InputError
         For documents that cannot be read, or that are all too short.
     """
@@ -79,6 +83,7 @@ class TTTTrainer(ResumableTrainer):
             # What is trained is trained in full, whatever it was saved in; `bf16=True` computes in less.
             model = AutoModelForCausalLM.from_pretrained(model, ttt_config=ttt_config, dtype=torch.float32)
         self.ttt_model = _converted(model)
+        check_whole(self.ttt_model)
         args.check_fits(self.ttt_model.ttt, self.ttt_model.longest)
         if args.gradients in ("exact", "truncated") and vars(self.ttt_model).get("is_loaded_in_8bit"):
             raise ConfigError(
@@ -113,9 +118,15 @@ class TTTTrainer(ResumableTrainer):
             )
         if self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED):
             raise ConfigError(SHARDED.format(self.accelerator.distributed_type.value))
+        if args.shard:
+            check_shardable(self.ttt_model, args.sequence_length, self.accelerator.num_processes)
         # Last: it freezes what is not trained, and where an error is raised nothing has changed.
         self.outer: OuterParameters = choose(self.ttt_model, args.outer_parameters)
         _warn_of_narrow(self.outer)
+        if args.shard:
+            shard(self.ttt_model, self.outer, self.accelerator.device)
+            # Trainer's word for a model that needs no DistributedDataParallel around it.
+            self.is_distributed_loading_by_transformers = True
 
     def _split(self, data: Any, name: str) -> Any:
         """The sequences of documents; of each, in a dictionary."""
@@ -208,6 +219,7 @@ class TTTTrainer(ResumableTrainer):
                 self.args.truncate_chunks,
                 bool(self.args.gradient_checkpointing),
                 weight,
+                self._most(int(inputs["attention_mask"].sum(1).max()) // self.ttt_model.ttt.chunk_size),
             )
         self._accumulate(batch)
         if self.accelerator.sync_gradients:
@@ -215,6 +227,12 @@ class TTTTrainer(ResumableTrainer):
         self._note(batch)
         share = self.accelerator.num_processes * weight
         return share * batch.losses.nansum().to(self.args.device)  # caches keep losses on the CPU
+
+    def _most(self, chunks: int) -> int:
+        """The largest number of chunks in a row, of all processes that share the weights."""
+        if not self.args.shard:
+            return chunks
+        return int(self.accelerator.gather(torch.tensor([chunks], device=self.args.device)).max())
 
     def _accumulate(self, batch: BatchGradients) -> None:
         if not all(bool(gradient.isfinite().all()) for gradient in batch.gradients.values()):
@@ -251,6 +269,14 @@ class TTTTrainer(ResumableTrainer):
             logs |= {"inner_lr_lowest": found.min().item(), "inner_lr_highest": found.max().item()}
         super().log(logs, *args, **kwargs)
 
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Trainer's; a model that is sharded is gathered first, by all processes."""
+        if self.args.shard:
+            state_dict = whole_state(self.model, keep=self.args.should_save)
+            if not self.args.should_save:
+                return
+        super()._save(output_dir, state_dict)
+
     def evaluation_loop(
         self, dataloader: Any, description: str, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any
     ) -> EvalLoopOutput:
@@ -262,7 +288,8 @@ class TTTTrainer(ResumableTrainer):
         def measured(learn: bool) -> tuple[dict[str, float], int]:
             batches = (self._prepare_inputs(batch) for batch in dataloader)
             with self.accelerator.autocast():
-                return by_position(self.ttt_model, batches, learn, lambda t: self.accelerator.reduce(t, "sum"))
+                reduce = partial(self.accelerator.reduce, reduction="sum")
+                return by_position(self.ttt_model, batches, learn, reduce, self._most)
 
         named, rows = measured(learn=True)
         metrics = dict(named)
