@@ -37,6 +37,25 @@ def test_hours_are_shared_by_devices_and_memory_grows_by_states_alone():
     assert of(sequence_length=256, gradient_checkpointing=True).memory["states kept"] < long["states kept"] / 2
 
 
+def test_what_is_not_trained_is_shared_and_received_for_every_chunk():
+    whole, two, four = of(devices=4), of(devices=2, shard=True), of(devices=4, shard=True)
+    trained = 2 * 32 * 48 * 2  # bytes: the projections that full matrices start at
+    assert four.memory["weights"] == pytest.approx((whole.memory["weights"] - trained) / 4 + trained)
+    assert {n: b for n, b in four.memory.items() if n[:7] != "weights"} == {
+        n: b for n, b in whole.memory.items() if n != "weights"
+    }
+    assert four.received_per_token == pytest.approx(two.received_per_token * (3 / 4) / (1 / 2))
+    assert whole.received_per_token == 0 and four.hours == whole.hours
+
+
+def test_differences_receive_more_and_double_backward_holds_more():
+    first, single = (of(shard=True, devices=2, gradients=mode, compute_bytes=4) for mode in ("first_order", "exact"))
+    double = of(shard=True, devices=2, compute_bytes=2)
+    assert single.received_per_token == pytest.approx(2 * first.received_per_token)
+    assert first.received_per_token < double.received_per_token < single.received_per_token
+    assert double.memory["weights received"] > single.memory["weights received"]
+
+
 def test_a_model_of_four_billion_parameters_fits_eight_accelerators():
     config = Qwen3Config(
         hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8,

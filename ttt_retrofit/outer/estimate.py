@@ -13,6 +13,11 @@ its own gradient and that of its input:
 the forward of `none` twice. Memory is that of the weights; of the gradients and two Adam moments of what is trained; of
 the state kept at the start of each chunk; and of the graph of one chunk (for `none`, of all chunks). Elementwise work,
 and the overhead of the framework, is left out: expect a tenth to a third more.
+
+With `shard` a device holds its share of the frozen weights, and, whole, what is trained, all that is no decoder layer
+(embeddings, head), the layer in use and the next. For every forward of a chunk it receives the other shares, and for
+every backward pass those of the layers above the fast weights once more. Double backward keeps these layers whole, and
+receives them once for the chunks that are gone back through together.
 """
 
 from __future__ import annotations
@@ -45,7 +50,8 @@ class Estimate:
     trained: int
     memory: dict[str, float]  # bytes on each device, by what they are for
     operations_per_token: float  # multiply-accumulates
-    hours: float
+    hours: float  # without the time that receiving weights takes where it is longer than computing
+    received_per_token: float  # bytes of weights that a device receives for each token that it reads; 0 unless sharded
 
     @property
     def gigabytes(self) -> float:
@@ -64,6 +70,7 @@ def estimate(
     gradient_checkpointing: bool = False,
     sequences_per_device: int = 1,
     devices: int = 1,
+    shard: bool = False,
     operations_per_second: float,
     utilisation: float = 0.3,
     compute_bytes: int = 2,
@@ -74,7 +81,8 @@ def estimate(
     Parameters
     ----------
     config : of the base; no weight is loaded.
-    tokens : to train on, in all. Each device holds a whole model and reads its own sequences.
+    tokens : to train on, in all. Each device reads its own sequences.
+    shard : `TTTTrainingConfig.shard`. Otherwise each device holds a whole model.
     operations_per_second : floating-point operations per second of one device, as its maker states them (a
         multiply-accumulate is two).
     utilisation : the share of them that is reached. The default is assumed, not measured: time a few steps.
@@ -137,7 +145,26 @@ def estimate(
     if gradients == "none":
         memory["reading"] = rows * float(kept)
     seconds = tokens * 2 * per_token / (operations_per_second * utilisation * devices)
-    return Estimate(parameters, fast + len(sites), memory, per_token, seconds / 3600)
+    received = 0.0
+    if shard:
+        projections = 0 if kind.learned_start else fast  # those that are trained, as the start of full matrices
+        by_layer = [sum(p.numel() for p in layer.parameters()) for layer in layers]
+        around, under = parameters - sum(by_layer), sum(by_layer[:lowest])
+        passed = sum(by_layer[lowest:]) - projections  # by a gradient
+        everything = around + under + passed
+        twice = bool(exact) and compute_bytes != FULL  # double backward
+        memory["weights"] = (everything / devices + projections) * weight_bytes
+        memory["weights received"] = (around + 2 * max(by_layer) + (passed if twice else 0)) * weight_bytes
+        reads = 1 + bool(gradient_checkpointing) * exact / chunks  # of each chunk, as in use
+        backs = exact / chunks * (everything + passed)
+        if twice:
+            together = math.ceil(math.sqrt(exact)) if gradient_checkpointing else exact
+            backs = exact / chunks * (under + (around + passed) / together)
+        if gradients == "none" and gradient_checkpointing:
+            backs = everything
+        each = (reads * (everything + passed) + backs) * weight_bytes * (devices - 1) / devices
+        received = each / (ttt.chunk_size * rows)
+    return Estimate(parameters, fast + len(sites), memory, per_token, seconds / 3600, received)
 
 
 def _linear(layer: nn.Module, chosen: int | None) -> int:
