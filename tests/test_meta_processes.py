@@ -1,12 +1,9 @@
 """`TTTTrainer` in several processes, and where it leaves a loss for Trainer to add up."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from accelerate import Accelerator, DistributedType
+from launched import launched
 from test_meta_trainer import MODES, trainer
 
 from ttt_retrofit import ConfigError
@@ -24,10 +21,8 @@ def test_a_sharded_launch_is_refused(tmp_path, monkeypatch):
 
 
 LAUNCHED = """
-import datasets, sys, torch
+import datasets
 from pathlib import Path
-torch.set_num_threads(1)
-sys.path[:0] = [{tests!r}]
 from test_meta_trainer import converted, documents, trainer, logged
 from test_unequal_rows import one_step, unequal
 results = {{"unequal": {{mode: one_step({folder!r}, mode, {batch}, ddp_backend={backend!r}) for mode in {modes!r}}}}}
@@ -45,25 +40,16 @@ for gradients in ("first_order", "exact"):
 stream = datasets.Dataset.from_dict({{"input_ids": unequal()[:3]}}).to_iterable_dataset()
 evaluated = [run.evaluate(), run.evaluate(unequal()), run.evaluate(unequal()[:1]), run.evaluate(stream)]
 results["eval"] = [metrics["eval_loss"] for metrics in evaluated]
-if run.args.process_index == 0:
-    torch.save(results, {result!r})
 """
 
 
-def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path, monkeypatch):
+def test_two_processes_take_the_steps_of_one_with_the_same_global_batch(tmp_path):
     results = []
     for processes, batch in ((1, 4), (2, 2)):
-        script, result = tmp_path / f"{processes}.py", tmp_path / f"{processes}.pt"
-        values = {"folder": str(tmp_path / str(processes)), "batch": batch, "result": str(result), "modes": SPREAD}
-        values |= {"tests": str(Path(__file__).parent), "backend": "gloo" if processes > 1 else None}
-        script.write_text(LAUNCHED.format(**values))
-        # With CPUs only, accelerate's own name for one process on each device needs this.
-        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-        launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-        command = [sys.executable, *(launch if processes > 1 else []), str(script)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
-        results.append(torch.load(result))
+        folder = tmp_path / str(processes)
+        values = {"folder": str(folder), "batch": batch, "modes": SPREAD}
+        values |= {"backend": "gloo" if processes > 1 else None}
+        results.append(launched(folder, LAUNCHED.format(**values), processes))
     assert results[1]["eval"] == pytest.approx(results[0]["eval"], abs=1e-4)
     for gradients, tolerance in (("first_order", 1e-4), ("exact", 1e-2)):
         one, two = (result[gradients] for result in results)

@@ -1,12 +1,9 @@
 """transformers' Trainer in several processes: DistributedDataParallel waits for a gradient of every parameter."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from converted import converted
+from launched import launched
 from test_trainer import trainer
 from tiny import tokens
 
@@ -39,14 +36,9 @@ def test_logits_in_a_graph_may_be_written_in_place():
 
 
 LAUNCHED = """
-import sys, torch
-torch.set_num_threads(1)
-sys.path[:0] = [{tests!r}]
 from test_trainer_processes import moved
 results = [moved({folder!r}, "lora", 1, ddp_backend="gloo", ddp_find_unused_parameters=False, **settings)
            for settings in ({{}}, {{"gradient_checkpointing": True}})]
-if torch.distributed.get_rank() == 0:
-    torch.save(results, {result!r})
 """
 
 
@@ -62,14 +54,8 @@ def moved(folder, kind, batch, **settings):
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()]) - before
 
 
-def test_two_processes_step_with_a_batch_that_fills_no_chunk(tmp_path, monkeypatch):
-    script, result = tmp_path / "train.py", tmp_path / "result.pt"
-    values = {"folder": str(tmp_path / "run"), "tests": str(Path(__file__).parent)}
-    script.write_text(LAUNCHED.format(**values, result=str(result)))
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", str(script)]
-    done = subprocess.run([sys.executable, *launch], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def test_two_processes_step_with_a_batch_that_fills_no_chunk(tmp_path):
+    found = launched(tmp_path, LAUNCHED.format(folder=str(tmp_path / "run")), 2)
     expected = moved(tmp_path, "lora", 2)
-    for two in torch.load(result):
+    for two in found:
         assert (two - expected).norm() < 1e-3 * expected.norm()
