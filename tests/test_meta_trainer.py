@@ -14,6 +14,7 @@ from ttt_retrofit import AutoModelForCausalLM, ConfigError, InputError, TTTConfi
 from ttt_retrofit.outer.chunks import by_differences, by_double_backward
 from ttt_retrofit.outer.gradients import through_updates
 from ttt_retrofit.outer.parameters import choose
+from ttt_retrofit.outer.sharding import check_shardable
 from ttt_retrofit.streaming.tokens import align
 
 CHUNK = 8
@@ -218,6 +219,8 @@ def test_gradients_of_a_four_bit_base_are_those_of_its_dequantized_twin(tmp_path
 def test_what_a_quantized_base_cannot_train_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"Linear4bit.*fast_weights='lora'"):
         trainer(tmp_path, quantized(tmp_path, "delta"))
+    with pytest.raises(ConfigError, match=r"quantized or offloaded \(model.*_proj.weight\)"):
+        check_shardable(quantized(tmp_path), 64, processes=2)
     with pytest.raises(ConfigError, match="8-bit"):
         trainer(tmp_path, quantized(tmp_path, load_in_8bit=True))
 

@@ -13,15 +13,15 @@ CHUNKS = (8, 2, 5, 3)  # by document
 DIFFERENCES = {"exact": 1e-2, "truncated": 1e-2}  # are as long as the steps of the rows that are read together
 
 
-def unequal() -> list[list[int]]:
-    return [tokens(1, count * CHUNK, seed=seed)[0].tolist() for seed, count in enumerate(CHUNKS)]
+def unequal(chunks=CHUNKS) -> list[list[int]]:
+    return [tokens(1, count * CHUNK, seed=seed)[0].tolist() for seed, count in enumerate(chunks)]
 
 
-def one_step(folder, gradients, batch, accumulated=1, **settings):
+def one_step(folder, gradients, batch, accumulated=1, model=None, chunks=CHUNKS, **settings):
     """What one step of the outer optimizer moves, without clipping, and the loss it reports."""
     run = trainer(
-        folder, converted(fast_weights="lora"), unequal(), sequence_length=8 * CHUNK, max_steps=1, optim="sgd",
-        max_grad_norm=0, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulated,
+        folder, model or converted(fast_weights="lora"), unequal(chunks), sequence_length=8 * CHUNK, max_steps=1,
+        optim="sgd", max_grad_norm=0, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulated,
         gradients=gradients, truncate_chunks=2, learning_rate=1.0, log_lr_learning_rate=1.0, **settings,
     )  # fmt: skip
     before = [parameter.detach().clone() for parameter in run.outer.all]
