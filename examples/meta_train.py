@@ -3,8 +3,9 @@
     pip install -e '.[train]'
     python examples/meta_train.py book1.txt book2.txt held_out.txt --model Qwen/Qwen3-0.6B --output qwen3-ttt
     accelerate launch --multi_gpu examples/meta_train.py ...          # a whole model on each device
+    accelerate launch --multi_gpu examples/meta_train.py ... --shard  # a share of the base on each device
 
-Several processes on CPUs: the last with ACCELERATE_USE_CPU=true in the environment, and --num_processes.
+Several processes on CPUs: the same with ACCELERATE_USE_CPU=true in the environment, and --num_processes.
 
 Train the control as well: `--gradients none` is plain fine-tuning of the same parameters.
 """
@@ -27,6 +28,7 @@ def main(
     window: int = 1024,
     chunk: int = 256,
     steps: int = 100,
+    shard: bool = False,
 ) -> dict[str, float]:
     # What is trained stays in float32; for bfloat16 compute on an accelerator add bf16=True below.
     reader = wrap(model, TTTConfig(sliding_window=window, chunk_size=chunk), dtype=torch.float32)
@@ -37,6 +39,7 @@ def main(
     args = TTTTrainingConfig(
         f"{output}/checkpoints",
         gradients=gradients,
+        shard=shard,
         sequence_length=sequence_length,
         max_steps=steps,
         per_device_train_batch_size=1,

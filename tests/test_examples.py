@@ -11,6 +11,7 @@ import pytest
 import torch
 import transformers
 import typer
+from launched import launch
 from test_docs import NAME, indulgent, stage  # noqa: F401 -- indulgent is a fixture
 from test_hub import hub  # noqa: F401 -- a fixture
 from transformers import AutoTokenizer
@@ -117,6 +118,14 @@ def test_a_meta_trained_model_loads_with_what_it_learned(directory):
     tuned, fresh = transformers.AutoModelForCausalLM.from_pretrained("tuned"), wrap(NAME, TTTConfig(**tuned_config()))
     before = {name: tensor for name, tensor in fresh.named_parameters() if ".ttt." in name}
     assert before and any(not torch.equal(tuned.get_parameter(name), tensor) for name, tensor in before.items())
+
+
+def test_a_meta_training_is_launched_in_two_processes_that_share_the_base(directory):
+    script, settings = str(EXAMPLES / "meta_train.py"), ["--sequence-length", "64", "--window", "32", "--chunk", "16"]
+    launch([script, str(BOOK), "--model", NAME, *settings, "--steps", "1", "--gradients", "first_order", "--shard"], 2)
+    tuned, fresh = transformers.AutoModelForCausalLM.from_pretrained("tuned"), wrap(NAME, TTTConfig(**tuned_config()))
+    differ = {n for n, p in fresh.named_parameters() if not torch.equal(tuned.get_parameter(n), p)}
+    assert differ and all("down_proj" in name or name.endswith("log_lr") for name in differ)
 
 
 def tuned_config() -> dict:
