@@ -18,7 +18,6 @@ from ttt_retrofit.outer.chunks import by_double_backward
 from ttt_retrofit.outer.sharding import check_shardable
 
 CHUNKS = (4, 2, 3, 2)  # by document
-EXACT = 1e-2  # differences are as long as the steps of the rows that are read together
 
 
 def tied(kind):
@@ -37,23 +36,23 @@ def by_twice(model):
     return by_double_backward
 
 
-# What is compared with one process: a model, its settings, and how near they are.
+# What is compared with one process: a model, its fast weights, and its settings.
 ADAPTERS = {"outer_parameters": ["start", "log_lr", "lora"]}
 AGAIN = {"gradient_checkpointing": True}
 CASES = {
-    "first order": (tied, "delta", {"gradients": "first_order"}, 1e-4),
-    "exact": (tied, "delta", {"gradients": "exact", **AGAIN}, EXACT),
-    "exact, with adapters": (adapted, "lora", {"gradients": "exact", **ADAPTERS}, EXACT),
-    "exact, by double backward": (tied, "lora", {"gradients": "exact"}, 1e-4),
-    "truncated": (tied, "prime", {"gradients": "truncated"}, EXACT),
-    "none": (tied, "lora", {"gradients": "none", **AGAIN}, 1e-4),
+    "first order": (tied, "delta", {"gradients": "first_order"}),
+    "exact": (tied, "delta", {"gradients": "exact", **AGAIN}),
+    "exact, with adapters": (adapted, "lora", {"gradients": "exact", **ADAPTERS}),
+    "exact, by double backward": (tied, "lora", {"gradients": "exact"}),
+    "truncated": (tied, "prime", {"gradients": "truncated"}),
+    "none": (tied, "lora", {"gradients": "none", **AGAIN}),
 }
 
 
 def steps(folder, batch, **settings):
     """What a step over rows of unequal length moves in each case, and its loss."""
     found, usual = {}, gradients._second_order
-    for case, (make, kind, own, _) in CASES.items():
+    for case, (make, kind, own) in CASES.items():
         chosen = by_twice if case.endswith("double backward") else usual
         with patch.object(gradients, "_second_order", chosen):
             found[case] = one_step(folder, batch=batch, model=make(kind), chunks=CHUNKS, **own, **settings)
@@ -123,11 +122,11 @@ def two(tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_that_share_the_weights_take_the_steps_of_one(tmp_path, two):
-    one = steps(tmp_path, 4)
+    one = steps(tmp_path, 2, accumulated=2)  # differences are as long as the steps of rows that are read together
     for case, (moved, loss) in two[0]["steps"].items():
         expected, its_loss = one[case]
         assert loss == pytest.approx(its_loss, abs=1e-4), case
-        assert (moved - expected).norm() < CASES[case][-1] * expected.norm(), case
+        assert (moved - expected).norm() < 1e-3 * expected.norm(), case
 
 
 @pytest.mark.slow
