@@ -17,7 +17,8 @@ and the overhead of the framework, is left out: expect a tenth to a third more.
 With `shard` a device holds its share of the frozen weights, and, whole, what is trained, all that is no decoder layer
 (embeddings, head), the layer in use and the next. For every forward of a chunk it receives the other shares, and for
 every backward pass those of the layers above the fast weights once more. Double backward keeps these layers whole, and
-receives them once for the chunks that are gone back through together.
+receives them once for the chunks that are gone back through together. `none` receives less than is counted, and with
+`gradient_checkpointing` all its layers are whole in the backward pass.
 """
 
 from __future__ import annotations
@@ -154,14 +155,13 @@ def estimate(
         everything = around + under + passed
         twice = bool(exact) and compute_bytes != FULL  # double backward
         memory["weights"] = (everything / devices + projections) * weight_bytes
-        memory["weights received"] = (around + 2 * max(by_layer) + (passed if twice else 0)) * weight_bytes
+        whole = passed if twice else everything if gradients == "none" and gradient_checkpointing else 0
+        memory["weights received"] = min(around + 2 * max(by_layer) + whole, everything) * weight_bytes
         reads = 1 + bool(gradient_checkpointing) * exact / chunks  # of each chunk, as in use
         backs = exact / chunks * (everything + passed)
         if twice:
             together = math.ceil(math.sqrt(exact)) if gradient_checkpointing else exact
             backs = exact / chunks * (under + (around + passed) / together)
-        if gradients == "none" and gradient_checkpointing:
-            backs = everything
         each = (reads * (everything + passed) + backs) * weight_bytes * (devices - 1) / devices
         received = each / (ttt.chunk_size * rows)
     return Estimate(parameters, fast + len(sites), memory, per_token, seconds / 3600, received)
