@@ -78,7 +78,7 @@ def test_a_block_is_whole(language):
         ("sv", "Min hund heter Bolt."),
         ("pl", "Mój pies nazywa się Bolt."),
         ("cs", "Můj pes se jmenuje Bolt."),
-        ("ru", "Мою собаку зовут Болт."),
+        ("ru", "Мою собаку зовут Болт, ей два года."),
         ("uk", "Моя сестра живе у Львові."),
         ("tr", "Köpeğimin adı Bolt."),
         ("ar", "اسم كلبي بولت."),

@@ -113,16 +113,16 @@ def test_every_part_is_asked_for_in_several_wordings_and_no_question_twice():
 
 def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_its_words_are():
     writer = script(
-        {}, {"Mirela": f"My sister {PART} Who moved?\nBraga in {PART} Where?"}, {"My sister": "Who moved to Braga?"}
+        {}, {"Mirela": f"My sister {PART} Who moved?\nBraga in {PART} Where?"}, {"sister": "Who moved to Braga?"}
     )
     told = [MIRELA, Statement("I sing in the choir.", "User")]
     found = ask(told, writer, ENGLISH, wordings=1)
     assert [(one.part, one.text) for one in found] == [
-        ("My sister", "Who moved?"),
-        ("My sister", "Who moved to Braga?"),
+        ("sister", "Who moved?"),
+        ("sister", "Who moved to Braga?"),
     ]
     parts = [asked.rpartition(HIDDEN)[2] for asked in writer.asked if HIDDEN in asked]
-    assert parts == ["Mirela", "Braga", "May", "My sister", "sing", "choir"]
+    assert parts == ["Mirela", "Braga", "May", "sister", "sing", "choir"]
 
 
 def test_where_two_statements_are_asked_the_same_more_are_written_without_the_names_that_both_have():

@@ -21,7 +21,8 @@ MONDAY = datetime.date(2026, 3, 9)
     [
         ("My physician is Prof. Klein.", ["My physician is Prof. Klein."]),
         ("I was born on Feb. 14, 1990 in Graz.", ["I was born on Feb. 14, 1990 in Graz."]),
-        ("I live at 5 Elm St. Apt. 4B since May.", ["I live at 5 Elm St. Apt. 4B since May."]),
+        ("My aunt taught me to cook. I live in Rome.", ["My aunt taught me to cook.", "I live in Rome."]),
+        ("M. Dupont habite à Lyon. Elle est là.", ["M. Dupont habite à Lyon.", "Elle est là."]),
         ("It is by J. R. R. Tolkien. My sister reads it.", ["It is by J. R. R. Tolkien.", "My sister reads it."]),
         ("I moved to Leeds. My brother stayed behind!", ["I moved to Leeds.", "My brother stayed behind!"]),
         ("Name: Ines\nAge: 4", ["Name: Ines", "Age: 4"]),

@@ -39,6 +39,12 @@ CHANGES = {"I work at Harlow": "I quit"}
 STILL = {"I quit": "Do I still work at Harlow Bakery?"}
 
 
+@pytest.fixture(autouse=True)
+def unranked(monkeypatch):
+    """The teacher here is no model, which could tell how likely a statement is."""
+    monkeypatch.setattr("ttt_retrofit.consolidation.study.ranking.gains", lambda drafts, *_: [0.0] * len(drafts))
+
+
 def says(asked, told):
     if "still" in asked:
         return "No, you quit."

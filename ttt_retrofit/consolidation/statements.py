@@ -17,7 +17,6 @@ from .facts.turns import ASKS, Turn
 from .sentences import sentences
 
 TEXT = "Text"  # who says what stands in a document
-SHOWN_BEFORE = 2  # messages before one that is quoted as it stands
 SHORTEST = 2  # words of a message, or characters of a script without spaces, that may tell something
 
 
@@ -103,16 +102,22 @@ def _names(text: str, turn: Turn) -> set[str]:
 
 def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[Statement]:
     """A message without a listed fact. An assistant that names nothing new, and who only asks, tells nothing."""
-    turn = turns[number]
-    before = tuple((one.said_by, one.dated) for one in turns[max(0, number - SHOWN_BEFORE) : number])
-    found = []
+    turn, before = turns[number], turns[number - 1] if number else None
+    replies = before is not None and before.asks
+    found, earlier = [], () if before is None else ((before.said_by, before.dated),)
     for sentence in sentences(turn.dated):
-        named = _names(sentence, turn) - known
-        new = bool(named) or bool(caseless(sentence))
+        new = bool(_names(sentence, turn) - known) or bool(caseless(sentence))
         silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS)) and not new
-        if not silent and _size(sentence) >= (1 if before and before[-1][1].endswith(ASKS) else SHORTEST):
-            found.append(Statement(sentence, turn.said_by, before, 0, turn.place, turn.date.isoformat()))
+        if not silent and _size(sentence) >= (1 if replies else SHORTEST):
+            shown = earlier if replies or not _speaks_of_speaker(sentence) else ()
+            found.append(Statement(sentence, turn.said_by, shown, 0, turn.place, turn.date.isoformat()))
+        replies, earlier = False, ((turn.said_by, sentence),)
     return found
+
+
+def _speaks_of_speaker(sentence: str) -> bool:
+    """ "My sister lives in Oslo." is understood alone; "She has two dogs." needs what was said before it."""
+    return not nearest(sentence).first_person.isdisjoint(WORD.findall(folded(sentence)))
 
 
 def _size(sentence: str) -> int:

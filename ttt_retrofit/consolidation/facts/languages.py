@@ -1,24 +1,23 @@
 """The examples that writers are shown, in the language nearest to what they read.
 
-A small writer goes on in the language of its examples, whatever it is told. Which block is nearest is found by runs of
-three characters, so no language has to be recognised; for one that has no block, a related one serves.
+A small writer goes on in the language of its examples, whatever it is told. `py3langid` recognises it; for a language
+that has no block, a related one serves.
 """
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
 from .checks import WORD, caseless, folded
 
-RUN = 3  # characters
 STEM = 3  # letters that forms of a pronoun share
-UNSEEN = 5e-5  # probability of a run that a block does not have
-PRIOR = 8.0  # nats in favour of the first block: a few words, or code, are of no language for sure
+SURE = 0.5  # probability of a language; a word or two, or code, are of none for sure, and get the first block
 
 
 @dataclass(frozen=True)
@@ -114,31 +113,21 @@ def languages() -> tuple[Language, ...]:
 
 
 def nearest(text: str) -> Language:
-    """The language whose block makes the runs of a text likeliest."""
-    said = _runs(text)
-    first = languages()[0]
-    return max(languages(), key=lambda one: _likelihood(said, _of(one)) + (PRIOR if one is first else 0))
+    """The language of a text; one that has no block is taken for one that has."""
+    blocks = {language.code: language for language in languages()}
+    code, probability = _identifier().classify(text)
+    return blocks[code] if probability >= SURE else languages()[0]
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    """One of our own: the languages that the package's functions know are set for all who use it."""
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages([language.code for language in languages()])
+    return identifier
 
 
 def shown(text: str) -> tuple[Language, ...]:
     """The languages whose examples a writer of this text sees, the nearest last: it is followed most."""
     chosen, first = nearest(text), languages()[0]
     return (first, chosen) if chosen is not first else (first,)
-
-
-def _runs(text: str) -> Counter[str]:
-    """Runs of three characters; of scripts without spaces, which seldom repeat one, single characters, too."""
-    said = " " + " ".join(folded(text).split()) + " "
-    runs = (said[at : at + RUN] for at in range(len(said) - RUN + 1))
-    return Counter(run for run in runs if not run.isdigit()) + Counter(caseless(said))
-
-
-@cache
-def _of(language: Language) -> Counter[str]:
-    return _runs(language.text)
-
-
-def _likelihood(said: Counter[str], block: Counter[str]) -> float:
-    """Log probability of the runs of a text under those of a block (naive Bayes)."""
-    whole = sum(block.values())
-    return sum(count * math.log(block[run] / whole + UNSEEN) for run, count in said.items())

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..control import Control
-from ..facts.checks import WORD, caseless, folded, missing, names_in, words_of
-from ..facts.informative import holds
-from ..facts.related import Related
+from ..facts.checks import WORD, alike, caseless, folded, holds, missing, names_in, words_of
+from ..facts.related import Related, common, terms
+from ..facts.turns import ASKS
 from ..facts.verdicts import Judge
 from ..statements import TEXT, Statement
 from ..writer import Answer
@@ -80,7 +80,7 @@ class Answering:
             some = []
             for draft, given, said in self._asked(missed, [asked(draft) for draft in missed], "answers"):
                 value = self._value(draft, said)
-                if value and self._sound(said, draft, [draft.statement]):
+                if value and self._sound(said, draft, [draft.statement]) and self._about_it(said, draft):
                     # One that was given the part is no witness of it.
                     held_out = asked == self._alone and self._held_out(draft, said)
                     some.append((draft, Question(draft.text, value, given, draft.statement, held_out), said))
@@ -165,8 +165,17 @@ class Answering:
         return self.asking.about([statement], draft.text, draft.part)
 
     def _sound(self, said: str, draft: QuestionDraft, read: Sequence[int]) -> bool:
-        """Whether an answer names nothing that was not told."""
-        return bool(said) and not missing(said, [self._source(read), draft.text])
+        """Whether an answer names nothing that was not told, and does not ask."""
+        return bool(said) and not said.endswith(ASKS) and not missing(said, [self._source(read), draft.text])
+
+    def _about_it(self, said: str, draft: QuestionDraft) -> bool:
+        """Whether an answer that speaks to the user names what it is about: "You come from Trieste." is no answer for
+        a mother who does.
+        """
+        if draft.still or self.asking.language.second_person.isdisjoint(words_of(said)):
+            return True
+        named = terms(draft.text) & terms(self.statements[draft.statement].text) - common(self.asking.language)
+        return all(any(alike(term, other) for other in terms(said)) for term in named)
 
     def _held_out(self, draft: QuestionDraft, said: str) -> bool:
         """Whether it may decide on a memory: its answer names nothing but the part that it is judged by."""

@@ -15,7 +15,7 @@ from ...util.prompt_formatter import PromptFormatter
 from ..config import ConsolidationConfig
 from ..facts.checks import WORD, folded
 from ..facts.languages import Language
-from ..facts.writers import FactWriter, first_line
+from ..facts.writers import FactWriter, beginnings, first_line
 from ..prompts import Prompts, fill
 from ..statements import Statement
 from ..writer import Answer, Writer
@@ -67,7 +67,7 @@ class Asking:
                 BATCH,
                 self.config.kept_logits,
                 line=not self.formatter.chat,
-                never=sorted(self.speakers) if of_user else (),
+                never=[self.speakers] * len(numbers) if of_user else (),
             )
             found |= dict(zip(numbers, given))
         return [found[n] for n in range(len(asked))]
@@ -113,14 +113,9 @@ class Asking:
         return tuple(messages)
 
     @cached_property
-    def speakers(self) -> frozenset[int]:
+    def speakers(self) -> list[int]:
         """Tokens of the words by which people speak of themselves. Small models answer as if they were the user."""
-        tokenizer, found = self.formatter.tokenizer, set()
-        for word in self.language.first_person:
-            for written in (word, word.capitalize(), f" {word}", f" {word.capitalize()}"):
-                ids = tokenizer(written, add_special_tokens=False).input_ids
-                found |= set(ids) if len(ids) == 1 else set()
-        return frozenset(found)
+        return beginnings(sorted(self.language.first_person), self.formatter.tokenizer)
 
 
 def _alike(kinds: Sequence[bool]) -> Iterator[tuple[list[int], bool]]:

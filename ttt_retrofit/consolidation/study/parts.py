@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ..facts.checks import PRONOUN, WORD, folded, verbatim
+from ..facts.checks import PRONOUN, WORD, caseless, folded, verbatim
 from ..facts.languages import nearest
 from ..facts.related import common, terms
 
@@ -42,3 +42,15 @@ def telling(text: str) -> Iterator[str]:
     for word in WORD.findall(text):
         if not PRONOUN.fullmatch(word) and not terms(word) <= of_any:
             yield word
+
+
+def trimmed(part: str) -> str:
+    """A part without the words of any text that it begins and ends with: "Gideon" of "is Gideon"."""
+    words, told = [*WORD.finditer(part)], set(telling(part))
+    own = [word for word in words if word[0] in told]
+    return part[own[0].start() : own[-1].end()] if own else part if caseless(part) else ""
+
+
+def words_telling(part: str) -> list[str]:
+    """The words that give a part away; all of its words where none tells more than others."""
+    return [*telling(part)] or WORD.findall(part)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -17,9 +17,9 @@ from ..facts.checks import WORD, caseless, folded, missing, names_in
 from ..facts.languages import Language, nearest
 from ..facts.related import APOSTROPHE, of_others, shared
 from ..facts.turns import USER
-from ..facts.writers import FactWriter, first_line
+from ..facts.writers import FactWriter, complete_without, first_line
 from ..statements import TEXT, Statement
-from .parts import parts_of, telling, without
+from .parts import parts_of, telling, trimmed, without, words_telling
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
@@ -57,7 +57,7 @@ def ask(
         if wording and wording == wordings - 1:  # "Where does my wife work?", of a wife who was told of by her name
             told = [_nameless(statements[number], part) for number, part in parts]
         prompts = [asking_for(part, text, statements[number], languages) for (number, part), text in zip(parts, told)]
-        found += _for_parts(parts, prompts, statements, writer, wording)
+        found += _for_parts(parts, prompts, statements, writer, languages[-1], wording)
     found = distinct(found)
     return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
 
@@ -73,11 +73,16 @@ def _for_parts(
     prompts: Sequence[Sequence[Message]],
     statements: Sequence[Statement],
     writer: FactWriter,
+    language: Language,
     seed: int,
 ) -> list[QuestionDraft]:
-    """The sound ones of the questions that are written for given parts."""
+    """The sound ones of the questions that are written for given parts, without the words that make one unsound."""
     sources = [statement.source for statement in statements]
-    texts = writer.complete(prompts, LONGEST // 2, seed=seed) if prompts else []
+    never = [
+        {*words_telling(part), *(language.second_person if statements[number].said_by == USER else ())}
+        for number, part in parts
+    ]
+    texts = complete_without(writer, prompts, LONGEST // 2, seed, never) if prompts else []
     drafts = [QuestionDraft(first_line(text), number, part) for (number, part), text in zip(parts, texts)]
     return [draft for draft in drafts if is_sound(draft, statements[draft.statement], sources)]
 
@@ -103,7 +108,9 @@ def _told_apart(
                 told = without(statements[number].told, shared)
                 found[number, part] = asking_for(part, told, statements[number], languages)
     prompts = [*found.values()]
-    more = [draft for seed in (0, 1) for draft in _for_parts([*found], prompts, statements, writer, seed)]
+    more = [
+        draft for seed in (0, 1) for draft in _for_parts([*found], prompts, statements, writer, languages[-1], seed)
+    ]
     return distinct([draft for draft in more if draft.statement not in same.get(folded(draft.text), {})])
 
 
@@ -115,8 +122,9 @@ def ask_freely(
     answers = writer.complete([prompt(statement, languages) for statement in statements], LONGEST, seed=seed)
     found: dict[tuple[int, str], QuestionDraft] = {}
     for number, (answer, statement) in enumerate(zip(answers, statements)):
-        for draft in drafts_of(answer, number):
-            if is_sound(draft, statement, sources):
+        for written in drafts_of(answer, number):
+            draft = replace(written, part=trimmed(written.part))
+            if draft.part and is_sound(draft, statement, sources):
                 found.setdefault((number, folded(draft.text)), draft)
     return distinct([*found.values()])
 
@@ -125,12 +133,13 @@ def _parts(statements: Sequence[Statement], free: Sequence[QuestionDraft]) -> li
     """What is asked for of each statement: its names and numbers, and what was freely asked for; of one without either,
     the words that say what it is about.
     """
-    names = names_in([statement.source for statement in statements])
+    names = names_in([statement.text for statement in statements])
     found: list[tuple[int, str]] = []
     for number, statement in enumerate(statements):
         parts = parts_of(statement.text, names)
         known = {folded(part) for part in parts}
-        parts += [d.part for d in free if d.statement == number and not any(folded(d.part) in one for one in known)]
+        asked_for = (draft.part for draft in free if draft.statement == number)
+        parts += [p for p in asked_for if not any(folded(p) in one or one in folded(p) for one in known)]
         parts = parts or [*telling(statement.text)][-2:]
         found += [(number, part) for part in dict.fromkeys(parts)]
     return found

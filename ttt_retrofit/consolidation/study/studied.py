@@ -21,6 +21,7 @@ from .answers import Answering, Question
 from .asking import Asking
 from .parts import parts_of
 from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, resemblance
+from .ranking import best
 
 WORDINGS = 2  # that ask for the same, of which one can be spared
 
@@ -74,6 +75,7 @@ class Studying:
             own = answering.answer([self._own(text, statements) for text in own_questions])
             return Studied(statements, tuple(own.questions), outdated, dropped, refused)
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
+        written = best(written, statements, self.asking)
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
         answered = answering.answer(written)
         questions, outdated = answered.questions, outdated | answered.overruled
@@ -108,7 +110,7 @@ class Studying:
         statements, dropped, refused = self.context.statements, 0, 0
         if self.context.conversation:
             turns, found = self.context.turns, Listed((), ())
-            if listed:
+            if listed and self.judge.trusted("supports"):  # who misreads a fact lists none
                 found = facts_of(turns, self.review.instructed(self.writer), self._at("facts"), self.judge)
             statements, dropped = of_conversation(self.context.turns, found), len(found.dropped)
         if len(statements) > self.asking.config.most_statements:
