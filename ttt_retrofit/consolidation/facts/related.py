@@ -51,8 +51,8 @@ def _rare(texts: tuple[str, ...]) -> frozenset[str]:
 
 @cache
 def common(language: Language) -> frozenset[str]:
-    """Terms of an example. It is about nobody, so most of them are words of any text in its language: "the", "not"."""
-    return frozenset(terms(language.text))
+    """Terms of an example. It is about nobody, so most of its words are of any text in its language: "the", "not"."""
+    return frozenset(term for term in terms(language.text) if not term.isdigit())
 
 
 class Related:

@@ -37,10 +37,10 @@ def without(text: str, names: Sequence[str]) -> str:
 
 
 def telling(text: str) -> Iterator[str]:
-    """The words that say what a statement is about: those that are not of any text in its language."""
-    of_any = common(nearest(text))
+    """The words that say what a statement is about: names, numbers, and what is not of any text in its language."""
+    of_any, names = common(nearest(text)), {*verbatim(text)}
     for word in WORD.findall(text):
-        if not PRONOUN.fullmatch(word) and not terms(word) <= of_any:
+        if not PRONOUN.fullmatch(word) and (word in names or not terms(word) <= of_any):
             yield word
 
 
