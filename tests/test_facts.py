@@ -91,6 +91,12 @@ def test_names_numbers_and_codes_have_to_stand_in_the_source(fact, source, unsai
 
 def test_words_that_must_be_verbatim_are_those_with_digits_or_capitals():
     assert verbatim("The user's son is called J. R. Miller, flat 4B, queue ingest-eu.") == ["J", "R", "Miller", "4B"]
+    assert verbatim("I see. Do you know Rome? My dog is there. Also, Prof. Klein came.") == [
+        "Do",
+        "Rome",
+        "Prof",
+        "Klein",
+    ]
 
 
 def test_scripts_without_capitals_are_compared_by_characters():

@@ -80,6 +80,17 @@ def test_a_short_reply_carries_the_question_before():
     assert told(("A", "I see."), ("U", "sure")) == []
 
 
+def test_what_says_nothing_of_its_speaker_carries_what_was_said_before_it():
+    said_so = of_conversation(said(("A", "I see."), ("U", "My sister sings. She has two dogs. I like them.")), None)
+    assert [statement.understood for statement in said_so] == [
+        "My sister sings.", "My sister sings. – She has two dogs.", "I like them."
+    ]  # fmt: skip
+    found = of_conversation(
+        said(("U", "Wie geht es?"), ("A", "Gut."), ("U", "Bolt bellt laut. Mein Hund ist rot.")), None
+    )
+    assert [len(statement.before) for statement in found] == [1, 0]
+
+
 @pytest.mark.parametrize("reply", ["OK.", "Noted, thanks.", "Sure, I'm happy to help with that.", "What else?"])
 def test_an_assistant_that_names_nothing_new_tells_nothing(reply):
     assert told(("U", "My dog is called Bolt."), ("A", reply)) == [(0, "User", "My dog is called Bolt.", 0)]

@@ -103,21 +103,18 @@ def _names(text: str, turn: Turn) -> set[str]:
 def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[Statement]:
     """A message without a listed fact. An assistant that names nothing new, and who only asks, tells nothing."""
     turn, before = turns[number], turns[number - 1] if number else None
+    language = nearest(turn.text)
     replies = before is not None and before.asks
     found, earlier = [], () if before is None else ((before.said_by, before.dated),)
     for sentence in sentences(turn.dated):
         new = bool(_names(sentence, turn) - known) or bool(caseless(sentence))
         silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS)) and not new
         if not silent and _size(sentence) >= (1 if replies else SHORTEST):
-            shown = earlier if replies or not _speaks_of_speaker(sentence) else ()
+            # "My sister lives in Oslo." is understood alone; "She has two dogs." needs what was said before it.
+            shown = earlier if replies or not language.speaks(sentence) else ()
             found.append(Statement(sentence, turn.said_by, shown, 0, turn.place, turn.date.isoformat()))
         replies, earlier = False, ((turn.said_by, sentence),)
     return found
-
-
-def _speaks_of_speaker(sentence: str) -> bool:
-    """ "My sister lives in Oslo." is understood alone; "She has two dogs." needs what was said before it."""
-    return not nearest(sentence).first_person.isdisjoint(WORD.findall(folded(sentence)))
 
 
 def _size(sentence: str) -> int:

@@ -6,17 +6,17 @@ that has no block, a related one serves.
 
 from __future__ import annotations
 
+import re
 import tomllib
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from .checks import WORD, caseless, folded
+from .checks import WORD, folded
 
-STEM = 3  # letters that forms of a pronoun share
+APART = re.compile("['’]")  # "j'ai"
 SURE = 0.5  # probability of a language; a word or two, or code, are of none for sure, and get the first block
 
 
@@ -31,6 +31,9 @@ class Language:
     document: tuple[str, str]
     answers: tuple[tuple[str, str], ...]
     unknown: str
+    first_person: frozenset[str]  # folded words by which people speak of themselves, such as "my"
+    second_person: frozenset[str]  # by which they speak to somebody, such as "your"
+    spaces: bool = True  # between words
     names: bool = True  # whether a capital within a sentence tells a name; in German every noun has one
 
     @property
@@ -39,25 +42,18 @@ class Language:
         pairs = (*self.questions, self.document, *self.answers)
         return "\n".join([self.talk, self.facts, *(part for pair in pairs for part in pair), self.unknown])
 
-    @cached_property
-    def first_person(self) -> frozenset[str]:
-        """Words by which people speak of themselves, such as "my": of both the user's questions and facts, and of no
-        example that is told or answered by somebody else.
-        """
-        mine = Counter(_words(self._user_asks)) & Counter(_words(self._user_says))
-        others = [
-            line for line in (*self.talk.splitlines(), *self.facts.splitlines()) if line.startswith(("[4]", "[6]"))
-        ]
-        theirs = set(_words(" ".join([self._answered, *self.document, *others, *self.part_of.values()])))
-        return frozenset(word for word, count in mine.items() if count > 1 and word not in theirs)
+    def speaks(self, text: str) -> bool:
+        """Whether somebody speaks of themselves in it: "my"."""
+        return self._has(self.first_person, text)
 
-    @cached_property
-    def second_person(self) -> frozenset[str]:
-        """Words by which the user is spoken to, such as "your": several forms of them stand in the answers alone."""
-        others = {*_words(self._user_asks), *_words(self._user_says), *_words(" ".join(self.document))}
-        left = [word for word in _words(self._answered) if word not in others]
-        stems = Counter(word[:STEM] for word in left)
-        return frozenset(word for word in left if stems[word[:STEM]] > 1)
+    def addresses(self, text: str) -> bool:
+        """Whether somebody is spoken to in it: "your"."""
+        return self._has(self.second_person, text)
+
+    def _has(self, pronouns: frozenset[str], text: str) -> bool:
+        said = folded(text)
+        parts = (part for word in WORD.findall(said) for part in (word, *APART.split(word)))
+        return not pronouns.isdisjoint(parts) if self.spaces else any(pronoun in said for pronoun in pronouns)
 
     @property
     def still(self) -> tuple[str, str]:
@@ -76,22 +72,6 @@ class Language:
         lines = (line.partition("|") for _, asked in self.questions for line in asked.splitlines())
         return {question.strip(): part.strip() for part, _, question in lines}
 
-    @property
-    def _user_asks(self) -> str:
-        return " ".join(lines for said, lines in self.questions if "Assistant" not in said.splitlines()[-1])
-
-    @property
-    def _user_says(self) -> str:
-        return " ".join(line for line in self.facts.splitlines() if not line.startswith(("[2]", "[6]")))
-
-    @property
-    def _answered(self) -> str:
-        return " ".join(answer for _, answer in self.answers[:2])
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in WORD.findall(folded(text)) if not caseless(word)]
-
 
 @cache
 def languages() -> tuple[Language, ...]:
@@ -106,6 +86,9 @@ def languages() -> tuple[Language, ...]:
             (block["document"][0].strip(), block["document"][1].strip()),
             tuple((question, answer) for question, answer in block["answers"]),
             block["unknown"],
+            frozenset(folded(block["first_person"]).split()),
+            frozenset(folded(block["second_person"]).split()),
+            block.get("spaces", True),
             block.get("names", True),
         )
         for block in values["languages"]

@@ -68,14 +68,13 @@ class ModelWriter:
 
 
 def beginnings(words: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that words begin with, in a sentence or as its first. A few letters begin others, too, and are left."""
+    """The tokens that words begin with, in a sentence or as its first; not a few letters, which begin others, too."""
     found = set()
-    for word in {form for word in words for form in (word, word.capitalize())}:
-        for written in (word, f" {word}"):
-            ids = tokenizer(written, add_special_tokens=False).input_ids
-            begun = str(tokenizer.decode(ids[:1])).strip()
-            if len(ids) == 1 or len(begun) >= OWN or begun.isdigit():
-                found.add(ids[0])
+    for written in (f"{space}{form}" for word in words for form in (word, word.capitalize()) for space in ("", " ")):
+        ids = tokenizer(written, add_special_tokens=False).input_ids
+        begun = str(tokenizer.decode(ids[:1])).strip()
+        if len(ids) == 1 or len(begun) >= OWN or begun.isdigit():
+            found.add(ids[0])
     return sorted(found)
 
 

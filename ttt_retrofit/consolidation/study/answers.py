@@ -172,7 +172,7 @@ class Answering:
         """Whether an answer that speaks to the user names what it is about: "You come from Trieste." is no answer for
         a mother who does.
         """
-        if draft.still or self.asking.language.second_person.isdisjoint(words_of(said)):
+        if draft.still or not self.asking.language.addresses(said):
             return True
         named = terms(draft.text) & terms(self.statements[draft.statement].text) - common(self.asking.language)
         return all(any(alike(term, other) for other in terms(said)) for term in named)

@@ -13,7 +13,6 @@ from functools import cached_property
 from ...util.messages import Message
 from ...util.prompt_formatter import PromptFormatter
 from ..config import ConsolidationConfig
-from ..facts.checks import WORD, folded
 from ..facts.languages import Language
 from ..facts.writers import FactWriter, beginnings, first_line
 from ..prompts import Prompts, fill
@@ -56,7 +55,7 @@ class Asking:
         return self.teacher.scored(ids, said, BATCH, self.config.kept_logits)
 
     def _as_user(self, text: str) -> bool:
-        return not self.language.first_person.isdisjoint(WORD.findall(folded(text)))
+        return self.language.speaks(text)
 
     def _by_teacher(self, asked: Sequence[Asked]) -> list[Answer]:
         found: dict[int, Answer] = {}

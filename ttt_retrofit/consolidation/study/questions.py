@@ -219,7 +219,7 @@ def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] 
         and not unsaid(draft.text, statement.source, language)
         and not of_others(draft.text, statement.source, sources)
         # Who is to ask it does not speak to the user.
-        and (statement.said_by != USER or language.second_person.isdisjoint(WORD.findall(asked)))
+        and not (statement.said_by == USER and language.addresses(asked))
     )
 
 
