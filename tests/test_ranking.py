@@ -8,13 +8,12 @@ from words import tokenizer
 from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.facts.languages import languages
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.questions import QuestionDraft
 from ttt_retrofit.consolidation.study.ranking import KEPT, NO_QUESTION, best, gains
 
 WORDS = tokenizer()
-TOLD = [Statement("Otto plays the oboe.", "User")]
+TOLD = {0: WORDS("Otto plays the oboe.", add_special_tokens=False).input_ids}
 
 
 class WordByWord(Formatter):
@@ -42,18 +41,18 @@ def drafts(*texts, part="oboe"):
 
 
 def test_only_words_that_a_question_does_not_say_count():
-    whole = len(WORDS("Otto plays the oboe.", add_special_tokens=False).input_ids)
     silent, telling = gains(
         drafts("What?", "Who plays the oboe?"), TOLD, asking({"What?": 1.0, "Who plays the oboe?": 1.0})
     )
-    assert silent == pytest.approx(whole) and 0 < telling < silent
+    assert silent == pytest.approx(len(TOLD[0])) and 0 < telling < silent
     assert gains(drafts("Who plays?"), TOLD, asking({NO_QUESTION: 1.0}))[0] < 0
 
 
-def test_the_best_of_each_part_are_kept_in_their_order_and_those_far_behind_are_not():
+def test_of_each_part_the_best_are_kept_the_best_first_and_those_far_behind_are_not():
     won = {"a?": 1.0, "b?": 2.0, "c?": 1.5, "d?": 1.2, "e?": -9.0, "f?": -9.0}
     some = drafts("a?", "b?", "c?", "d?")
-    assert [one.text for one in best(some, TOLD, asking(won))] == ["b?", "c?", "d?"] and KEPT == 3
+    assert [one.text for one in best(some, TOLD, asking(won))] == ["b?", "c?", "d?", "a?"]
+    assert len(best(drafts(*"abcdefg"), TOLD, asking(won))) == KEPT
     assert [one.text for one in best(drafts("b?", "e?"), TOLD, asking(won))] == ["b?"]
     others = [*drafts("b?"), *drafts("e?", "f?", part="plays")]  # the best of its part, however bad
     assert {one.text for one in best(others, TOLD, asking(won))} == {"b?", "e?", "f?"}

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from scripted import CONTROL, Formatter, Scripted, Teacher, script
+from scripted import CONTROL, Formatter, Teacher, script
 from words import tokenizer
 
 from ttt_retrofit import ConsolidationConfig
@@ -124,8 +124,8 @@ def test_one_question_of_each_statement_is_held_out_the_first_that_may_be_and_is
     free = question("Where does she live?", held=True), question("Who is in Braga?", held=True)
     assert held(*free, question("In which town is her flat?")) == ["Where does she live?"]
     assert held(*free, question("Where does she live ?")) == ["Who is in Braga?"]
-    assert held(*free, question("Which code?", 1), question("The code?", 1, held=True)) == [free[0].text, "The code?"]
-    assert held(*free) == [free[0].text]
+    assert held(*free, question("Which code?", 1), question("The code?", 1, held=True)) == [free[1].text, "The code?"]
+    assert held(*free) == [free[1].text], "where all may be held out, the best one is studied"
     assert held(free[0]) == [], "the only one is studied"
 
 
@@ -161,7 +161,7 @@ def test_what_failed_a_check_is_counted():
 def test_of_too_many_statements_those_with_names_and_numbers_are_studied_in_their_order():
     said = "i like tea and toast.", "My dog is Bolt.", "I sing a lot.", "We live in Graz."
     talk = [{"role": "user", "content": text} for text in said]
-    studied, _ = study(talk=talk, writer=Scripted(lambda asked: ""), most_statements=2)
+    studied, _ = study(talk=talk, writer=script({}, {}), most_statements=2)
     assert [s.text for s in studied.statements] == ["My dog is Bolt.", "We live in Graz."]
 
 

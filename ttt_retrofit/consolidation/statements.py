@@ -12,11 +12,12 @@ from ..memory.facts import Fact
 from ..util.messages import Message
 from .facts.checks import WORD, caseless, folded, verbatim
 from .facts.languages import nearest
-from .facts.listing import Listed
-from .facts.turns import ASKS, Turn
+from .facts.listing import ELLIPTIC, Listed
+from .facts.turns import ASKS, USER, Turn
 from .sentences import sentences
 
 TEXT = "Text"  # who says what stands in a document
+EXCLAIMS = ("!", "！")
 SHORTEST = 2  # words of a message, or characters of a script without spaces, that may tell something
 
 
@@ -105,13 +106,15 @@ def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[S
     turn, before = turns[number], turns[number - 1] if number else None
     language = nearest(turn.text)
     replies = before is not None and before.asks
-    found, earlier = [], () if before is None else ((before.said_by, before.dated),)
+    found, earlier = [], () if before is None else ((before.said_by, sentences(before.dated)[-1]),)
     for sentence in sentences(turn.dated):
         new = bool(_names(sentence, turn) - known) or bool(caseless(sentence))
-        silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS)) and not new
+        greets = sentence.endswith(EXCLAIMS) and not language.speaks(sentence)
+        silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS) or greets) and not new
         if not silent and _size(sentence) >= (1 if replies else SHORTEST):
             # "My sister lives in Oslo." is understood alone; "She has two dogs." needs what was said before it.
-            shown = earlier if replies or not language.speaks(sentence) else ()
+            alone = turn.said_by == USER and language.speaks(sentence) and not (replies and _size(sentence) <= ELLIPTIC)
+            shown = () if alone else earlier
             found.append(Statement(sentence, turn.said_by, shown, 0, turn.place, turn.date.isoformat()))
         replies, earlier = False, ((turn.said_by, sentence),)
     return found

@@ -30,6 +30,7 @@ class Language:
     questions: tuple[tuple[str, str], ...]
     document: tuple[str, str]
     answers: tuple[tuple[str, str], ...]
+    told_back: tuple[str, str]
     unknown: str
     first_person: frozenset[str]  # folded words by which people speak of themselves, such as "my"
     second_person: frozenset[str]  # by which they speak to somebody, such as "your"
@@ -54,6 +55,14 @@ class Language:
         said = folded(text)
         parts = (part for word in WORD.findall(said) for part in (word, *APART.split(word)))
         return not pronouns.isdisjoint(parts) if self.spaces else any(pronoun in said for pronoun in pronouns)
+
+    @property
+    def retold(self) -> tuple[tuple[str, str], ...]:
+        """What people say, and how it is told to them: a reply, a fact told in passing, and a plain one."""
+        talk = [line.partition(": ")[2] for line in self.talk.splitlines()]
+        facts = [line.partition("] ")[2] for line in self.facts.splitlines()]
+        sold, by_tram = self.told_back
+        return (f"{talk[3]} – {talk[4]}", by_tram), (talk[2], sold), (facts[0], self.answers[0][1])
 
     @property
     def still(self) -> tuple[str, str]:
@@ -85,6 +94,7 @@ def languages() -> tuple[Language, ...]:
             tuple((said.strip(), asked.strip()) for said, asked in block["questions"]),
             (block["document"][0].strip(), block["document"][1].strip()),
             tuple((question, answer) for question, answer in block["answers"]),
+            (block["told_back"][0], block["told_back"][1]),
             block["unknown"],
             frozenset(folded(block["first_person"]).split()),
             frozenset(folded(block["second_person"]).split()),

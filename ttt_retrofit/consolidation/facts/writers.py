@@ -23,7 +23,7 @@ from ...util.prompt_formatter import PromptFormatter
 from ..writer import Writer
 
 KEY = "TTT_WRITER_API_KEY"  # environment variable; OPENAI_API_KEY is asked after it
-TEMPERATURE = 0.7  # of other wordings than the likeliest
+TEMPERATURE = 0.8  # of other wordings than the likeliest
 BATCH = 64
 OWN = 3  # letters of a token that few other words begin with
 EXPECTED = (

@@ -8,7 +8,7 @@ one that says so is read too. The writer judges every answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..control import Control
 from ..facts.checks import WORD, alike, caseless, folded, holds, missing, names_in, words_of
@@ -53,6 +53,7 @@ class Answering:
     asking: Asking
     judge: Judge
     control: Control
+    told_back: Mapping[int, Answer] = field(default_factory=dict)  # statements that answer whatever is asked about them
 
     def answer(self, drafts: Sequence[QuestionDraft]) -> Answered:
         """Questions about statements of a conversation or a document, and those of a user about all of it.
@@ -60,9 +61,12 @@ class Answering:
         Where two statements answer the same words in two ways, the later one counts.
         """
         about = [draft for draft in drafts if not draft.by_user]
+        changed = [draft for draft in about if draft.statement in self.outdated]
+        settled = [draft for draft in about if draft not in changed and draft.statement in self.told_back]
         found = [
-            *self._from_statement([draft for draft in about if draft.statement not in self.outdated]),
-            *self._changed([draft for draft in about if draft.statement in self.outdated]),
+            *self._told_back(settled),
+            *self._from_statement([draft for draft in about if draft not in changed and draft not in settled]),
+            *self._changed(changed),
         ]
         last = {folded(question.text): question for question in sorted(found, key=lambda q: q.statement)}
         kept = [*last.values(), *self._by_user([draft for draft in drafts if draft.by_user])]
@@ -86,6 +90,12 @@ class Answering:
                     some.append((draft, Question(draft.text, value, given, draft.statement, held_out), said))
             found |= self._supported(some)
         return [*found.values()]
+
+    def _told_back(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
+        for draft in drafts:
+            given = self.told_back[draft.statement]
+            if value := self._value(draft, self.asking.text(given)):
+                yield Question(draft.text, value, given, draft.statement, held_out=True)
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
         """Those whose answers say what was told, as is judged; a document's are taken for that."""

@@ -114,7 +114,11 @@ class Asking:
     @cached_property
     def speakers(self) -> list[int]:
         """Tokens of the words by which people speak of themselves. Small models answer as if they were the user."""
-        return beginnings(sorted(self.language.first_person), self.formatter.tokenizer)
+        tokenizer, words = self.formatter.tokenizer, sorted(self.language.first_person)
+        if self.language.spaces:
+            return beginnings(words, tokenizer)
+        texts = {ids: str(tokenizer.convert_tokens_to_string([token])) for token, ids in tokenizer.get_vocab().items()}
+        return sorted(ids for ids, text in texts.items() if any(word in text for word in words))
 
 
 def _alike(kinds: Sequence[bool]) -> Iterator[tuple[list[int], bool]]:

@@ -57,7 +57,7 @@ def ask(
         if wording and wording == wordings - 1:  # "Where does my wife work?", of a wife who was told of by her name
             told = [_nameless(statements[number], part) for number, part in parts]
         prompts = [asking_for(part, text, statements[number], languages) for (number, part), text in zip(parts, told)]
-        found += _for_parts(parts, prompts, statements, writer, languages[-1], wording)
+        found += _for_parts(parts, prompts, statements, writer, languages[-1], 0, found)
     found = distinct(found)
     return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
 
@@ -75,16 +75,30 @@ def _for_parts(
     writer: FactWriter,
     language: Language,
     seed: int,
+    before: Sequence[QuestionDraft] = (),
 ) -> list[QuestionDraft]:
-    """The sound ones of the questions that are written for given parts, without the words that make one unsound."""
+    """The sound ones of the questions that are written for given parts, without the words that make one unsound, and
+    none with the first word of one `before`: that makes another question, where sampling mostly gives the same.
+    """
     sources = [statement.source for statement in statements]
     never = [
-        {*words_telling(part), *(language.second_person if statements[number].said_by == USER else ())}
+        {
+            *words_telling(part),
+            *(language.second_person if statements[number].said_by == USER else ()),
+            *(opening(draft.text) for draft in before if (draft.statement, draft.part) == (number, part)),
+        }
         for number, part in parts
     ]
     texts = complete_without(writer, prompts, LONGEST // 2, seed, never) if prompts else []
     drafts = [QuestionDraft(first_line(text), number, part) for (number, part), text in zip(parts, texts)]
-    return [draft for draft in drafts if is_sound(draft, statements[draft.statement], sources)]
+    shown = {*language.part_of}  # small writers repeat an example
+    return [d for d in drafts if d.text not in shown and is_sound(d, statements[d.statement], sources)]
+
+
+def opening(question: str) -> str:
+    """The first word, or two characters of a script that writes words together."""
+    first = next(iter(WORD.findall(question)), "")
+    return first[:2] if caseless(first) else first
 
 
 def _told_apart(

@@ -8,41 +8,42 @@ probability of the statement after the question, against that after none. Words 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
 from ..facts.checks import WORD, caseless, folded, words_of
-from ..statements import Statement
 from .asking import Asking
 from .questions import QuestionDraft
 
 NO_QUESTION = "?"
-KEPT = 3  # questions for one part of a statement
+KEPT = 4  # questions for one part of a statement
 WORSE = 6.0  # nats by which one of them may win less than the best
 
 
-def best(drafts: Sequence[QuestionDraft], statements: Sequence[Statement], asking: Asking) -> list[QuestionDraft]:
-    """Of the questions for each part of a statement, those that it answers best, in their order."""
-    gained = dict(zip(drafts, gains(drafts, statements, asking)))
+def best(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], asking: Asking) -> list[QuestionDraft]:
+    """Of the questions for each part of a statement, those that it answers best, the best first.
+
+    replies : the tokens of every statement, as the answer to a question tells it.
+    """
+    gained = dict(zip(drafts, gains(drafts, replies, asking)))
     kept: dict[tuple[int, str], list[QuestionDraft]] = {}
     for draft in sorted(drafts, key=lambda one: -gained[one]):
         some = kept.setdefault((draft.statement, folded(draft.part)), [])
         if len(some) < KEPT and (not some or gained[draft] >= gained[some[0]] - WORSE):
             some.append(draft)
     chosen = {draft for some in kept.values() for draft in some}
-    return [draft for draft in drafts if draft in chosen]
+    return sorted(chosen, key=lambda one: (one.statement, -gained[one]))
 
 
-def gains(drafts: Sequence[QuestionDraft], statements: Sequence[Statement], asking: Asking) -> list[float]:
+def gains(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], asking: Asking) -> list[float]:
     """For each question, the log probability (nats) that its statement wins by it, over the words that the question
     does not say itself.
     """
-    formatter, teacher = asking.formatter, asking.teacher
-    said = {draft.statement: formatter.said(statements[draft.statement].text) for draft in drafts}
-    prompts = [formatter.asked(text) for text in [*(draft.text for draft in drafts), *[NO_QUESTION] * len(said)]]
-    replies = [*(said[draft.statement] for draft in drafts), *said.values()]
-    likelihoods = teacher.likelihoods(prompts, replies)
+    said = {draft.statement: replies[draft.statement] for draft in drafts}
+    prompts = [asking.formatter.asked(text) for text in [*(draft.text for draft in drafts), *[NO_QUESTION] * len(said)]]
+    given = [*(said[draft.statement] for draft in drafts), *said.values()]
+    likelihoods = asking.teacher.likelihoods(prompts, given)
     plain = dict(zip(said, likelihoods[len(drafts) :]))
     return [
         float((likelihoods[n] - plain[draft.statement])[own_tokens(said[draft.statement], draft.text, asking)].sum())
