@@ -5,6 +5,7 @@ from scripted import HIDDEN, STILL, Scripted, script
 
 from benchmarks.harness.recollect import GENERAL
 from ttt_retrofit.consolidation.facts.languages import languages, shown
+from ttt_retrofit.consolidation.facts.writers import ModelWriter
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.statements import TEXT, Statement
 from ttt_retrofit.consolidation.study.questions import (
@@ -14,6 +15,7 @@ from ttt_retrofit.consolidation.study.questions import (
     ask_freely,
     ask_whether_still,
     asking_for,
+    cut,
     distinct,
     drafts_of,
     is_sound,
@@ -206,3 +208,35 @@ def test_of_questions_that_are_alike_the_first_stays():
 def test_gates_are_measured_on_other_general_questions_than_the_benchmarks_ask():
     asked = GENERAL.read_text().splitlines()
     assert len(set(asked)) == len(asked) >= 80 and not set(asked) & set(Prompts.load().general)
+
+
+def test_the_next_question_for_a_part_begins_otherwise_and_none_gives_it_away_or_names_who_the_examples_are_about():
+    barred = []
+
+    class Held(ModelWriter):
+        def __init__(self):
+            self.name = "held"
+
+        def complete(self, prompts, longest, seed=0, never=()):
+            barred.extend(set(words) for words in never)
+            return ["Where did she move?" if never else ""] * len(prompts)
+
+    ask([Statement("My sister moved to Braga.", "User")], Held(), ENGLISH, wordings=2)
+    first, second = barred
+    assert {"Braga", "your", "klara"} <= first and "braga" not in second - first
+    assert second - first == {"Where"}
+
+
+@pytest.mark.parametrize(
+    ("said", "questions"),
+    [
+        ("Oh, and my uncle moved to Bergen.", ["And my uncle?", "And my uncle moved to?"]),
+        ("My flight is YL583 to Oslo.", ["My flight is to Oslo?", "My flight is YL583 to?"]),
+        ("我妹妹住在成都。", []),
+    ],
+)
+def test_a_statement_up_to_a_part_and_without_a_name_is_a_question_too(said, questions):
+    statements = [Statement(said, "User")]
+    found = [one.text for one in cut([0], statements, shown(said)[-1])]
+    assert set(questions) <= set(found) and not any("bergen" in text.lower() for text in found)
+    assert all(one.cut for one in cut([0], statements, ENGLISH[0]))

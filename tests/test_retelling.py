@@ -51,6 +51,8 @@ def user(text, *before):
         ("Oh, and my choir sings in Basque.", "Your choir sings in Basque.", True),
         ("By the way, my choir sings in Basque.", "You get to work by tram.", False),  # an example
         ("我的狗叫豆豆。", "你的狗叫豆豆。", True),
+        ("Our accountant is Gideon.", "Your accountant is Gideon.", True),
+        ("Our accountant is Gideon.", "我们的 accountant is Gideon.", False),
     ],
 )
 def test_all_that_tells_something_is_told_and_nothing_else(said, told, right):

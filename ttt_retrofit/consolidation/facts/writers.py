@@ -61,19 +61,22 @@ class ModelWriter:
     ) -> list[str]:
         """never : for every prompt, the words that its answer does not have."""
         ids = [self._formatter.asked(prompt[-1]["content"], prompt[:-1]) for prompt in prompts]
-        shut = [beginnings(words, self._formatter.tokenizer) for words in never]
+        shut = [beginnings(words, self._formatter.tokenizer, least=1) for words in never]
         temperature = TEMPERATURE if seed else 0.0
         answers = self._writer.answer(ids, longest, BATCH, kept=1, temperature=temperature, seed=seed, never=shut)
         return [self._writer.text(answer) for answer in answers]
 
 
-def beginnings(words: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that words begin with, in a sentence or as its first; not a few letters, which begin others, too."""
+def beginnings(words: Iterable[str], tokenizer: PreTrainedTokenizerBase, least: int = OWN) -> list[int]:
+    """The tokens that words begin with, in a sentence or as its first.
+
+    least : letters of a token that is not the whole word; a few begin other words, too.
+    """
     found = set()
     for written in (f"{space}{form}" for word in words for form in (word, word.capitalize()) for space in ("", " ")):
         ids = tokenizer(written, add_special_tokens=False).input_ids
         begun = str(tokenizer.decode(ids[:1])).strip()
-        if len(ids) == 1 or len(begun) >= OWN or begun.isdigit():
+        if len(ids) == 1 or len(begun) >= least or begun.isdigit():
             found.add(ids[0])
     return sorted(found)
 

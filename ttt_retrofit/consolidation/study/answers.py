@@ -7,6 +7,7 @@ one that says so is read too. The writer judges every answer.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -92,10 +93,16 @@ class Answering:
         return [*found.values()]
 
     def _told_back(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
+        """What was told back answers every question. The best one that was written is studied, unless there is one
+        alone; the others may be held out.
+        """
+        written = Counter(draft.statement for draft in drafts if not draft.cut)
+        best: dict[int, QuestionDraft] = {}
         for draft in drafts:
             given = self.told_back[draft.statement]
             if value := self._value(draft, self.asking.text(given)):
-                yield Question(draft.text, value, given, draft.statement, held_out=True)
+                first = best.setdefault(draft.statement, draft) is draft and written[draft.statement] > 1
+                yield Question(draft.text, value, given, draft.statement, held_out=not (draft.cut or first))
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
         """Those whose answers say what was told, as is judged; a document's are taken for that."""
@@ -118,6 +125,8 @@ class Answering:
 
     def _changed(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
         """Answers from the statement that changed what a question is about, alone: small writers mix the two up."""
+        settled = [draft for draft in drafts if self._last(draft.statement) in self.told_back]
+        drafts = [draft for draft in drafts if draft not in settled]
         later = [self._last(draft.statement) for draft in drafts]
         asked = [self.asking.about([self.statements[n]], draft.text) for draft, n in zip(drafts, later)]
         some = []
@@ -126,7 +135,13 @@ class Answering:
             if self._sound(said, draft, [later[number]]):
                 value = given_by(said, draft.text, statement.source)
                 some.append((draft, Question(draft.text, value, given, later[number]), said))
-        return [*self._supported(some).values()]
+        return [*self._supported(some).values(), *map(self._changed_told_back, settled)]
+
+    def _changed_told_back(self, draft: QuestionDraft) -> Question:
+        by = self._last(draft.statement)
+        given = self.told_back[by]
+        value = given_by(self.asking.text(given), draft.text, self.statements[by].source)
+        return Question(draft.text, value, given, by)
 
     def _last(self, statement: int) -> int:
         """The statement that holds in the end, of those that change one another."""

@@ -9,6 +9,7 @@ from ..facts.checks import PRONOUN, WORD, caseless, folded, verbatim
 from ..facts.languages import nearest
 from ..facts.related import common, terms
 
+OPENING = re.compile(r"(?:[^\s,:，：،]+[ ]?){1,4}[,:，：،]\s*")  # a few words before a comma, such as "By the way,"
 JOINED = re.compile(r"[ \u00a0]|\. ")  # between the words of one name: "Harlow Bakery", "Prof. Klein", "14 March"
 
 

@@ -18,7 +18,7 @@ from .questions import QuestionDraft
 
 NO_QUESTION = "?"
 KEPT = 4  # questions for one part of a statement
-WORSE = 6.0  # nats by which one of them may win less than the best
+WORSE = 10.0  # nats by which one of them may win less than the best
 
 
 def best(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], asking: Asking) -> list[QuestionDraft]:

@@ -6,7 +6,6 @@ where it answers freely ("You come from Trieste." for a mother who does), but te
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
@@ -18,8 +17,7 @@ from ..facts.turns import ASKS, USER
 from ..statements import Statement
 from ..writer import Answer
 from .asking import Asked, Asking
-
-OPENING = re.compile(r"(?:[^\s,:，：،]+[ ]?){1,4}[,:，：،]\s*")  # a few words before a comma
+from .parts import OPENING
 
 
 def told_back(statements: Sequence[Statement], asking: Asking) -> dict[int, Answer]:
@@ -59,10 +57,12 @@ def tells(told: str, statement: Statement, asking: Asking) -> bool:
     names nothing else.
     """
     opening = OPENING.match(statement.text)
-    own = terms(statement.text[opening.end() if opening else 0 :]) - common(asking.language)
+    language = asking.language
+    own = terms(statement.text[opening.end() if opening else 0 :]) - common(language) - language.first_person
     said = terms(told)
     kept = all(any(alike(term, other) for other in said) for term in own if not caseless(term))
-    return bool(told) and kept and own & said != set() and not missing(told, [statement.source])
+    strange = bool(caseless(told)) and not caseless(statement.source)  # another script
+    return bool(told) and kept and own & said != set() and not strange and not missing(told, [statement.source])
 
 
 def as_it_stands(statement: Statement, asking: Asking) -> Answer:

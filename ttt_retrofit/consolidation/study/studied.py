@@ -11,7 +11,7 @@ from ..control import Control
 from ..facts.checks import WORD, folded, verbatim
 from ..facts.languages import Language, nearest, shown
 from ..facts.listing import Listed, facts_of
-from ..facts.related import Related
+from ..facts.related import Related, said_again
 from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from ..pieces import Context
@@ -21,7 +21,7 @@ from ..writer import Answer
 from .answers import Answering, Question
 from .asking import Asking
 from .parts import parts_of
-from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, resemblance
+from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, cut, resemblance
 from .ranking import best
 from .retelling import told_back
 
@@ -80,7 +80,7 @@ class Studying:
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
         said = self.asking.formatter.said
         replies = {n: retold[n].ids if n in retold else said(s.text) for n, s in enumerate(statements)}
-        written = best(written, replies, self.asking)
+        written = [*best(written, replies, self.asking), *cut(retold, statements, self.languages[-1])]
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
         answered = answering.answer(written)
         questions, outdated = answered.questions, outdated | answered.overruled
@@ -100,7 +100,9 @@ class Studying:
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
         """The statements that no longer hold at the end, each with the last one that says so."""
         told = [(s.message, s.said_by, s.understood) for s in statements]
-        return self.judge.changed(told, self._at("changes"))
+        if self.judge.trusted("changes"):
+            return self.judge.changed(told, self._at("changes"))
+        return said_again(told)
 
     @cached_property
     def judge(self) -> Judge:
@@ -147,8 +149,6 @@ def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> 
         same = Counter(question.value for question in studied)
         spare = [question for question in reversed(studied) if same[question.value] >= WORDINGS]
         others.sort(key=lambda q: not q.value & own)
-        if len(others) == len(some):  # the best one is studied
-            others = [*others[1:], *others[:1]]
         may = (*others, *spare) if len(some) > 1 else ()
         chosen = next((q for q in may if q.value & own), next(iter(may), None))
         for question in some:
