@@ -9,7 +9,7 @@ from ttt_retrofit.consolidation.facts.languages import languages
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.asking import Asking
-from ttt_retrofit.consolidation.study.retelling import tells, told_back
+from ttt_retrofit.consolidation.study.retelling import certain_answer, tells, told_back
 
 WORDS = tokenizer()
 
@@ -23,14 +23,16 @@ class Says:
     """Tells back what it is given an answer for; answers are texts."""
 
     def __init__(self, given):
-        self.given, self.asked = given, []
+        self.given, self.asked, self.written = given, [], []
 
     def answer(self, prompts, *how, **named):
         self.asked += [prompt[-1]["content"] for prompt in prompts]
-        return [self.given.get(prompt[-1]["content"], "I do not know.") for prompt in prompts]
+        first = len(self.written)
+        self.written += [self.given.get(prompt[-1]["content"], "I do not know.") for prompt in prompts]
+        return [certain_answer([number]) for number in range(first, len(self.written))]
 
     def text(self, answer):
-        return answer
+        return self.written[answer.ids[0]]
 
 
 def asking(given):
@@ -68,7 +70,8 @@ def test_a_reply_is_told_with_its_question_and_an_opening_is_left_out_where_it_c
     }
     one = asking(given)
     statements = [reply, user("Just so you know: my sister sings."), user("Do you know Leeds?"), user("I bake bread.")]
-    assert told_back(statements, one) == {0: "Your dog is called Bolt.", 1: "Your sister sings."}
+    found = {number: one.text(answer) for number, answer in told_back(statements, one).items()}
+    assert found == {0: "Your dog is called Bolt.", 1: "Your sister sings."}
     assert "Do you know Leeds?" not in one.teacher.asked, "a question is nothing to tell back"
 
 

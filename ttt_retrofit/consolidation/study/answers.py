@@ -93,16 +93,17 @@ class Answering:
         return [*found.values()]
 
     def _told_back(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
-        """What was told back answers every question. The best one that was written is studied, unless there is one
-        alone; the others may be held out.
+        """What was told back answers every question. The best one that was written is studied; the others may be held
+        out, or a cut one where there is none.
         """
         written = Counter(draft.statement for draft in drafts if not draft.cut)
         best: dict[int, QuestionDraft] = {}
         for draft in drafts:
             given = self.told_back[draft.statement]
             if value := self._value(draft, self.asking.text(given)):
-                first = best.setdefault(draft.statement, draft) is draft and written[draft.statement] > 1
-                yield Question(draft.text, value, given, draft.statement, held_out=not (draft.cut or first))
+                first = best.setdefault(draft.statement, draft) is draft
+                spared = not draft.cut or written[draft.statement] < 2
+                yield Question(draft.text, value, given, draft.statement, held_out=spared and not first)
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
         """Those whose answers say what was told, as is judged; a document's are taken for that."""

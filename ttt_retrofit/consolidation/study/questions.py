@@ -52,7 +52,7 @@ def ask(
     free = ask_freely(statements, writer, languages, 0)
     parts = _parts(statements, free)
     told = [statements[number].told for number, _ in parts]
-    never = [_giving(part, statements[number], languages[-1]) for number, part in parts]
+    never = giving = [_giving(part, statements[number], languages[-1]) for number, part in parts]
     found: list[QuestionDraft] = []
     for wording in range(wordings):
         progress(wording + 1, wordings + 1)
@@ -60,9 +60,9 @@ def ask(
             told = [_nameless(statements[number], part) for number, part in parts]
         prompts = [asking_for(part, text, statements[number], languages) for (number, part), text in zip(parts, told)]
         written = _for_parts(parts, prompts, writer, never)
-        found += written
         # The next one begins otherwise: that makes another question, where sampling mostly makes the same.
         never = [{*words, opening(draft.text)} for words, draft in zip(never, written)]
+        found += [*written, *_for_parts(parts, prompts, writer, giving, seed=wording + 1)]
     found = distinct(_sound(found, statements, languages[-1]))
     return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
 

@@ -17,7 +17,7 @@ from .asking import Asking
 from .questions import QuestionDraft
 
 NO_QUESTION = "?"
-KEPT = 4  # questions for one part of a statement
+KEPT = 6  # questions for one part of a statement
 WORSE = 10.0  # nats by which one of them may win less than the best
 
 

@@ -30,7 +30,7 @@ def told_back(statements: Sequence[Statement], asking: Asking) -> dict[int, Answ
         some = {n: text for n, text in left.items() if text}
         for number, answer in zip(some, asking.answers([_asked(text, asking) for text in some.values()])):
             if tells(asking.text(answer), statements[number], asking):
-                found[number] = answer
+                found[number] = certain_answer(answer.ids)  # what else it might begin with is learned no further
     return found
 
 
@@ -66,8 +66,11 @@ def tells(told: str, statement: Statement, asking: Asking) -> bool:
 
 
 def as_it_stands(statement: Statement, asking: Asking) -> Answer:
-    """Every token of it sure."""
     named = statement.said_by not in ("Assistant", "Tool")
-    ids = asking.formatter.said(f"{statement.said_by}: {statement.text}" if named else statement.text)
+    return certain_answer(asking.formatter.said(f"{statement.said_by}: {statement.text}" if named else statement.text))
+
+
+def certain_answer(ids: Sequence[int]) -> Answer:
+    """Every token of it sure."""
     indices = torch.tensor(ids, dtype=torch.int32, device="cpu")[:, None]
     return Answer(tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16, device="cpu"))

@@ -25,6 +25,7 @@ from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still,
 from .ranking import best
 from .retelling import told_back
 
+FEW = 3  # questions about a statement that are too few
 WORDINGS = 2  # that ask for the same, of which one can be spared
 
 
@@ -80,7 +81,9 @@ class Studying:
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
         said = self.asking.formatter.said
         replies = {n: retold[n].ids if n in retold else said(s.text) for n, s in enumerate(statements)}
-        written = [*best(written, replies, self.asking), *cut(retold, statements, self.languages[-1])]
+        written = best(written, replies, self.asking)
+        few = Counter(draft.statement for draft in written)
+        written += cut([n for n in retold if few[n] < FEW], statements, self.languages[-1])
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
         answered = answering.answer(written)
         questions, outdated = answered.questions, outdated | answered.overruled
