@@ -83,7 +83,7 @@ class ConsolidationConfig:
     batch_size: int = field(default=8, metadata={"help": "lessons in each step"})
     epochs: float = field(default=10.0, metadata={"help": "passes over the lessons, at most"})
     least_steps: int = field(default=100, metadata={"help": "steps taken at least, unless everything is known before"})
-    negatives: float = field(default=0.25, metadata={"help": "share of a step for questions without an answer"})
+    negatives: float = field(default=0.15, metadata={"help": "share of a step for questions without an answer"})
     replay: float = field(default=0.25, metadata={"help": "share of a step for lessons of earlier contexts"})
     enough_recall: float = field(
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}

@@ -7,7 +7,6 @@ one that says so is read too. The writer judges every answer.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -93,17 +92,18 @@ class Answering:
         return [*found.values()]
 
     def _told_back(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
-        """What was told back answers every question. The best one that was written is studied; the others may be held
-        out, or a cut one where there is none.
+        """What was told back answers every question. The last one of those that were written may be held out, or where
+        there is one alone, those that were cut: a small writer has few good ones, and they are worth most when studied.
         """
-        written = Counter(draft.statement for draft in drafts if not draft.cut)
-        best: dict[int, QuestionDraft] = {}
+        found: dict[int, list[tuple[QuestionDraft, frozenset[str]]]] = {}
         for draft in drafts:
-            given = self.told_back[draft.statement]
-            if value := self._value(draft, self.asking.text(given)):
-                first = best.setdefault(draft.statement, draft) is draft
-                spared = not draft.cut or written[draft.statement] < 2
-                yield Question(draft.text, value, given, draft.statement, held_out=spared and not first)
+            if value := self._value(draft, self.asking.text(self.told_back[draft.statement])):
+                found.setdefault(draft.statement, []).append((draft, value))
+        for number, some in found.items():
+            written = [draft for draft, _ in some if not draft.cut]
+            for draft, value in some:
+                spared = draft is written[-1] if len(written) > 1 else draft.cut
+                yield Question(draft.text, value, self.told_back[number], number, held_out=spared)
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
         """Those whose answers say what was told, as is judged; a document's are taken for that."""
