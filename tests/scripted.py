@@ -13,8 +13,9 @@ from ttt_retrofit.util.messages import Message
 NUMBERED = re.compile(r"^\[(\d+)\] [^:]+: (.*)$", re.MULTILINE)
 HIDDEN = "\n→ "  # before the part that one question is written for
 CHANGES = re.compile(r"\[1\] (.*)\nNew: (.*)", re.DOTALL)
-SUPPORTS = re.compile(r"Told: .*\nQuestion: .*\nAnswer: .*", re.DOTALL)
-KNOWN = {(old, new): verdict for old, new, verdict in _asked()["changes"]["known"]}  # by which a judge is believed
+SUPPORTS = re.compile(r"Told: (.*)\nQuestion: (.*)\nAnswer: (.*)", re.DOTALL)
+# By which a judge is believed.
+KNOWN = {tuple(parts): verdict for kind in ("changes", "supports") for *parts, verdict in _asked()[kind]["known"]}
 STILL = "Still? "  # put before what is read by whoever asks whether it is so
 
 
@@ -67,13 +68,11 @@ def script(
         return next((written for piece, written in (pieces or {}).items() if piece in text), "")
 
     def write(asked: str) -> str:
-        if SUPPORTS.fullmatch(asked):
-            return "1"
+        if supported := SUPPORTS.fullmatch(asked):
+            return KNOWN.get(supported.groups(), "1")
         if compared := CHANGES.fullmatch(asked):
             later = found(changes, compared[1])
-            if compared.groups() in KNOWN:
-                return KNOWN[compared.groups()]
-            return "1" if later and later in compared[2] else "-"
+            return KNOWN.get(compared.groups(), "1" if later and later in compared[2] else "-")
         if HIDDEN in asked:
             return (again or {}).get(asked.rpartition(HIDDEN)[2], "")
         if listed := NUMBERED.findall(asked):

@@ -223,7 +223,7 @@ class Noting(Teacher):
         self.never, self.scored_of = [], []
 
     def answer(self, prompts, *how, never=(), **named):
-        self.never += [set(never)] * len(prompts)
+        self.never += [set(tokens) for tokens in never] or [set()] * len(prompts)
         return super().answer(prompts, *how, **named)
 
     def scored(self, prompts, answers, *how):
@@ -235,7 +235,7 @@ def test_the_teacher_does_not_speak_as_the_user_about_what_the_user_said():
     teacher = Noting()
     asking = asking_of(teacher)
     mine = set(WORDS("my", add_special_tokens=False).input_ids)
-    assert mine <= asking.speakers
+    assert mine <= set(asking.speakers)
     told = [Statement("Runa has Bolt.", "Assistant"), TOLD[1]]
     assert asking.answers([asking.about([one], DOG.text) for one in told]) == ["Bolt."] * 2
     assert teacher.never == [set(), set(asking.speakers)]

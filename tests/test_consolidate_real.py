@@ -19,7 +19,7 @@ from benchmarks.harness.recollect import changed
 from benchmarks.models import model_directory
 from benchmarks.texts import text
 from ttt_retrofit import TTTConfig, wrap
-from ttt_retrofit.consolidation.facts.informative import holds
+from ttt_retrofit.consolidation.facts.checks import holds
 from ttt_retrofit.consolidation.prompts import Prompts
 
 pytestmark = pytest.mark.real

@@ -3,7 +3,7 @@
 import pytest
 
 from ttt_retrofit.consolidation.facts.checks import names_in
-from ttt_retrofit.consolidation.study.parts import parts_of, telling
+from ttt_retrofit.consolidation.study.parts import parts_of, telling, trimmed
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,11 @@ def test_a_name_at_the_beginning_of_a_sentence_is_known_by_another_one():
 )
 def test_words_that_any_text_of_the_language_has_tell_nothing(text, words):
     assert [*telling(text)] == words
+
+
+@pytest.mark.parametrize(
+    ("part", "own"),
+    [("is Gideon", "Gideon"), ("in the spring", "spring"), ("a", ""), ("20 June", "20 June"), ("住在北京", "住在北京")],
+)
+def test_a_part_is_freed_of_the_words_of_any_text(part, own):
+    assert trimmed(part) == own

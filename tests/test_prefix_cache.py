@@ -140,3 +140,20 @@ def test_scores_do_not_depend_on_what_is_scored_beside(model):
         alone = Writer(model, tokenizer()).scored([prompt], [answer], kept=5)[0]
         assert found.ids == alone.ids == tuple(answer) and torch.equal(found.indices[:, 0], alone.indices[:, 0])
         torch.testing.assert_close(found.logprobs, alone.logprobs, atol=5e-3, rtol=1e-3)
+
+
+def test_the_likelihood_of_given_tokens_is_that_of_a_plain_forward(model):
+    given = [[*range(5, 5 + length)] for length in (1, 6, 3)]
+    found = Writer(model, tokenizer()).likelihoods(SOME, given, batch=2)
+    for prompt, answer, logprobs in zip(SOME, given, found):
+        expected = plain(model, prompt, answer).gather(1, torch.tensor(answer)[:, None])[:, 0]
+        torch.testing.assert_close(logprobs, expected, atol=5e-3, rtol=1e-3)
+
+
+def test_no_answer_has_the_tokens_that_it_must_not_have_and_each_prompt_has_its_own(model):
+    writer = Writer(model, tokenizer())
+    first = [likeliest(model, prompt, 1)[0] for prompt in SOME]
+    answers = writer.answer(SOME, 3, never=[[token] for token in first[:1]] + [[]] * (len(SOME) - 1))
+    assert first[0] not in answers[0].ids and [a.ids[0] for a in answers[1:]] == first[1:]
+    many = writer.answer(SOME * 8, 3, never=[[token] for token in first] * 8)  # rows leave as they end
+    assert all(token not in answer.ids for token, answer in zip(first * 8, many))

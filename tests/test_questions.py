@@ -5,6 +5,7 @@ from scripted import HIDDEN, STILL, Scripted, script
 
 from benchmarks.harness.recollect import GENERAL
 from ttt_retrofit.consolidation.facts.languages import languages, shown
+from ttt_retrofit.consolidation.facts.writers import ModelWriter
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.statements import TEXT, Statement
 from ttt_retrofit.consolidation.study.questions import (
@@ -14,6 +15,7 @@ from ttt_retrofit.consolidation.study.questions import (
     ask_freely,
     ask_whether_still,
     asking_for,
+    cut,
     distinct,
     drafts_of,
     is_sound,
@@ -113,16 +115,16 @@ def test_every_part_is_asked_for_in_several_wordings_and_no_question_twice():
 
 def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_its_words_are():
     writer = script(
-        {}, {"Mirela": f"My sister {PART} Who moved?\nBraga in {PART} Where?"}, {"My sister": "Who moved to Braga?"}
+        {}, {"Mirela": f"My sister {PART} Who moved?\nBraga in {PART} Where?"}, {"sister": "Who moved to Braga?"}
     )
     told = [MIRELA, Statement("I sing in the choir.", "User")]
     found = ask(told, writer, ENGLISH, wordings=1)
     assert [(one.part, one.text) for one in found] == [
-        ("My sister", "Who moved?"),
-        ("My sister", "Who moved to Braga?"),
+        ("sister", "Who moved?"),
+        ("sister", "Who moved to Braga?"),
     ]
     parts = [asked.rpartition(HIDDEN)[2] for asked in writer.asked if HIDDEN in asked]
-    assert parts == ["Mirela", "Braga", "May", "My sister", "sing", "choir"]
+    assert parts == ["Mirela", "Braga", "May", "sister", "sing", "choir"]
 
 
 def test_where_two_statements_are_asked_the_same_more_are_written_without_the_names_that_both_have():
@@ -206,3 +208,35 @@ def test_of_questions_that_are_alike_the_first_stays():
 def test_gates_are_measured_on_other_general_questions_than_the_benchmarks_ask():
     asked = GENERAL.read_text().splitlines()
     assert len(set(asked)) == len(asked) >= 80 and not set(asked) & set(Prompts.load().general)
+
+
+def test_the_next_question_for_a_part_begins_otherwise_and_none_gives_it_away_or_names_who_the_examples_are_about():
+    barred = []
+
+    class Held(ModelWriter):
+        def __init__(self):
+            self.name = "held"
+
+        def complete(self, prompts, longest, seed=0, never=()):
+            barred.extend(set(words) for words in never)
+            return ["Where did she move?" if never else ""] * len(prompts)
+
+    ask([Statement("My sister moved to Braga.", "User")], Held(), ENGLISH, wordings=2)
+    first, second = barred
+    assert {"Braga", "your", "klara"} <= first and "braga" not in second - first
+    assert second - first == {"Where"}
+
+
+@pytest.mark.parametrize(
+    ("said", "questions"),
+    [
+        ("Oh, and my uncle moved to Bergen.", ["And my uncle?", "And my uncle moved to?"]),
+        ("My flight is YL583 to Oslo.", ["My flight is to Oslo?", "My flight is YL583 to?"]),
+        ("我妹妹住在成都。", []),
+    ],
+)
+def test_a_statement_up_to_a_part_and_without_a_name_is_a_question_too(said, questions):
+    statements = [Statement(said, "User")]
+    found = [one.text for one in cut([0], statements, shown(said)[-1])]
+    assert set(questions) <= set(found) and not any("bergen" in text.lower() for text in found)
+    assert all(one.cut for one in cut([0], statements, ENGLISH[0]))

@@ -21,7 +21,8 @@ MONDAY = datetime.date(2026, 3, 9)
     [
         ("My physician is Prof. Klein.", ["My physician is Prof. Klein."]),
         ("I was born on Feb. 14, 1990 in Graz.", ["I was born on Feb. 14, 1990 in Graz."]),
-        ("I live at 5 Elm St. Apt. 4B since May.", ["I live at 5 Elm St. Apt. 4B since May."]),
+        ("My aunt taught me to cook. I live in Rome.", ["My aunt taught me to cook.", "I live in Rome."]),
+        ("M. Dupont habite à Lyon. Elle est là.", ["M. Dupont habite à Lyon.", "Elle est là."]),
         ("It is by J. R. R. Tolkien. My sister reads it.", ["It is by J. R. R. Tolkien.", "My sister reads it."]),
         ("I moved to Leeds. My brother stayed behind!", ["I moved to Leeds.", "My brother stayed behind!"]),
         ("Name: Ines\nAge: 4", ["Name: Ines", "Age: 4"]),
@@ -77,6 +78,17 @@ def test_a_short_reply_carries_the_question_before():
     ]
     assert statement.fact("x").text == "What is your dog called? – bolt"
     assert told(("A", "I see."), ("U", "sure")) == []
+
+
+def test_what_says_nothing_of_its_speaker_carries_what_was_said_before_it():
+    said_so = of_conversation(said(("A", "I see."), ("U", "My sister sings. She has two dogs. I like them.")), None)
+    assert [statement.understood for statement in said_so] == [
+        "My sister sings.", "My sister sings. – She has two dogs.", "I like them."
+    ]  # fmt: skip
+    found = of_conversation(
+        said(("U", "Wie geht es?"), ("A", "Gut."), ("U", "Bolt bellt laut. Mein Hund ist rot.")), None
+    )
+    assert [len(statement.before) for statement in found] == [1, 0]
 
 
 @pytest.mark.parametrize("reply", ["OK.", "Noted, thanks.", "Sure, I'm happy to help with that.", "What else?"])

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from scripted import CONTROL, Formatter, Scripted, Teacher, script
+from scripted import CONTROL, Formatter, Teacher, script
 from words import tokenizer
 
 from ttt_retrofit import ConsolidationConfig
@@ -37,6 +37,12 @@ QUESTIONS = {
 AGAIN = {"Bolt": "How do I call my dog?", "Volta Power": "Who do I work for?", "Harlow Bakery": "Where was I before?"}
 CHANGES = {"I work at Harlow": "I quit"}
 STILL = {"I quit": "Do I still work at Harlow Bakery?"}
+
+
+@pytest.fixture(autouse=True)
+def unranked(monkeypatch):
+    """The teacher here is no model, which could tell how likely a statement is."""
+    monkeypatch.setattr("ttt_retrofit.consolidation.study.ranking.gains", lambda drafts, *_: [0.0] * len(drafts))
 
 
 def says(asked, told):
@@ -155,7 +161,7 @@ def test_what_failed_a_check_is_counted():
 def test_of_too_many_statements_those_with_names_and_numbers_are_studied_in_their_order():
     said = "i like tea and toast.", "My dog is Bolt.", "I sing a lot.", "We live in Graz."
     talk = [{"role": "user", "content": text} for text in said]
-    studied, _ = study(talk=talk, writer=Scripted(lambda asked: ""), most_statements=2)
+    studied, _ = study(talk=talk, writer=script({}, {}), most_statements=2)
     assert [s.text for s in studied.statements] == ["My dog is Bolt.", "We live in Graz."]
 
 

@@ -3,6 +3,7 @@
 import pytest
 from scripted import CHANGES, SUPPORTS, Scripted
 
+from ttt_retrofit.consolidation.facts.related import said_again
 from ttt_retrofit.consolidation.facts.verdicts import Judge, _asked, judging
 
 CODE = "The code of the garage is 3308."
@@ -123,3 +124,18 @@ def test_examples_of_verdicts_have_the_form_of_what_is_asked_and_say_both(kind, 
 
 def test_braces_in_what_was_told_stay():
     assert judging("changes", '{"a": 1}', "{0}")[-1]["content"] == '[1] {"a": 1}\nNew: {0}'
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "again"),
+    [
+        ("I work at Harlow Bakery.", "I no longer work at Harlow Bakery, I quit on Friday.", True),
+        ("Mein Hund wohnt in Köln.", "Mein Hund wohnt nicht mehr in Köln.", True),
+        ("My brother Alex lives in Lyon.", "My brother Ben lives in Lyon.", False),
+        ("I swim.", "I swim in Leeds.", False),  # says too little
+    ],
+)
+def test_without_a_judge_a_later_fact_with_all_that_an_earlier_one_tells_takes_its_place(earlier, later, again):
+    assert said_again([(0, "User", earlier), (2, "User", later)]) == ({0: 1} if again else {})
+    assert said_again([(0, "User", earlier), (0, "User", later)]) == {}, "one message holds together"
+    assert said_again([(0, "User", earlier), (1, "Assistant", later)]) == {}

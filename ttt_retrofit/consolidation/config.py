@@ -74,16 +74,16 @@ class ConsolidationConfig:
     most_statements: int = field(
         default=200, metadata={"help": "statements that are studied, those with names and numbers first"}
     )
-    wordings: int = field(default=3, metadata={"help": "times that questions are written about every statement"})
+    wordings: int = field(default=5, metadata={"help": "times that questions are written about every statement"})
     kept_logits: int = field(default=20, metadata={"help": "logits of the teacher kept for each answer token"})
     lr: float | None = field(
         default=None,
         metadata={"help": "learning rate of AdamW, warmed up and decayed linearly; None sets it by the model's width"},
     )
     batch_size: int = field(default=8, metadata={"help": "lessons in each step"})
-    epochs: float = field(default=7.0, metadata={"help": "passes over the lessons, at most"})
+    epochs: float = field(default=10.0, metadata={"help": "passes over the lessons, at most"})
     least_steps: int = field(default=100, metadata={"help": "steps taken at least, unless everything is known before"})
-    negatives: float = field(default=0.25, metadata={"help": "share of a step for questions without an answer"})
+    negatives: float = field(default=0.15, metadata={"help": "share of a step for questions without an answer"})
     replay: float = field(default=0.25, metadata={"help": "share of a step for lessons of earlier contexts"})
     enough_recall: float = field(
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}

@@ -17,8 +17,7 @@ from ..memory.lessons import Lesson
 from ..memory.memory import Memory
 from ..memory.report import Report
 from . import verify
-from .facts.checks import words_of
-from .facts.informative import holds
+from .facts.checks import holds, words_of
 from .forgetting import TAUGHT, Forgetting
 from .model_copies import private_copy
 from .study.answers import given_by

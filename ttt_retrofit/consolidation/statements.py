@@ -12,12 +12,12 @@ from ..memory.facts import Fact
 from ..util.messages import Message
 from .facts.checks import WORD, caseless, folded, verbatim
 from .facts.languages import nearest
-from .facts.listing import Listed
-from .facts.turns import ASKS, Turn
+from .facts.listing import ELLIPTIC, Listed
+from .facts.turns import ASKS, USER, Turn
 from .sentences import sentences
 
 TEXT = "Text"  # who says what stands in a document
-SHOWN_BEFORE = 2  # messages before one that is quoted as it stands
+EXCLAIMS = ("!", "！")
 SHORTEST = 2  # words of a message, or characters of a script without spaces, that may tell something
 
 
@@ -103,15 +103,20 @@ def _names(text: str, turn: Turn) -> set[str]:
 
 def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[Statement]:
     """A message without a listed fact. An assistant that names nothing new, and who only asks, tells nothing."""
-    turn = turns[number]
-    before = tuple((one.said_by, one.dated) for one in turns[max(0, number - SHOWN_BEFORE) : number])
-    found = []
+    turn, before = turns[number], turns[number - 1] if number else None
+    language = nearest(turn.text)
+    replies = before is not None and before.asks
+    found, earlier = [], () if before is None else ((before.said_by, sentences(before.dated)[-1]),)
     for sentence in sentences(turn.dated):
-        named = _names(sentence, turn) - known
-        new = bool(named) or bool(caseless(sentence))
-        silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS)) and not new
-        if not silent and _size(sentence) >= (1 if before and before[-1][1].endswith(ASKS) else SHORTEST):
-            found.append(Statement(sentence, turn.said_by, before, 0, turn.place, turn.date.isoformat()))
+        new = bool(_names(sentence, turn) - known) or bool(caseless(sentence))
+        greets = sentence.endswith(EXCLAIMS) and not language.speaks(sentence)
+        silent = (turn.said_by == "Assistant" or sentence.endswith(ASKS) or greets) and not new
+        if not silent and _size(sentence) >= (1 if replies else SHORTEST):
+            # "My sister lives in Oslo." is understood alone; "She has two dogs." needs what was said before it.
+            alone = turn.said_by == USER and language.speaks(sentence) and not (replies and _size(sentence) <= ELLIPTIC)
+            shown = () if alone else earlier
+            found.append(Statement(sentence, turn.said_by, shown, 0, turn.place, turn.date.isoformat()))
+        replies, earlier = False, ((turn.said_by, sentence),)
     return found
 
 

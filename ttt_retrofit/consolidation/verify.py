@@ -17,8 +17,7 @@ from ..util.messages import Message
 from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
-from .facts.checks import WORD, folded
-from .facts.informative import holds
+from .facts.checks import WORD, folded, holds
 from .statements import TEXT
 from .student import Student
 from .study.answers import Question

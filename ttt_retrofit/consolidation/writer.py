@@ -5,7 +5,7 @@ B prompts, P tokens of a prompt, N tokens of an answer, V vocabulary, K kept log
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
-    SuppressTokensLogitsProcessor,
 )
 
 from ..util.texts import end_tokens
@@ -66,6 +65,18 @@ class _Gumbel(LogitsProcessor):
         return scores.float() / self.temperature - (-uniform.log()).log().to(scores.device)
 
 
+class _Never(LogitsProcessor):
+    """Leaves out tokens, of each row its own."""
+
+    def __init__(self, rows: Sequence[Collection[int]]) -> None:
+        self.rows = [row for row, tokens in enumerate(rows) for _ in tokens]
+        self.tokens = [token for tokens in rows for token in tokens]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores[self.rows, self.tokens] = -torch.inf
+        return scores
+
+
 class _Check(StoppingCriteria):
     """Lets the caller raise between two tokens, and stops where all rows have ended or, of many, half of them."""
 
@@ -110,23 +121,21 @@ class Writer:
         line: bool = False,
         temperature: float = 0.0,
         seed: int = 0,
-        never: Collection[int] = (),
+        never: Sequence[Collection[int]] = (),
     ) -> list[Answer]:
         """The continuation of every prompt, at most `longest` tokens; greedy at temperature 0.
 
         Parameters
         ----------
         line : end an answer at its first line break, as models without a chat template need it.
-        never : tokens that no answer has.
+        never : for every prompt, the tokens that its answer does not have.
         """
         noise = [_Gumbel(temperature, seed)] if temperature > 0 else []
-        shut: list[LogitsProcessor] = []
-        if never:
-            shut.append(SuppressTokensLogitsProcessor(sorted(never), device=str(self.model.device)))
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, Answer] = {}
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
+            shut = [never[index] for index in chosen] if never else []
             found = self._batch([list(prompts[index]) for index in chosen], longest, kept, line, shut, noise)
             answers |= dict(zip(chosen, found))
         return [answers[index] for index in range(len(prompts))]
@@ -144,6 +153,21 @@ class Writer:
             found |= dict(zip(chosen, some))
         return [found[index] for index in range(len(prompts))]
 
+    @torch.no_grad()
+    def likelihoods(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], batch: int = 32
+    ) -> list[Tensor]:
+        """The log probability (N,) of every token of given answers, float32 on the CPU."""
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]) + len(answers[index]))
+        found: dict[int, Tensor] = {}
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            rows = self._read([list(prompts[i]) for i in chosen], [list(answers[i]) for i in chosen])
+            for index, logprobs in zip(chosen, rows):
+                given = torch.tensor(answers[index], device=logprobs.device)[:, None]
+                found[index] = logprobs.gather(1, given)[:, 0].cpu()
+        return [found[index] for index in range(len(prompts))]
+
     def text(self, answer: Answer) -> str:
         return str(self.tokenizer.decode(list(answer.ids), skip_special_tokens=True)).strip()
 
@@ -153,7 +177,7 @@ class Writer:
         longest: int,
         kept: int,
         line: bool,
-        shut: list[LogitsProcessor],
+        shut: list[Collection[int]],
         noise: list[_Gumbel],
     ) -> list[Answer]:
         self.check()
@@ -176,6 +200,7 @@ class Writer:
         sure: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]  # (steps, K) each
         while rows:
             logits, stop = _KeepLogits(kept), _Check(self.check, ends, len(rows))
+            never = [_Never([shut[row] for row in rows])] if shut else []
             written = model.generate(
                 input_ids=ids,
                 attention_mask=mask,
@@ -189,7 +214,7 @@ class Writer:
                 top_k=None,
                 eos_token_id=None,
                 pad_token_id=fill,
-                logits_processor=LogitsProcessorList([*shut, logits, *noise]),
+                logits_processor=LogitsProcessorList([*never, logits, *noise]),
                 stopping_criteria=StoppingCriteriaList([stop]),
                 return_dict_in_generate=True,
                 **self.forwarded,
@@ -226,6 +251,13 @@ class Writer:
         return shared, cache
 
     def _scored(self, prompts: list[list[int]], answers: list[list[int]], kept: int) -> list[Answer]:
+        return [
+            _certain_where_unlikely(answer, logprobs, kept)
+            for answer, logprobs in zip(answers, self._read(prompts, answers))
+        ]
+
+    def _read(self, prompts: list[list[int]], answers: list[list[int]]) -> Iterator[Tensor]:
+        """Log probabilities (N, V), one row of answers after the other."""
         self.check()
         shared, cache = self._begun(prompts)
         texts = [prompt[shared:] + answer for prompt, answer in zip(prompts, answers)]
@@ -240,12 +272,9 @@ class Writer:
         ).logits  # fmt: skip
         self.tokens += sum(map(len, texts))
         first = width - hidden.shape[1]  # place of the first logits
-        found = []
         for row, (text, answer) in enumerate(zip(texts, answers)):
             before = len(text) - len(answer) - 1 - first
-            logprobs = hidden[row, before : before + len(answer)].float().log_softmax(-1)
-            found.append(_certain_where_unlikely(answer, logprobs, kept))
-        return found
+            yield hidden[row, before : before + len(answer)].float().log_softmax(-1)
 
     def _line_breaks(self) -> set[int]:
         texts = ("\n", ".\n", "?\n", "\n\n", ".\n\n", "?\n\n")

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Collection, Iterable
 
 WORD = re.compile(r"[^\W_]+(?:[.'’:/@&+-][^\W_]+)*")  # "J.R.", "ingest-eu", "14:20", "l'eau"
+# Before the first word of a sentence; a full stop behind a short word may be of an abbreviation.
+BEGINS = re.compile(r"(?:^|[!?…:;–]\s|[^\W\d_]{5}\.\s)[^\w]*$")
 DIGITS = re.compile(r"\d+")
 PRONOUN = re.compile(r"I(?:['’]\w+)?")  # English writes its first person with a capital; it is no name
 
@@ -39,10 +41,10 @@ def verbatim(text: str) -> list[str]:
     The first word of a sentence has a capital in any case, and is left out unless it holds more than one or a digit.
     """
     found = []
-    for place, match in enumerate(WORD.finditer(text)):
-        word = match[0]
+    for match in WORD.finditer(text):
+        word, first = match[0], BEGINS.search(text[: match.start()]) is not None
         capitals = sum(character.isupper() for character in word)
-        said = any(character.isdigit() for character in word) or capitals > (1 if place == 0 else 0)
+        said = any(character.isdigit() for character in word) or capitals > (1 if first else 0)
         if said and not PRONOUN.fullmatch(word):
             found.append(word)
     return found
@@ -92,3 +94,18 @@ def unlike(text: str, sources: Iterable[str]) -> float:
     letters = caseless(text)
     said = set("".join(sources))
     return sum(c not in said for c in letters) / len(letters) if letters else 0.0
+
+
+def holds(answer: str, value: Collection[str]) -> bool:
+    """Whether an answer has every word of a value, whatever else it says."""
+    said = folded(answer)
+    return bool(value) and all(_held(word, said) for word in value)
+
+
+def _held(word: str, said: str) -> bool:
+    """A whole word where words are written apart; an ending may differ where it is long."""
+    if caseless(word):
+        return word in said
+    ending = "" if len(word) > 4 and word.isalpha() else r"(?!\w)"
+    stem = word[: max(4, len(word) - 2)] if ending == "" else word
+    return re.search(rf"(?<!\w){re.escape(stem)}{ending}", said) is not None

@@ -1,24 +1,23 @@
 """The examples that writers are shown, in the language nearest to what they read.
 
-A small writer goes on in the language of its examples, whatever it is told. Which block is nearest is found by runs of
-three characters, so no language has to be recognised; for one that has no block, a related one serves.
+A small writer goes on in the language of its examples, whatever it is told. `py3langid` recognises it; for a language
+that has no block, a related one serves.
 """
 
 from __future__ import annotations
 
-import math
+import re
 import tomllib
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
 
-from .checks import WORD, caseless, folded
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-RUN = 3  # characters
-STEM = 3  # letters that forms of a pronoun share
-UNSEEN = 5e-5  # probability of a run that a block does not have
-PRIOR = 8.0  # nats in favour of the first block: a few words, or code, are of no language for sure
+from .checks import WORD, folded
+
+APART = re.compile("['’]")  # "j'ai"
+SURE = 0.5  # probability of a language; a word or two, or code, are of none for sure, and get the first block
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,11 @@ class Language:
     questions: tuple[tuple[str, str], ...]
     document: tuple[str, str]
     answers: tuple[tuple[str, str], ...]
+    told_back: tuple[str, str]
     unknown: str
+    first_person: frozenset[str]  # folded words by which people speak of themselves, such as "my"
+    second_person: frozenset[str]  # by which they speak to somebody, such as "your"
+    spaces: bool = True  # between words
     names: bool = True  # whether a capital within a sentence tells a name; in German every noun has one
 
     @property
@@ -40,25 +43,26 @@ class Language:
         pairs = (*self.questions, self.document, *self.answers)
         return "\n".join([self.talk, self.facts, *(part for pair in pairs for part in pair), self.unknown])
 
-    @cached_property
-    def first_person(self) -> frozenset[str]:
-        """Words by which people speak of themselves, such as "my": of both the user's questions and facts, and of no
-        example that is told or answered by somebody else.
-        """
-        mine = Counter(_words(self._user_asks)) & Counter(_words(self._user_says))
-        others = [
-            line for line in (*self.talk.splitlines(), *self.facts.splitlines()) if line.startswith(("[4]", "[6]"))
-        ]
-        theirs = set(_words(" ".join([self._answered, *self.document, *others, *self.part_of.values()])))
-        return frozenset(word for word, count in mine.items() if count > 1 and word not in theirs)
+    def speaks(self, text: str) -> bool:
+        """Whether somebody speaks of themselves in it: "my"."""
+        return self._has(self.first_person, text)
 
-    @cached_property
-    def second_person(self) -> frozenset[str]:
-        """Words by which the user is spoken to, such as "your": several forms of them stand in the answers alone."""
-        others = {*_words(self._user_asks), *_words(self._user_says), *_words(" ".join(self.document))}
-        left = [word for word in _words(self._answered) if word not in others]
-        stems = Counter(word[:STEM] for word in left)
-        return frozenset(word for word in left if stems[word[:STEM]] > 1)
+    def addresses(self, text: str) -> bool:
+        """Whether somebody is spoken to in it: "your"."""
+        return self._has(self.second_person, text)
+
+    def _has(self, pronouns: frozenset[str], text: str) -> bool:
+        said = folded(text)
+        parts = (part for word in WORD.findall(said) for part in (word, *APART.split(word)))
+        return not pronouns.isdisjoint(parts) if self.spaces else any(pronoun in said for pronoun in pronouns)
+
+    @property
+    def retold(self) -> tuple[tuple[str, str], ...]:
+        """What people say, and how it is told to them: a reply, a fact told in passing, and a plain one."""
+        talk = [line.partition(": ")[2] for line in self.talk.splitlines()]
+        facts = [line.partition("] ")[2] for line in self.facts.splitlines()]
+        sold, by_tram = self.told_back
+        return (f"{talk[3]} – {talk[4]}", by_tram), (talk[2], sold), (facts[0], self.answers[0][1])
 
     @property
     def still(self) -> tuple[str, str]:
@@ -77,22 +81,6 @@ class Language:
         lines = (line.partition("|") for _, asked in self.questions for line in asked.splitlines())
         return {question.strip(): part.strip() for part, _, question in lines}
 
-    @property
-    def _user_asks(self) -> str:
-        return " ".join(lines for said, lines in self.questions if "Assistant" not in said.splitlines()[-1])
-
-    @property
-    def _user_says(self) -> str:
-        return " ".join(line for line in self.facts.splitlines() if not line.startswith(("[2]", "[6]")))
-
-    @property
-    def _answered(self) -> str:
-        return " ".join(answer for _, answer in self.answers[:2])
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in WORD.findall(folded(text)) if not caseless(word)]
-
 
 @cache
 def languages() -> tuple[Language, ...]:
@@ -106,7 +94,11 @@ def languages() -> tuple[Language, ...]:
             tuple((said.strip(), asked.strip()) for said, asked in block["questions"]),
             (block["document"][0].strip(), block["document"][1].strip()),
             tuple((question, answer) for question, answer in block["answers"]),
+            (block["told_back"][0], block["told_back"][1]),
             block["unknown"],
+            frozenset(folded(block["first_person"]).split()),
+            frozenset(folded(block["second_person"]).split()),
+            block.get("spaces", True),
             block.get("names", True),
         )
         for block in values["languages"]
@@ -114,31 +106,21 @@ def languages() -> tuple[Language, ...]:
 
 
 def nearest(text: str) -> Language:
-    """The language whose block makes the runs of a text likeliest."""
-    said = _runs(text)
-    first = languages()[0]
-    return max(languages(), key=lambda one: _likelihood(said, _of(one)) + (PRIOR if one is first else 0))
+    """The language of a text; one that has no block is taken for one that has."""
+    blocks = {language.code: language for language in languages()}
+    code, probability = _identifier().classify(text)
+    return blocks[code] if probability >= SURE else languages()[0]
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    """One of our own: the languages that the package's functions know are set for all who use it."""
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    identifier.set_languages([language.code for language in languages()])
+    return identifier
 
 
 def shown(text: str) -> tuple[Language, ...]:
     """The languages whose examples a writer of this text sees, the nearest last: it is followed most."""
     chosen, first = nearest(text), languages()[0]
     return (first, chosen) if chosen is not first else (first,)
-
-
-def _runs(text: str) -> Counter[str]:
-    """Runs of three characters; of scripts without spaces, which seldom repeat one, single characters, too."""
-    said = " " + " ".join(folded(text).split()) + " "
-    runs = (said[at : at + RUN] for at in range(len(said) - RUN + 1))
-    return Counter(run for run in runs if not run.isdigit()) + Counter(caseless(said))
-
-
-@cache
-def _of(language: Language) -> Counter[str]:
-    return _runs(language.text)
-
-
-def _likelihood(said: Counter[str], block: Counter[str]) -> float:
-    """Log probability of the runs of a text under those of a block (naive Bayes)."""
-    whole = sum(block.values())
-    return sum(count * math.log(block[run] / whole + UNSEEN) for run, count in said.items())

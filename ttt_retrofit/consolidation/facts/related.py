@@ -10,9 +10,12 @@ from functools import cache, lru_cache
 
 from .checks import WORD, alike, caseless, folded
 from .languages import Language, nearest
+from .turns import USER
 
 APOSTROPHE = re.compile("['’]")  # "dog's", "l'eau"
 OFTEN = 3  # texts that have a word which tells none of them apart
+TELLING = 2  # words of a fact by which another one is about the same
+SHORT = 3  # letters
 STEM = 5  # letters by which forms of one word are one
 
 
@@ -26,13 +29,14 @@ def terms(text: str) -> set[str]:
 def of_others(text: str, own: str, texts: Sequence[str]) -> set[str]:
     """Terms of a text that its own source does not have but others of `texts` do.
 
-    Words that a third of the texts have, or any text in their language, are of none in particular; so are characters.
+    Words that a third of the texts have, or any text in their language, are of none in particular; nor are characters
+    and words of a few letters.
     """
     mine = terms(own)
     lent = (terms(text) - mine) & _rare(tuple(texts))
     if not lent:
         return set()
-    lent = {term for term in lent if not caseless(term)} - common(nearest(text))
+    lent = {term for term in lent if not caseless(term) and len(term) > SHORT} - common(nearest(text))
     return {term for term in lent if not any(alike(term, word) for word in mine)}
 
 
@@ -51,8 +55,25 @@ def _rare(texts: tuple[str, ...]) -> frozenset[str]:
 
 @cache
 def common(language: Language) -> frozenset[str]:
-    """Terms of an example. It is about nobody, so most of them are words of any text in its language: "the", "not"."""
-    return frozenset(terms(language.text))
+    """Terms of an example. It is about nobody, so most of its words are of any text in its language: "the", "not"."""
+    return frozenset(term for term in terms(language.text) if not term.isdigit())
+
+
+def said_again(told: Sequence[tuple[int, str, str]]) -> dict[int, int]:
+    """The facts of which a later one has every word that tells something, each with the last such: it says the same and
+    more, or that it is no longer so. For who has no judge of it.
+
+    told : the message, who said it, and what, in order. What the user said is changed by nobody else.
+    """
+    own = [terms(text) - common(nearest(text)) for _, _, text in told]
+    found = {}
+    for later, (message, speaker, text) in enumerate(told):
+        said = terms(text)
+        for earlier, (before, other, _) in enumerate(told[:later]):
+            may = message != before and speaker in (other, USER) and len(own[earlier]) >= TELLING
+            if may and all(any(alike(term, word) for word in said) for term in own[earlier]):
+                found[earlier] = later
+    return found
 
 
 class Related:

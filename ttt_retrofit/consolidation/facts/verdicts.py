@@ -64,12 +64,16 @@ class Judge:
     def _verdicts(self, kind: Kind, asked: Sequence[tuple[str, ...]], otherwise: bool) -> list[bool]:
         if not asked:
             return []
+        return self._given(kind, asked) if self.trusted(kind) else [otherwise] * len(asked)
+
+    def trusted(self, kind: Kind) -> bool:
+        """Whether it judges known cases of a kind rightly."""
         if kind not in self.believed:
             known = _asked()[kind]["known"]
             given = self._given(kind, [case[:-1] for case in known])
             right = sum(yes == (verdict == YES) for yes, (*_, verdict) in zip(given, known))
             self.believed[kind] = right >= TRUSTED * len(known)
-        return self._given(kind, asked) if self.believed[kind] else [otherwise] * len(asked)
+        return self.believed[kind]
 
     def _given(self, kind: Kind, asked: Sequence[Sequence[str]]) -> list[bool]:
         verdicts = self.writer.complete([judging(kind, *parts) for parts in asked], LONGEST)

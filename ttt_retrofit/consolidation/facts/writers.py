@@ -7,7 +7,7 @@ memory for the same small model.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,8 +23,9 @@ from ...util.prompt_formatter import PromptFormatter
 from ..writer import Writer
 
 KEY = "TTT_WRITER_API_KEY"  # environment variable; OPENAI_API_KEY is asked after it
-TEMPERATURE = 0.7  # of other wordings than the likeliest
+TEMPERATURE = 0.8  # of other wordings than the likeliest
 BATCH = 64
+OWN = 3  # letters of a token that few other words begin with
 EXPECTED = (
     "expected (model, tokenizer), the URL of a server with OpenAI's protocol such as 'http://127.0.0.1:8000/v1#model', "
     "or an object with `name` and `complete(prompts, longest, seed)`"
@@ -51,11 +52,46 @@ class ModelWriter:
     def __init__(self, name: str, writer: Writer, formatter: PromptFormatter) -> None:
         self.name, self._writer, self._formatter = name, writer, formatter
 
-    def complete(self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0) -> list[str]:
+    def complete(
+        self,
+        prompts: Sequence[Sequence[Message]],
+        longest: int,
+        seed: int = 0,
+        never: Sequence[Collection[str]] = (),
+    ) -> list[str]:
+        """never : for every prompt, the words that its answer does not have."""
         ids = [self._formatter.asked(prompt[-1]["content"], prompt[:-1]) for prompt in prompts]
+        shut = [beginnings(words, self._formatter.tokenizer, least=1) for words in never]
         temperature = TEMPERATURE if seed else 0.0
-        answers = self._writer.answer(ids, longest, BATCH, kept=1, temperature=temperature, seed=seed)
+        answers = self._writer.answer(ids, longest, BATCH, kept=1, temperature=temperature, seed=seed, never=shut)
         return [self._writer.text(answer) for answer in answers]
+
+
+def beginnings(words: Iterable[str], tokenizer: PreTrainedTokenizerBase, least: int = OWN) -> list[int]:
+    """The tokens that words begin with, in a sentence or as its first.
+
+    least : letters of a token that is not the whole word; a few begin other words, too.
+    """
+    found = set()
+    for written in (f"{space}{form}" for word in words for form in (word, word.capitalize()) for space in ("", " ")):
+        ids = tokenizer(written, add_special_tokens=False).input_ids
+        begun = str(tokenizer.decode(ids[:1])).strip()
+        if len(ids) == 1 or len(begun) >= least or begun.isdigit():
+            found.add(ids[0])
+    return sorted(found)
+
+
+def complete_without(
+    writer: FactWriter,
+    prompts: Sequence[Sequence[Message]],
+    longest: int,
+    seed: int,
+    never: Sequence[Collection[str]],
+) -> list[str]:
+    """Answers without some words, as far as the writer can be held to it: a server cannot."""
+    if isinstance(writer, ModelWriter):
+        return writer.complete(prompts, longest, seed, never)
+    return writer.complete(prompts, longest, seed)
 
 
 @dataclass

@@ -8,12 +8,12 @@ one that says so is read too. The writer judges every answer.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ..control import Control
-from ..facts.checks import WORD, caseless, folded, missing, names_in, words_of
-from ..facts.informative import holds
-from ..facts.related import Related
+from ..facts.checks import WORD, alike, caseless, folded, holds, missing, names_in, words_of
+from ..facts.related import Related, common, terms
+from ..facts.turns import ASKS
 from ..facts.verdicts import Judge
 from ..statements import TEXT, Statement
 from ..writer import Answer
@@ -53,6 +53,7 @@ class Answering:
     asking: Asking
     judge: Judge
     control: Control
+    told_back: Mapping[int, Answer] = field(default_factory=dict)  # statements that answer whatever is asked about them
 
     def answer(self, drafts: Sequence[QuestionDraft]) -> Answered:
         """Questions about statements of a conversation or a document, and those of a user about all of it.
@@ -60,9 +61,12 @@ class Answering:
         Where two statements answer the same words in two ways, the later one counts.
         """
         about = [draft for draft in drafts if not draft.by_user]
+        changed = [draft for draft in about if draft.statement in self.outdated]
+        settled = [draft for draft in about if draft not in changed and draft.statement in self.told_back]
         found = [
-            *self._from_statement([draft for draft in about if draft.statement not in self.outdated]),
-            *self._changed([draft for draft in about if draft.statement in self.outdated]),
+            *self._told_back(settled),
+            *self._from_statement([draft for draft in about if draft not in changed and draft not in settled]),
+            *self._changed(changed),
         ]
         last = {folded(question.text): question for question in sorted(found, key=lambda q: q.statement)}
         kept = [*last.values(), *self._by_user([draft for draft in drafts if draft.by_user])]
@@ -80,12 +84,26 @@ class Answering:
             some = []
             for draft, given, said in self._asked(missed, [asked(draft) for draft in missed], "answers"):
                 value = self._value(draft, said)
-                if value and self._sound(said, draft, [draft.statement]):
+                if value and self._sound(said, draft, [draft.statement]) and self._about_it(said, draft):
                     # One that was given the part is no witness of it.
                     held_out = asked == self._alone and self._held_out(draft, said)
                     some.append((draft, Question(draft.text, value, given, draft.statement, held_out), said))
             found |= self._supported(some)
         return [*found.values()]
+
+    def _told_back(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
+        """What was told back answers every question. The last one of those that were written may be held out, or where
+        there is one alone, those that were cut: a small writer has few good ones, and they are worth most when studied.
+        """
+        found: dict[int, list[tuple[QuestionDraft, frozenset[str]]]] = {}
+        for draft in drafts:
+            if value := self._value(draft, self.asking.text(self.told_back[draft.statement])):
+                found.setdefault(draft.statement, []).append((draft, value))
+        for number, some in found.items():
+            written = [draft for draft, _ in some if not draft.cut]
+            for draft, value in some:
+                spared = draft is written[-1] if len(written) > 1 else draft.cut
+                yield Question(draft.text, value, self.told_back[number], number, held_out=spared)
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
         """Those whose answers say what was told, as is judged; a document's are taken for that."""
@@ -108,6 +126,8 @@ class Answering:
 
     def _changed(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
         """Answers from the statement that changed what a question is about, alone: small writers mix the two up."""
+        settled = [draft for draft in drafts if self._last(draft.statement) in self.told_back]
+        drafts = [draft for draft in drafts if draft not in settled]
         later = [self._last(draft.statement) for draft in drafts]
         asked = [self.asking.about([self.statements[n]], draft.text) for draft, n in zip(drafts, later)]
         some = []
@@ -116,7 +136,13 @@ class Answering:
             if self._sound(said, draft, [later[number]]):
                 value = given_by(said, draft.text, statement.source)
                 some.append((draft, Question(draft.text, value, given, later[number]), said))
-        return [*self._supported(some).values()]
+        return [*self._supported(some).values(), *map(self._changed_told_back, settled)]
+
+    def _changed_told_back(self, draft: QuestionDraft) -> Question:
+        by = self._last(draft.statement)
+        given = self.told_back[by]
+        value = given_by(self.asking.text(given), draft.text, self.statements[by].source)
+        return Question(draft.text, value, given, by)
 
     def _last(self, statement: int) -> int:
         """The statement that holds in the end, of those that change one another."""
@@ -165,8 +191,17 @@ class Answering:
         return self.asking.about([statement], draft.text, draft.part)
 
     def _sound(self, said: str, draft: QuestionDraft, read: Sequence[int]) -> bool:
-        """Whether an answer names nothing that was not told."""
-        return bool(said) and not missing(said, [self._source(read), draft.text])
+        """Whether an answer names nothing that was not told, and does not ask."""
+        return bool(said) and not said.endswith(ASKS) and not missing(said, [self._source(read), draft.text])
+
+    def _about_it(self, said: str, draft: QuestionDraft) -> bool:
+        """Whether an answer that speaks to the user names what it is about: "You come from Trieste." is no answer for
+        a mother who does.
+        """
+        if draft.still or not self.asking.language.addresses(said):
+            return True
+        named = terms(draft.text) & terms(self.statements[draft.statement].text) - common(self.asking.language)
+        return all(any(alike(term, other) for other in terms(said)) for term in named)
 
     def _held_out(self, draft: QuestionDraft, said: str) -> bool:
         """Whether it may decide on a memory: its answer names nothing but the part that it is judged by."""

@@ -13,9 +13,8 @@ from functools import cached_property
 from ...util.messages import Message
 from ...util.prompt_formatter import PromptFormatter
 from ..config import ConsolidationConfig
-from ..facts.checks import WORD, folded
 from ..facts.languages import Language
-from ..facts.writers import FactWriter, first_line
+from ..facts.writers import FactWriter, beginnings, first_line
 from ..prompts import Prompts, fill
 from ..statements import Statement
 from ..writer import Answer, Writer
@@ -56,7 +55,7 @@ class Asking:
         return self.teacher.scored(ids, said, BATCH, self.config.kept_logits)
 
     def _as_user(self, text: str) -> bool:
-        return not self.language.first_person.isdisjoint(WORD.findall(folded(text)))
+        return self.language.speaks(text)
 
     def _by_teacher(self, asked: Sequence[Asked]) -> list[Answer]:
         found: dict[int, Answer] = {}
@@ -67,7 +66,7 @@ class Asking:
                 BATCH,
                 self.config.kept_logits,
                 line=not self.formatter.chat,
-                never=sorted(self.speakers) if of_user else (),
+                never=[self.speakers] * len(numbers) if of_user else (),
             )
             found |= dict(zip(numbers, given))
         return [found[n] for n in range(len(asked))]
@@ -113,14 +112,13 @@ class Asking:
         return tuple(messages)
 
     @cached_property
-    def speakers(self) -> frozenset[int]:
+    def speakers(self) -> list[int]:
         """Tokens of the words by which people speak of themselves. Small models answer as if they were the user."""
-        tokenizer, found = self.formatter.tokenizer, set()
-        for word in self.language.first_person:
-            for written in (word, word.capitalize(), f" {word}", f" {word.capitalize()}"):
-                ids = tokenizer(written, add_special_tokens=False).input_ids
-                found |= set(ids) if len(ids) == 1 else set()
-        return frozenset(found)
+        tokenizer, words = self.formatter.tokenizer, sorted(self.language.first_person)
+        if self.language.spaces:
+            return beginnings(words, tokenizer)
+        texts = {ids: str(tokenizer.convert_tokens_to_string([token])) for token, ids in tokenizer.get_vocab().items()}
+        return sorted(ids for ids, text in texts.items() if any(word in text for word in words))
 
 
 def _alike(kinds: Sequence[bool]) -> Iterator[tuple[list[int], bool]]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from ..facts.checks import PRONOUN, WORD, folded, verbatim
+from ..facts.checks import PRONOUN, WORD, caseless, folded, verbatim
 from ..facts.languages import nearest
 from ..facts.related import common, terms
 
+OPENING = re.compile(r"(?:[^\s,:，：،]+[ ]?){1,4}[,:，：،]\s*")  # a few words before a comma, such as "By the way,"
 JOINED = re.compile(r"[ \u00a0]|\. ")  # between the words of one name: "Harlow Bakery", "Prof. Klein", "14 March"
 
 
@@ -37,8 +38,20 @@ def without(text: str, names: Sequence[str]) -> str:
 
 
 def telling(text: str) -> Iterator[str]:
-    """The words that say what a statement is about: those that are not of any text in its language."""
-    of_any = common(nearest(text))
+    """The words that say what a statement is about: names, numbers, and what is not of any text in its language."""
+    of_any, names = common(nearest(text)), {*verbatim(text)}
     for word in WORD.findall(text):
-        if not PRONOUN.fullmatch(word) and not terms(word) <= of_any:
+        if not PRONOUN.fullmatch(word) and (word in names or not terms(word) <= of_any):
             yield word
+
+
+def trimmed(part: str) -> str:
+    """A part without the words of any text that it begins and ends with: "Gideon" of "is Gideon"."""
+    words, told = [*WORD.finditer(part)], set(telling(part))
+    own = [word for word in words if word[0] in told]
+    return part[own[0].start() : own[-1].end()] if own else part if caseless(part) else ""
+
+
+def words_telling(part: str) -> list[str]:
+    """The words that give a part away; all of its words where none tells more than others."""
+    return [*telling(part)] or WORD.findall(part)

@@ -7,19 +7,19 @@ language, and tells what a right answer has to hold.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
 from ...util.messages import Message
-from ..facts.checks import WORD, caseless, folded, missing, names_in
+from ..facts.checks import WORD, caseless, folded, missing, names_in, words_of
 from ..facts.languages import Language, nearest
 from ..facts.related import APOSTROPHE, of_others, shared
 from ..facts.turns import USER
-from ..facts.writers import FactWriter, first_line
+from ..facts.writers import FactWriter, complete_without, first_line
 from ..statements import TEXT, Statement
-from .parts import parts_of, telling, without
+from .parts import OPENING, parts_of, telling, trimmed, without, words_telling
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
@@ -37,6 +37,7 @@ class QuestionDraft:
     by_user: bool = False
     still: bool = False  # asks whether something is as before, which it is not
     held_out: bool = False  # may be asked in verification, and not studied
+    cut: bool = False  # a statement without the part
 
 
 def ask(
@@ -51,15 +52,26 @@ def ask(
     free = ask_freely(statements, writer, languages, 0)
     parts = _parts(statements, free)
     told = [statements[number].told for number, _ in parts]
+    never = giving = [_giving(part, statements[number], languages[-1]) for number, part in parts]
     found: list[QuestionDraft] = []
     for wording in range(wordings):
         progress(wording + 1, wordings + 1)
         if wording and wording == wordings - 1:  # "Where does my wife work?", of a wife who was told of by her name
             told = [_nameless(statements[number], part) for number, part in parts]
         prompts = [asking_for(part, text, statements[number], languages) for (number, part), text in zip(parts, told)]
-        found += _for_parts(parts, prompts, statements, writer, wording)
-    found = distinct(found)
+        written = _for_parts(parts, prompts, writer, never)
+        # The next one begins otherwise: that makes another question, where sampling mostly makes the same.
+        never = [{*words, opening(draft.text)} for words, draft in zip(never, written)]
+        found += [*written, *_for_parts(parts, prompts, writer, giving, seed=wording + 1)]
+    found = distinct(_sound(found, statements, languages[-1]))
     return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
+
+
+def _giving(part: str, statement: Statement, language: Language) -> set[str]:
+    """The words that make a question unsound: those of the part, of whom the examples are about, and "your"."""
+    shown = names_in(line.partition("] ")[2] for line in language.facts.splitlines()) if language.names else ()
+    user = language.second_person if statement.said_by == USER else ()
+    return {*words_telling(part), *user, *(name for name in shown if name not in words_of(statement.source))}
 
 
 def _nameless(statement: Statement, part: str) -> str:
@@ -71,15 +83,25 @@ def _nameless(statement: Statement, part: str) -> str:
 def _for_parts(
     parts: Sequence[tuple[int, str]],
     prompts: Sequence[Sequence[Message]],
-    statements: Sequence[Statement],
     writer: FactWriter,
-    seed: int,
+    never: Sequence[Collection[str]],
+    seed: int = 0,
 ) -> list[QuestionDraft]:
-    """The sound ones of the questions that are written for given parts."""
+    """A question for each part, as far as possible without the words that it must not have."""
+    texts = complete_without(writer, prompts, LONGEST // 2, seed, never) if prompts else []
+    return [QuestionDraft(first_line(text), number, part) for (number, part), text in zip(parts, texts)]
+
+
+def _sound(drafts: Sequence[QuestionDraft], statements: Sequence[Statement], language: Language) -> list[QuestionDraft]:
     sources = [statement.source for statement in statements]
-    texts = writer.complete(prompts, LONGEST // 2, seed=seed) if prompts else []
-    drafts = [QuestionDraft(first_line(text), number, part) for (number, part), text in zip(parts, texts)]
-    return [draft for draft in drafts if is_sound(draft, statements[draft.statement], sources)]
+    shown = {*language.part_of}  # small writers repeat an example
+    return [d for d in drafts if d.text not in shown and is_sound(d, statements[d.statement], sources)]
+
+
+def opening(question: str) -> str:
+    """The first word, or two characters of a script that writes words together."""
+    first = next(iter(WORD.findall(question)), "")
+    return first[:2] if caseless(first) else first
 
 
 def _told_apart(
@@ -102,8 +124,9 @@ def _told_apart(
             if shared:
                 told = without(statements[number].told, shared)
                 found[number, part] = asking_for(part, told, statements[number], languages)
-    prompts = [*found.values()]
-    more = [draft for seed in (0, 1) for draft in _for_parts([*found], prompts, statements, writer, seed)]
+    never = [_giving(part, statements[number], languages[-1]) for number, part in found]
+    more = [draft for seed in (0, 1) for draft in _for_parts([*found], [*found.values()], writer, never, seed)]
+    more = _sound(more, statements, languages[-1])
     return distinct([draft for draft in more if draft.statement not in same.get(folded(draft.text), {})])
 
 
@@ -115,8 +138,9 @@ def ask_freely(
     answers = writer.complete([prompt(statement, languages) for statement in statements], LONGEST, seed=seed)
     found: dict[tuple[int, str], QuestionDraft] = {}
     for number, (answer, statement) in enumerate(zip(answers, statements)):
-        for draft in drafts_of(answer, number):
-            if is_sound(draft, statement, sources):
+        for written in drafts_of(answer, number):
+            draft = replace(written, part=trimmed(written.part))
+            if draft.part and is_sound(draft, statement, sources):
                 found.setdefault((number, folded(draft.text)), draft)
     return distinct([*found.values()])
 
@@ -125,15 +149,34 @@ def _parts(statements: Sequence[Statement], free: Sequence[QuestionDraft]) -> li
     """What is asked for of each statement: its names and numbers, and what was freely asked for; of one without either,
     the words that say what it is about.
     """
-    names = names_in([statement.source for statement in statements])
+    names = names_in([statement.text for statement in statements])
     found: list[tuple[int, str]] = []
     for number, statement in enumerate(statements):
         parts = parts_of(statement.text, names)
         known = {folded(part) for part in parts}
-        parts += [d.part for d in free if d.statement == number and not any(folded(d.part) in one for one in known)]
+        asked_for = (draft.part for draft in free if draft.statement == number)
+        parts += [p for p in asked_for if not any(folded(p) in one or one in folded(p) for one in known)]
         parts = parts or [*telling(statement.text)][-2:]
         found += [(number, part) for part in dict.fromkeys(parts)]
     return found
+
+
+def cut(numbers: Iterable[int], statements: Sequence[Statement], language: Language) -> list[QuestionDraft]:
+    """Statements as questions, by no writer: each without a part, and up to it. "My uncle moved to?" """
+    mark = language.still[1].strip()[-1]
+    found = []
+    for number in numbers:
+        text = statements[number].text
+        opening = OPENING.match(text)
+        text = text[opening.end() if opening else 0 :].rstrip(".!。！ ")
+        names = parts_of(text)
+        for part in dict.fromkeys([*names, *telling(text)]):
+            for left in (text.partition(part)[0], *([without(text, [part])] if part in names else [])):
+                question = left.strip(" ,;:(，、；：（")
+                draft = QuestionDraft(f"{question[:1].upper()}{question[1:]}{mark}", number, part, cut=True)
+                if {*telling(question)} and is_sound(draft, statements[number]):
+                    found.append(draft)
+    return distinct(found)
 
 
 def ask_whether_still(
@@ -210,7 +253,7 @@ def is_sound(draft: QuestionDraft, statement: Statement, sources: Sequence[str] 
         and not unsaid(draft.text, statement.source, language)
         and not of_others(draft.text, statement.source, sources)
         # Who is to ask it does not speak to the user.
-        and (statement.said_by != USER or language.second_person.isdisjoint(WORD.findall(asked)))
+        and not (statement.said_by == USER and language.addresses(asked))
     )
 
 

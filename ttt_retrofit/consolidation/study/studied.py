@@ -11,17 +11,21 @@ from ..control import Control
 from ..facts.checks import WORD, folded, verbatim
 from ..facts.languages import Language, nearest, shown
 from ..facts.listing import Listed, facts_of
-from ..facts.related import Related, shared
+from ..facts.related import Related, said_again
 from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from ..pieces import Context
 from ..review import EVERYTHING, Review
 from ..statements import Statement, of_conversation
+from ..writer import Answer
 from .answers import Answering, Question
 from .asking import Asking
 from .parts import parts_of
-from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, resemblance
+from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, cut, resemblance
+from .ranking import best
+from .retelling import told_back
 
+FEW = 3  # questions about a statement that are too few
 WORDINGS = 2  # that ask for the same, of which one can be spared
 
 
@@ -69,11 +73,17 @@ class Studying:
         """Own questions take the place of those that the writer writes."""
         statements, dropped, refused = self._statements(listed=not own_questions)
         outdated = self._outdated(statements) if self.context.conversation and not own_questions else {}
-        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.judge, self.control)
+        retold = self._retold(statements) if not own_questions else {}
+        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.judge, self.control, retold)
         if own_questions:
             own = answering.answer([self._own(text, statements) for text in own_questions])
             return Studied(statements, tuple(own.questions), outdated, dropped, refused)
         written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
+        said = self.asking.formatter.said
+        replies = {n: retold[n].ids if n in retold else said(s.text) for n, s in enumerate(statements)}
+        written = best(written, replies, self.asking)
+        few = Counter(draft.statement for draft in written)
+        written += cut([n for n in retold if few[n] < FEW], statements, self.languages[-1])
         written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
         answered = answering.answer(written)
         questions, outdated = answered.questions, outdated | answered.overruled
@@ -84,10 +94,18 @@ class Studying:
             questions += answering.answer([draft for draft in more if folded(draft.text) not in known]).questions
         return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped, refused)
 
+    def _retold(self, statements: Sequence[Statement]) -> dict[int, Answer]:
+        """What answers all questions about a statement of a conversation, where nobody can judge other answers."""
+        if not self.context.conversation or self.judge.trusted("supports"):
+            return {}
+        return told_back(statements, self.asking)
+
     def _outdated(self, statements: Sequence[Statement]) -> dict[int, int]:
         """The statements that no longer hold at the end, each with the last one that says so."""
         told = [(s.message, s.said_by, s.understood) for s in statements]
-        return self.judge.changed(told, self._at("changes"))
+        if self.judge.trusted("changes"):
+            return self.judge.changed(told, self._at("changes"))
+        return said_again(told)
 
     @cached_property
     def judge(self) -> Judge:
@@ -108,7 +126,7 @@ class Studying:
         statements, dropped, refused = self.context.statements, 0, 0
         if self.context.conversation:
             turns, found = self.context.turns, Listed((), ())
-            if listed:
+            if listed and self.judge.trusted("supports"):  # who misreads a fact lists none
                 found = facts_of(turns, self.review.instructed(self.writer), self._at("facts"), self.judge)
             statements, dropped = of_conversation(self.context.turns, found), len(found.dropped)
         if len(statements) > self.asking.config.most_statements:
@@ -133,8 +151,7 @@ def held_out(questions: Sequence[Question], statements: Sequence[Statement]) -> 
         others = [question for question in some if question.held_out and _otherwise(question, studied)]
         same = Counter(question.value for question in studied)
         spare = [question for question in reversed(studied) if same[question.value] >= WORDINGS]
-        if number >= 0:  # the more a question says of what it is about, the better it decides
-            others.sort(key=lambda q: (not q.value & own, -shared(q.text, statements[number].source)))
+        others.sort(key=lambda q: not q.value & own)
         may = (*others, *spare) if len(some) > 1 else ()
         chosen = next((q for q in may if q.value & own), next(iter(may), None))
         for question in some:

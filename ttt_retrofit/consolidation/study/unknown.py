@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..facts.checks import alike
 from ..facts.related import terms
 
 FEW = 3  # questions that share a word which still says what they are about
@@ -18,4 +19,8 @@ def unanswered(stock: Sequence[str], told: str) -> list[str]:
     found = [terms(question) for question in stock]
     shared = Counter(term for some in found for term in some)
     known = terms(told)
-    return [question for question, some in zip(stock, found) if not {t for t in some if shared[t] <= FEW} & known]
+    return [
+        question
+        for question, some in zip(stock, found)
+        if not any(alike(term, word) for term in some if shared[term] <= FEW for word in known)
+    ]

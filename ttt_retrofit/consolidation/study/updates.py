@@ -16,8 +16,7 @@ from ...memory.lessons import Lesson
 from ...memory.memory import Memory
 from ..distill import EncodedLesson
 from ..earlier_lessons import LessonText
-from ..facts.checks import missing
-from ..facts.informative import holds
+from ..facts.checks import holds, missing
 from ..facts.related import Related
 from ..gate_calibration import TextMeans, without_keys
 from ..statements import Statement
