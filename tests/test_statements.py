@@ -91,6 +91,19 @@ def test_what_says_nothing_of_its_speaker_carries_what_was_said_before_it():
     assert [len(statement.before) for statement in found] == [1, 0]
 
 
+def test_what_sentences_begin_with_again_and_again_is_left_out():
+    said_so = [
+        ("U", "Oh, and my dog limps. In winter, I ski."),
+        ("U", "Oh, and my sister sings."),
+        ("U", "By the way, our cat is old."),  # as in the examples of the language
+        ("U", "Last week, my aunt moved. Bolt, my dog, limps."),
+    ]
+    assert [text for _, _, text, _ in told(*said_so)] == [
+        "My dog limps.", "In winter, I ski.", "My sister sings.", "Our cat is old.", "Last week, my aunt moved.",
+        "Bolt, my dog, limps.",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("reply", ["OK.", "Noted, thanks.", "Sure, I'm happy to help with that.", "What else?"])
 def test_an_assistant_that_names_nothing_new_tells_nothing(reply):
     assert told(("U", "My dog is called Bolt."), ("A", reply)) == [(0, "User", "My dog is called Bolt.", 0)]

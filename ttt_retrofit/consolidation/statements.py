@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +13,13 @@ from typing import Any
 from ..memory.facts import Fact
 from ..util.messages import Message
 from .facts.checks import WORD, caseless, folded, verbatim
-from .facts.languages import nearest
+from .facts.languages import Language, nearest
 from .facts.listing import ELLIPTIC, Listed
 from .facts.turns import ASKS, USER, Turn
 from .sentences import sentences
 
 TEXT = "Text"  # who says what stands in a document
+FILLER = re.compile(r"(?=.*[,:，：،])(?:[^\s\d]+\s*){1,5}")  # a few words, without a number and with a comma
 EXCLAIMS = ("!", "！")
 SHORTEST = 2  # words of a message, or characters of a script without spaces, that may tell something
 
@@ -80,14 +83,16 @@ def of_conversation(turns: Sequence[Turn], listed: Listed | None) -> tuple[State
         if turn.place == fact.messages[0]
     ]
     known = {word for statement in found for word in _words(statement.text)}
+    standing: list[Statement] = []
     for number, turn in enumerate(turns):
         told = " ".join(statement.text for statement in found if statement.message == turn.place)
         sentences_left = _as_it_stands(number, turns, known)
         # Of a message that was listed, what names something that none of its facts does.
-        found += [s for s in sentences_left if not told] or [
+        standing += [s for s in sentences_left if not told] or [
             replace(s, before=()) for s in sentences_left if _names(s.text, turn) - _words(told)
         ]
         known |= _words(turn.text)
+    found += _without_fillers(standing, nearest(" ".join(turn.text for turn in turns)))
     return tuple(sorted(found, key=lambda statement: statement.message))
 
 
@@ -117,6 +122,22 @@ def _as_it_stands(number: int, turns: Sequence[Turn], known: set[str]) -> list[S
             shown = () if alone else earlier
             found.append(Statement(sentence, turn.said_by, shown, 0, turn.place, turn.date.isoformat()))
         replies, earlier = False, ((turn.said_by, sentence),)
+    return found
+
+
+def _without_fillers(statements: Sequence[Statement], language: Language) -> list[Statement]:
+    """Sentences without what they begin with several times, or in the examples of their language: "By the way, my dog
+    limps." It is a few words and a comma, before the speaker is spoken of.
+    """
+    openings = [language.before_speaker(statement.text) for statement in statements]
+    often = Counter(map(folded, filter(None, openings)))
+    found = []
+    for statement, opening in zip(statements, openings):
+        if FILLER.fullmatch(opening) and (often[folded(opening)] > 1 or opening.strip() in language.talk):
+            rest = statement.text[len(opening) :]
+            found.append(replace(statement, text=f"{rest[:1].upper()}{rest[1:]}"))
+        else:
+            found.append(statement)
     return found
 
 

@@ -47,6 +47,11 @@ class Language:
         """Whether somebody speaks of themselves in it: "my"."""
         return self._has(self.first_person, text)
 
+    def before_speaker(self, text: str) -> str:
+        """What stands before the first word by which somebody speaks of themselves; all of it where none does."""
+        first = (m.start() for m in WORD.finditer(text) if self.speaks(m[0]))
+        return text[: next(first, len(text))]
+
     def addresses(self, text: str) -> bool:
         """Whether somebody is spoken to in it: "your"."""
         return self._has(self.second_person, text)
