@@ -103,9 +103,7 @@ class OwnedMemory(SessionFiles):
     def _change(self, change: FactChange) -> Report:
         return self.take(change, self.changing(change)())
 
-    def changing(
-        self, change: FactChange, progress: Callable[[Progress], None] | None = None
-    ) -> Callable[[], Memory]:
+    def changing(self, change: FactChange, progress: Callable[[Progress], None] | None = None) -> Callable[[], Memory]:
         """What makes the changed memory, in seconds to minutes. It changes nothing of the session; `take` does.
 
         Parameters

@@ -84,8 +84,8 @@ class KnownFacts:
 
 def _steps(fact: Fact, known: Mapping[str, Fact]) -> int:
     """How many later facts superseded it, one after the other."""
-    steps, seen = 0, {fact.id}
-    while fact.superseded_by in known and fact.superseded_by not in seen:
-        fact, steps = known[fact.superseded_by], steps + 1
+    seen = {fact.id}
+    while (later := known.get(fact.superseded_by or "")) is not None and later.id not in seen:
+        fact = later
         seen.add(fact.id)
-    return steps
+    return len(seen)

@@ -230,7 +230,7 @@ class User:
                 self.session.store.prune(self.keep_versions)
             return report
 
-    def write_changes(self, changes: Sequence[Any]) -> None:
+    def write_changes(self, changes: list[Any]) -> None:
         """Write which changes of facts wait, so that a restart does them."""
         with self._lock:
             if not self.erased:
