@@ -1,4 +1,4 @@
-"""What the server answers, as an OpenAPI document, and as a page that loads nothing from anywhere and runs no script."""
+"""What the server answers, as an OpenAPI document, and as a page that loads nothing and runs no script."""
 
 from __future__ import annotations
 
