@@ -4,7 +4,7 @@ import inspect
 from contextlib import contextmanager
 
 import pytest
-from owned import ANTWERP, BOLT, LEEDS, RECIPE, STUDY, TALK, WORDS, remembered, study
+from owned import ANTWERP, BOLT, LEEDS, RECIPE, STUDY, WORDS, remembered, study
 from served import quick, served
 
 from ttt_retrofit import ConfigError, InputError
@@ -108,9 +108,8 @@ def texts(found):
     return [one["memory"] for one in found["results"]]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("opened", [stored, by_a_client])
-def test_facts_are_read_updated_deleted_and_erased(opened, store, model):
+def test_facts_are_listed_searched_and_erased(opened, store, model):
     with opened(store, model) as m:
         listed = m.get_all(filters=INES)
         assert texts(listed) == [BOLT, ANTWERP, LEEDS]
@@ -119,33 +118,38 @@ def test_facts_are_read_updated_deleted_and_erased(opened, store, model):
         assert (m.get(first["id"]), first["user_id"], first["created_at"]) == (first, "ines", "2026-03-05")
         found = m.search("where is the museum ?", filters=INES, top_k=1)
         assert texts(found) == [LEEDS] and found["results"][0]["score"] > 0.1
-        assert m.update(first["id"], text=PANDA) == {"message": "Memory updated successfully!"}
-        assert m.get(first["id"])["memory"] == PANDA, "an id stays the same"
-        history = m.history(first["id"])
-        assert [(one["event"], one["new_memory"]) for one in history] == [("ADD", None), ("UPDATE", PANDA)]
-        assert set(history[0]) == {
-            "id", "memory_id", "old_memory", "new_memory", "event", "created_at", "updated_at", "is_deleted",
-            "actor_id", "role",
-        }  # fmt: skip
-        assert m.delete(first["id"]) == {"message": "Memory deleted successfully!"}
-        assert m.get(first["id"]) is None and texts(m.get_all(filters=INES)) == [ANTWERP, LEEDS]
-        assert (
-            texts(m.get_all(filters={"user_id": "otto"})) == [] == texts(m.search("dog", filters={"user_id": "otto"}))
-        )
+        otto = {"user_id": "otto"}
+        assert texts(m.get_all(filters=otto)) == [] == texts(m.search("dog", filters=otto))
         m.delete_all(user_id="ines")
         assert texts(m.get_all(filters=INES)) == []
 
 
 @pytest.mark.slow
+def test_a_fact_keeps_its_id_when_it_is_updated_until_it_is_deleted(store, model):
+    with by_a_client(store, model) as m:
+        first = m.get_all(filters=INES)["results"][0]["id"]
+        assert m.update(first, text=PANDA) == {"message": "Memory updated successfully!"}
+        assert m.get(first)["memory"] == PANDA
+        history = m.history(first)
+        assert [(one["event"], one["new_memory"]) for one in history] == [("ADD", None), ("UPDATE", PANDA)]
+        assert set(history[0]) == {
+            "id", "memory_id", "old_memory", "new_memory", "event", "created_at", "updated_at", "is_deleted",
+            "actor_id", "role",
+        }  # fmt: skip
+        assert m.delete(first) == {"message": "Memory deleted successfully!"}
+        assert m.get(first) is None and texts(m.get_all(filters=INES)) == [ANTWERP, LEEDS]
+
+
+@pytest.mark.slow
 def test_messages_are_consolidated_and_a_text_can_be_added_as_it_stands(model, store):
     with stored(store, model) as m:
-        told = [{name: one[name] for name in ("role", "content")} for one in TALK[:3]]
-        added = m.add(told, user_id="otto")["results"]
-        assert [(one["memory"], one["event"]) for one in added] == [(text, "ADD") for text in (BOLT, ANTWERP)]
-        assert m.get(added[0]["id"])["memory"] == BOLT
-        assert m.add(told, user_id="otto") == {"results": []}, "it is known"
+        (added,) = m.add(BOLT, user_id="otto")["results"]
+        assert (added["memory"], added["event"]) == (BOLT, "ADD")
+        assert m.get(added["id"])["memory"] == BOLT
+        assert m.add(BOLT, user_id="otto") == {"results": []}, "it is known"
+        m.delete(added["id"])
+        assert texts(m.get_all(filters={"user_id": "otto"})) == []
         assert [one["memory"] for one in m.add(PANDA, user_id="eva", infer=False)["results"]] == [PANDA]
-        assert texts(m.get_all(filters={"user_id": "eva"})) == [PANDA]
         m.reset()
         assert m._facts.users() == []
 
