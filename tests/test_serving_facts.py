@@ -182,6 +182,28 @@ def test_changes_that_wait_survive_a_restart_and_what_was_done_is_not_done_again
     known.close()
 
 
+def test_a_damaged_file_of_changes_keeps_no_server_from_starting(model, store):
+    path = store / directory_name("ines") / CHANGES
+    path.write_text("{")
+    known = users(model, store, RECIPE)
+    assert not FactChanges(known).waiting and path.read_text() == "{"
+    known.close()
+
+
+@pytest.mark.slow
+def test_a_consolidation_waits_for_a_change_and_goes_on(model, store, made):
+    config = dataclasses.replace(RECIPE, epochs=3.0)
+    with served(store, model, config=config, idle=0.1) as (url, service):
+        said = {"messages": [{"role": "user", "content": BOLT}]}
+        assert httpx.post(address(url, "messages", identity="eva"), json=said).status_code == 202
+        eva = service.users.get("eva")
+        until(lambda: eva.consolidating())
+        change = ended(url, httpx.delete(address(url, "facts", ids(made)[ANTWERP])))
+        assert change["status"] == "accepted" and eva.memory is None, "it was not waited for"
+        until(lambda: eva.memory is not None)
+        assert texts(httpx.get(address(url, "facts", identity="eva"))) == [BOLT]
+
+
 def test_the_facts_of_others_need_the_key_and_the_documentation_needs_none(model, store):
     with served(store, model, key="secret", config=RECIPE) as (url, _):
         assert httpx.get(address(url, "facts")).status_code == 401

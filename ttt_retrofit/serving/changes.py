@@ -14,7 +14,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..chat.fact_change import FactChange
-from ..errors import Cancelled, ConfigError
+from ..errors import Cancelled, CheckpointError, ConfigError
 from ..memory.report import Report
 from ..util.files import read_list
 from .directories import directory_name, user_directories
@@ -68,21 +68,19 @@ def _is_stored(item: Any) -> bool:
 
 
 class FactChanges:
-    """The queue. Safe to use from several threads; one thread calls `work`.
-
-    Raises
-    ------
-    CheckpointError
-        When the file of a user's waiting changes is damaged.
-    """
+    """The queue. Safe to use from several threads; one thread calls `work`."""
 
     def __init__(self, users: Users) -> None:
         self.users, self._lock = users, threading.RLock()
         self._queue: list[Requested] = []
         self._ended: dict[str, Requested] = {}
         for path in user_directories(users.directory):
-            for item in read_list(path / CHANGES, "changes", _is_stored, "Move it away to go on without them."):
-                self._queue.append(Requested(path.name, FactChange.from_dict(item), item["id"], again=True))
+            try:
+                stored = read_list(path / CHANGES, "changes", _is_stored, "Its changes are not done.")
+            except CheckpointError as error:  # one user's file must not keep the server from starting
+                logger.error("%s", error)
+                continue
+            self._queue += [Requested(path.name, FactChange.from_dict(one), one["id"], again=True) for one in stored]
 
     @property
     def waiting(self) -> bool:
