@@ -4,12 +4,13 @@ import inspect
 from contextlib import contextmanager
 
 import pytest
-from owned import ANTWERP, BOLT, LEEDS, RECIPE, STUDY, WORDS, remembered, study
+from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, STUDY, WORDS, remembered, study
 from served import quick, served
 
 from ttt_retrofit import ConfigError, InputError
 from ttt_retrofit.chat.directory import STORE
 from ttt_retrofit.consolidation.forgotten import ForgottenVerification
+from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.studied import Studying
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.directories import directory_name, write_identity
@@ -98,6 +99,7 @@ def by_a_client(store, model):
 @pytest.fixture
 def store(made, tmp_path, monkeypatch):
     monkeypatch.setattr(Studying, "study", study)
+    monkeypatch.setattr(Prompts, "load", lambda given: PROMPTS)
     directory = tmp_path / directory_name("ines")
     MemoryStore(directory / STORE).save(made)
     write_identity(directory, "ines")

@@ -6,12 +6,13 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from owned import ANTWERP, BOLT, LEEDS, RECIPE, STUDY, ids, remembered, study
+from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, STUDY, ids, remembered, study
 from served import quick, served, until, users
 
 from ttt_retrofit.chat.directory import STORE
 from ttt_retrofit.chat.fact_change import FactChange
 from ttt_retrofit.consolidation.facts.found import search
+from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.studied import Studying
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import openapi
@@ -42,6 +43,7 @@ def made(model, tmp_path_factory):
 def store(made, tmp_path, monkeypatch):
     """A server's store in which two users remember the talk."""
     monkeypatch.setattr(Studying, "study", study)
+    monkeypatch.setattr(Prompts, "load", lambda given: PROMPTS)
     for identity in ("ines", ODD):
         directory = tmp_path / directory_name(identity)
         MemoryStore(directory / STORE).save(made)
