@@ -56,7 +56,7 @@ def tools(made, session):
 
 def test_facts_are_searched_and_listed_newest_first_without_a_session(made):
     reading = FactTools(lambda: made, None)
-    assert [fact.id for fact in reading.search("Where is Graz?").facts] == [GRAZ.id]
+    assert [fact.id for fact in reading.search("Graz?").facts] == [GRAZ.id]
     assert [fact.id for fact in reading.list().facts] == [GRAZ.id, BOLT.id]
     listed = reading.list("all", limit=1, offset=1)
     assert listed.total == 3 and len(listed.facts) == 1
