@@ -192,7 +192,7 @@ class Terminal:
                 self.session.rollback()
             self.out.remark(self._remembered())
         elif name == "/forget":
-            if self._is_sure(f"Forget {argument}{', words and memory' if argument == 'all' else ''}?"):
+            if not argument or self._is_sure(f"Forget {argument}{', words and memory' if argument == 'all' else ''}?"):
                 self.waiting.dismiss()
                 if argument == "all":
                     self.session.erase()
