@@ -43,7 +43,7 @@ def _list_users(out: "Output", directory: Path, users: dict[str, Path]) -> None:
     from .stores import Kept, when
 
     shown = table(f"Users in {directory}", ["user", "made", "facts", "in words", "messages waiting"])
-    documents = []
+    documents: list[dict[str, object]] = []
     for name, path in users.items():
         try:
             kept = Kept.read(path)
