@@ -1,19 +1,19 @@
 """`mcp`: facts as tools, tried with the client of the protocol's own package over stdin and stdout."""
 
 import asyncio
-import dataclasses
-from contextlib import contextmanager
 from importlib.util import find_spec
-from types import SimpleNamespace
 
 import pytest
 from commands import fails
 from converted import converted
-from test_memory_facts import BOLT, GRAZ, MOVED, REPORT, told
+from test_memory_facts import BOLT, GRAZ, MOVED, told
 
 from ttt_retrofit import InputError
+from ttt_retrofit.chat.fact_change import FactChange
 from ttt_retrofit.memory.store import MemoryStore
+from ttt_retrofit.serving.fact_access import Changed
 from ttt_retrofit.serving.fact_tools import FactTools
+from ttt_retrofit.serving.stored_facts import StoredFacts
 
 needs_mcp = pytest.mark.skipif(find_spec("mcp") is None, reason="needs mcp")
 
@@ -23,68 +23,54 @@ def made():
     return told(converted(), [BOLT, MOVED], [GRAZ])
 
 
-class Session:
-    """Notes what it is asked to change."""
+class Kept:
+    """In the place of `Facts`: notes what is to be changed."""
 
-    store = SimpleNamespace(current=lambda: 2)
+    def __init__(self, known=()):
+        self.known, self.calls = [one.to_dict() for one in known], []
 
-    def __init__(self):
-        self.calls = []
+    def facts(self, user):
+        return self.known
 
-    def add_fact(self, *call):
-        self.calls.append(call)
-        return REPORT
-
-    def correct_fact(self, fact, text, **settings):
-        if fact != BOLT.id:
-            raise InputError(f"No fact has the id {fact!r}.")
-        self.calls.append((fact, text, settings))
-        return REPORT
-
-    def forget_fact(self, fact, **settings):
-        self.calls.append((fact, settings))
-        return dataclasses.replace(REPORT, accepted=False, reason="another fact says the same")
+    def change(self, user, change):
+        if change.ids == ("x",):
+            raise InputError("No fact has the id 'x'.")
+        self.calls.append((user, change))
+        return Changed(change.text is not None, "because", "abc")
 
 
-def tools(made, session):
-    @contextmanager
-    def opened():
-        yield session
-
-    return FactTools(lambda: made, opened)
-
-
-def test_facts_are_searched_and_listed_newest_first_without_a_session(made):
-    reading = FactTools(lambda: made, None)
+def test_facts_are_searched_and_listed_newest_first_without_a_session(made, tmp_path):
+    MemoryStore(tmp_path / "memory").save(made)
+    reading = FactTools(StoredFacts(tmp_path, None))
     assert [fact.id for fact in reading.search("Graz?").facts] == [GRAZ.id]
     assert [fact.id for fact in reading.list().facts] == [GRAZ.id, BOLT.id]
     listed = reading.list("all", limit=1, offset=1)
     assert listed.total == 3 and len(listed.facts) == 1
     assert [fact.status for fact in reading.list("superseded").facts] == ["superseded"]
-    assert FactTools(lambda: None, None).list().facts == []
+    assert FactTools(StoredFacts(tmp_path / "nobody", None)).list().facts == []
 
 
-def test_a_change_is_one_session_and_says_how_it_ended(made):
-    session = Session()
-    changing = tools(made, session)
+def test_a_change_is_of_the_user_of_the_tools_and_says_how_it_ended():
+    kept = Kept()
+    changing = FactTools(kept, "ines")
     assert changing.add("I play chess.", "2026-05-01").accepted
-    assert changing.correct(BOLT.id, "My dog is Panda.", purge=True).version == 2
-    assert changing.forget(GRAZ.id).reason == "another fact says the same"
-    assert session.calls == [
-        ("I play chess.", "2026-05-01"),
-        (BOLT.id, "My dog is Panda.", {"date": None, "purge": True}),
-        (GRAZ.id, {"purge": False}),
+    assert changing.correct(BOLT.id, "My dog is Panda.", purge=True).fact == "abc"
+    assert changing.forget(GRAZ.id) == Changed(False, "because", "abc")
+    assert kept.calls == [
+        ("ines", FactChange((), "I play chess.", "2026-05-01")),
+        ("ines", FactChange((BOLT.id,), "My dog is Panda.", purge=True)),
+        ("ines", FactChange((GRAZ.id,))),
     ]
 
 
 @needs_mcp
-def test_tools_are_typed_and_those_that_delete_say_so(made):
+def test_tools_are_typed_and_those_that_delete_say_so():
     from mcp import Client
 
     from ttt_retrofit.serving.mcp_server import make_mcp_server
 
     async def talk():
-        async with Client(make_mcp_server(tools(made, Session()))) as client:
+        async with Client(make_mcp_server(FactTools(Kept()))) as client:
             listed = (await client.list_tools()).tools
             wrong = await client.call_tool("correct", {"id": "x", "text": "My dog is Panda."})
             right = await client.call_tool("correct", {"id": BOLT.id, "text": "My dog is Panda."})
@@ -99,7 +85,7 @@ def test_tools_are_typed_and_those_that_delete_say_so(made):
     assert all(tool.description and tool.output_schema["type"] == "object" for tool in listed)
     assert all(field.get("description") for tool in listed for field in tool.input_schema["properties"].values())
     assert wrong.is_error and "No fact has the id 'x'" in wrong.content[0].text
-    assert right.structured_content == {"accepted": True, "reason": REPORT.reason, "version": 2}
+    assert right.structured_content == {"accepted": True, "reason": "because", "fact": "abc"}
 
 
 @needs_mcp
@@ -131,3 +117,9 @@ def test_the_verb_serves_a_store_without_loading_a_model(made, tmp_path):
 @pytest.mark.skipif(find_spec("mcp") is not None, reason="mcp is installed")
 def test_without_the_package_the_extra_is_named(tmp_path):
     assert "pip install 'ttt-retrofit[mcp]'" in fails("mcp", "--store", tmp_path)
+
+
+@needs_mcp
+def test_one_of_a_store_and_a_user_of_a_server_is_needed(tmp_path):
+    for given in ([], ["--url", "http://127.0.0.1:9"], ["--store", tmp_path, "--url", "http://127.0.0.1:9"]):
+        assert "--store DIR, or --url URL and --user USER" in fails("mcp", *given)

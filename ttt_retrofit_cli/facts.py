@@ -33,8 +33,9 @@ def forget_fact(
     yes: Yes = False,
 ) -> None:
     """Delete facts, and what was learned of them. Exits with 1 where they would still be answered."""
+    from ttt_retrofit.serving.stores import directory_of
+
     from .reviewing import confirm
-    from .stores import directory_of
 
     directory = directory_of(directory, user)
     told = [_text_of(directory, fact) for fact in facts]
@@ -57,8 +58,9 @@ def correct_fact(
     yes: Yes = False,
 ) -> None:
     """Put a fact in the place of another one. Exits with 1 where it is not learned, or the old one still answered."""
+    from ttt_retrofit.serving.stores import directory_of
+
     from .reviewing import confirm
-    from .stores import directory_of
 
     directory = directory_of(directory, user)
     confirm(yes, f"Delete {_text_of(directory, fact)}, for {text!r}{_with_versions(purge)}?")
@@ -77,7 +79,7 @@ def add_fact(
     date: Since = None,
 ) -> None:
     """Add a fact that was said in no conversation. Exits with 1 where it is not learned."""
-    from .stores import directory_of
+    from ttt_retrofit.serving.stores import directory_of
 
     directory = directory_of(directory, user)
     with _session(directory, model, making, options, out) as session:
@@ -105,10 +107,12 @@ def _with_versions(purge: bool) -> str:
 def _session(
     directory: Path, model: str | None, making: WriterOptions, options: ModelOptions, out: "Output"
 ) -> Iterator["ChatSession"]:
+    from ttt_retrofit.serving.stored_facts import StoredFacts
+
     from .sessions import SessionOpener
 
     out.stopped = "Stopped. The memory is as it was."
-    with SessionOpener(directory, model, making, options, out).opened() as session:
+    with StoredFacts(directory, SessionOpener(model, making, options, out)).opened(None) as session:
         yield session
 
 

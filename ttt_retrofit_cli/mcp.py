@@ -16,22 +16,32 @@ def mcp(
     out: "Output",
     making: WriterOptions,
     options: ModelOptions,
-    store: Annotated[Path, typer.Option(help="A user's directory, or one of several with --user.", show_default=False)],
+    store: Annotated[Path | None, typer.Option(help="A user's directory, or one of several with --user.")] = None,
+    url: Annotated[str | None, typer.Option(help="Of a server, in place of a store.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="Of that server.", envvar="TTT_RETROFIT_API_KEY")] = None,
     user: User = None,
     model: Base = None,
 ) -> None:
     """Serve the facts of one user over stdin and stdout: search, list, add, correct, forget."""
-    from ttt_retrofit import MissingExtraError
+    from ttt_retrofit import ConfigError, MissingExtraError
 
     if find_spec("mcp") is None:
         raise MissingExtraError("mcp", "mcp", "mcp")
+    from ttt_retrofit.serving.fact_access import Facts
     from ttt_retrofit.serving.fact_tools import FactTools
     from ttt_retrofit.serving.mcp_server import make_mcp_server
+    from ttt_retrofit.serving.served_facts import ServedFacts
+    from ttt_retrofit.serving.stored_facts import StoredFacts
+    from ttt_retrofit.serving.stores import directory_of
 
     from .sessions import SessionOpener
-    from .stores import directory_of, remembered
 
     out.stopped = "Stopped. A change that was under way is not made."
-    directory = directory_of(store, user)
-    opener = SessionOpener(directory, model, making, options, out)
-    make_mcp_server(FactTools(lambda: remembered(directory), opener.opened)).run("stdio")
+    if url is not None and store is None and user is not None:
+        facts: Facts = ServedFacts(url, api_key)
+    elif store is not None and url is None:
+        directory_of(store, user)  # raise now, not at the first call
+        facts = StoredFacts(store, SessionOpener(model, making, options, out))
+    else:
+        raise ConfigError("mcp needs --store DIR, or --url URL and --user USER.")
+    make_mcp_server(FactTools(facts, user)).run("stdio")

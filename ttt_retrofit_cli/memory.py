@@ -27,7 +27,7 @@ FIRST = 5  # facts that `show` shows
 
 def list_stored(out: "Output", directory: Store, user: User = None) -> None:
     """The users in a directory of several; of one user every version, and which one is current."""
-    from .stores import directory_of, users_in
+    from ttt_retrofit.serving.stores import directory_of, users_in
 
     users = {} if user is not None else users_in(directory)
     if users:
@@ -78,8 +78,10 @@ def _list_versions(out: "Output", directory: Path, user: str | None) -> None:
 
 def show(out: "Output", memory: Saved, user: User = None, version: Version = None) -> None:
     """Whose it is, how many facts are known and wait, the first facts, contexts, and the report."""
+    from ttt_retrofit.serving.stores import directory_of
+
     from .output import facts, table
-    from .stores import Kept, directory_of, document_of, when
+    from .stores import Kept, document_of, when
 
     directory = directory_of(memory, user)
     kept = Kept.read(directory, version)
@@ -120,7 +122,9 @@ def show_facts(
     status: Annotated[Shown, typer.Option(help="Facts that are shown.")] = "current",
 ) -> None:
     """What a memory holds, fact by fact."""
-    from .stores import chosen_memory, directory_of
+    from ttt_retrofit.serving.stores import directory_of
+
+    from .stores import chosen_memory
 
     found = chosen_memory(directory_of(memory, user), version).facts(None if status == "all" else status)
     shown = _facts_table(f"Facts in {memory}", found)
@@ -151,8 +155,10 @@ def ask(
     max_new_tokens: Annotated[int, typer.Option(help="Of the answer, at most.", min=1)] = 256,
 ) -> None:
     """Ask a memory one question, which changes nothing. Messages that are not yet memory are not read."""
+    from ttt_retrofit.serving.stores import directory_of
+
     from .loading import load_model, load_tokenizer
-    from .stores import chosen_memory, directory_of
+    from .stores import chosen_memory
 
     found = chosen_memory(directory_of(memory, user), version)
     name = model or found.base_name
@@ -165,9 +171,9 @@ def ask(
 def rollback(out: "Output", directory: Store, user: User = None, yes: Yes = False) -> None:
     """Back to the version before."""
     from ttt_retrofit.chat.directory import open_store
+    from ttt_retrofit.serving.stores import changing, directory_of
 
     from .reviewing import confirm
-    from .stores import changing, directory_of
 
     found = directory_of(directory, user)
     store = open_store(found)
@@ -192,7 +198,9 @@ def export(
     transposed: Annotated[bool, typer.Option("--transposed", help="For GPT-2, whose projections are Conv1D.")] = False,
 ) -> None:
     """Write a PEFT LoRA adapter that says what the memory says with its gates open."""
-    from .stores import chosen_memory, directory_of
+    from ttt_retrofit.serving.stores import directory_of
+
+    from .stores import chosen_memory
     from .targets import check_new
 
     check_new(target)
@@ -237,8 +245,9 @@ def erase(
     yes: Yes = False,
 ) -> None:
     """Delete all that a chat, a server or a store has of a user. None of them may be running."""
+    from ttt_retrofit.serving.stores import directory_of, erase_one, is_of_one
+
     from .reviewing import confirm
-    from .stores import directory_of, erase_one, is_of_one
 
     directory = directory_of(store, user)
     if user is not None or is_of_one(store):

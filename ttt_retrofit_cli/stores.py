@@ -1,112 +1,19 @@
-"""Memories on disk: one saved alone, those of a user's directory, and the users in a directory of several."""
+"""Memories on disk for eyes and for JSON: one saved alone, or those of a user's directory."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ttt_retrofit import CheckpointError, InputError, Memory
-from ttt_retrofit.chat.directory import STORE, TURNS, erase_directory, is_session_directory, open_store
+from ttt_retrofit.chat.directory import STORE, TURNS, open_store
 from ttt_retrofit.memory.memory_file import HEADER
 from ttt_retrofit.memory.store import VERSIONS, MemoryStore
-from ttt_retrofit.serving.directories import (
-    SERVING,
-    directory_name,
-    erase_stored,
-    lock_store,
-    read_identity,
-    user_directories,
-)
 from ttt_retrofit.util.files import read_list
 from ttt_retrofit.util.messages import is_message
-
-
-def is_of_one(directory: Path) -> bool:
-    """Whether the directory holds a chat's words or memory, or is a memory store."""
-    return is_session_directory(directory) or (directory / VERSIONS).is_dir()
-
-
-def users_in(where: Path) -> dict[str, Path]:
-    """The directories of several users by name: those of a server by their ids, those of chats by their own names."""
-    if not where.is_dir() or is_of_one(where):
-        return {}
-    served = {read_identity(path) or path.name: path for path in user_directories(where)}
-    of_chats = {path.name: path for path in where.iterdir() if path not in served.values() and is_of_one(path)}
-    return dict(sorted((served | of_chats).items()))
-
-
-def directory_of(where: Path, user: str | None) -> Path:
-    """The directory of a user: `where` itself when none is named.
-
-    Raises
-    ------
-    InputError
-        When nothing is stored of that user.
-    """
-    if user is None:
-        return where
-    if is_of_one(where):
-        raise InputError(f"{where} is the directory of one user. Name none, as in: ttt-retrofit memory erase {where}")
-    if not where.is_dir():
-        raise InputError(f"There is no directory {where}. Expected what was given to --store, or what holds users.")
-    served = where / directory_name(user)
-    if served.is_dir():
-        return served
-    found = users_in(where).get(user)
-    if found is None:
-        raise InputError(
-            f"Nothing is stored of a user {user!r} in {where}. `ttt-retrofit memory list {where}` lists users."
-        )
-    return found
-
-
-def erase_one(where: Path, user: str | None) -> None:
-    """Delete all that a chat, a server or a memory store has of one user. Nobody may be using it.
-
-    Raises
-    ------
-    InputError
-        When there is nothing, or a server is using it.
-    """
-    directory = directory_of(where, user)
-    if user is not None and directory.name == directory_name(user):
-        erase_stored(where, user)
-    elif is_session_directory(directory):
-        with changing(directory):
-            erase_directory(directory)
-    elif is_of_one(directory):
-        MemoryStore(directory).erase()
-    elif (directory / HEADER).is_file():
-        raise InputError(f"{directory} is a memory saved alone. Delete its directory.")
-    else:
-        raise InputError(
-            f"{where} holds neither words nor memory of one user. Expected what was given to `chat --memory` or "
-            "`consolidate --memory`; of a directory of several users, name the user as well: memory erase STORE USER."
-        )
-
-
-@contextmanager
-def changing(directory: Path) -> Iterator[None]:
-    """Keep a server off the directory of one of its users.
-
-    Raises
-    ------
-    InputError
-        When a server is using it.
-    """
-    if not (directory.parent / SERVING).exists():
-        yield
-        return
-    lock = lock_store(directory.parent)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)
@@ -153,12 +60,6 @@ def chosen_memory(where: Path, version: int | None) -> Memory:
     if kept.memory is None:
         raise InputError(f"Nothing is remembered in {where} yet: {kept.waiting} messages wait to become memory.")
     return kept.memory
-
-
-def remembered(directory: Path) -> Memory | None:
-    """The current memory of one user's directory, None before the first."""
-    kept = any((path / VERSIONS).is_dir() for path in (directory / STORE, directory))
-    return open_store(directory).load() if kept else None
 
 
 def load_version(store: MemoryStore, number: int) -> Memory:

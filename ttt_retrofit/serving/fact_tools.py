@@ -1,23 +1,14 @@
-"""The facts of one user as tools that a language model calls: typed, documented, and independent of the protocol.
-
-What only reads takes the facts from the disk and needs no model. What changes facts opens a session, one at a time.
-"""
+"""The facts of one user as tools that a language model calls: typed, documented, and independent of the protocol."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..chat.session import ChatSession
-from ..memory.facts import Fact
-from ..memory.memory import Memory
-from ..memory.report import Report
-from ..memory.search import search
+from ..chat.fact_change import FactChange
+from .fact_access import Changed, Facts, Fields
 
 Shown = Literal["current", "superseded", "retracted", "all"]
 Id = Annotated[str, Field(description="The id of a fact, as `list` and `search` give it.")]
@@ -39,45 +30,23 @@ class KnownFact:
     learned: bool | None
 
     @classmethod
-    def of(cls, fact: Fact) -> KnownFact:
-        return cls(fact.id, fact.text, fact.said_by, fact.said_at, fact.status, fact.learned)
+    def of(cls, fact: Fields) -> KnownFact:
+        return cls(**{field.name: fact[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
 class Found:
-    """Facts, and how many there are in all."""
+    """Facts, and how many were found."""
 
     facts: list[KnownFact]
     total: int
 
 
-@dataclass(frozen=True)
-class Changed:
-    """How a change ended. When it was not accepted, the memory is as it was, and the reason says why."""
-
-    accepted: bool
-    reason: str
-    version: int | None
-
-
 class FactTools:
-    """The tools of one user.
+    """The tools of one user, which is fixed: no tool takes another one."""
 
-    Parameters
-    ----------
-    remembered : reads the current memory from the disk; None before the first.
-    opened : opens a session on the same directory, for one change.
-    """
-
-    def __init__(
-        self, remembered: Callable[[], Memory | None], opened: Callable[[], AbstractContextManager[ChatSession]]
-    ) -> None:
-        self._remembered, self._opened = remembered, opened
-        self._one = threading.Lock()  # changes wait for each other: each begins with the memory after the one before
-
-    def _facts(self, status: Shown) -> Sequence[Fact]:
-        memory = self._remembered()
-        return [] if memory is None else memory.facts(None if status == "all" else status)
+    def __init__(self, facts: Facts, user: str | None = None) -> None:
+        self._facts, self._user = facts, user
 
     def search(
         self,
@@ -85,8 +54,8 @@ class FactTools:
         limit: Most = 10,
     ) -> Found:
         """Search what is remembered of the user by words; the best facts come first. Reads only."""
-        facts = self._facts("current")
-        return Found([KnownFact.of(fact) for fact in search(facts, query, limit)], len(facts))
+        found = self._facts.search(self._user, query, limit)
+        return Found([KnownFact.of(fact) for fact in found], len(found))
 
     def list(
         self,
@@ -97,30 +66,23 @@ class FactTools:
         offset: Annotated[int, Field(description="How many of the newest to pass over.", ge=0)] = 0,
     ) -> Found:
         """List what is remembered of the user, newest first. Reads only."""
-        facts = self._facts(status)
-        return Found([KnownFact.of(fact) for fact in facts[::-1][offset : offset + limit]], len(facts))
+        found = [KnownFact.of(fact) for fact in self._facts.facts(self._user) if status in ("all", fact["status"])]
+        return Found(found[::-1][offset : offset + limit], len(found))
 
     def add(self, text: Text, date: Day = None) -> Changed:
         """Remember one more fact of the user. It is learned and verified, which takes from seconds to minutes."""
-        with self._one, self._opened() as session:
-            return _changed(session, session.add_fact(text, date))
+        return self._facts.change(self._user, FactChange((), text, date))
 
     def correct(self, id: Id, text: Text, date: Day = None, purge: Purge = False) -> Changed:
         """Replace a fact by what is right. Destructive: the old sentence is deleted, and unlearned.
 
         Ask the user first. It takes from seconds to minutes.
         """
-        with self._one, self._opened() as session:
-            return _changed(session, session.correct_fact(id, text, date=date, purge=purge))
+        return self._facts.change(self._user, FactChange((id,), text, date, purge))
 
     def forget(self, id: Id, purge: Purge = False) -> Changed:
         """Delete a fact. Destructive: its sentence is deleted, and what was learned of it is unlearned.
 
         Ask the user first. It takes from seconds to minutes.
         """
-        with self._one, self._opened() as session:
-            return _changed(session, session.forget_fact(id, purge=purge))
-
-
-def _changed(session: ChatSession, report: Report) -> Changed:
-    return Changed(report.accepted, report.reason, session.store.current())
+        return self._facts.change(self._user, FactChange((id,), purge=purge))
