@@ -21,6 +21,15 @@ class Changed:
     """The id of the new fact."""
 
 
+def succession(facts: Sequence[Fields], fact: str | None) -> list[Fields]:
+    """A fact and what superseded it, one after the other; empty when no fact has the id."""
+    known, found = {one["id"]: one for one in facts}, list[Fields]()
+    while fact in known:
+        found.append(known.pop(fact))
+        fact = found[-1]["superseded_by"]
+    return found
+
+
 class Facts(Protocol):
     """A fact is a dictionary, as `Fact.to_dict` gives it. The user None is the one whose directory a store is."""
 

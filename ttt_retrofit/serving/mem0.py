@@ -15,7 +15,7 @@ import httpx
 
 from ..chat.fact_change import FactChange
 from ..errors import ConfigError, InputError, quoted
-from .fact_access import Facts, Fields
+from .fact_access import Facts, Fields, succession
 from .served_facts import PAGE, ServedFacts
 from .stored_facts import StoredFacts, session_opener
 from .users import KEEP_VERSIONS
@@ -180,11 +180,7 @@ class Memory:
         known : raise `InputError` for None.
         """
         user, _, name = memory_id.rpartition("/")
-        facts = {fact["id"]: fact for fact in self._facts.facts(user)} if user else {}
-        chain: list[Fields] = []
-        while name in facts:
-            chain.append(facts.pop(name))
-            name = chain[-1]["superseded_by"]
+        chain = succession(self._facts.facts(user), name) if user else []
         if known and not chain:
             raise InputError(f"Memory with id {memory_id} not found")
         return user, chain, chain[-1] if chain else None
