@@ -33,7 +33,6 @@ from .memories import Memories
 from .protocol import ApiError, ChatRequest, ResponseBuilder
 from .sampling import Sampling
 from .scheduler import Scheduler
-from .tools import CallReader, Delta, response_template
 from .users import User, Users
 
 logger = logging.get_logger(__name__)
@@ -49,8 +48,7 @@ class ChatCompletion:
         self.service, self.request, self.params, self.user = service, request, params, user
         self.messages = params.conversation()
         self.builder = ResponseBuilder(service.name)
-        self.said: Delta = {}  # the message: its "content", and of a model that calls tools more
-        self.reader: CallReader | None = None
+        self.text = ""
         self.prompt_ids: list[int] = []
         self.finished: Finished | None = None
         self._events: asyncio.Queue[str | Finished | Exception] = asyncio.Queue()
@@ -62,22 +60,15 @@ class ChatCompletion:
         Raises
         ------
         ApiError
-            400 where the chat template refuses the messages, the model knows no tools, or the prompt is too long.
+            400 where the chat template refuses the messages, or the prompt is too long.
         """
         service, params, events, loop = self.service, self.params, self._events, asyncio.get_running_loop()
-        model, tokenizer = service.scheduler.model, service.scheduler.tokenizer
-        try:
-            template = response_template(tokenizer, model) if params.uses_tools else None
-        except InputError as error:
-            raise ApiError(400, str(error), "tools") from error
+        model = service.scheduler.model
         memory = None if self.user is None else self.user.memory
         try:
             self.prompt_ids = await run_in_threadpool(self._tokenize, memory)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from error
-        if template is not None and params.offered:
-            prompt = str(tokenizer.decode(self.prompt_ids))
-            self.reader = CallReader(template, prompt, params.offered, tokenizer.all_special_tokens)
         max_new_tokens = min(params.max_new_tokens or service.limits.max_new_tokens, service.limits.max_new_tokens)
         if model.longest is not None:  # the last token is written, and never read
             max_new_tokens = min(max_new_tokens, model.longest + 1 - len(self.prompt_ids))
@@ -86,7 +77,7 @@ class ChatCompletion:
             memory=memory,
             sampling=Sampling.from_request(model, params.temperature, params.top_p, params.seed),
             max_new_tokens=max_new_tokens,
-            detokenizer=IncrementalDetokenizer(tokenizer, params.stop or (), skip_special_tokens=self.reader is None),
+            detokenizer=IncrementalDetokenizer(service.scheduler.tokenizer, params.stop or ()),
             emit=lambda event: loop.call_soon_threadsafe(events.put_nowait, event),
             slot=slot,
         )
@@ -97,14 +88,13 @@ class ChatCompletion:
     def _tokenize(self, memory: Memory | None) -> list[int]:
         """The tokens of the prompt. Raises ApiError if there are too many, where possible before they are counted."""
         limits, messages = self.service.limits, self.messages
-        tools = self.params.offered
-        size = sum(len(message["content"].encode()) for message in messages) + len(json.dumps(tools))
+        size = sum(len(message["content"].encode()) for message in messages)
         if size > limits.max_text or len(messages) > limits.max_prompt:
             raise _too_long(
                 f"{len(messages):,} messages of {size:,} bytes are a longer prompt than this server reads: at most "
                 f"{limits.max_prompt:,} tokens, and {limits.max_text:,} bytes"
             )
-        ids = self.service.scheduler.prompt(messages if memory is None else memory.with_notes(messages), tools)
+        ids = self.service.scheduler.prompt(messages if memory is None else memory.with_notes(messages))
         longest = self.service.scheduler.model.longest
         if longest is not None and len(ids) > longest:
             raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {longest:,} positions")
@@ -112,8 +102,8 @@ class ChatCompletion:
             raise _too_long(f"The prompt has {len(ids):,} tokens; this server reads at most {limits.max_prompt:,}")
         return ids
 
-    async def deltas(self) -> AsyncIterator[Delta]:
-        """The message in pieces, an empty one after `KEEP_ALIVE` seconds without text. At the end the turn is recorded.
+    async def deltas(self) -> AsyncIterator[str]:
+        """The text in pieces, an empty one after `KEEP_ALIVE` seconds without text. At the end the turn is recorded.
 
         Reading and writing stop when the iteration is abandoned.
         """
@@ -125,34 +115,16 @@ class ChatCompletion:
                     raise ApiError(400, str(event), "messages") from event
                 if isinstance(event, Exception):
                     raise ApiError(500, "The answer failed; the server's log says why.") from event
-                for delta in self._read(event):
-                    for name, new in delta.items():
-                        self.said[name] = self.said[name] + new if name in self.said else new
-                    yield delta
+                if isinstance(event, Finished):
+                    self.finished = event
+                else:
+                    self.text += event
+                    yield event
             if self.finished.reason == "cancelled":
                 raise ApiError(503, "The server is being stopped.", headers={"Retry-After": str(RETRY_AFTER)})
             await run_in_threadpool(self._record)
         finally:
             self._generation.cancelled.set()
-
-    def _read(self, event: str | Finished) -> list[Delta]:
-        """What an event adds to the message; nothing where the end was not waited for."""
-        if isinstance(event, Finished):
-            rest = [] if self.reader is None or event.reason == "cancelled" else self.reader.end()
-            self.finished = event
-            return rest
-        if not event:
-            return [{}]
-        return [{"content": event}] if self.reader is None else self.reader.feed(event)
-
-    @property
-    def _calls(self) -> bool:
-        return self.reader is not None and bool(self.reader.calls)
-
-    @property
-    def _reason(self) -> str:
-        assert self.finished is not None
-        return "tool_calls" if self._calls and self.finished.reason == "stop" else self.finished.reason
 
     async def _next_event(self) -> str | Finished | Exception:
         try:
@@ -163,10 +135,10 @@ class ChatCompletion:
 
     def _record(self) -> None:
         identity = self.params.identity
-        if self.user is None or identity is None or self._calls:  # the answer is yet to come
+        if self.user is None or identity is None:
             return
         try:
-            self.service.users.record(identity, self.user, self.messages, self.said.get("content", ""))
+            self.service.users.record(identity, self.user, self.messages, self.text)
         except (OSError, TTTError) as error:
             logger.exception("A turn could not be recorded.")
             raise ApiError(500, "The answer could not be recorded; the server's log says why.") from error
@@ -177,9 +149,8 @@ class ChatCompletion:
                 if await self.request.is_disconnected():
                     raise ClientDisconnect
         assert self.finished is not None
-        calls = {} if self.reader is None or not self.reader.calls else {"tool_calls": self.reader.calls}
-        said = {"content": None if calls else "", **self.said, **calls}
-        return JSONResponse(self.builder.completion(said, self._reason, len(self.prompt_ids), self.finished.tokens))
+        reason, written = self.finished.reason, self.finished.tokens
+        return JSONResponse(self.builder.completion(self.text, reason, len(self.prompt_ids), written))
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events. After the first one an error can only be sent as another event."""
@@ -187,9 +158,9 @@ class ChatCompletion:
             try:
                 yield _sse(self.builder.chunk({"role": "assistant", "content": ""}))
                 async for delta in self.deltas():
-                    yield _sse(self.builder.chunk(delta)) if delta else ": keep-alive\n\n"
+                    yield _sse(self.builder.chunk({"content": delta})) if delta else ": keep-alive\n\n"
                 assert self.finished is not None
-                yield _sse(self.builder.chunk({}, self._reason))
+                yield _sse(self.builder.chunk({}, self.finished.reason))
                 if self.params.include_usage:
                     yield _sse(self.builder.usage_chunk(len(self.prompt_ids), self.finished.tokens))
                 yield "data: [DONE]\n\n"

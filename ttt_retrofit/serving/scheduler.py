@@ -78,16 +78,15 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
-    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        """The token ids of a conversation that waits for an answer, or for a call of one of the tools.
+    def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        """The token ids of a conversation that waits for an answer.
 
         Raises
         ------
         InputError
             When the chat template refuses these messages.
         """
-        settings = {"tools": list(tools)} if tools else {}
-        return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens, **settings)
+        return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. After `close` it is cancelled at once."""

@@ -71,10 +71,10 @@ def _is_digest(item: Any) -> bool:
 
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
-    """The turns of a conversation, without system prompts and tools. Consecutive messages of one role are joined."""
+    """The turns of a conversation, without system prompts. Consecutive messages of one role are joined."""
     merged: list[Message] = []
     for message in messages:
-        if message["role"] not in STUDIED or (message.get("tool_calls") and not message["content"]):
+        if message["role"] not in STUDIED:
             continue
         if merged and merged[-1]["role"] == message["role"]:
             merged[-1] = {**message, "content": f"{merged[-1]['content']}\n\n{message['content']}"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -119,12 +119,6 @@ def prompt_ids(
         When the template refuses the messages, and also refuses them as turns of user and assistant. When a tokenizer
         cannot encode a special token as text.
     """
-    calling = [message for message in messages if message.keys() & {*CALLS, "tool_call_id"}]
-    tools = [*settings.get("tools", ()), *calling]
-    if split_special_tokens and tools:
-        if _has_special_tokens(tokenizer, [{"role": "user", "content": "\n".join(_keys(tools))}]):
-            raise InputError("A name of a tool's parameter spells a special token. Rename it.")
-        settings = {**settings, "sanitize_control_tokens": True}
     if split_special_tokens and _has_special_tokens(tokenizer, messages):
         settings = {**settings, "sanitize_control_tokens": True}
     try:
@@ -141,14 +135,6 @@ def prompt_ids(
             f"A message spells a special token, and this tokenizer cannot write it as text: {error}. Remove it from "
             "the message, or trust it and let it be a token with split_special_tokens=False."
         ) from error
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """The keys of dictionaries, of which templates write some."""
-    if isinstance(value, dict):
-        yield from value
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _keys(part)
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
