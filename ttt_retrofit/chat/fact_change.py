@@ -1,0 +1,48 @@
+"""`FactChange`: a change of what a session remembers, as one value that can wait and be written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..memory.memory import Memory
+
+
+@dataclass(frozen=True)
+class FactChange:
+    """A text is to be known in the place of facts.
+
+    Attributes
+    ----------
+    ids : of the facts that are deleted. With a text at most one.
+    text : a sentence of the user; None where nothing takes their place.
+    date : since when the text holds, ISO 8601; None for the day on which it is done.
+    purge : whether earlier versions, which still hold the facts, are deleted.
+    """
+
+    ids: tuple[str, ...] = ()
+    text: str | None = None
+    date: str | None = None
+    purge: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values."""
+        return {"ids": list(self.ids), "text": self.text, "date": self.date, "purge": self.purge}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> FactChange:
+        """What `to_dict` wrote."""
+        return cls(tuple(values["ids"]), values["text"], values["date"], values["purge"])
+
+    def made(self, memory: Memory | None) -> str | None:
+        """The id of the current fact with its text, in a memory that was changed."""
+        said = None if self.text is None else " ".join(self.text.split())
+        found = [] if memory is None else [fact.id for fact in memory.facts() if fact.text == said]
+        return found[-1] if found else None
+
+    def holds(self, memory: Memory | None) -> bool:
+        """Whether a memory is as the change would have it: of a change that was killed it tells if it was done."""
+        told = () if memory is None else memory.facts(None)
+        known = self.text is None or self.made(memory) is not None
+        return known and not any(fact.id in self.ids and fact.text for fact in told)
