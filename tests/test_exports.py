@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
+from commands import document, fails, run
 from converted import TTT, converted
 from peft import PeftModel
 from remembered import memory
@@ -224,3 +226,15 @@ def test_a_projection_without_a_tensor_is_named(tmp_path):
         write_gguf(factors, Base("llama", 4, 4, 2, "tiny"), tmp_path / "memory.gguf")
     with pytest.raises(ConfigError, match="no architecture 'ctrl'"):
         write_gguf(factors, Base("ctrl", 4, 4, 2, "tiny"), tmp_path / "memory.gguf")
+
+
+def test_the_command_line_exports_one_memory_or_a_store(tmp_path):
+    base, users, ines = gguf_of("llama", tmp_path / "base.gguf"), tmp_path / "users", directory_name("ines")
+    user = users / ines
+    MemoryStore(user / "memory").save(memory(converted(), 1))
+    said = document("memory", "export-gguf", user, tmp_path / "out" / "memory.gguf", "--base", base)
+    assert said["energy_kept"].keys() == memory(converted(), 1).entries[0].weights.keys()
+    assert "exists already" in fails("memory", "export-gguf", user, tmp_path / "out" / "other.gguf", "--base", base)
+    assert "keeps at least 100%" in run("memory", "export", user, tmp_path / "adapter", "--engine", "sglang").stdout
+    said = document("memory", "export-store", users, tmp_path / "adapters", "--base-name", "org/base")
+    assert config_of(Path(said["adapters"][ines]))["base_model_name_or_path"] == "org/base"
