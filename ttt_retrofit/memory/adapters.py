@@ -38,7 +38,7 @@ def export_version(
         delete_exported(directory, name)
         return None
     memory = dataclasses.replace(memory, base_name=base_name or memory.base_name)
-    path = private_directory(versions) / _digest(memory, rank)
+    path = private_directory(versions) / _digest(memory, engine, rank)
     if not path.exists():
         with tempfile.TemporaryDirectory(dir=versions) as unfinished:
             memory.to_lora(Path(unfinished) / "adapter", rank=rank, engine=engine)
@@ -64,7 +64,7 @@ def exported(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir() if path.is_symlink() and NAME.fullmatch(path.name))
 
 
-def _digest(memory: Memory, rank: int) -> str:
-    """Changes with the adapter."""
-    said = [memory.base_name, str(rank), *(entry.digest for entry in memory.entries)]
+def _digest(memory: Memory, engine: str | None, rank: int) -> str:
+    """Changes with the adapter, and with what it was checked for."""
+    said = [memory.base_name, str(engine), str(rank), *(entry.digest for entry in memory.entries)]
     return hashlib.sha256("\n".join(said).encode()).hexdigest()[:32]

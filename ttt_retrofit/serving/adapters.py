@@ -46,7 +46,8 @@ def export_adapters(
     """
     if not Path(store).is_dir():
         raise InputError(f"There is no directory {store}. Expected what was given to `serve --store`.")
-    target, written = private_directory(Path(directory)), {}
+    target = private_directory(Path(directory))
+    written: dict[str, Path] = {}
     for path in user_directories(Path(store)):
         if (path / STORE).is_dir():
             memories = MemoryStore(path / STORE)
