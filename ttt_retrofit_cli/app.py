@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from . import facts, memory, plot
+from . import exports, facts, memory, plot
 from .chat import chat
 from .command import command
 from .consolidate import consolidate
@@ -46,7 +46,9 @@ OF_MEMORIES: Verbs = {
     "correct-fact": facts.correct_fact,
     "add-fact": facts.add_fact,
     "rollback": memory.rollback,
-    "export": memory.export,
+    "export": exports.export,
+    "export-gguf": exports.export_gguf,
+    "export-store": exports.export_store,
     "combine": memory.combine,
     "erase": memory.erase,
 }

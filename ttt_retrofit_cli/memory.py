@@ -188,28 +188,6 @@ def rollback(out: "Output", directory: Store, user: User = None, yes: Yes = Fals
     )
 
 
-def export(
-    out: "Output",
-    memory: Saved,
-    target: Target,
-    user: User = None,
-    version: Version = None,
-    rank: Annotated[int, typer.Option(help="Largest rank of the adapter.", min=1)] = 16,
-    transposed: Annotated[bool, typer.Option("--transposed", help="For GPT-2, whose projections are Conv1D.")] = False,
-) -> None:
-    """Write a PEFT LoRA adapter that says what the memory says with its gates open."""
-    from ttt_retrofit.serving.stores import directory_of
-
-    from .stores import chosen_memory
-    from .targets import check_new
-
-    check_new(target)
-    kept = chosen_memory(directory_of(memory, user), version).to_lora(target, rank=rank, transposed=transposed)
-    least = min(kept.values())
-    said = f"{target}: a LoRA adapter of rank at most {rank}, which keeps at least {least:.0%} of every projection."
-    out.result({"saved": str(target), "rank": rank, "energy_kept": kept}, said)
-
-
 def combine(
     out: "Output",
     sources: Annotated[list[Path], typer.Argument(help="Memories or users' directories.", show_default=False)],

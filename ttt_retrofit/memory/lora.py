@@ -28,20 +28,18 @@ PREFIX = "base_model.model."
 KEY = re.compile(re.escape(PREFIX) + r"(?P<path>.+)\.lora_(?P<factor>[AB])\.weight")
 
 
-def write_adapter(
-    entries: Sequence[AdapterWeights], base_name: str, directory: str | os.PathLike[str], rank: int, transposed: bool
-) -> dict[str, float]:
-    """Write `adapter_config.json` and `adapter_model.safetensors`.
+def merged(entries: Sequence[AdapterWeights], rank: int) -> tuple[AdapterWeights, dict[str, float]]:
+    """One entry that adds what all of them add together, cut to a rank that all its projections share.
 
     Parameters
     ----------
-    entries : the weights of every entry, by projection; the adapter adds the sum of their terms.
-    rank : largest rank; what has more is cut to its largest singular values.
-    transposed : for bases whose projections are `Conv1D` (GPT-2).
+    entries : the weights of every entry, by projection; at least one.
+    rank : largest rank. Of a sum of larger rank the largest singular values are kept.
 
     Returns
     -------
-    The share of each projection's energy (squared Frobenius norm) that was kept.
+    The factors, {"a": (R, I), "b": (O, R)} in float32 with one R for all projections, those of smaller rank padded with
+    zeros; and the share of each projection's energy (squared Frobenius norm) that was kept.
 
     Raises
     ------
@@ -49,33 +47,50 @@ def write_adapter(
         For a rank below 1.
     """
     if rank < 1:
-        raise ConfigError(f"to_lora(): rank={rank}, expected at least 1.")
+        raise ConfigError(f"rank={rank} of an adapter: expected at least 1.")
     paths = dict.fromkeys(path for weights in entries for path in weights)
-    tensors: dict[str, Tensor] = {}
+    sums = {path: _together([weights[path] for weights in entries if path in weights]) for path in paths}
+    most = min(rank, max(a.shape[0] for a, _ in sums.values()))
+    factors: AdapterWeights = {}
     kept: dict[str, float] = {}
-    factors = {path: _together([weights[path] for weights in entries if path in weights]) for path in paths}
-    most = min(rank, max(a.shape[0] for a, _ in factors.values()))
-    for path, (a, b) in factors.items():
+    for path, (a, b) in sums.items():
         a, b, kept[path] = truncated(a, b, most)
-        missing = most - a.shape[0]  # PEFT has one rank for all; what is less goes on in zeros
-        tensors[f"{PREFIX}{path}.lora_A.weight"] = pad(a, (0, 0, 0, missing)).contiguous()
-        tensors[f"{PREFIX}{path}.lora_B.weight"] = pad(b, (0, missing)).contiguous()
+        missing = most - a.shape[0]  # loaders know one rank for all projections
+        factors[path] = {"a": pad(a, (0, 0, 0, missing)).contiguous(), "b": pad(b, (0, missing)).contiguous()}
+    return factors, kept
+
+
+def write_adapter(
+    factors: AdapterWeights, base_name: str, directory: str | os.PathLike[str], transposed: bool = False
+) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`.
+
+    Parameters
+    ----------
+    factors : all of one rank, see `merged`.
+    transposed : for bases whose projections are `Conv1D` (GPT-2).
+    """
+    tensors = {
+        f"{PREFIX}{path}.lora_{factor}.weight": weights[factor.lower()]
+        for path, weights in factors.items()
+        for factor in "AB"
+    }
+    rank = next(iter(factors.values()))["a"].shape[0]
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "r": most,
-        "lora_alpha": most,
+        "r": rank,
+        "lora_alpha": rank,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": transposed,
         "inference_mode": True,
-        "target_modules": sorted(paths),
+        "target_modules": sorted(factors),
     }
     target = private_directory(Path(directory))
     write_atomically(target / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_atomically(target / CONFIG, json.dumps(config, indent=1).encode())
-    return kept
 
 
 def read_adapter(directory: str | os.PathLike[str]) -> AdapterWeights:

@@ -34,10 +34,11 @@ from .alike import check_alike
 from .card import memory_card
 from .config import MemoryConfig
 from .entry import Entry, GateKeys
+from .exports import Exports
 from .facts import without
 from .gates import Background
 from .known_facts import KnownFacts
-from .lora import read_adapter, write_adapter
+from .lora import read_adapter
 from .memory_file import LOCK, background_tensors, read_directory, write_directory
 from .notes import Note, as_turn
 from .projections import projection_at, submodule
@@ -47,7 +48,7 @@ IN_WORDS = 32  # facts that `with_notes` puts into a prompt, at most
 
 
 @dataclass(frozen=True, repr=False)
-class Memory(KnownFacts, Displayed):
+class Memory(KnownFacts, Exports, Displayed):
     """A bank of entries for one base.
 
     Attributes
@@ -258,25 +259,6 @@ class Memory(KnownFacts, Displayed):
                 named = dataclasses.replace(entry.scaled(weight), name=names[entry.name], learned_from=learned)
                 entries[named.name] = named
         return dataclasses.replace(first, entries=tuple(entries.values()), report=None, created=time.time())
-
-    def to_lora(self, directory: str | os.PathLike[str], rank: int = 16, transposed: bool = False) -> dict[str, float]:
-        """Write a PEFT LoRA adapter, for `PeftModel.from_pretrained(base, directory)`.
-
-        PEFT has no gates: the adapter always acts as this memory does with its gates open.
-
-        Parameters
-        ----------
-        rank : largest rank of the adapter. A memory of larger rank is truncated to its largest singular values. Servers
-            of adapters often accept at most 16.
-        transposed : for bases whose projections are `Conv1D` (GPT-2).
-
-        Returns
-        -------
-        The share of each projection's energy (squared Frobenius norm) that is kept; 1 where nothing is cut.
-        """
-        if not self.entries:
-            raise ConfigError("to_lora(): the memory is empty. Consolidate a context first.")
-        return write_adapter([entry.weights for entry in self.entries], self.base_name, directory, rank, transposed)
 
     @classmethod
     def from_lora(cls, directory: str | os.PathLike[str], model: PreTrainedModel) -> Memory:

@@ -23,6 +23,7 @@ from ..errors import CheckpointError, ConfigError, InputError
 from ..util.display import Displayed, Rows
 from ..util.files import parsed, private_directory, read_regular, remove, remove_unfinished, write_atomically
 from ..util.sealed import DIGEST
+from .adapters import export_version
 from .memory import Memory
 from .memory_file import HEADER
 
@@ -183,6 +184,43 @@ class MemoryStore(Displayed):
                 if path.name.isdigit() and int(path.name) not in kept:
                     shutil.rmtree(path)
             return gone
+
+    def export(
+        self,
+        directory: str | os.PathLike[str],
+        name: str,
+        *,
+        engine: str | None = "vllm",
+        rank: int = 16,
+        base_name: str | None = None,
+    ) -> Path | None:
+        """Write the current version as an adapter, laid out for vLLM's filesystem resolver, which serves it as `name`.
+
+        `directory/name` is a link to `directory/.versions/name/DIGEST`, so that a reader finds one whole adapter. What
+        was exported under the name before is deleted. A server that has an adapter loaded keeps it until it is told:
+        `POST /v1/load_lora_adapter` with `load_inplace` and the path that is returned. That path changes with the
+        weights, as vLLM's prefix cache expects.
+
+        Parameters
+        ----------
+        directory : for the adapters of all users: `VLLM_LORA_RESOLVER_CACHE_DIR`.
+        name : what requests give as `model`; letters, digits, "_", "-" and ".", no "." in front.
+        engine, rank : as in `Memory.to_lora`.
+        base_name : the model that the server is started with, where it is not the memory's `base_name`. The resolver
+            passes over adapters of other models.
+
+        Returns
+        -------
+        The directory that holds the adapter. None where nothing is remembered: there is no adapter of that name then.
+
+        Raises
+        ------
+        InputError
+            For another name.
+        ConfigError
+            For a rank below 1, or an adapter that the engine would not load.
+        """
+        return export_version(self.load(), Path(directory), name, engine=engine, rank=rank, base_name=base_name)
 
     def erase(self) -> None:
         """Delete every version: what the user said is gone from here."""
