@@ -7,8 +7,6 @@ import datetime
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.job import ConsolidationJob
 from ..consolidation.traces import Traces
@@ -18,20 +16,14 @@ from ..memory.memory import Memory
 from ..memory.report import Report
 from ..streaming.cache import TTTCache
 from ..util.files import list_bytes, remove, remove_unfinished, staged
-from ..util.messages import Message
-from .directory import TURNS, WORK
-from .disk import SessionFiles
+from .directory import FACTS, TURNS, WORK
+from .known import FactsInWords
 
 
-class OwnedMemory(SessionFiles):
+class OwnedMemory(FactsInWords):
     """The memory of a session, and how it is changed by hand."""
 
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
     config: ConsolidationConfig
-    writer: Any
-    memory: Memory | None
-    messages: list[Message]
     last_report: Report | None
     _job: ConsolidationJob | None
     _rejected: int
@@ -62,9 +54,11 @@ class OwnedMemory(SessionFiles):
         self.abandon()
         with self._locked():
             self.store.erase()
-            (self.directory / TURNS).unlink(missing_ok=True)  # needs no space: works on a full disk, too
+            for name in (FACTS, TURNS):  # needs no space: works on a full disk, too
+                (self.directory / name).unlink(missing_ok=True)
             remove_unfinished(self.directory)
             self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
+            self._read, self._unreadable = [], 0
             self._disk_state = self._read_disk_state()
         self._drop_cache()
 
@@ -114,6 +108,7 @@ class OwnedMemory(SessionFiles):
     def _settings(self, memory: Memory | None) -> dict[str, Any]:
         with self._exclusive():  # raise before the work: its result could not be saved
             pass
+        self.pause_reading()
         if self._job is not None:
             self._job.pause()
         config = self.config if memory is None else dataclasses.replace(self.config, memory=memory.config)
@@ -127,6 +122,7 @@ class OwnedMemory(SessionFiles):
             traces = Traces(gone, [fact for fact in made.facts(None) if fact.text])
             left = traces.exchanges(self.messages) if gone else self.messages
             with self._exclusive():
+                self._keep_facts_of(left)
                 with staged(self.directory / TURNS, [list_bytes("messages", left)]):
                     self.store.save(made)  # before the messages are dropped
                 self.memory, self.messages, self._rejected = made, left, 0
@@ -143,7 +139,8 @@ class OwnedMemory(SessionFiles):
     # ------------------------------------------------------------------ what builds on it
 
     def abandon(self) -> None:
-        """Stop a running consolidation and delete its work, finished or not."""
+        """Stop a running consolidation, and the writer where it reads; delete their work, finished or not."""
+        self._abandon_reading()
         job, self._job = self._job, None
         if job is not None:
             job.cancel()
