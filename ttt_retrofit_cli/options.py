@@ -19,6 +19,9 @@ Split = Annotated[
     bool, typer.Option(help="Special tokens that a message spells are text, not tokens that could begin a turn.")
 ]
 Saved = Annotated[Path, typer.Argument(help="A user's directory, or a memory saved alone.", show_default=False)]
+NoteTokens = Annotated[
+    int, typer.Option(help="Of facts in words before a conversation, until the weights hold them.", min=0)
+]
 Recipe = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Any field of ConsolidationConfig, or of MemoryConfig as memory.NAME."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +22,7 @@ from ..util.messages import Message
 from .directory import FACTS
 from .disk import SessionFiles
 from .reading import read_messages, writer_for
+from .rewording import reworded
 from .waiting import ReadMessage, Waiting, is_read, note_of
 
 logger = logging.get_logger(__name__)
@@ -56,17 +57,21 @@ class FactsInWords(SessionFiles):
 
     # ------------------------------------------------------------------ the note
 
-    def waiting_facts(self) -> list[Fact]:
+    def waiting_facts(self, status: str | None = "current") -> list[Fact]:
         """What was told in turns that are not memory yet, oldest first, as it is known until then.
 
         Facts that the writer listed, and sentences as they stand of turns that it has not read. With a `review`,
         nothing is known before the review; with a policy in words, only what the writer has read.
+
+        Parameters
+        ----------
+        status : "current", or "superseded" by what was told later; None gives all.
         """
         waiting = Waiting(self.messages, tuple(self._read))
         known = self._words
         if known is None or known[0] != waiting:
             known = self._words = waiting, self._found(waiting)
-        return [fact for fact in known[1] if fact.status == "current"]
+        return [fact for fact in known[1] if status in (None, fact.status)]
 
     def _found(self, waiting: Waiting) -> list[Fact]:
         policy = self.review.policy
@@ -109,6 +114,13 @@ class FactsInWords(SessionFiles):
     def _unlearned(self, memory: Memory) -> list[Fact]:
         ended = Waiting(self.messages, tuple(self._read)).ended()
         return [fact for fact in memory.unlearned() if fact.id not in ended]
+
+    def _reworded(self, ids: Collection[str], text: str | None = None, date: str | None = None) -> list[Message]:
+        """The messages without the sentences that tell some waiting facts, and with a text in their place."""
+        every = self.waiting_facts(None)
+        gone = [fact for fact in every if fact.id in ids]
+        left = [fact for fact in every if fact.id not in ids] + ([] if self.memory is None else self.memory.facts(None))
+        return reworded(self.messages, gone, [fact for fact in left if fact.text], text, date)
 
     # ------------------------------------------------------------------ reading
 

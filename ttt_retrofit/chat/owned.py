@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..consolidation.config import ConsolidationConfig
+from ..consolidation.facts.turns import day_of
 from ..consolidation.job import ConsolidationJob
+from ..consolidation.pieces import added_fact
 from ..consolidation.traces import Traces
 from ..errors import InputError
 from ..memory.facts import Fact
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..streaming.cache import TTTCache
-from ..util.files import list_bytes, remove, remove_unfinished, staged
+from ..util.files import list_bytes, remove, remove_unfinished, staged, write_list
 from .directory import FACTS, TURNS, WORK
 from .known import FactsInWords
 
@@ -67,11 +69,12 @@ class OwnedMemory(FactsInWords):
     def forget_fact(self, fact: str, *others: str, purge: bool = False) -> Report:
         """Delete facts, see `model.forget_fact`. If that is accepted, it is a new version of the store.
 
-        The turns that are still words lose the exchanges that tell one of the facts: they would become memory again.
+        The turns that are still words lose the exchanges that tell one of the facts: they would become memory again. Of
+        facts that wait to become memory only the sentences go, at once.
 
         Parameters
         ----------
-        fact, others : ids, as in `memory.facts(None)`.
+        fact, others : ids, as in `memory.facts(None)` and in `waiting_facts(None)`.
         purge : delete the earlier versions, too, which still hold them. There is no way back then.
 
         Raises
@@ -81,15 +84,26 @@ class OwnedMemory(FactsInWords):
         ConfigError
             As `model.forget_fact`.
         """
+        ids = (fact, *others)
+        waiting = self._waiting_among(ids)
+        if waiting:
+            report = self._reword(waiting)
+            ids = tuple(name for name in ids if name not in waiting)
+            if not ids:
+                return report
         memory = self._known("forget_fact")
-        gone = [one for one in memory.facts(None) if one.id in (fact, *others)]
-        made = self.model.forget_fact(fact, *others, **self._settings(memory))
+        gone = [one for one in memory.facts(None) if one.id in ids]
+        made = self.model.forget_fact(*ids, **self._settings(memory))
         return self._take(made, gone, purge)
 
     def correct_fact(
         self, fact: str, text: str, *, date: datetime.date | str | None = None, purge: bool = False
     ) -> Report:
-        """Put a fact in the place of another one, see `model.correct_fact`; `purge` as of `forget_fact`."""
+        """Put a fact in the place of another one, see `model.correct_fact`; `purge` as of `forget_fact`. In the place
+        of one that waits to become memory it is said in its turn, at once.
+        """
+        if self._waiting_among([fact]):
+            return self._reword({fact}, text, date)
         memory = self._known("correct_fact")
         gone = [one for one in memory.facts(None) if one.id == fact]
         made = self.model.correct_fact(fact, text, date=date, writer=self.writer, **self._settings(memory))
@@ -99,6 +113,24 @@ class OwnedMemory(FactsInWords):
         """Add a fact that was said in no conversation, see `model.add_fact`."""
         settings = {"writer": self.writer, "work_dir": self.directory / WORK, **self._settings(self.memory)}
         return self._take(self.model.add_fact(text, date, **settings), (), purge=False)
+
+    def _waiting_among(self, ids: Sequence[str]) -> set[str]:
+        return {fact.id for fact in self.waiting_facts(None)}.intersection(ids)
+
+    def _reword(self, ids: set[str], text: str | None = None, date: datetime.date | str | None = None) -> Report:
+        """Delete waiting facts from the turns, or put a text in the place of one."""
+        day = None if date is None else day_of(date, "date").isoformat()
+        said = None if text is None else added_fact(text, datetime.date.today()).text
+        left = self._reworded(ids, said, day)
+        self.abandon()  # what reads those turns
+        with self._exclusive():
+            self._keep_facts_of(left)
+            write_list(self.directory / TURNS, "messages", left)
+            self.messages, self._rejected = left, 0
+            self._disk_state = self._read_disk_state()
+        self._drop_cache()
+        reason = "it was not memory yet, and its sentences left the turns."
+        return Report(True, reason, None, None, 0, None, None, 0.0, 0.0, forgotten=len(ids))
 
     def _known(self, call: str) -> Memory:
         if self.memory is None:

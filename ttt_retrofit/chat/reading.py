@@ -22,6 +22,7 @@ from ..model.remembering import unconverted
 from ..util.prompt_formatter import PromptFormatter
 from .waiting import ReadMessage, Waiting, as_fact, digests
 
+
 def writer_for(model: Any, tokenizer: PreTrainedTokenizerBase, writer: Any, check: Callable[[], None]) -> FactWriter:
     """Who reads: the model itself, another one with its tokenizer, or a writer. check : called at every token."""
     if writer is not None and not isinstance(writer, tuple):

@@ -156,11 +156,9 @@ class ChatSession(OwnedMemory):
             raise InputError("send() was given an empty message.")
         with self._exclusive():  # raise before the answer is written: it could not be saved
             pass
-        self.pause_reading()
-        if self._job is not None:
-            self._job.pause()
-            if self._job.succeeded():
-                self.settle()
+        self.pause()
+        if self._job is not None and self._job.succeeded():
+            self.settle()
         asked: Message = {"role": "user", "content": text, "date": today()}
         answer = self._answer([*self.messages[self._conversation :], asked], generate_kwargs)
         self._add(asked, {**asked, "role": "assistant", "content": answer})
@@ -235,9 +233,7 @@ class ChatSession(OwnedMemory):
                     break
                 report = self.settle()
         finally:  # an interrupt ends the idle time, too
-            self.pause_reading()
-            if self._job is not None and not self._job.done():
-                self._job.pause()
+            self.pause()
         return report
 
     def begin(self) -> bool:
@@ -255,6 +251,12 @@ class ChatSession(OwnedMemory):
         assert self._job is not None
         self._job.resume()
         return True
+
+    def pause(self) -> None:
+        """Let what `begin` started wait until the next `begin`."""
+        self.pause_reading()
+        if self._job is not None:
+            self._job.pause()
 
     def _start(self) -> bool:
         """Begin to consolidate the turns before the last `keep_turns`, unless they were rejected already."""

@@ -21,8 +21,19 @@ from ..memory.facts import Fact
 from ..memory.notes import NoteForm, line_of
 from ..util.messages import Message
 
-NEWEST = 256  # messages whose facts are held ready; with more, the oldest wait to become memory
+NEWEST = 128  # messages whose facts are held ready; with more, the oldest wait to become memory
+BEFORE = 2  # messages before the first that was not read, one of which it may reply to
 READ = 24  # messages, the newest, that the writer reads before they become memory
+
+
+class AsSaid(Turn):
+    """A message whose relative days stay as they were said: finding them takes tenths of a second, which no answer waits
+    for.
+    """
+
+    @property
+    def dated(self) -> str:  # type: ignore[override]
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -109,12 +120,15 @@ class Waiting:
         """
         read, turns = self.by_place(), self.turns()
         found: dict[int, list[Fact]] = {place: list(one.facts) for place, one in read.items()}
-        if may is not None and any(turn.place not in read for turn in turns):
-            for statement in of_conversation(turns, None):
-                said = self.messages[statement.message]
-                if statement.message not in read and said["role"] == "user":
+        first = next((number for number, turn in enumerate(turns) if turn.place not in read), len(turns))
+        if may is not None and first < len(turns):
+            some = turns[max(0, first - BEFORE) :]
+            said = [AsSaid(turn.place, turn.said_by, turn.text, turn.date) for turn in some]
+            for statement in of_conversation(said, None):
+                message = self.messages[statement.message]
+                if statement.message not in read and message["role"] == "user":
                     begun = found.setdefault(statement.message, [])
-                    fact = as_fact(statement, said, first=not begun)
+                    fact = as_fact(statement, message, first=not begun)
                     begun += [fact] * may(fact)
         ended = {name: one.facts[-1].id for one in read.values() for name in one.ends if one.facts}
         return [

@@ -99,5 +99,5 @@ def with_lines(messages: Sequence[Message], lines: Iterable[str], form: NoteForm
     if form.place == "question" and given and given[-1]["role"] == "user":
         return [*given[:-1], {**given[-1], "content": f"{OPENING}\n{note}\n\n{given[-1]['content']}"}]
     # A turn of its own: templates differ in what they do with a second system prompt.
-    told = [{"role": "user", "content": f"{OPENING}\n{note}"}, {"role": "assistant", "content": REPLY}]
-    return [*system, *told, *given[len(system) :]]
+    turn = [{"role": "user", "content": f"{OPENING}\n{note}"}, {"role": "assistant", "content": REPLY}]
+    return [*system, *turn, *given[len(system) :]]

@@ -1,8 +1,12 @@
-"""`IdleConsolidator`: the thread that consolidates the messages of idle users, one user at a time."""
+"""`IdleConsolidator`: the thread that consolidates the messages of idle users, one user at a time.
+
+Before that it lets the writer read new turns for facts, as soon as no request is being answered.
+"""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from transformers.utils import logging
 
@@ -19,10 +23,12 @@ class IdleConsolidator:
     Parameters
     ----------
     idle : seconds without a request after which a user's messages are consolidated.
+    busy : whether a request is being answered. Turns are not read meanwhile.
     """
 
-    def __init__(self, users: Users, idle: float) -> None:
-        self.users, self.idle = users, idle
+    def __init__(self, users: Users, idle: float, busy: Callable[[], bool] = lambda: False) -> None:
+        self.users, self.idle, self.busy = users, idle, busy
+        self._reading: User | None = None  # whose turns are being read
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ttt-consolidate-idle", daemon=True)
 
@@ -34,22 +40,54 @@ class IdleConsolidator:
         self._stopped.set()
         self._thread.join()
 
+    def interrupt(self) -> None:
+        """A request has come: whoever reads turns waits, within a token, until nothing is being answered."""
+        user = self._reading
+        if user is not None:
+            user.pause()
+
     def _run(self) -> None:
         while not self._stopped.wait(POLL):
             try:
+                self._read_new_turns()
                 user = self.users.next_idle(self.idle)
                 if user is not None:
                     self._consolidate(user)
             except Exception:  # one user's failure must not end the thread
                 logger.exception("A consolidation failed.")
 
+    def _read_new_turns(self) -> None:
+        while not self.busy() and (user := self.users.next_unread()) is not None:
+            self._reading = user
+            try:
+                self._read(user)
+            finally:
+                self._reading = None
+
+    def _read(self, user: User) -> None:
+        while self._wait_while_busy(user) and user.read_facts():
+            if self._stopped.wait(POLL):
+                user.close()
+                return
+            user.settle()
+
+    def _wait_while_busy(self, user: User) -> bool:
+        """Until nothing is being answered. Returns whether the server goes on."""
+        while self.busy():
+            user.pause()
+            if self._stopped.wait(POLL):
+                return False
+        return True
+
     def _consolidate(self, user: User) -> None:
-        if not user.begin():
-            return
-        while user.consolidating():
+        while user.begin():  # what is new is read first
             if self._stopped.wait(POLL):
                 user.close()
                 return
             report = user.settle()
             if report is not None:
                 logger.info("%s: %s", user.session.directory.name, report)
+                return
+            if self.users.unread:  # of others, which takes seconds
+                user.pause()
+                self._read_new_turns()
