@@ -27,9 +27,7 @@ READ = 24  # messages, the newest, that the writer reads before they become memo
 
 
 class AsSaid(Turn):
-    """A message whose relative days stay as they were said: finding them takes tenths of a second, which no answer waits
-    for.
-    """
+    """A message whose relative days stay as they were said: no answer waits for the tenths of a second to find them."""
 
     @property
     def dated(self) -> str:  # type: ignore[override]
