@@ -111,10 +111,10 @@ def test_the_writer_reads_in_idle_time_what_is_new_and_a_restart_has_it(model, t
     assert texts(chat) == ["my dog is called Bolt"] and len(writer.asked) == 2, "what left nothing is read once more"
     again = session(model, tmp_path, writer=writer)
     assert texts(again) == texts(chat) and not again.read_facts()
-    again.note(*said("my boss is called Fernanda ."))
+    again.note(*said("my boss is called Fernanda .", "Fernanda has Leeds ."))
     read(again)
     shown = next(asked for asked in writer.asked if "[1] User: my boss" in asked)
-    assert "[2]" not in shown and "Bolt" in shown, "what was before is shown, and not asked about"
+    assert "[3]" not in shown and "Bolt" in shown, "what was before is shown, and not asked about"
     assert texts(again) == ["my dog is called Bolt", "my boss is called Fernanda ."]
 
 

@@ -47,7 +47,14 @@ def read_messages(
         return []
     since = next(number for number, turn in enumerate(turns) if turn.place == places[0])
     listed = facts_of(turns, review.instructed(writer), judge=judge, since=since)
-    statements = tuple(s for s in of_conversation(turns, listed) if s.message in places)
+    written = {fact.text for fact in listed.facts}
+    statements = tuple(
+        statement
+        for statement in of_conversation(turns, listed)
+        if statement.message in places
+        # Of the assistant what was listed: its own sentences may be general knowledge, or invented.
+        and (waiting.messages[statement.message]["role"] == "user" or statement.text in written)
+    )
     if review != EVERYTHING:
         statements, _ = review.kept(statements, turns, "", writer)
     found: dict[int, list[Fact]] = {place: [] for place in places}
