@@ -30,7 +30,7 @@ class AsSaid(Turn):
     """A message whose relative days stay as they were said: no answer waits for the tenths of a second to find them."""
 
     @property
-    def dated(self) -> str:  # type: ignore[override]
+    def dated(self) -> str:
         return self.text
 
 
