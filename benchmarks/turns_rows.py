@@ -21,7 +21,7 @@ from ttt_retrofit import ConsolidationConfig, Memory, consolidation
 from ttt_retrofit.consolidation.note_selection import scored_notes, select_notes, within_budget
 from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.statements import of_conversation
-from ttt_retrofit.memory.notes import as_turn
+from ttt_retrofit.memory.notes import with_lines
 
 from .baselines import LORA_STEPS, text_memory
 from .harness import rows
@@ -171,7 +171,7 @@ def noting(bench: Bench) -> Answered:
     earlier = bench.messages[: len(bench.messages) - len(last)]
     statements = of_conversation(parse_context(earlier, bench.tokenizer, 512).turns, None) if earlier else ()
     notes = scored_notes((statement.text for statement in statements), bench.tokenizer)
-    before = [*as_turn(notes[n] for n in select_notes(notes, half)), *last]
+    before = with_lines(last, [notes[n].text for n in select_notes(notes, half)])
     return Answered(bench.prompted(lambda question: before), bench.state * bench.token_bytes)
 
 

@@ -13,8 +13,8 @@ from words import tokenizer
 
 from ttt_retrofit import ChatSession, CheckpointError, ConfigError, Memory
 from ttt_retrofit.memory.facts import Fact
-from ttt_retrofit.memory.memory import IN_WORDS
 from ttt_retrofit.memory.memory_file import HEADER, HEADER_DIGEST
+from ttt_retrofit.memory.notes import FORM
 from ttt_retrofit.memory.report import Report
 from ttt_retrofit.memory.store import MemoryStore
 
@@ -130,12 +130,12 @@ def test_unlearned_facts_are_read_out_after_the_system_prompt_newest_last(model)
     said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Where do I live?"}]
     many = [
         dataclasses.replace(GRAZ, id=str(n), text=f"Fact {n}.", said_at=f"2026-01-{n:02}")
-        for n in range(IN_WORDS, 0, -1)
+        for n in range(FORM.most, 0, -1)
     ]
     given = told(model, [BOLT, OSLO, MOVED, *many], [GRAZ]).with_notes(said)
     _, *lines = given[1]["content"].splitlines()
     assert given[0] == said[0] and given[-1] == said[1] and given[2]["role"] == "assistant"
-    assert lines == [*(f"Fact {n}." for n in range(2, IN_WORDS + 1)), GRAZ.text]
+    assert lines == [*(f"Fact {n}." for n in range(2, FORM.most + 1)), GRAZ.text]
     assert told(model, [BOLT, OSLO]).with_notes(said) == said
 
 

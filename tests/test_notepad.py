@@ -13,7 +13,7 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory
 from ttt_retrofit.consolidation.note_selection import rarity, scored_notes, select_notes, within_budget
-from ttt_retrofit.memory.notes import Note, as_turn, pack_notes, unpack_notes
+from ttt_retrofit.memory.notes import Note, pack_notes, unpack_notes
 
 NOTES = (Note("The code is 7719.", 2.5, 9), Note("Thé key: “old” 🔑.", 1.25, 8))
 
@@ -98,7 +98,6 @@ def test_notes_are_read_out_after_the_system_prompt_and_before_the_rest():
     assert given[0] == system and given[-1] == said[0]
     assert "The code is 7719." in given[1]["content"] and given[2]["role"] == "assistant"
     assert noted().with_notes([system, *said]) == [system, *said]
-    assert as_turn([]) == []
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Model, ModelOptions, RecipeOptions, ReviewOptions, Split
+from .options import Model, ModelOptions, NoteTokens, RecipeOptions, ReviewOptions, Split
 
 if TYPE_CHECKING:
     from .output import Output
@@ -28,6 +28,7 @@ def chat(
     page: Annotated[bool, typer.Option("--page", help="In a browser, with what is remembered beside it.")] = False,
     port: Annotated[int | None, typer.Option(help="Of the page; one that is free.", min=1, max=65535)] = None,
     split_special_tokens: Split = True,
+    note_tokens: NoteTokens = 512,
 ) -> None:
     """Talk; older turns become memory while you are away from the keyboard."""
     from ttt_retrofit import ChatSession, InputError, MissingExtraError
@@ -61,6 +62,7 @@ def chat(
             review=waiting,
             policy=policy,
             split_special_tokens=split_special_tokens,
+            note_tokens=note_tokens,
         )
         kept = f"Kept in {memory}." if memory else "Nothing is kept when you leave; --memory DIR keeps it."
         if page:

@@ -27,6 +27,9 @@ Base = Annotated[
     str | None, typer.Option("--model", help="Directory or Hub id; the base that the memory names.", show_default=False)
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+NoteTokens = Annotated[
+    int, typer.Option(help="Of facts in words before a conversation, until the weights hold them.", min=0)
+]
 Recipe = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Any field of ConsolidationConfig, or of MemoryConfig as memory.NAME."),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Model, ModelOptions, RecipeOptions, Split
+from .options import Model, ModelOptions, NoteTokens, RecipeOptions, Split
 
 if TYPE_CHECKING:
     from .output import Output
@@ -39,6 +39,7 @@ def serve(
     max_prompt: Annotated[int, typer.Option(help="Tokens of a prompt, at most.", min=1)] = 1 << 16,
     max_new_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 1024,
     split_special_tokens: Split = True,
+    note_tokens: NoteTokens = 512,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Of a web page that may ask from a browser; repeat for more.")
     ] = None,
@@ -91,6 +92,7 @@ def serve(
             questions=asked,
             writer=writer,
             split_special_tokens=split_special_tokens,
+            note_tokens=note_tokens,
         )
         kept = f"Memories are kept in {store}." if store else "Nothing is kept; --store DIR keeps memories."
         document = {"url": url, "model": served, "store": None if store is None else str(store)}

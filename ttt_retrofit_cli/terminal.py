@@ -34,6 +34,7 @@ LOOK = 0.1  # seconds between two stretches of idle work
 STEP = 0.5  # seconds of idle work after which a line that has come is read
 HELP = """/memory         what is remembered, and how well
 /review         say which of the facts that were found are kept, with --review
+/new            a new conversation; what was said is known in words until it is memory
 /rollback       back to the memory before the last consolidation
 /forget NAME    drop an entry of the memory, or several; /forget all drops everything, words too
 /save DIR       write the memory, for Memory.load and model.load_memory
@@ -186,6 +187,9 @@ class Terminal:
         elif name == "/review":
             if not self.waiting.answer(self._keeps):
                 self.out.remark("No facts wait for a review.")
+        elif name == "/new":
+            self.session.new_conversation()
+            self.out.remark(f"{len(self.session.waiting_facts())} facts are known in words.")
         elif name == "/rollback":
             if self._is_sure("Go back to the memory before?"):
                 self.waiting.dismiss()

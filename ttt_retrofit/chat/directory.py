@@ -8,7 +8,7 @@ from ..errors import InputError
 from ..memory.store import VERSIONS, MemoryStore
 from ..util.files import remove, remove_unfinished
 
-TURNS, STORE, WORK, LOCK = "turns.json", "memory", "work", "lock"  # in a user's directory
+TURNS, FACTS, STORE, WORK, LOCK = "turns.json", "facts.json", "memory", "work", "lock"  # in a user's directory
 
 
 def is_session_directory(directory: Path) -> bool:
@@ -39,5 +39,6 @@ def erase_directory(directory: Path) -> None:
     store.erase()
     with store.writing():
         (directory / TURNS).unlink(missing_ok=True)
+        (directory / FACTS).unlink(missing_ok=True)
         remove(directory / WORK)
         remove_unfinished(directory)

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
-
-from transformers import PreTrainedTokenizerBase
 
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
+from ..consolidation.facts.turns import day_of
 from ..consolidation.job import ConsolidationJob
+from ..consolidation.pieces import added_fact
 from ..consolidation.traces import Traces
 from ..errors import InputError
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..streaming.cache import TTTCache
-from ..util.files import list_bytes, remove, remove_unfinished, staged
-from ..util.messages import Message
-from .directory import TURNS, WORK
-from .disk import SessionFiles
+from ..util.files import list_bytes, remove, remove_unfinished, staged, write_list
+from .directory import FACTS, TURNS, WORK
 from .fact_change import FactChange
+from .known import FactsInWords
 
 
-class OwnedMemory(SessionFiles):
+class OwnedMemory(FactsInWords):
     """The memory of a session, and how it is changed by hand."""
 
-    model: Any
-    tokenizer: PreTrainedTokenizerBase
     config: ConsolidationConfig
-    writer: Any
-    memory: Memory | None
-    messages: list[Message]
     last_report: Report | None
     _job: ConsolidationJob | None
     _rejected: int
@@ -63,9 +57,11 @@ class OwnedMemory(SessionFiles):
         self.abandon()
         with self._locked():
             self.store.erase()
-            (self.directory / TURNS).unlink(missing_ok=True)  # needs no space: works on a full disk, too
+            for name in (FACTS, TURNS):  # needs no space: works on a full disk, too
+                (self.directory / name).unlink(missing_ok=True)
             remove_unfinished(self.directory)
             self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
+            self._read, self._unreadable = [], 0
             self._disk_state = self._read_disk_state()
         self._drop_cache()
 
@@ -74,11 +70,12 @@ class OwnedMemory(SessionFiles):
     def forget_fact(self, fact: str, *others: str, purge: bool = False) -> Report:
         """Delete facts, see `model.forget_fact`. If that is accepted, it is a new version of the store.
 
-        The turns that are still words lose the exchanges that tell one of the facts: they would become memory again.
+        The turns that are still words lose the exchanges that tell one of the facts: they would become memory again. Of
+        facts that wait to become memory only the sentences go, at once.
 
         Parameters
         ----------
-        fact, others : ids, as in `memory.facts(None)`.
+        fact, others : ids, as in `memory.facts(None)` and in `waiting_facts(None)`.
         purge : delete the earlier versions, too, which still hold them. There is no way back then.
 
         Raises
@@ -93,7 +90,9 @@ class OwnedMemory(SessionFiles):
     def correct_fact(
         self, fact: str, text: str, *, date: datetime.date | str | None = None, purge: bool = False
     ) -> Report:
-        """Put a fact in the place of another one, see `model.correct_fact`; `purge` as of `forget_fact`."""
+        """Put a fact in the place of another one, see `model.correct_fact`; `purge` as of `forget_fact`. In the place
+        of one that waits to become memory it is said in its turn, at once.
+        """
         return self.change(FactChange((fact,), text, _iso(date), purge))
 
     def add_fact(self, text: str, date: datetime.date | str | None = None) -> Report:
@@ -104,8 +103,12 @@ class OwnedMemory(SessionFiles):
         """Change facts, as `forget_fact`, `correct_fact` and `add_fact` do."""
         return self.take(change, self.changing(change)())
 
-    def changing(self, change: FactChange, progress: Callable[[Progress], None] | None = None) -> Callable[[], Memory]:
+    def changing(
+        self, change: FactChange, progress: Callable[[Progress], None] | None = None
+    ) -> Callable[[], Memory | None]:
         """What makes the changed memory, in seconds to minutes. It changes nothing of the session; `take` does.
+
+        Of facts that all wait to become memory it makes None, at once: `take` changes the words that tell them.
 
         Parameters
         ----------
@@ -116,37 +119,48 @@ class OwnedMemory(SessionFiles):
         InputError
             As `forget_fact`.
         """
-        memory = self.memory
-        if change.ids and memory is None:
+        memory, waiting = self.memory, self._waiting_among(change.ids)
+        ids = [name for name in change.ids if name not in waiting]
+        if waiting and not ids:
+            return lambda: None
+        if ids and memory is None:
             raise InputError("There is no fact to change: nothing is remembered yet.")
         settings = {"progress": progress or False, **self._settings(memory)}
         if change.text is None:
-            return lambda: self.model.forget_fact(*change.ids, **settings)
+            return lambda: self.model.forget_fact(*ids, **settings)
         text, date, settings["writer"] = change.text, change.date, self.writer
-        if change.ids:
-            (fact,) = change.ids
+        if ids:
+            (fact,) = ids
             return lambda: self.model.correct_fact(fact, text, date=date, **settings)
         return lambda: self.model.add_fact(text, date, work_dir=self.directory / WORK, **settings)
+
+    def _waiting_among(self, ids: Sequence[str]) -> set[str]:
+        return {fact.id for fact in self.waiting_facts(None)}.intersection(ids)
 
     def _settings(self, memory: Memory | None) -> dict[str, Any]:
         with self._exclusive():  # raise before the work: its result could not be saved
             pass
+        self.pause_reading()
         if self._job is not None:
             self._job.pause()
         config = self.config if memory is None else dataclasses.replace(self.config, memory=memory.config)
         return {"tokenizer": self.tokenizer, "config": config, "earlier": memory, "load": False}
 
-    def take(self, change: FactChange, made: Memory) -> Report:
-        """Save what was made of the memory, if it was accepted, and drop the messages that tell what is gone: both, or
-        none.
+    def take(self, change: FactChange, made: Memory | None) -> Report:
+        """Save what was made of the memory, if it was accepted, and drop the messages and sentences that tell what is
+        gone: both, or none. Where none was made, sentences alone.
         """
+        waiting = self._waiting_among(change.ids)
+        if made is None:
+            return self._reword(waiting, change)
         report = made.report
         assert report is not None
         gone = [fact for fact in self.memory.facts(None) if fact.id in change.ids] if self.memory is not None else []
         if report.accepted:
-            traces = Traces(gone, [fact for fact in made.facts(None) if fact.text])
-            left = traces.exchanges(self.messages) if gone else self.messages
+            left = self._reworded(waiting) if waiting else self.messages
+            left = Traces(gone, [fact for fact in made.facts(None) if fact.text]).exchanges(left) if gone else left
             with self._exclusive():
+                self._keep_facts_of(left)
                 with staged(self.directory / TURNS, [list_bytes("messages", left)]):
                     self.store.save(made)  # before the messages are dropped
                 self.memory, self.messages, self._rejected = made, left, 0
@@ -160,10 +174,30 @@ class OwnedMemory(SessionFiles):
         self.last_report = report
         return report
 
+    def _reword(self, waiting: set[str], change: FactChange) -> Report:
+        """Delete waiting facts from the turns, or put a text in the place of one."""
+        if not waiting:
+            raise InputError(
+                "The fact that was to be changed is not known in these words any more. List the facts again."
+            )
+        day = None if change.date is None else day_of(change.date, "date").isoformat()
+        said = None if change.text is None else added_fact(change.text, datetime.date.today()).text
+        left = self._reworded(waiting, said, day)
+        self.abandon()  # what reads those turns
+        with self._exclusive():
+            self._keep_facts_of(left)
+            write_list(self.directory / TURNS, "messages", left)
+            self.messages, self._rejected = left, 0
+            self._disk_state = self._read_disk_state()
+        self._drop_cache()
+        reason = "it was not memory yet, and its sentences left the turns."
+        return Report(True, reason, None, None, 0, None, None, 0.0, 0.0, forgotten=len(waiting))
+
     # ------------------------------------------------------------------ what builds on it
 
     def abandon(self) -> None:
-        """Stop a running consolidation and delete its work, finished or not."""
+        """Stop a running consolidation, and the writer where it reads; delete their work, finished or not."""
+        self._abandon_reading()
         job, self._job = self._job, None
         if job is not None:
             job.cancel()

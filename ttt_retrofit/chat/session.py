@@ -43,6 +43,7 @@ from ..util.given import check_tokenizer
 from ..util.messages import Message, is_message, prompt_ids
 from .days import today, with_days, without_days
 from .directory import LOCK, STORE, TURNS, WORK
+from .known import NOTE_TOKENS
 from .owned import OwnedMemory
 
 
@@ -60,6 +61,8 @@ class ChatSession(OwnedMemory):
     questions : what will be asked later, in place of questions that the model writes.
     writer : who writes instead of the model, see `consolidate`. A server is sent the turns that become memory.
     review, policy : which facts may become memory, see `consolidate`. The thread that consolidates calls `review`.
+    note_tokens : of facts in words before a conversation, at most: what was told in earlier conversations and is not
+        memory yet, and what the weights do not hold. 0 is no such note.
     split_special_tokens : encode special tokens that a message contains as text, see `messages.prompt_ids`.
 
     Attributes
@@ -83,6 +86,7 @@ class ChatSession(OwnedMemory):
         split_special_tokens: bool = True,
         review: Reviewer | None = None,
         policy: Policy | None = None,
+        note_tokens: int = NOTE_TOKENS,
     ) -> None:
         check_tokenizer(tokenizer)
         if isinstance(model, (str, os.PathLike, PreTrainedModel)) and not isinstance(model, TTTMixin):
@@ -97,10 +101,12 @@ class ChatSession(OwnedMemory):
             )
         if keep_turns < 0:
             raise InputError(f"keep_turns={keep_turns}: expected 0 or more.")
+        if note_tokens < 0:
+            raise InputError(f"note_tokens={note_tokens}: expected 0 or more.")
         self.model, self.tokenizer, self.system, self.keep_turns = model, tokenizer, system, keep_turns
         self.config, self.questions = config or ConsolidationConfig(), questions
         self.writer, self.split_special_tokens = writer_of(writer), split_special_tokens
-        self.review = Review(policy, review)
+        self.review, self.note_tokens = Review(policy, review), note_tokens
         self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / STORE)
         self._lock = FileLock(self.directory / LOCK, mode=0o600)
@@ -111,11 +117,13 @@ class ChatSession(OwnedMemory):
                 self.directory / TURNS, "messages", is_message, "Move it away to go on without its turns."
             )
             self._disk_state = self._read_disk_state()
+            self._open_facts()
         if self.memory is not None:
             model.check_memory(self.memory)
         self.last_report: Report | None = None
         self._job: ConsolidationJob | None = None
         self._rejected = self._in_job = 0  # messages in a consolidation that was rejected or failed; in the running one
+        self._begins_anew = False  # the next message begins a conversation
         self._cache: TTTCache | None = None
         self._cached_ids: list[int] = []
 
@@ -148,12 +156,11 @@ class ChatSession(OwnedMemory):
             raise InputError("send() was given an empty message.")
         with self._exclusive():  # raise before the answer is written: it could not be saved
             pass
-        if self._job is not None:
-            self._job.pause()
-            if self._job.succeeded():
-                self.settle()
+        self.pause()
+        if self._job is not None and self._job.succeeded():
+            self.settle()
         asked: Message = {"role": "user", "content": text, "date": today()}
-        answer = self._answer([*self.messages, asked], generate_kwargs)
+        answer = self._answer([*self.messages[self._conversation :], asked], generate_kwargs)
         self._add(asked, {**asked, "role": "assistant", "content": answer})
         return answer
 
@@ -170,10 +177,20 @@ class ChatSession(OwnedMemory):
         """
         self._add(*with_days(said))
 
+    def new_conversation(self) -> None:
+        """Begin anew: earlier turns leave the prompt. They wait to become memory, and are known in words until then."""
+        self._begins_anew = True
+        self._drop_cache()
+
+    @property
+    def _conversation(self) -> int:
+        """The place of the message that the conversation begins with."""
+        begins = [place for place, message in enumerate(self.messages) if "conversation" in message]
+        return len(self.messages) if self._begins_anew else max(begins, default=0)
+
     def _answer(self, messages: list[Message], generate_kwargs: dict[str, Any]) -> str:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *without_days(messages)]
-        if self.memory is not None:
-            prompt = self.memory.with_notes(prompt)
+        prompt = self.with_notes(prompt)
         ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
         cached, cache = len(self._cached_ids), self._cache
         if cache is None or cached >= len(ids) or ids[:cached] != self._cached_ids:
@@ -198,40 +215,53 @@ class ChatSession(OwnedMemory):
     # ------------------------------------------------------------------ idle time
 
     def idle(self, seconds: float = 30.0) -> Report | None:
-        """Consolidate older turns for about `seconds`. The next call continues the work.
+        """Read new turns for facts, then consolidate older ones, for about `seconds`. The next call continues the work.
 
         Returns
         -------
         The report if a consolidation ended, accepted or not. None if there was nothing to do or it is not finished.
         """
-        if not self.begin():
-            return None
-        assert self._job is not None
         deadline = time.monotonic() + seconds
+        report = None
         try:
-            while not self._job.done() and time.monotonic() < deadline:
-                time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+            while report is None and self.begin():
+                work = self._reading or self._job
+                assert work is not None
+                while not work.done() and time.monotonic() < deadline:
+                    time.sleep(min(0.05, max(0.0, deadline - time.monotonic())))
+                if not work.done():
+                    break
+                report = self.settle()
         finally:  # an interrupt ends the idle time, too
-            if not self._job.done():
-                self._job.pause()
-        return self.settle()
+            self.pause()
+        return report
 
     def begin(self) -> bool:
-        """Start or continue consolidating older turns in the background. `settle` takes over the result.
+        """Start or continue in the background: new turns are read for facts, then older ones are consolidated. `settle`
+        takes over the result, and the next call begins what comes next.
 
         Returns
         -------
         Whether there is anything to do.
         """
+        if self.read_facts():
+            return True
         if self._job is None and not self._start():
             return False
         assert self._job is not None
         self._job.resume()
         return True
 
+    def pause(self) -> None:
+        """Let what `begin` started wait until the next `begin`."""
+        self.pause_reading()
+        job = self._job  # another thread may take over its result meanwhile
+        if job is not None:
+            job.pause()
+
     def _start(self) -> bool:
         """Begin to consolidate the turns before the last `keep_turns`, unless they were rejected already."""
-        older = len(self.messages) - 2 * self.keep_turns
+        older = max(len(self.messages) - 2 * self.keep_turns, self._conversation)
         if older <= self._rejected or older <= 0:
             return False
         with self._exclusive():  # raise before the minutes of work: the result could not be saved
@@ -256,13 +286,9 @@ class ChatSession(OwnedMemory):
             raise
         return True
 
-    def pause(self) -> None:
-        """Let a consolidation that `begin` started wait until the next `begin`."""
-        if self._job is not None:
-            self._job.pause()
-
     def settle(self) -> Report | None:
-        """Take over the result of a consolidation that has ended. If it was accepted, the turns it learned are dropped.
+        """Take over the facts that were read, and the result of a consolidation that has ended. If it was accepted, the
+        turns it learned are dropped.
 
         Returns
         -------
@@ -274,6 +300,7 @@ class ChatSession(OwnedMemory):
             The error of a failed consolidation; it is not tried again until there are new messages. Or the error of
             writing the memory; the memory is kept, and the next call writes it.
         """
+        self._settle_facts()
         job = self._job
         if job is None or not job.done():
             return None
@@ -298,7 +325,11 @@ class ChatSession(OwnedMemory):
         return report
 
     def close(self) -> None:
-        """Stop a running consolidation. Its work is kept for the next time."""
+        """Stop a running consolidation, and the writer where it reads. Finished work is kept for the next time."""
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading.wait()
+        self._settle_facts()
         if self._job is not None:
             self._job.cancel()
             self._job.wait()
@@ -314,14 +345,19 @@ class ChatSession(OwnedMemory):
     def _add(self, *new: Message) -> None:
         """Append messages, on disk first."""
         with self._exclusive():
-            messages = [*self.messages, *new]
+            added = list(new)
+            if added and self._begins_anew:
+                added[0] = {**added[0], "conversation": "new"}
+            messages = [*self.messages, *added]
             write_list(self.directory / TURNS, "messages", messages)
             self.messages, self._disk_state = messages, self._read_disk_state()
+            self._begins_anew = self._begins_anew and not added
 
     def _commit(self, memory: Memory) -> None:
         """Save a memory and drop the messages that it was made from: both, or none."""
         left = self.messages[self._in_job :]
         with self._exclusive():
+            self._keep_facts_of(left)
             with staged(self.directory / TURNS, [list_bytes("messages", left)]):
                 self.store.save(memory)  # before the messages are dropped
             self.memory, self.messages, self._rejected = memory, left, 0

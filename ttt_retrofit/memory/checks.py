@@ -47,7 +47,7 @@ def check_header(header: Mapping[str, Any]) -> None:
         _check(isinstance(entry["lessons"], list) and all(map(_is_lesson, entry["lessons"])), "a lesson is none")
         _check(isinstance(entry["sources"], list) and all(map(_is_source, entry["sources"])), "a source is none")
         facts = entry.get("facts", [])
-        _check(isinstance(facts, list) and all(map(_is_fact, facts)), "a fact is none")
+        _check(isinstance(facts, list) and all(map(is_fact, facts)), "a fact is none")
     report = header["report"]
     if report is not None:
         _check(isinstance(report, dict) and isinstance(report.get("unlearned", []), list), "its report is none")
@@ -130,7 +130,7 @@ def _is_source(found: Any) -> bool:
     return _are_texts([found["sha256"], found["kind"]]) and is_integer(found["tokens"]) and isinstance(text, str | None)
 
 
-def _is_fact(found: Any) -> bool:
+def is_fact(found: Any) -> bool:
     if not isinstance(found, dict) or set(found) | {"provenance"} != FACT_FIELDS:
         return False
     messages = found["messages"]

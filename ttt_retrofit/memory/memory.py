@@ -40,11 +40,9 @@ from .gates import Background
 from .known_facts import KnownFacts
 from .lora import read_adapter
 from .memory_file import LOCK, background_tensors, read_directory, write_directory
-from .notes import Note, as_turn
+from .notes import FORM, Note, line_of, with_lines
 from .projections import projection_at, submodule
 from .report import Report
-
-IN_WORDS = 32  # facts that `with_notes` puts into a prompt, at most
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,8 +125,7 @@ class Memory(KnownFacts, Exports, Displayed):
         The weights act wherever a memory is loaded. Notes are words and must be in the prompt. So are the facts that
         the weights do not hold, of which the newest 32 are put behind the notes.
         """
-        system = [message for message in messages[:1] if message["role"] == "system"]
-        return [*system, *as_turn(self.notes, self.unlearned()[-IN_WORDS:]), *messages[len(system) :]]
+        return with_lines(messages, [*(n.text for n in self.notes), *map(line_of, self.unlearned()[-FORM.most :])])
 
     def forget(self, name: str, *others: str) -> Memory:
         """A memory without the named entries. What only those contexts said is gone.

@@ -327,7 +327,7 @@ class MemoryMixin(_Base):
             base=fingerprint(self),
             prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
             own_questions=tuple(questions or ()),
-            writer=_unconverted(writer_of(writer)),
+            writer=unconverted(writer_of(writer)),
             date=None if date is None else day_of(date, "date"),
             earlier=added_to,
             review=reviewed,
@@ -391,7 +391,7 @@ def _check_recipe(config: Any, changes: dict[str, Any]) -> None:
         )
 
 
-def _unconverted(writer: Any) -> Any:
+def unconverted(writer: Any) -> Any:
     """A converted model would carry what it reads from one prompt to the next, so its base writes."""
     if isinstance(writer, tuple) and isinstance(writer[0], MemoryMixin):
         return plain_copy(writer[0]), writer[1]

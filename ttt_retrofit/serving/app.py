@@ -21,7 +21,6 @@ from starlette.routing import Route
 from transformers.utils import logging
 
 from ..errors import InputError, TTTError, clipped, quoted
-from ..memory.memory import Memory
 from . import openapi
 from .admission import AdmissionControl, Limits, Overloaded, Slot
 from .auth import AuthMiddleware, DrainRequestMiddleware, error_response, read_body
@@ -64,11 +63,12 @@ class ChatCompletion:
         """
         service, params, events, loop = self.service, self.params, self._events, asyncio.get_running_loop()
         model = service.scheduler.model
-        memory = None if self.user is None else self.user.memory
+        service.consolidator.interrupt()
         try:
-            self.prompt_ids = await run_in_threadpool(self._tokenize, memory)
+            self.prompt_ids = await run_in_threadpool(self._tokenize)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from error
+        memory = None if self.user is None else self.user.memory  # read after the words that wait to become part of it
         max_new_tokens = min(params.max_new_tokens or service.limits.max_new_tokens, service.limits.max_new_tokens)
         if model.longest is not None:  # the last token is written, and never read
             max_new_tokens = min(max_new_tokens, model.longest + 1 - len(self.prompt_ids))
@@ -85,7 +85,7 @@ class ChatCompletion:
         weakref.finalize(self, self._generation.cancelled.set)
         service.scheduler.submit(self._generation)
 
-    def _tokenize(self, memory: Memory | None) -> list[int]:
+    def _tokenize(self) -> list[int]:
         """The tokens of the prompt. Raises ApiError if there are too many, where possible before they are counted."""
         limits, messages = self.service.limits, self.messages
         size = sum(len(message["content"].encode()) for message in messages)
@@ -94,8 +94,9 @@ class ChatCompletion:
                 f"{len(messages):,} messages of {size:,} bytes are a longer prompt than this server reads: at most "
                 f"{limits.max_prompt:,} tokens, and {limits.max_text:,} bytes"
             )
-        ids = self.service.scheduler.prompt(messages if memory is None else memory.with_notes(messages))
-        longest = self.service.scheduler.model.longest
+        scheduler, user = self.service.scheduler, self.user
+        ids = scheduler.prompt(messages if user is None else user.with_notes(messages, scheduler.tokenizer))
+        longest = scheduler.model.longest
         if longest is not None and len(ids) > longest:
             raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {longest:,} positions")
         if len(ids) > limits.max_prompt:

@@ -1,11 +1,12 @@
 """`IdleConsolidator`: the thread that consolidates the messages of idle users, one user at a time, and changes facts.
 
-Changes come first: a consolidation waits for them.
+Changes come first. Then the writer reads new turns for facts, as soon as no request is being answered.
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from transformers.utils import logging
 
@@ -23,15 +24,17 @@ class IdleConsolidator:
     Parameters
     ----------
     idle : seconds without a request after which a user's messages are consolidated.
+    busy : whether a request is being answered. Turns are not read meanwhile.
 
     Attributes
     ----------
     changes : of facts, that users asked for.
     """
 
-    def __init__(self, users: Users, idle: float) -> None:
-        self.users, self.idle = users, idle
+    def __init__(self, users: Users, idle: float, busy: Callable[[], bool] = lambda: False) -> None:
+        self.users, self.idle, self.busy = users, idle, busy
         self.changes = FactChanges(users)
+        self._reading: User | None = None  # whose turns are being read
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ttt-consolidate-idle", daemon=True)
 
@@ -43,27 +46,64 @@ class IdleConsolidator:
         self._stopped.set()
         self._thread.join()
 
+    def interrupt(self) -> None:
+        """A request has come: whoever reads turns waits, within a token, until nothing is being answered."""
+        user = self._reading
+        if user is not None:
+            user.pause()
+
     def _run(self) -> None:
         while not self._stopped.wait(POLL):
             try:
                 self.changes.work(self._stopped.is_set)
+                self._read_new_turns()
                 user = self.users.next_idle(self.idle)
                 if user is not None:
                     self._consolidate(user)
             except Exception:  # one user's failure must not end the thread
                 logger.exception("A consolidation failed.")
 
+    def _read_new_turns(self) -> None:
+        while self.users.unread and not (self.busy() or self._stopped.is_set()):
+            try:
+                self._reading = self.users.next_unread()
+                if self._reading is not None:  # erased meanwhile
+                    self._read(self._reading)
+            except Exception:  # one user's failure must not end the consolidation of another
+                logger.exception("Turns could not be read for facts.")
+            finally:
+                self._reading = None
+
+    def _read(self, user: User) -> None:
+        while self._wait_for_others(user) and user.read_facts():
+            if self._stopped.wait(POLL):
+                break
+            user.settle()
+        if self._stopped.is_set():
+            user.close()
+
+    def _wait_for_others(self, user: User) -> bool:
+        """Until nothing is being answered, and no change waits. Returns whether the server goes on."""
+        while self.busy() or self.changes.waiting:
+            user.pause()
+            self.changes.work(self._stopped.is_set)
+            if self._stopped.wait(POLL):
+                return False
+        return True
+
     def _consolidate(self, user: User) -> None:
-        if not user.begin():
-            return
-        while user.consolidating():
+        while user.begin():  # what is new is read first; anew where the user's own memory was changed
             if self._stopped.wait(POLL):
                 user.close()
                 return
             if self.changes.waiting:
                 user.pause()
                 self.changes.work(self._stopped.is_set)
-                user.begin()  # anew where the user's own memory was changed
+                continue
             report = user.settle()
             if report is not None:
                 logger.info("%s: %s", user.session.directory.name, report)
+                return
+            if self.users.unread:  # of others, which takes seconds
+                user.pause()
+                self._read_new_turns()

@@ -78,6 +78,11 @@ class Scheduler:
             self._changed.notify()
         self._thread.join()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a request waits or is being answered."""
+        return bool(self._waiting or self._prefills or self._batches)
+
     def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """The token ids of a conversation that waits for an answer.
 

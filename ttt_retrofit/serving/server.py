@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..chat.known import NOTE_TOKENS
 from ..chat.session import ChatSession
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.facts.writers import FactWriter
@@ -48,6 +49,7 @@ def make_server(
     questions: Sequence[str] | None = None,
     writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | FactWriter | None = None,
     split_special_tokens: bool = True,
+    note_tokens: int = NOTE_TOKENS,
 ) -> Server:
     """A server that consolidates its users' messages while they are idle. `run(sockets=[...])` answers until a signal.
 
@@ -62,15 +64,19 @@ def make_server(
     idle : seconds without a request after which a user's messages are consolidated.
     batch : requests answered together.
     keep_versions : versions of each user's memory that stay on disk.
-    config, questions, writer, split_special_tokens : see `ChatSession`.
+    config, questions, writer, split_special_tokens, note_tokens : see `ChatSession`.
     """
 
     def open_session(path: Path) -> ChatSession:
-        return ChatSession(model, tokenizer, path, keep_turns=0, config=config, questions=questions, writer=writer)
+        return ChatSession(
+            model, tokenizer, path, keep_turns=0, config=config, questions=questions, writer=writer,
+            note_tokens=note_tokens,
+        )  # fmt: skip
 
     scheduler = Scheduler(model, tokenizer, batch, split_special_tokens)
     users = Users(directory, open_session, keep_versions)
-    service = Service(name, scheduler, users, IdleConsolidator(users, idle), limits or Limits(), user_header)
+    idle_work = IdleConsolidator(users, idle, lambda: scheduler.busy)
+    service = Service(name, scheduler, users, idle_work, limits or Limits(), user_header)
     server = Server(application(service, key, origins), scheduler.close, scheduler.stop, GRACE)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn handles SIGINT and SIGTERM only
         signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))

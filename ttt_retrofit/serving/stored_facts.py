@@ -100,8 +100,7 @@ class StoredFacts(Facts):
         answer = messages[-1]["content"] if messages[-1]["role"] == "assistant" else ""
         with self.opened(user) as session, closing(User(session)) as telling:
             telling.record(messages[:-1] if answer else messages, answer)
-            telling.begin()
-            while telling.consolidating() and telling.settle() is None:
+            while telling.begin() and telling.settle() is None:
                 time.sleep(POLL)
         return [fact for fact in self.facts(user) if fact["id"] not in before]
 

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from transformers import PreTrainedTokenizerBase
+
 from ..chat.directory import TURNS
 from ..chat.fact_change import FactChange
 from ..chat.session import ChatSession
@@ -188,7 +190,20 @@ class User:
                 new.append(turn)
         return new
 
-    # ------------------------------------------------------------------ consolidation
+    def with_notes(self, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[Message]:
+        """The messages of a request with what is known in words, see `ChatSession.with_notes`."""
+        return self.session.with_notes(messages, tokenizer=tokenizer)
+
+    # ------------------------------------------------------------------ facts and consolidation
+
+    def read_facts(self) -> bool:
+        """Let the writer read new turns in the background, or go on. Returns whether there is anything to read."""
+        with self._lock:
+            return not self.erased and self.session.read_facts()
+
+    def pause(self) -> None:
+        """Let what `begin` or `read_facts` started wait, within a token."""
+        self.session.pause()  # without the lock, for a request that comes: `erase` holds it for a while
 
     def begin(self) -> bool:
         """Start to consolidate the waiting messages in the background. Returns whether there is anything to do."""
@@ -206,11 +221,6 @@ class User:
     def consolidating(self) -> bool:
         with self._lock:
             return self.session.progress is not None
-
-    def pause(self) -> None:
-        """Let a consolidation wait until `begin`."""
-        with self._lock:
-            self.session.pause()
 
     def change(self, change: FactChange, progress: Callable[[Progress], None]) -> Report | None:
         """Change facts. Turns are recorded meanwhile. None if the user was erased before the end.
@@ -262,6 +272,7 @@ class User:
             "bytes": 0 if memory is None else memory.nbytes,
             "version": session.store.current(),
             "messages_waiting": len(session.messages),
+            "facts_waiting": len(session.waiting_facts()),
             "consolidating": None if progress is None else {
                 "stage": progress.stage, "done": progress.done, "total": progress.total,
             },
@@ -297,9 +308,10 @@ class Users:
         self._recent: dict[str, User] = {}
         # When the users with waiting messages were last active, by directory name. They need not be loaded.
         self._unlearned: dict[str, float] = {}
+        self._unread: dict[str, None] = {}  # those with turns that the writer may have to read, as a set in order
         for path in user_directories(directory):
             if (path / TURNS).exists():  # from before the server was started
-                self._unlearned[path.name] = -inf
+                self._unlearned[path.name], self._unread[path.name] = -inf, None
 
     def close(self) -> None:
         self._store_lock.release()
@@ -363,6 +375,20 @@ class Users:
         with self._lock:
             if user.waiting and not user.erased:
                 self._unlearned[directory_name(identity)] = time.monotonic()
+                self._unread[directory_name(identity)] = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether there is a user for `next_unread`."""
+        return bool(self._unread)
+
+    def next_unread(self) -> User | None:
+        """A user with turns that the writer may have to read. Returned once, until another turn is recorded."""
+        with self._lock:
+            for name in self._unread:
+                del self._unread[name]
+                return self._user(name)
+        return None
 
     def next_idle(self, seconds: float) -> User | None:
         """A user with waiting messages who has been idle that long. Returned once, until another turn is recorded."""
@@ -389,6 +415,7 @@ class Users:
         with self._lock:
             self._recent.pop(name, None)
             self._unlearned.pop(name, None)
+            self._unread.pop(name, None)
             user = self._loaded.pop(name, None)
             if user is not None:
                 user.erase()

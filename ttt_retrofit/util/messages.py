@@ -28,10 +28,12 @@ GREETING = "Hello."  # the user's message in front of a conversation that the as
 
 
 def is_message(found: Any) -> bool:
-    """Whether it is a `Message` as a session keeps it: with the day that it was said, or of an earlier version."""
+    """Whether it is a `Message` as a session keeps it: with the day that it was said, or of an earlier version; and
+    marked where a conversation begins with it.
+    """
     return (
         isinstance(found, dict)
-        and set(found) - {"date"} == {"role", "content"}
+        and set(found) - {"date", "conversation"} == {"role", "content"}
         and all(isinstance(value, str) for value in found.values())
         and ("date" not in found or _is_day(found["date"]))
     )

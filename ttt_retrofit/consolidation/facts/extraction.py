@@ -43,9 +43,13 @@ def written_facts(
     writer: FactWriter,
     progress: Callable[[int, int], None] = lambda done, total: None,
     window: int = WINDOW,
+    since: int = 0,
 ) -> list[Written]:
-    """Everything that the writer lists, in the order of the messages; each message is asked about at most twice."""
-    windows = [turns[start : start + window] for start in range(0, len(turns), window)]
+    """Everything that the writer lists, in the order of the messages; each message is asked about at most twice.
+
+    since : the first turn that is asked about; those before it are only shown.
+    """
+    windows = [turns[start : start + window] for start in range(since, len(turns), window)]
     progress(0, len(windows))
     found = _listed(windows, turns, writer, again=False)
     progress(len(windows), len(windows))

@@ -34,10 +34,12 @@ def facts_of(
     writer: FactWriter,
     progress: Callable[[int, int], None] = lambda done, total: None,
     judge: Judge | None = None,
+    since: int = 0,
 ) -> Listed:
     """The facts that messages tell, in their order. Nothing is listed that names what was not said.
 
     judge : of what is in other words than its message; the writer, if not given.
+    since : the first turn whose facts are listed.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def facts_of(
         When the writer is a server and does not answer.
     """
     source = hashlib.sha256(json.dumps([[t.said_by, t.text] for t in turns], ensure_ascii=False).encode()).hexdigest()
-    written = written_facts(turns, writer, progress)
+    written = written_facts(turns, writer, progress, since=since)
     faults = {one: fault_of(one, turns) for one in written}
     reworded = [one for one in written if faults[one] is None and not _quotes(one)]
     verdicts = (judge or Judge(writer)).told([(_said(one, turns), one.text) for one in reworded])

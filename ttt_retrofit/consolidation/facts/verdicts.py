@@ -32,17 +32,22 @@ class Judge:
     believed: dict[Kind, bool] = field(default_factory=dict)
 
     def changed(
-        self, told: Sequence[tuple[int, str, str]], progress: Callable[[int, int], None] = lambda done, total: None
+        self,
+        told: Sequence[tuple[int, str, str]],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        since: int = 0,
     ) -> dict[int, int]:
         """The facts that no longer hold, each with the last one that says so; none of a judge that is not believed.
 
         told : the message, who said it, and what, in order. What the user said is changed by nobody else, and what one
             message says holds together.
+        since : the first fact of which it is asked what it ends.
         """
         related = Related([text for _, _, text in told])
         pairs = [
             (earlier, later)
             for later, (message, speaker, text) in enumerate(told)
+            if later >= since
             for earlier in related.to(text, COMPARED, before=later)
             if message != told[earlier][0] and speaker in (told[earlier][1], USER)
         ]

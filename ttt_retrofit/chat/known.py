@@ -1,0 +1,193 @@
+"""What a session knows in words: facts of turns that are not memory yet, in a note before the conversation."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..consolidation.config import Budget
+from ..consolidation.control import Control
+from ..consolidation.facts.verdicts import Judge, Kind
+from ..consolidation.job import BackgroundJob
+from ..consolidation.review import Review
+from ..errors import Cancelled
+from ..memory.facts import Fact
+from ..memory.memory import Memory
+from ..memory.notes import FORM, NoteForm, with_lines
+from ..util.files import read_list, write_list
+from ..util.messages import Message
+from .directory import FACTS
+from .disk import SessionFiles
+from .reading import read_messages, writer_for
+from .rewording import reworded
+from .waiting import ReadMessage, Waiting, is_read, note_of
+
+logger = logging.get_logger(__name__)
+
+NOTE_TOKENS = 512  # of facts in words before a conversation, when nothing else is said
+
+
+class FactsInWords(SessionFiles):
+    """Facts that wait to become memory, and those of the memory that its weights do not hold."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    writer: Any
+    review: Review
+    questions: Sequence[str] | None
+    note_tokens: int
+    memory: Memory | None
+    messages: list[Message]
+    _read: list[ReadMessage]
+    _reading: BackgroundJob[list[ReadMessage]] | None
+    _unreadable: int
+    _believed: dict[Kind, bool]
+    _words: tuple[Waiting, list[Fact]] | None
+
+    def _open_facts(self) -> None:
+        """Read what the writer has read before; call it under the lock. Of messages that are gone nothing stays."""
+        otherwise = "Move it away; the turns are then read again."
+        found = read_list(self.directory / FACTS, "facts", is_read, otherwise)
+        self._read = [ReadMessage.from_dict(one) for one in found]
+        self._reading, self._unreadable, self._believed, self._words = None, 0, {}, None
+        self._keep_facts_of(self.messages)
+
+    # ------------------------------------------------------------------ the note
+
+    def waiting_facts(self, status: str | None = "current") -> list[Fact]:
+        """What was told in turns that are not memory yet, oldest first, as it is known until then.
+
+        Facts that the writer listed, and sentences as they stand of turns that it has not read. With a `review`,
+        nothing is known before the review; with a policy in words, only what the writer has read.
+
+        Parameters
+        ----------
+        status : "current", or "superseded" by what was told later; None gives all.
+        """
+        waiting = Waiting(self.messages, tuple(self._read))
+        known = self._words
+        if known is None or known[0] != waiting:
+            known = self._words = waiting, self._found(waiting)
+        return [fact for fact in known[1] if status in (None, fact.status)]
+
+    def _found(self, waiting: Waiting) -> list[Fact]:
+        policy = self.review.policy
+        if self.review.reviewer is not None:
+            return []
+        if isinstance(policy, str):
+            return waiting.facts(None)
+        return waiting.facts(lambda fact: policy is None or policy(fact))
+
+    def with_notes(
+        self,
+        messages: Sequence[Message],
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        form: NoteForm = FORM,
+    ) -> list[Message]:
+        """Chat messages with what is known in words before them: a notepad's notes, facts of the memory that its
+        weights do not hold, and facts that wait. Facts take at most `note_tokens` tokens, the newest first.
+
+        Messages that are in the prompt are not told twice.
+
+        Parameters
+        ----------
+        tokenizer : that counts, where the session's is in use by another thread.
+        """
+        waiting, memory = self.waiting_facts(), self.memory  # in this order: what became memory meanwhile is in both
+        shown = {message["content"].strip() for message in messages}
+        places = {n for n, message in enumerate(self.messages) if message["content"].strip() in shown}
+        facts = [] if memory is None else self._unlearned(memory)
+        facts += [fact for fact in waiting if places.isdisjoint(fact.messages)]
+        question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
+        count = tokenizer or self.tokenizer
+
+        def size(line: str) -> int:
+            return len(count(line, add_special_tokens=False).input_ids) + 1  # the line's end
+
+        notes = [] if memory is None else [note.text for note in memory.notes]
+        return with_lines(messages, [*notes, *note_of(facts, question, self.note_tokens, size, form)], form)
+
+    def _unlearned(self, memory: Memory) -> list[Fact]:
+        ended = Waiting(self.messages, tuple(self._read)).ended()
+        return [fact for fact in memory.unlearned() if fact.id not in ended]
+
+    def _reworded(self, ids: Collection[str], text: str | None = None, date: str | None = None) -> list[Message]:
+        """The messages without the sentences that tell some waiting facts, and with a text in their place."""
+        every = self.waiting_facts(None)
+        gone = [fact for fact in every if fact.id in ids]
+        left = [fact for fact in every if fact.id not in ids] + ([] if self.memory is None else self.memory.facts(None))
+        return reworded(self.messages, gone, [fact for fact in left if fact.text], text, date)
+
+    # ------------------------------------------------------------------ reading
+
+    def read_facts(self) -> bool:
+        """Let the writer read turns that it has not read, in the background. `settle` takes over what it found.
+
+        Returns
+        -------
+        Whether there is anything to read. There is not without a note, with a `review`, and with own questions, which
+        take the place of facts.
+        """
+        if self._reading is not None:
+            self._reading.resume()
+            return True
+        silent = self.note_tokens == 0 or self.questions is not None or self.review.reviewer is not None
+        if silent or len(self.messages) <= self._unreadable:
+            return False
+        waiting, memory = Waiting(self.messages, tuple(self._read)), self.memory
+        if not waiting.unread():
+            return False
+        control = Control(Budget())
+
+        def read() -> list[ReadMessage]:
+            control.check()
+            writer = writer_for(self.model, self.tokenizer, self.writer, control.check)
+            return read_messages(waiting, memory, writer, Judge(writer, self._believed), self.review)
+
+        self._reading = BackgroundJob(read, control, "ttt-read-facts")
+        return True
+
+    def pause_reading(self) -> None:
+        """Let the writer wait, within a token; `read_facts` lets it go on."""
+        job = self._reading  # another thread may take over what it found meanwhile
+        if job is not None:
+            job.pause()
+
+    def _settle_facts(self) -> None:
+        """Take over what the writer has read. What it could not read stays in sentences, until more is said."""
+        job = self._reading
+        if job is None or not job.done():
+            return
+        self._reading = None
+        try:
+            found = job.result(0)
+        except Cancelled:
+            return
+        except Exception:
+            logger.warning("Turns could not be read for facts; they are known as they stand.", exc_info=True)
+            self._unreadable = len(self.messages)
+            return
+        with self._exclusive():
+            self._write_facts([*self._read, *found])
+
+    def _abandon_reading(self) -> None:
+        job, self._reading = self._reading, None
+        if job is not None:
+            job.cancel()
+            job.wait()
+
+    # ------------------------------------------------------------------ disk
+
+    def _keep_facts_of(self, messages: Sequence[Message]) -> None:
+        """Drop what was read of messages that are gone; before they go, so that no file has it afterwards."""
+        kept = list(dict.fromkeys(Waiting(messages, self._read).by_place().values()))
+        if len(kept) < len(self._read):
+            self._write_facts(kept)
+
+    def _write_facts(self, read: list[ReadMessage]) -> None:
+        write_list(self.directory / FACTS, "facts", [one.to_dict() for one in read])
+        self._read = read
