@@ -5,7 +5,7 @@ import json
 
 import pytest
 from converted import speaker
-from scripted import Scripted, script
+from scripted import NUMBERED, Scripted, script
 from served import NEVER, said, until
 from test_memory_facts import GRAZ, told
 from words import tokenizer
@@ -55,7 +55,7 @@ def read(chat):
 
 def lists(writer):
     """What the writer was asked to list the facts of."""
-    return [asked for asked in writer.asked if "[1] User:" in asked]
+    return [asked for asked in writer.asked if NUMBERED.search(asked)]
 
 
 # ---------------------------------------------------------------------- sentences as they stand
