@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from ..consolidation.config import ConsolidationConfig
+from ..consolidation.control import Progress
 from ..consolidation.job import ConsolidationJob
 from ..consolidation.traces import Traces
 from ..errors import InputError
-from ..memory.facts import Fact
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..streaming.cache import TTTCache
@@ -21,6 +21,7 @@ from ..util.files import list_bytes, remove, remove_unfinished, staged
 from ..util.messages import Message
 from .directory import TURNS, WORK
 from .disk import SessionFiles
+from .fact_change import FactChange
 
 
 class OwnedMemory(SessionFiles):
@@ -87,29 +88,44 @@ class OwnedMemory(SessionFiles):
         ConfigError
             As `model.forget_fact`.
         """
-        memory = self._known("forget_fact")
-        gone = [one for one in memory.facts(None) if one.id in (fact, *others)]
-        made = self.model.forget_fact(fact, *others, **self._settings(memory))
-        return self._take(made, gone, purge)
+        return self._change(FactChange((fact, *others), purge=purge))
 
     def correct_fact(
         self, fact: str, text: str, *, date: datetime.date | str | None = None, purge: bool = False
     ) -> Report:
         """Put a fact in the place of another one, see `model.correct_fact`; `purge` as of `forget_fact`."""
-        memory = self._known("correct_fact")
-        gone = [one for one in memory.facts(None) if one.id == fact]
-        made = self.model.correct_fact(fact, text, date=date, writer=self.writer, **self._settings(memory))
-        return self._take(made, gone, purge)
+        return self._change(FactChange((fact,), text, _iso(date), purge))
 
     def add_fact(self, text: str, date: datetime.date | str | None = None) -> Report:
         """Add a fact that was said in no conversation, see `model.add_fact`."""
-        settings = {"writer": self.writer, "work_dir": self.directory / WORK, **self._settings(self.memory)}
-        return self._take(self.model.add_fact(text, date, **settings), (), purge=False)
+        return self._change(FactChange((), text, _iso(date)))
 
-    def _known(self, call: str) -> Memory:
-        if self.memory is None:
-            raise InputError(f"{call}(): nothing is remembered yet.")
-        return self.memory
+    def _change(self, change: FactChange) -> Report:
+        return self.take(change, self.changing(change)())
+
+    def changing(self, change: FactChange, progress: Callable[[Progress], None] | None = None) -> Callable[[], Memory]:
+        """What makes the changed memory, in seconds to minutes. It changes nothing of the session; `take` does.
+
+        Parameters
+        ----------
+        progress : called at every step. What it raises ends the work.
+
+        Raises
+        ------
+        InputError
+            As `forget_fact`.
+        """
+        memory = self.memory
+        if change.ids and memory is None:
+            raise InputError("There is no fact to change: nothing is remembered yet.")
+        settings = {"progress": progress or False, **self._settings(memory)}
+        if change.text is None:
+            return lambda: self.model.forget_fact(*change.ids, **settings)
+        text, date, settings["writer"] = change.text, change.date, self.writer
+        if change.ids:
+            (fact,) = change.ids
+            return lambda: self.model.correct_fact(fact, text, date=date, **settings)
+        return lambda: self.model.add_fact(text, date, work_dir=self.directory / WORK, **settings)
 
     def _settings(self, memory: Memory | None) -> dict[str, Any]:
         with self._exclusive():  # raise before the work: its result could not be saved
@@ -119,10 +135,13 @@ class OwnedMemory(SessionFiles):
         config = self.config if memory is None else dataclasses.replace(self.config, memory=memory.config)
         return {"tokenizer": self.tokenizer, "config": config, "earlier": memory, "load": False}
 
-    def _take(self, made: Memory, gone: Sequence[Fact], purge: bool) -> Report:
-        """Save what was accepted, and drop the messages that tell what is gone: both, or none."""
+    def take(self, change: FactChange, made: Memory) -> Report:
+        """Save what was made of the memory, if it was accepted, and drop the messages that tell what is gone: both, or
+        none.
+        """
         report = made.report
         assert report is not None
+        gone = [fact for fact in self.memory.facts(None) if fact.id in change.ids] if self.memory is not None else []
         if report.accepted:
             traces = Traces(gone, [fact for fact in made.facts(None) if fact.text])
             left = traces.exchanges(self.messages) if gone else self.messages
@@ -133,7 +152,7 @@ class OwnedMemory(SessionFiles):
                 self._disk_state = self._read_disk_state()
             self.abandon()  # what builds on the memory before
             self._drop_cache()
-            if purge:
+            if change.purge:
                 with self._exclusive():
                     self.store.prune(keep=1)
                     self._disk_state = self._read_disk_state()
@@ -153,3 +172,7 @@ class OwnedMemory(SessionFiles):
     def _drop_cache(self) -> None:
         """Drop the KV cache. The next answer reads its prompt again."""
         self._cache, self._cached_ids = None, []
+
+
+def _iso(date: datetime.date | str | None) -> str | None:
+    return date.isoformat() if isinstance(date, datetime.date) else date

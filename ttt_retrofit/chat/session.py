@@ -256,6 +256,11 @@ class ChatSession(OwnedMemory):
             raise
         return True
 
+    def pause(self) -> None:
+        """Let a consolidation that `begin` started wait until the next `begin`."""
+        if self._job is not None:
+            self._job.pause()
+
     def settle(self) -> Report | None:
         """Take over the result of a consolidation that has ended. If it was accepted, the turns it learned are dropped.
 

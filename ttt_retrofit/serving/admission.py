@@ -19,6 +19,7 @@ class Limits:
     max_concurrent: int = 16  # requests waiting or being answered
     max_per_user: int = 4  # the same, of one user
     max_unlearned: int = 10_000  # messages of one user that wait to be consolidated
+    max_changes: int = 32  # changes of one user's facts that wait
 
     @property
     def max_text(self) -> int:

@@ -22,13 +22,14 @@ from transformers.utils import logging
 
 from ..errors import InputError, TTTError, clipped, quoted
 from ..memory.memory import Memory
+from . import openapi
 from .admission import AdmissionControl, Limits, Overloaded, Slot
 from .auth import AuthMiddleware, DrainRequestMiddleware, error_response, read_body
 from .batch_generator import Finished, GenerationRequest
 from .browsers import SameOriginMiddleware
 from .detokenizer import IncrementalDetokenizer
-from .identity import check_identity
 from .idle import IdleConsolidator
+from .memories import Memories
 from .protocol import ApiError, ChatRequest, ResponseBuilder
 from .sampling import Sampling
 from .scheduler import Scheduler
@@ -187,6 +188,7 @@ class Service:
     ) -> None:
         self.name, self.scheduler, self.users, self.consolidator = name, scheduler, users, consolidator
         self.limits, self.admission = limits, AdmissionControl(limits)
+        self.memories = Memories(users, consolidator.changes, limits)
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -241,36 +243,6 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
-
-    async def list_memories(self, request: Request) -> Response:
-        stored = await run_in_threadpool(self.users.stored)
-        data = [{"id": identity, "object": "memory", "directory": name} for identity, name in stored]
-        return JSONResponse({"object": "list", "data": data})
-
-    async def get_memory(self, request: Request) -> Response:
-        identity = self._identity_in_path(request)
-        user = await run_in_threadpool(self.users.get, identity)
-        return JSONResponse({"id": identity, "object": "memory", **await run_in_threadpool(user.status)})
-
-    async def delete_memory(self, request: Request) -> Response:
-        identity = self._identity_in_path(request)
-        await run_in_threadpool(self.users.erase, identity)
-        return JSONResponse({"id": identity, "object": "memory.deleted", "deleted": True})
-
-    def _identity_in_path(self, request: Request) -> str:
-        """The user id in the path. Raises ApiError: 400 for no user id, 404 where nothing is stored of the user."""
-        if request.url.query:
-            raise ApiError(
-                400, f"A memory's address takes no query, found ?{request.url.query}. In a user id, write %3F for '?'.",
-                "user",
-            )  # fmt: skip
-        try:
-            identity = check_identity(request.path_params["user"])
-        except InputError as error:
-            raise ApiError(400, str(error), "user") from error
-        if not self.users.known(identity):
-            raise ApiError(404, f"Nothing is stored of a user {identity!r}.", "user")
-        return identity
 
 
 async def _http_exception(request: Request, error: Exception) -> Response:
@@ -327,9 +299,10 @@ def application(service: Service, key: str | None, origins: Sequence[str] = ()) 
             Route("/v1/models", service.list_models),
             Route("/v1/models/{name:path}", service.get_model),
             Route("/v1/chat/completions", service.chat_completions, methods=["POST"]),
-            Route("/v1/memories", service.list_memories),
-            Route("/v1/memories/{user:rest}", service.get_memory),
-            Route("/v1/memories/{user:rest}", service.delete_memory, methods=["DELETE"]),
+            Route("/v1/memories", service.memories.list_memories),
+            Route("/v1/memories/{user:rest}", service.memories.handle, methods=["GET", "POST", "DELETE"]),
+            Route("/openapi.json", openapi.document),
+            Route("/docs", openapi.page),
         ],
         # With a key the origin is not checked: a foreign page has no key, and a proxy may ask for another host.
         middleware=[

@@ -18,7 +18,7 @@ from .protocol import ApiError
 
 BODY_TIMEOUT = 30.0  # seconds for a body to arrive
 DRAIN_TIMEOUT = 5.0  # seconds in which the rest of a request that was refused is received and discarded
-PUBLIC_PATHS = ("/health",)  # need no key
+PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")  # need no key: they tell nothing of the model or its users
 
 
 def is_loopback(host: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -67,7 +67,7 @@ class ApiError(Exception):
         return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
-class _StrictModel(BaseModel):
+class StrictModel(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -77,8 +77,22 @@ class _StrictModel(BaseModel):
             return given
         return {name: value for name, value in given.items() if name in cls.model_fields or not is_no_op(name, value)}
 
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """A body of which every parameter is supported.
 
-class TextPart(_StrictModel):
+        Raises
+        ------
+        ApiError
+            400, naming the parameter and what was expected.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            raise _to_api_error(error) from None
+
+
+class TextPart(StrictModel):
     type: Literal["text"]
     text: str
 
@@ -109,7 +123,7 @@ Stops = Annotated[Annotated[list[str], Field(max_length=4)] | None, BeforeValida
 TokenLimit = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_unlimited_to_none)]
 
 
-class ChatMessage(_StrictModel):
+class ChatMessage(StrictModel):
     role: Literal["system", "developer", "user", "assistant"]
     content: Parts = []
 
@@ -118,11 +132,11 @@ class ChatMessage(_StrictModel):
         return "\n".join(part.text for part in self.content)
 
 
-class StreamOptions(_StrictModel):
+class StreamOptions(StrictModel):
     include_usage: bool | None = False
 
 
-class ChatRequest(_StrictModel):
+class ChatRequest(StrictModel):
     """The body of a POST to /v1/chat/completions."""
 
     model: str
@@ -147,10 +161,7 @@ class ChatRequest(_StrictModel):
         ApiError
             400, naming the parameter and what was expected.
         """
-        try:
-            request = cls.model_validate_json(body)
-        except ValidationError as error:
-            raise _to_api_error(error) from None
+        request = cls.read(body)
         last = request.messages[-1]
         if last.role != "user":
             raise ApiError(400, f"The last message is of role {last.role!r}, expected 'user'.", "messages")

@@ -21,7 +21,9 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from ..chat.directory import TURNS
+from ..chat.fact_change import FactChange
 from ..chat.session import ChatSession
+from ..consolidation.control import Progress
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..util.files import private_directory, read_list, write_list
@@ -37,6 +39,7 @@ from .directories import (
 )
 
 SEEN = "seen.json"  # in a user's directory
+CHANGES = "changes.json"  # beside it
 MAX_SEEN = 10_000  # questions
 MAX_LOADED = 64  # users that stay loaded between requests
 MAX_LOADED_BYTES = 1 << 30  # of their memories; one user stays loaded whatever its size
@@ -204,6 +207,35 @@ class User:
         with self._lock:
             return self.session.progress is not None
 
+    def pause(self) -> None:
+        """Let a consolidation wait until `begin`."""
+        with self._lock:
+            self.session.pause()
+
+    def change(self, change: FactChange, progress: Callable[[Progress], None]) -> Report | None:
+        """Change facts. Turns are recorded meanwhile. None if the user was erased before the end.
+
+        progress : called at every step. What it raises ends the work.
+        """
+        with self._lock:
+            if self.erased:
+                return None
+            make = self.session.changing(change, progress)
+        made = make()
+        with self._lock:
+            if self.erased:
+                return None
+            report = self.session.take(change, made)
+            if report.accepted:
+                self.session.store.prune(self.keep_versions)
+            return report
+
+    def write_changes(self, changes: list[Any]) -> None:
+        """Write which changes of facts wait, so that a restart does them."""
+        with self._lock:
+            if not self.erased:
+                write_list(self.session.directory / CHANGES, "changes", changes)
+
     def close(self) -> None:
         """Stop a consolidation. Its work is kept for the next time."""
         with self._lock:
@@ -304,6 +336,11 @@ class Users:
             user = self._user(directory_name(identity))
             user.store_identity(identity)
             return user
+
+    def open(self, name: str) -> User | None:
+        """The object of the user of a directory; None if there is no such directory."""
+        with self._lock:
+            return self._user(name) if (self.directory / name).is_dir() else None
 
     def _user(self, name: str) -> User:
         user = self._loaded.get(name)
