@@ -20,12 +20,13 @@ from transformers import TextStreamer
 from transformers.utils import logging
 
 from ttt_retrofit import ChatSession, InputError, TTTError
+from ttt_retrofit.chat.waiting_facts import WaitingFacts
 from ttt_retrofit.memory.report import Report
 from ttt_retrofit.util.shown import shown
 
 from .frame import Terminated
 from .output import Output
-from .reviewing import WaitingFacts
+from .reviewing import one_by_one
 
 logger = logging.get_logger(__name__)
 
@@ -184,7 +185,9 @@ class Terminal:
         elif name == "/memory":
             self.out.remark(self._remembered())
         elif name == "/review":
-            if not self.waiting.answer(self._keeps):
+            if self.waiting.facts:
+                self.waiting.keep(one_by_one(self.waiting.facts, self._keeps))
+            else:
                 self.out.remark("No facts wait for a review.")
         elif name == "/rollback":
             self.waiting.dismiss()

@@ -19,7 +19,7 @@ from ..memory.report import Report
 from ..streaming.cache import TTTCache
 from ..util.files import list_bytes, remove, remove_unfinished, staged
 from ..util.messages import Message
-from .directory import TURNS, WORK
+from .directory import CHANGES, TURNS, WORK
 from .disk import SessionFiles
 from .fact_change import FactChange
 
@@ -63,7 +63,8 @@ class OwnedMemory(SessionFiles):
         self.abandon()
         with self._locked():
             self.store.erase()
-            (self.directory / TURNS).unlink(missing_ok=True)  # needs no space: works on a full disk, too
+            for name in (TURNS, CHANGES):
+                (self.directory / name).unlink(missing_ok=True)  # needs no space: works on a full disk, too
             remove_unfinished(self.directory)
             self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
             self._disk_state = self._read_disk_state()

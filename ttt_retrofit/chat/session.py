@@ -41,7 +41,7 @@ from ..util.files import (
 )
 from ..util.given import check_tokenizer
 from ..util.messages import Message, is_message, prompt_ids
-from .days import today, with_days, without_days
+from .days import exchanges, today, with_days, without_days
 from .directory import LOCK, STORE, TURNS, WORK
 from .owned import OwnedMemory
 
@@ -170,10 +170,59 @@ class ChatSession(OwnedMemory):
         """
         self._add(*with_days(said))
 
+    def answer(self, messages: Sequence[Message], **generate_kwargs: Any) -> str:
+        """Answer one of several conversations of the user. Nothing of it is kept unless `note` adds it.
+
+        Parameters
+        ----------
+        messages : the conversation, without a system prompt. It ends with the question.
+
+        Raises
+        ------
+        InputError
+            When another session has changed the store.
+        """
+        with self._exclusive():  # raise before the answer is written: it could not be saved
+            pass
+        self.pause()
+        return self._answer(list(messages), generate_kwargs)
+
+    def withdraw(self, said: Sequence[Message], instead: Sequence[Message] = ()) -> None:
+        """Take back messages that wait to become memory, and add others. A consolidation that reads one is abandoned.
+
+        Parameters
+        ----------
+        said : exchanges, each from a message of the user to the next. Of equal ones the last goes; memory stays.
+        instead : as `note` takes them.
+
+        Raises
+        ------
+        InputError
+            As `note`.
+        """
+        with self._exclusive():
+            left = list(self.messages)
+            gone: list[int] = []
+            for exchange in reversed(exchanges(said)):
+                size = len(exchange)
+                starts = (n for n in reversed(range(len(left))) if left[n : n + size] == exchange)
+                if (start := next(starts, None)) is not None:
+                    del left[start : start + size]
+                    gone += range(start, start + size)
+            left += with_days(instead)
+            if left == self.messages:
+                return
+            write_list(self.directory / TURNS, "messages", left)
+            self.messages, self._disk_state = left, self._read_disk_state()
+            self._rejected -= sum(place < self._rejected for place in gone)
+        if gone and min(gone) < self._in_job:
+            self.abandon()
+
     def _answer(self, messages: list[Message], generate_kwargs: dict[str, Any]) -> str:
+        memory = self.memory
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *without_days(messages)]
-        if self.memory is not None:
-            prompt = self.memory.with_notes(prompt)
+        if memory is not None:
+            prompt = memory.with_notes(prompt)
         ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
         cached, cache = len(self._cached_ids), self._cache
         if cache is None or cached >= len(ids) or ids[:cached] != self._cached_ids:
@@ -188,10 +237,11 @@ class ChatSession(OwnedMemory):
                 "input_ids": given,
                 "attention_mask": torch.ones_like(given),
                 "past_key_values": cache,
-                "memories": [self.memory],
+                "memories": [memory],
             }
         )[0].tolist()
-        if cache.rows == 1:  # with beams, it is unknown which row is the answer
+        # With beams, it is unknown which row is the answer. With another memory, the cache would be another.
+        if cache.rows == 1 and self.memory is memory:
             self._cache, self._cached_ids = cache, written[:-1]  # the last token was written but not read yet
         return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
 
