@@ -57,6 +57,7 @@ def served(
     limits: Limits = Limits(max_new_tokens=64),
     config: Any = CONFIG,
     origins: Sequence[str] = (),
+    user_header: str | None = None,
 ) -> Iterator[tuple[str, Service]]:
     """The address of a running server, and its service."""
     known = users(model, store, config)
@@ -66,6 +67,7 @@ def served(
         known,
         IdleConsolidator(known, idle),
         replace(limits, max_concurrent=most),
+        user_header,
     )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = Server(application(service, key, origins), service.scheduler.close, service.scheduler.stop, grace=1)

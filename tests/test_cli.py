@@ -203,9 +203,9 @@ def test_a_consolidated_memory_is_listed_shown_rolled_back_exported_and_combined
     PeftModel.from_pretrained(tiny("llama", max_position_embeddings=4096), tmp_path / "adapter")
     assert len(document("memory", "combine", user, user, tmp_path / "both")["entries"]) == 2
     assert len(Memory.load(tmp_path / "both").names()) == 2
-    assert document("memory", "rollback", user) == {"directory": str(user), "before": 1, "current": None}
+    assert document("memory", "rollback", user, "--yes") == {"directory": str(user), "before": 1, "current": None}
     assert "no version is current" in fails("memory", "show", user)
-    assert "empty" in fails("memory", "rollback", user)
+    assert "empty" in fails("memory", "rollback", user, "--yes")
 
 
 @pytest.mark.slow

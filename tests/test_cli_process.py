@@ -91,12 +91,12 @@ def test_a_server_answers_until_it_is_interrupted_and_then_its_users_can_be_eras
     assert client.models.list().data[0].id == said["model"] == "base"
     pieces = client.chat.completions.create(model="base", messages=asked, user="ines", stream=True, max_tokens=4)
     assert "".join(piece.choices[0].delta.content or "" for piece in pieces)
-    assert "A server is using" in fails("memory", "erase", store, "ines")
+    assert "A server is using" in fails("memory", "erase", store, "ines", "--yes")
     port = said["url"].rpartition(":")[2].removesuffix("/v1")
     assert "Address already in use" in fails("serve", base, "--port", port)
     interrupted(process)
-    assert document("memory", "erase", store, "ines")["user"] == "ines"
-    assert "Nothing is stored" in fails("memory", "erase", store, "ines")
+    assert document("memory", "erase", store, "ines", "--yes")["user"] == "ines"
+    assert "Nothing is stored" in fails("memory", "erase", store, "ines", "--yes")
     assert [path.name for path in store.iterdir()] == ["serving.lock"]
 
 

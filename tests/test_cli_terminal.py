@@ -115,3 +115,26 @@ def test_a_remark_takes_the_place_of_the_prompt_and_waits_while_a_line_is_typed(
     monkeypatch.setattr("builtins.input", lambda prompt: "my name")
     talk.session = type("Session", (), {"progress": None, "idle": lambda self, seconds: None})()
     assert talk._next_line() == "my name" and capsys.readouterr().out == "(accepted)\n"
+
+
+def test_what_deletes_asks_once_at_a_terminal(monkeypatch, capsys):
+    from types import SimpleNamespace
+
+    from ttt_retrofit_cli.output import Output
+    from ttt_retrofit_cli.terminal import Terminal
+
+    done, asked, says = [], [], ["n", "", "y", "yes"]
+    session = SimpleNamespace(
+        memory=None, messages=[], progress=None,
+        rollback=lambda: done.append("rollback"), erase=lambda: done.append("erase"),
+        forget=lambda *names: done.append(names),
+    )  # fmt: skip
+    talk = Terminal(Output(as_json=False), session, 4, 0.0)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or says.pop(0))
+    talk._at_terminal = True
+    for name, argument in (("/rollback", ""), ("/forget", "a b"), ("/rollback", ""), ("/forget", "all")):
+        talk._command(name, argument)
+    assert done == ["rollback", "erase"] and len(asked) == 4 and "words and memory" in asked[3]
+    talk._at_terminal = False  # lines of a file say what they want
+    talk._command("/forget", "a b")
+    assert done[2:] == [("a", "b")] and len(asked) == 4

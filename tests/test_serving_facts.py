@@ -11,7 +11,6 @@ from served import quick, served, until, users
 
 from ttt_retrofit.chat.directory import CHANGES, STORE
 from ttt_retrofit.chat.fact_change import FactChange
-from ttt_retrofit.consolidation.facts.found import search
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.studied import Studying
 from ttt_retrofit.memory.store import MemoryStore
@@ -219,10 +218,3 @@ def test_the_facts_of_others_need_the_key_and_the_documentation_needs_none(model
     for behind, handlers in RESOURCES.items():
         assert len([1 for path, method in listed if path.count("/") == 3 + len(behind) and method in handlers])
     assert set(openapi.SUMMARIES) == {name for _, _, name in openapi.operations()}
-
-
-def test_a_question_finds_the_facts_that_share_its_rarer_words_in_any_language(made):
-    facts = made.facts()
-    assert search(facts, "who lives in Antwerp ?")[0][0].text == ANTWERP
-    assert search(facts, "") == [] == search(facts, "Zürich 42")
-    assert search([], "museum") == []

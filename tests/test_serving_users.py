@@ -133,6 +133,23 @@ def test_facts_that_were_changed_back_elsewhere_are_recorded_in_their_order(mode
     assert [m["content"] for m in user.session.messages if m["role"] == "user"] == ["a b", "c d", "a b", "c d", "bye"]
 
 
+def test_an_application_in_front_may_name_the_user_in_a_header(model, tmp_path):
+    header = "X-OpenWebUI-User-Id"
+    with served(tmp_path / "with", model, user_header=header) as (url, service):
+        chat = client(url).chat.completions
+        ask(chat, extra_headers={header: "3f0c-ines"})
+        assert service.users.get("3f0c-ines").waiting == 2
+        ask(chat, user="otto")
+        assert service.users.get("otto").waiting == 2, "without the header the request names the user"
+        with pytest.raises(openai.BadRequestError, match="user='otto', and the header says '3f0c-ines'"):
+            ask(chat, user="otto", extra_headers={header: "3f0c-ines"})
+        with pytest.raises(openai.BadRequestError, match="is no user id"):
+            ask(chat, extra_headers={header: ".."})
+    with served(tmp_path / "without", model) as (url, service):
+        ask(client(url).chat.completions, extra_headers={header: "3f0c-ines"})
+        assert service.users.stored() == [], "nobody asked for it"
+
+
 def test_turns_are_questions_with_what_was_answered_before():
     conversation = [
         {"role": "system", "content": "s"}, {"role": "assistant", "content": "welcome"},

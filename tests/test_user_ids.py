@@ -108,7 +108,7 @@ def test_who_asked_in_a_chat_is_erased_on_the_command_line(tmp_path):
             assert ask(client(url).chat.completions, user=identity, max_tokens=1).choices
         assert len(httpx.get(f"{url}/v1/memories").json()["data"]) == len(odd)
     for number, identity in enumerate(odd, start=1):
-        assert identity in run("memory", "erase", tmp_path, "--", identity).stdout
+        assert identity in run("memory", "erase", tmp_path, "--yes", "--", identity).stdout
         assert len(list(tmp_path.glob("*/user.json"))) == len(odd) - number
     for identity in ("..", "ines\n", os.fsdecode(b"in\xff")):
         assert "user id" in fails("memory", "erase", tmp_path, "--", identity)

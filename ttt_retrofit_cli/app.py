@@ -13,6 +13,7 @@ from .consolidate import consolidate
 from .convert import convert
 from .eval import demo, evaluate
 from .info import info
+from .mcp import mcp
 from .read import read
 from .serve import serve
 from .train import train
@@ -20,7 +21,7 @@ from .train import train
 PACKAGES = ("ttt-retrofit", "torch", "transformers")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich")
-memories = typer.Typer(help="Memories on disk: versions, contents, rollback, export.", no_args_is_help=True)
+memories = typer.Typer(help="Memories on disk: users, facts, questions, versions, erasure.", no_args_is_help=True)
 plots = typer.Typer(help="Pictures on the terminal; with --out, PNG and HTML files.", no_args_is_help=True)
 
 Verbs = dict[str, Callable[..., None]]
@@ -32,13 +33,15 @@ VERBS: Verbs = {
     "demo": demo,
     "chat": chat,
     "serve": serve,
+    "mcp": mcp,
     "consolidate": consolidate,
     "train": train,
 }
 OF_MEMORIES: Verbs = {
-    "list": memory.list_versions,
+    "list": memory.list_stored,
     "show": memory.show,
     "facts": memory.show_facts,
+    "ask": memory.ask,
     "forget-fact": facts.forget_fact,
     "correct-fact": facts.correct_fact,
     "add-fact": facts.add_fact,

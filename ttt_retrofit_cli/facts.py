@@ -1,11 +1,13 @@
 """`memory forget-fact`, `correct-fact`, `add-fact`: what a user's directory remembers, fact by fact."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import ModelOptions, Recipe, WriterOptions
+from .options import Base, ModelOptions, Recipe, User, WriterOptions, Yes
 
 if TYPE_CHECKING:
     from ttt_retrofit import ChatSession
@@ -15,10 +17,6 @@ if TYPE_CHECKING:
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="As given to --memory.", show_default=False)]
 Text = Annotated[str, typer.Argument(help="A sentence of the user, such as 'My dog is Bolt.'", show_default=False)]
-Base = Annotated[
-    str | None, typer.Option("--model", help="Directory or Hub id; the base that the memory names.", show_default=False)
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Purge = Annotated[bool, typer.Option("--purge", help="Delete the earlier versions, too, which still hold it.")]
 Since = Annotated[str | None, typer.Option(help="Since when, such as 2026-03-09; today when not given.")]
 
@@ -29,15 +27,21 @@ def forget_fact(
     facts: Annotated[list[str], typer.Argument(metavar="ID...", help="See `memory facts`.", show_default=False)],
     options: ModelOptions,
     recipe: Recipe = None,
+    user: User = None,
     model: Base = None,
     purge: Purge = False,
     yes: Yes = False,
 ) -> None:
     """Delete facts, and what was learned of them. Exits with 1 where they would still be answered."""
+    from ttt_retrofit.serving.stores import directory_of
+
+    from .reviewing import confirm
+
+    directory = directory_of(directory, user)
     told = [_text_of(directory, fact) for fact in facts]
-    _confirm(yes, f"Delete {'; '.join(told)}{_with_versions(purge)}?")
-    session = _session(directory, model, WriterOptions(recipe=recipe), options, out)
-    _end(out, session, session.forget_fact(*facts, purge=purge), f"Deleted {len(facts)} facts.")
+    confirm(yes, f"Delete {'; '.join(told)}{_with_versions(purge)}?")
+    with _session(directory, model, WriterOptions(recipe=recipe), options, out) as session:
+        _end(out, session, session.forget_fact(*facts, purge=purge), f"Deleted {len(facts)} facts.")
 
 
 def correct_fact(
@@ -47,15 +51,21 @@ def correct_fact(
     text: Text,
     making: WriterOptions,
     options: ModelOptions,
+    user: User = None,
     model: Base = None,
     date: Since = None,
     purge: Purge = False,
     yes: Yes = False,
 ) -> None:
     """Put a fact in the place of another one. Exits with 1 where it is not learned, or the old one still answered."""
-    _confirm(yes, f"Delete {_text_of(directory, fact)}, for {text!r}{_with_versions(purge)}?")
-    session = _session(directory, model, making, options, out)
-    _end(out, session, session.correct_fact(fact, text, date=date, purge=purge), f"Corrected {fact}.")
+    from ttt_retrofit.serving.stores import directory_of
+
+    from .reviewing import confirm
+
+    directory = directory_of(directory, user)
+    confirm(yes, f"Delete {_text_of(directory, fact)}, for {text!r}{_with_versions(purge)}?")
+    with _session(directory, model, making, options, out) as session:
+        _end(out, session, session.correct_fact(fact, text, date=date, purge=purge), f"Corrected {fact}.")
 
 
 def add_fact(
@@ -64,12 +74,16 @@ def add_fact(
     text: Text,
     making: WriterOptions,
     options: ModelOptions,
+    user: User = None,
     model: Base = None,
     date: Since = None,
 ) -> None:
     """Add a fact that was said in no conversation. Exits with 1 where it is not learned."""
-    session = _session(directory, model, making, options, out)
-    _end(out, session, session.add_fact(text, date), "Added.")
+    from ttt_retrofit.serving.stores import directory_of
+
+    directory = directory_of(directory, user)
+    with _session(directory, model, making, options, out) as session:
+        _end(out, session, session.add_fact(text, date), "Added.")
 
 
 def _text_of(directory: Path, fact: str) -> str:
@@ -89,31 +103,17 @@ def _with_versions(purge: bool) -> str:
     return ", and all earlier versions" if purge else ""
 
 
-def _confirm(yes: bool, question: str) -> None:
-    if not yes and not typer.confirm(question, err=True):
-        raise typer.Exit(1)
-
-
+@contextmanager
 def _session(
     directory: Path, model: str | None, making: WriterOptions, options: ModelOptions, out: "Output"
-) -> "ChatSession":
-    from ttt_retrofit import ChatSession, InputError
-    from ttt_retrofit.chat.directory import is_session_directory
-    from ttt_retrofit.consolidation.facts.writers import writer_of
+) -> Iterator["ChatSession"]:
+    from ttt_retrofit.serving.stored_facts import StoredFacts
 
-    from .loading import load_model, load_tokenizer
-    from .recipes import recipe
-    from .stores import chosen_memory
+    from .sessions import SessionOpener
 
     out.stopped = "Stopped. The memory is as it was."
-    config, writer = recipe(making.recipe), writer_of(making.writer)
-    if model is None:
-        if not is_session_directory(directory):
-            raise InputError(f"{directory} holds no memory yet, which would name its base. Give --model.")
-        model = chosen_memory(directory, None).base_name
-    with out.aside.status(f"loading {model}"):
-        reader, tokenizer = load_model(model, options), load_tokenizer(model, options)
-    return ChatSession(reader, tokenizer, directory, config=config, writer=writer)
+    with StoredFacts(directory, SessionOpener(model, making, options, out)).opened(None) as session:
+        yield session
 
 
 def _end(out: "Output", session: "ChatSession", report: "Report", done: str) -> None:

@@ -5,19 +5,59 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from .options import Saved
+from .options import Base, ModelOptions, Saved, User, Yes
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ttt_retrofit.memory.facts import Fact
+
     from .output import Output
 
-Store = Annotated[Path, typer.Argument(help="A user's directory, as given to --memory.", show_default=False)]
+Store = Annotated[
+    Path,
+    typer.Argument(help="A user's directory, or one of several users, as given to --memory or --store.",
+                   show_default=False),
+]  # fmt: skip
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist.", show_default=False)]
 Shown = Literal["current", "superseded", "retracted", "all"]
 Version = Annotated[int | None, typer.Option(help="Of a store; the current one when not given.")]
+FIRST = 5  # facts that `show` shows
 
 
-def list_versions(out: "Output", directory: Store) -> None:
-    """Every version, and which one is current."""
+def list_stored(out: "Output", directory: Store, user: User = None) -> None:
+    """The users in a directory of several; of one user every version, and which one is current."""
+    from ttt_retrofit.serving.stores import directory_of, users_in
+
+    users = {} if user is not None else users_in(directory)
+    if users:
+        _list_users(out, directory, users)
+    else:
+        _list_versions(out, directory_of(directory, user), user)
+
+
+def _list_users(out: "Output", directory: Path, users: dict[str, Path]) -> None:
+    from ttt_retrofit import TTTError
+
+    from .output import table
+    from .stores import Kept, when
+
+    shown = table(f"Users in {directory}", ["user", "made", "facts", "in words", "messages waiting"])
+    documents: list[dict[str, object]] = []
+    for name, path in users.items():
+        try:
+            kept = Kept.read(path)
+        except TTTError as error:  # one that cannot be read hides no other
+            shown.add_row(name, "unreadable")
+            documents.append({"user": name, "directory": str(path), "error": str(error)})
+            continue
+        made = None if kept.memory is None else kept.memory.created
+        shown.add_row(name, "" if made is None else when(made), *(f"{count:,}" for count in kept.facts.values()))
+        documents.append({"user": name, "directory": str(path), "created": made, "facts": kept.facts})
+    out.result({"directory": str(directory), "users": documents}, shown)
+
+
+def _list_versions(out: "Output", directory: Path, user: str | None) -> None:
     from ttt_retrofit.chat.directory import open_store
 
     from .output import table
@@ -25,62 +65,122 @@ def list_versions(out: "Output", directory: Store) -> None:
 
     store = open_store(directory)
     current, found = store.current(), {number: load_version(store, number) for number in store.versions()}
-    shown = table(f"Memory in {directory}", ["version", "", "made", "contexts", "recall", "drift", "kB"])
+    columns = ["version", "", "made", "contexts", "facts", "in words", "recall", "kB"]
+    shown = table(f"Memory of {user or directory.name} in {directory}", columns)
     for number, memory in found.items():
         recall = "" if memory.report is None or memory.report.recall is None else f"{memory.report.recall:.0%}"
-        drift = "" if memory.report is None else f"{memory.report.drift_loss:+.2%}"
-        cells = [when(memory.created), str(len(memory.entries)), recall, drift, f"{memory.nbytes / 1e3:,.0f}"]
+        counts = (len(memory.entries), len(memory.facts()), len(memory.unlearned()))
+        cells = [when(memory.created), *map(str, counts), recall, f"{memory.nbytes / 1e3:,.0f}"]
         shown.add_row(str(number), "current" if number == current else "", *cells)
     versions = [{"version": number} | document_of(memory) for number, memory in found.items()]
     out.result({"directory": str(directory), "current": current, "versions": versions}, shown)
 
 
-def show(out: "Output", memory: Saved, version: Version = None) -> None:
-    """Contexts, sizes and the report of one memory."""
-    from .output import table
-    from .stores import chosen_memory, document_of, when
+def show(out: "Output", memory: Saved, user: User = None, version: Version = None) -> None:
+    """Whose it is, how many facts are known and wait, the first facts, contexts, and the report."""
+    from ttt_retrofit.serving.stores import directory_of
 
-    found = chosen_memory(memory, version)
-    shown = table(f"{found.base_name}, {found.nbytes / 1e3:,.0f} kB, made {when(found.created)}",
-                  ["entry", "made", "contexts", "tokens", "facts", "lessons", "kB"])  # fmt: skip
+    from .output import facts, table
+    from .stores import Kept, document_of, when
+
+    directory = directory_of(memory, user)
+    kept = Kept.read(directory, version)
+    found, counts = kept.memory, kept.facts
+    document = {"user": user, "version": kept.version, "known": counts}
+    waiting = f"{kept.waiting:,} messages, which are still words"
+    if found is None:
+        out.result(document | {"entries": []}, f"Nothing is remembered in {directory} yet. Waiting: {waiting}.")
+        return
+    contexts = table("Contexts", ["name", "of", "made", "said", "facts", "tokens"])
     for entry in found.entries:
+        days = sorted({fact.said_at for fact in entry.facts if fact.said_at})
         tokens = sum(source.tokens for source in entry.sources)
-        figures = (len(entry.sources), tokens, len(entry.facts), len(entry.lessons), round(entry.nbytes / 1e3))
-        shown.add_row(entry.name, when(entry.created), *(f"{figure:,}" for figure in figures))
+        kinds = ", ".join(source.kind for source in entry.sources)
+        said = " to ".join(dict.fromkeys([days[0], days[-1]])) if days else ""
+        contexts.add_row(entry.name, kinds, when(entry.created), said, f"{len(entry.facts):,}", f"{tokens:,}")
+    current = found.facts()
+    named = {
+        "memory of": f"{user or directory.name}, in {directory}",
+        "base": found.base_name,
+        "made": when(found.created) + ("" if kept.version is None else f", version {kept.version}"),
+        "facts": f"{counts['known']:,} known, {counts['in_words']:,} of them as words",
+        "waiting": waiting,
+    }
     report = "No report: entries were combined or dropped."
     if found.report is not None:
         report = f"As the file says:\n{found.report}"
-    out.result(document_of(found), shown, report)
+    first = [_facts_table("First facts", current[:FIRST])] if current else []
+    more = [f"`ttt-retrofit memory facts` lists all {len(current):,}."] if len(current) > FIRST else []
+    out.result(document | document_of(found), facts(named), *first, *more, contexts, report)
 
 
 def show_facts(
     out: "Output",
     memory: Saved,
+    user: User = None,
     version: Version = None,
     status: Annotated[Shown, typer.Option(help="Facts that are shown.")] = "current",
 ) -> None:
     """What a memory holds, fact by fact."""
-    from .output import table
+    from ttt_retrofit.serving.stores import directory_of
+
     from .stores import chosen_memory
 
-    found = chosen_memory(memory, version).facts(None if status == "all" else status)
-    shown = table(f"Facts in {memory}", ["id", "who", "when", "state", "fact"])
+    found = chosen_memory(directory_of(memory, user), version).facts(None if status == "all" else status)
+    shown = _facts_table(f"Facts in {memory}", found)
+    out.result({"memory": str(memory), "facts": [fact.to_dict() for fact in found]}, shown)
+
+
+def _facts_table(title: str, facts: "list[Fact]") -> "Table":
+    from .output import table
+
+    shown = table(title, ["id", "who", "when", "state", "fact"])
     shown.columns[-1].justify, shown.columns[-1].no_wrap = "left", False
-    for fact in found:
+    for fact in facts:
         learned = {True: "learned", False: "words", None: ""}[fact.learned]
         state = learned if fact.status == "current" else fact.status
         who = fact.said_by if fact.provenance == "said" else f"{fact.said_by} ({fact.provenance})"
         shown.add_row(fact.id, who, fact.said_at or "", state, fact.text or "(deleted)")
-    out.result({"memory": str(memory), "facts": [fact.to_dict() for fact in found]}, shown)
+    return shown
 
 
-def rollback(out: "Output", directory: Store) -> None:
+def ask(
+    out: "Output",
+    memory: Saved,
+    question: Annotated[str, typer.Argument(help="Asked by itself, of the memory alone.", show_default=False)],
+    options: ModelOptions,
+    user: User = None,
+    version: Version = None,
+    model: Base = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Of the answer, at most.", min=1)] = 256,
+) -> None:
+    """Ask a memory one question, which changes nothing. Messages that are not yet memory are not read."""
+    from ttt_retrofit.serving.stores import directory_of
+
+    from .loading import load_model, load_tokenizer
+    from .stores import chosen_memory
+
+    found = chosen_memory(directory_of(memory, user), version)
+    name = model or found.base_name
+    with out.aside.status(f"loading {name}"):
+        speaker, tokenizer = load_model(name, options), load_tokenizer(name, options)
+    answer = speaker.ask(found, question, tokenizer=tokenizer, do_sample=False, max_new_tokens=max_new_tokens)
+    out.result({"memory": str(memory), "user": user, "question": question, "answer": answer}, answer)
+
+
+def rollback(out: "Output", directory: Store, user: User = None, yes: Yes = False) -> None:
     """Back to the version before."""
     from ttt_retrofit.chat.directory import open_store
+    from ttt_retrofit.serving.stores import changing, directory_of
 
-    store = open_store(directory)
+    from .reviewing import confirm
+
+    found = directory_of(directory, user)
+    store = open_store(found)
     before = store.current()
-    store.rollback()
+    confirm(yes, f"Go back from version {before} of the memory in {found}?")
+    with changing(found):
+        store.rollback()
     now = store.current()
     state = "nothing is remembered now" if now is None else f"version {now} is current now"
     out.result(
@@ -92,16 +192,19 @@ def export(
     out: "Output",
     memory: Saved,
     target: Target,
+    user: User = None,
     version: Version = None,
     rank: Annotated[int, typer.Option(help="Largest rank of the adapter.", min=1)] = 16,
     transposed: Annotated[bool, typer.Option("--transposed", help="For GPT-2, whose projections are Conv1D.")] = False,
 ) -> None:
     """Write a PEFT LoRA adapter that says what the memory says with its gates open."""
+    from ttt_retrofit.serving.stores import directory_of
+
     from .stores import chosen_memory
     from .targets import check_new
 
     check_new(target)
-    kept = chosen_memory(memory, version).to_lora(target, rank=rank, transposed=transposed)
+    kept = chosen_memory(directory_of(memory, user), version).to_lora(target, rank=rank, transposed=transposed)
     least = min(kept.values())
     said = f"{target}: a LoRA adapter of rank at most {rank}, which keeps at least {least:.0%} of every projection."
     out.result({"saved": str(target), "rank": rank, "energy_kept": kept}, said)
@@ -129,34 +232,27 @@ def combine(
 def erase(
     out: "Output",
     store: Annotated[
-        Path, typer.Argument(help="What was given to `serve --store`, or to `chat --memory`.", show_default=False)
+        Path,
+        typer.Argument(help="What was given to `serve --store` or `chat --memory`, or holds such.", show_default=False),
     ],
     user: Annotated[
         str | None,
         typer.Argument(
-            help="Of a server, as the requests named them; after -- if it begins with a dash.", show_default=False
+            help="Where there are several, as `memory list` names them; after -- if it begins with a dash.",
+            show_default=False,
         ),
     ] = None,
+    yes: Yes = False,
 ) -> None:
-    """Delete all that a chat or a server, which must not be running, has stored of a user."""
-    from ttt_retrofit import InputError
-    from ttt_retrofit.chat.directory import erase_directory, is_session_directory
-    from ttt_retrofit.serving.directories import erase_stored
+    """Delete all that a chat, a server or a store has of a user. None of them may be running."""
+    from ttt_retrofit.serving.stores import directory_of, erase_one, is_of_one
 
-    one_user = is_session_directory(store)
-    if user is None:
-        if not one_user:
-            raise InputError(
-                f"{store} holds neither words nor memory of one user. Expected what was given to `chat --memory` "
-                "or `consolidate --memory`; of a server's store, name the user as well: memory erase STORE USER."
-            )
-        erase_directory(store)
-        out.result({"store": str(store), "user": None}, f"Erased: words and memory in {store}.")
-        return
-    if one_user:
-        raise InputError(
-            f"{store} is the directory of one user, not a server's store. To erase it: memory erase {store}"
-        )
-    if not erase_stored(store, user):
-        raise InputError(f"Nothing is stored of a user {user!r} in {store}.")
-    out.result({"store": str(store), "user": user}, f"Erased: words and memory of {user}.")
+    from .reviewing import confirm
+
+    directory = directory_of(store, user)
+    if user is not None or is_of_one(store):
+        confirm(yes, f"Erase all words and memory of {user or store} in {directory}, with all versions?")
+    erase_one(store, user)
+    out.result(
+        {"store": str(store), "user": user}, f"Erased: words and memory {f'of {user}' if user else f'in {store}'}."
+    )

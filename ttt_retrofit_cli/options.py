@@ -19,6 +19,14 @@ Split = Annotated[
     bool, typer.Option(help="Special tokens that a message spells are text, not tokens that could begin a turn.")
 ]
 Saved = Annotated[Path, typer.Argument(help="A user's directory, or a memory saved alone.", show_default=False)]
+User = Annotated[
+    str | None,
+    typer.Option("--user", help="Whose, where the directory is that of several; `memory list` names them."),
+]
+Base = Annotated[
+    str | None, typer.Option("--model", help="Directory or Hub id; the base that the memory names.", show_default=False)
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Recipe = Annotated[
     list[str] | None,
     typer.Option(metavar="NAME=VALUE", help="Any field of ConsolidationConfig, or of MemoryConfig as memory.NAME."),

@@ -36,6 +36,12 @@ def confirmed(question: str) -> bool:
     return typer.confirm(question, default=True, err=True)
 
 
+def confirm(yes: bool, question: str) -> None:
+    """Ask once before something is deleted, unless `yes` was said already. Leaves with 1 at a no."""
+    if not yes and not typer.confirm(shown_in_line(question), err=True):
+        raise typer.Exit(1)
+
+
 def one_by_one(facts: Sequence[Fact], ask: Ask = confirmed) -> list[Fact]:
     """Those that somebody wants to be kept."""
     return [fact for fact in facts if ask(f"Keep: {shown_in_line(str(fact))}")]

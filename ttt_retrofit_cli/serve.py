@@ -42,6 +42,9 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="Of a web page that may ask from a browser; repeat for more.")
     ] = None,
+    user_header: Annotated[
+        str | None, typer.Option(help="Header that names the user, such as X-OpenWebUI-User-Id.", show_default=False)
+    ] = None,
     keep_versions: Annotated[int, typer.Option(help="Of each user's memory, the current one among them.", min=1)] = 3,
 ) -> None:
     """Serve OpenAI's protocol; every user has a memory, made while they are idle."""
@@ -80,6 +83,7 @@ def serve(
             key=api_key,
             origins=origins,
             limits=limits,
+            user_header=user_header,
             idle=idle,
             batch=batch,
             keep_versions=keep_versions,

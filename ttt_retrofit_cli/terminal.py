@@ -190,15 +190,17 @@ class Terminal:
             else:
                 self.out.remark("No facts wait for a review.")
         elif name == "/rollback":
-            self.waiting.dismiss()
-            self.session.rollback()
+            if self._is_sure("Go back to the memory before?"):
+                self.waiting.dismiss()
+                self.session.rollback()
             self.out.remark(self._remembered())
         elif name == "/forget":
-            self.waiting.dismiss()
-            if argument == "all":
-                self.session.erase()
-            else:
-                self.session.forget(*argument.split() or [""])
+            if not argument or self._is_sure(f"Forget {argument}{', words and memory' if argument == 'all' else ''}?"):
+                self.waiting.dismiss()
+                if argument == "all":
+                    self.session.erase()
+                else:
+                    self.session.forget(*argument.split() or [""])
             self.out.remark(self._remembered())
         elif name == "/save":
             if self.session.memory is None or not argument:
@@ -212,6 +214,10 @@ class Terminal:
         self.out.console.print(shown(f"{question} [Y/n] "), end="", markup=False, soft_wrap=True)
         line = input() if self._at_terminal else next(self._lines, "n")
         return not line.strip().lower().startswith("n")
+
+    def _is_sure(self, question: str) -> bool:
+        """Only a yes deletes. Lines that come from a file or a program are not asked for one."""
+        return not self._at_terminal or input(shown(f"{question} [y/N] ")).strip().lower().startswith("y")
 
     def _remembered(self) -> str:
         memory = self.session.memory

@@ -35,8 +35,14 @@ class FactChange:
         """What `to_dict` wrote."""
         return cls(tuple(values["ids"]), values["text"], values["date"], values["purge"])
 
+    def made(self, memory: Memory | None) -> str | None:
+        """The id of the current fact with its text, in a memory that was changed."""
+        said = None if self.text is None else " ".join(self.text.split())
+        found = [] if memory is None else [fact.id for fact in memory.facts() if fact.text == said]
+        return found[-1] if found else None
+
     def holds(self, memory: Memory | None) -> bool:
         """Whether a memory is as the change would have it: of a change that was killed it tells if it was done."""
-        facts = () if memory is None else memory.facts(None)
-        known = self.text is None or any(f.text == " ".join(self.text.split()) and f.status == "current" for f in facts)
-        return known and not any(fact.id in self.ids and fact.text for fact in facts)
+        told = () if memory is None else memory.facts(None)
+        known = self.text is None or self.made(memory) is not None
+        return known and not any(fact.id in self.ids and fact.text for fact in told)

@@ -89,19 +89,20 @@ class OwnedMemory(SessionFiles):
         ConfigError
             As `model.forget_fact`.
         """
-        return self._change(FactChange((fact, *others), purge=purge))
+        return self.change(FactChange((fact, *others), purge=purge))
 
     def correct_fact(
         self, fact: str, text: str, *, date: datetime.date | str | None = None, purge: bool = False
     ) -> Report:
         """Put a fact in the place of another one, see `model.correct_fact`; `purge` as of `forget_fact`."""
-        return self._change(FactChange((fact,), text, _iso(date), purge))
+        return self.change(FactChange((fact,), text, _iso(date), purge))
 
     def add_fact(self, text: str, date: datetime.date | str | None = None) -> Report:
         """Add a fact that was said in no conversation, see `model.add_fact`."""
-        return self._change(FactChange((), text, _iso(date)))
+        return self.change(FactChange((), text, _iso(date)))
 
-    def _change(self, change: FactChange) -> Report:
+    def change(self, change: FactChange) -> Report:
+        """Change facts, as `forget_fact`, `correct_fact` and `add_fact` do."""
         return self.take(change, self.changing(change)())
 
     def changing(self, change: FactChange, progress: Callable[[Progress], None] | None = None) -> Callable[[], Memory]:

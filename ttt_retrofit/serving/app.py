@@ -180,12 +180,24 @@ def _sse(document: dict[str, Any]) -> str:
 
 
 class Service:
-    """The route handlers, and what they share."""
+    """The route handlers, and what they share.
+
+    Parameters
+    ----------
+    user_header : a header that names the user, too, set by an application that has authenticated them. None for none.
+    """
 
     def __init__(
-        self, name: str, scheduler: Scheduler, users: Users, consolidator: IdleConsolidator, limits: Limits
+        self,
+        name: str,
+        scheduler: Scheduler,
+        users: Users,
+        consolidator: IdleConsolidator,
+        limits: Limits,
+        user_header: str | None = None,
     ) -> None:
         self.name, self.scheduler, self.users, self.consolidator = name, scheduler, users, consolidator
+        self.user_header = user_header
         self.limits, self.admission = limits, AdmissionControl(limits)
         self.memories = Memories(users, consolidator.changes, limits)
 
@@ -202,6 +214,9 @@ class Service:
 
     async def chat_completions(self, request: Request) -> Response:
         params = await run_in_threadpool(ChatRequest.parse, await read_body(request, self.limits.max_body))
+        if self.user_header is not None:
+            sent = request.headers.get(self.user_header, "")
+            params = params.by(sent.encode("latin-1").decode(errors="replace"))
         if params.model != self.name:
             raise ApiError(
                 404, f"There is no model {quoted(params.model)} here, only {self.name!r}.", "model", "model_not_found"

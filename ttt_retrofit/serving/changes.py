@@ -166,8 +166,7 @@ class FactChanges:
             raise Cancelled("The user was erased.")
         requested.report, requested.reason = report, report.reason
         requested.status = "accepted" if report.accepted else "refused"
-        if report.accepted and requested.change.text is not None and user.memory is not None:
-            requested.fact = user.memory.entries[-1].facts[0].id
+        requested.fact = requested.change.made(user.memory) if report.accepted else None
 
     def _end(self, requested: Requested, user: User | None) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ from .identity import check_identity
 
 IDENTITY = "user.json"  # in a user's directory
 DIRECTORY_NAME = re.compile(r"[0-9a-f]{32}")
+SERVING = "serving.lock"  # in the directory of all: held by the server that uses it
 ERASED = ".erased-"  # prefix of the name of a directory that is being deleted
 
 
@@ -82,7 +83,7 @@ def lock_store(directory: Path) -> FileLock:
         When another process holds it.
     """
     # Released by another thread than the one that acquired it.
-    lock = FileLock(private_directory(directory) / "serving.lock", thread_local=False)
+    lock = FileLock(private_directory(directory) / SERVING, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

@@ -15,7 +15,10 @@ import httpx
 
 from ..chat.fact_change import FactChange
 from ..errors import ConfigError, InputError, quoted
-from .fact_access import PAGE, Facts, Fields, ServedFacts, StoredFacts
+from .fact_access import Facts, Fields, succession
+from .served_facts import PAGE, ServedFacts
+from .stored_facts import StoredFacts, session_opener
+from .users import KEEP_VERSIONS
 
 STORE, MODEL, URL, KEY = "TTT_RETROFIT_STORE", "TTT_RETROFIT_MODEL", "TTT_RETROFIT_URL", "TTT_RETROFIT_API_KEY"
 LOCAL = "http://127.0.0.1:8000"
@@ -28,8 +31,8 @@ class Memory:
 
     Parameters
     ----------
-    config : {"store": DIR, "model": NAME or model} and more of `StoredFacts`, or {"url": URL, "key": KEY}. None reads
-        the environment: TTT_RETROFIT_STORE and TTT_RETROFIT_MODEL, or TTT_RETROFIT_URL and TTT_RETROFIT_API_KEY.
+    config : {"store": DIR, "model": NAME or model} and more of `session_opener`, or {"url": URL, "key": KEY}. None
+        reads the environment: TTT_RETROFIT_STORE and TTT_RETROFIT_MODEL, or TTT_RETROFIT_URL and TTT_RETROFIT_API_KEY.
 
     Raises
     ------
@@ -79,7 +82,7 @@ class Memory:
             before = {fact["id"] for fact in self._facts.facts(user)}
             for message in said:
                 if message["role"] == "user":
-                    self._facts.change(user, FactChange((), message["content"]))
+                    self._change(user, FactChange((), message["content"]))
             new = [fact for fact in self._facts.facts(user) if fact["id"] not in before]
         return {"results": [{"id": f"{user}/{f['id']}", "memory": f["text"], "event": "ADD"} for f in new if f["text"]]}
 
@@ -129,13 +132,13 @@ class Memory:
         if said is None:
             raise InputError("update() was given no text.")
         user, _, fact = self._found(memory_id, known=True)
-        self._facts.change(user, FactChange((fact["id"],), said))
+        self._change(user, FactChange((fact["id"],), said))
         return {"message": "Memory updated successfully!"}
 
     def delete(self, memory_id: str) -> Fields:
         """Delete a fact, verified, and the versions that hold it. Raises `ConfigError` where that is refused."""
         user, _, fact = self._found(memory_id, known=True)
-        self._facts.change(user, FactChange((fact["id"],), purge=True))
+        self._change(user, FactChange((fact["id"],), purge=True))
         return {"message": "Memory deleted successfully!"}
 
     def delete_all(self, user_id: str | None = None, agent_id: str | None = None, run_id: str | None = None) -> Fields:
@@ -166,17 +169,18 @@ class Memory:
         """End the use of the store or the server."""
         self._facts.close()
 
+    def _change(self, user: str, change: FactChange) -> None:
+        changed = self._facts.change(user, change)
+        if not changed.accepted:
+            raise ConfigError(f"The change was refused: {changed.reason}")
+
     def _found(self, memory_id: str, known: bool = False) -> tuple[str, list[Fields], Any]:
         """The user, the fact with what superseded it, and the last of these; None where there is none.
 
         known : raise `InputError` for None.
         """
         user, _, name = memory_id.rpartition("/")
-        facts = {fact["id"]: fact for fact in self._facts.facts(user)} if user else {}
-        chain: list[Fields] = []
-        while name in facts:
-            chain.append(facts.pop(name))
-            name = chain[-1]["superseded_by"]
+        chain = succession(self._facts.facts(user), name) if user else []
         if known and not chain:
             raise InputError(f"Memory with id {memory_id} not found")
         return user, chain, chain[-1] if chain else None
@@ -240,7 +244,7 @@ class MemoryClient:
         return {"results": [{"name": user, "type": "user"} for user in self._memory._facts.users()]}
 
 
-def _opened(config: Mapping[str, Any]) -> StoredFacts | ServedFacts:
+def _opened(config: Mapping[str, Any]) -> Facts:
     if not isinstance(config, Mapping) or not ({"store", "model"} <= set(config) or "url" in config):
         raise ConfigError(
             f'Memory was given {quoted(config)}; expected {{"store": DIRECTORY, "model": NAME}} or {{"url": URL}}, or '
@@ -248,7 +252,9 @@ def _opened(config: Mapping[str, Any]) -> StoredFacts | ServedFacts:
         )
     if "url" in config:
         return ServedFacts(**config)
-    return StoredFacts(**config)
+    given = dict(config)
+    store = given.pop("store")
+    return StoredFacts(store, session_opener(**given), KEEP_VERSIONS)
 
 
 def _environment() -> Fields:

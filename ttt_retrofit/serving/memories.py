@@ -17,11 +17,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from ..chat.fact_change import FactChange
-from ..consolidation.facts.found import search
 from ..consolidation.facts.turns import day_of
 from ..errors import InputError, TTTError, quoted
 from ..memory.facts import STATUSES, Fact
 from ..memory.memory import Memory
+from ..memory.search import search
 from .admission import Limits
 from .auth import read_body
 from .changes import FactChanges, TooManyChanges

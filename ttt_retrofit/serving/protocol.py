@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from ..errors import clipped, quoted
+from ..errors import InputError, clipped, quoted
 from .identity import check_identity
 
 # Values that ask for nothing, for any parameter. The defaults that OpenAI documents ask for nothing either.
@@ -177,6 +177,24 @@ class ChatRequest(StrictModel):
         if request.include_usage and not request.stream:
             raise ApiError(400, "stream_options is only for stream=true.", "stream_options")
         return request
+
+    def by(self, sender: str | None) -> ChatRequest:
+        """The request of a user whom an application in front of the server has authenticated; None for nobody.
+
+        Raises
+        ------
+        ApiError
+            400 for what is no user id, and where the request names another user.
+        """
+        if not sender:
+            return self
+        try:
+            check_identity(sender)
+        except InputError as error:
+            raise ApiError(400, str(error), "user") from None
+        if self.identity not in (None, sender):
+            raise ApiError(400, f"user={quoted(self.identity)}, and the header says {quoted(sender)}.", "user")
+        return self.model_copy(update={"user": sender})
 
     @property
     def identity(self) -> str | None:

@@ -40,6 +40,7 @@ def make_server(
     key: str | None = None,
     origins: Sequence[str] = (),
     limits: Limits | None = None,
+    user_header: str | None = None,
     idle: float = 60.0,
     batch: int = 4,
     keep_versions: int = KEEP_VERSIONS,
@@ -57,6 +58,7 @@ def make_server(
     key : the API key; None requires none.
     origins : origins of web pages that may ask from a browser.
     limits : see `Limits`.
+    user_header : see `Service`.
     idle : seconds without a request after which a user's messages are consolidated.
     batch : requests answered together.
     keep_versions : versions of each user's memory that stay on disk.
@@ -68,7 +70,7 @@ def make_server(
 
     scheduler = Scheduler(model, tokenizer, batch, split_special_tokens)
     users = Users(directory, open_session, keep_versions)
-    service = Service(name, scheduler, users, IdleConsolidator(users, idle), limits or Limits())
+    service = Service(name, scheduler, users, IdleConsolidator(users, idle), limits or Limits(), user_header)
     server = Server(application(service, key, origins), scheduler.close, scheduler.stop, GRACE)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn handles SIGINT and SIGTERM only
         signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))

@@ -1,13 +1,21 @@
-"""Texts as token ids: what stands before a text, what ends an answer, and what texts begin with alike."""
+"""Texts compared, and as token ids: what stands before a text, what ends an answer, what texts begin with alike."""
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 SHOWN = 100  # characters that tell what a tokenizer puts before a text
+
+
+def folded(text: str) -> str:
+    """For comparisons: one form of every character (NFKC), without case or accents."""
+    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    bare = "".join(character for character in parts if not unicodedata.combining(character))
+    return unicodedata.normalize("NFC", bare)  # syllables of Hangul are whole again
 
 
 def text_ids(

@@ -7,19 +7,13 @@ words with digits or capital letters; in scripts that know no capitals, the char
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Collection, Iterable
+
+from ...util.texts import folded as folded
 
 WORD = re.compile(r"[^\W_]+(?:[.'’:/@&+-][^\W_]+)*")  # "J.R.", "ingest-eu", "14:20", "l'eau"
 DIGITS = re.compile(r"\d+")
 PRONOUN = re.compile(r"I(?:['’]\w+)?")  # English writes its first person with a capital; it is no name
-
-
-def folded(text: str) -> str:
-    """For comparisons: one form of every character (NFKC), without case or accents."""
-    parts = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    bare = "".join(character for character in parts if not unicodedata.combining(character))
-    return unicodedata.normalize("NFC", bare)  # syllables of Hangul are whole again
 
 
 def caseless(text: str) -> list[str]:

@@ -69,9 +69,3 @@ class Related:
         scored = {n: sum(self.weight[term] for term in found & wanted) for n, found in enumerate(self.terms[:before])}
         best = sorted((n for n, score in scored.items() if score > 0), key=lambda n: -scored[n])[:most]
         return sorted(best)
-
-    def scores(self, wanted: set[str]) -> list[float]:
-        """Of each text, the share of the wanted terms that it has, from 0 to 1, the rarer the more."""
-        alone = math.log(1 + len(self.terms))  # of a term that one text has, or none
-        total = sum(self.weight.get(term, alone) for term in wanted)
-        return [sum(self.weight[term] for term in found & wanted) / total if total else 0.0 for found in self.terms]
