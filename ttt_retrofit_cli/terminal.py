@@ -25,7 +25,7 @@ from ttt_retrofit.memory.report import Report
 from ttt_retrofit.util.shown import shown
 
 from .frame import Terminated
-from .output import Output
+from .output import Output, left
 from .reviewing import one_by_one
 
 logger = logging.get_logger(__name__)
@@ -224,7 +224,8 @@ class Terminal:
         waiting = f"{len(self.session.messages)} messages are still in words."
         now = self.session.progress
         if now is not None:
-            waiting += f" Consolidating some of them: {now.stage}, {now.done} of {now.total}."
+            stage = [now.stage, f"{now.done} of {now.total}", left(now)]
+            waiting += f" Consolidating some of them: {', '.join(filter(None, stage))}."
         if memory is None or not memory.entries:
             return f"Nothing is remembered yet; {waiting}"
         report = "" if memory.report is None else f"\n{memory.report}"
