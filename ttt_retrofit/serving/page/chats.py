@@ -92,5 +92,7 @@ class Chats:
 def in_prompt(said: Sequence[Message], waiting: Sequence[Message], keep_turns: int) -> list[Message]:
     """What of a chat precedes the next question: all from the first message that waits on, and its last turns."""
     first = next((place for place, message in enumerate(said) if message in waiting), len(said))
-    first -= first % 2  # from a question on
-    return list(said[min(first, max(0, len(said) - 2 * keep_turns)) :])
+    first = min(first, max(0, len(said) - 2 * keep_turns))
+    while 0 < first < len(said) and said[first]["role"] != "user":
+        first -= 1
+    return list(said[first:])

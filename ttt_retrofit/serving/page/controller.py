@@ -25,6 +25,7 @@ from .owner import NAME, OnlyOwner, Owner
 logger = logging.get_logger(__name__)
 
 POLL = 0.2  # seconds
+MOST_CHANGES = 20  # of facts that are shown, the newest: those that wait, and those that were refused
 
 
 class _Stopped(StoppingCriteria):
@@ -175,13 +176,14 @@ class PageController:
     def state(self) -> dict[str, Any]:
         """All that changes by itself, as a JSON object."""
         writing, owner = self._answering, self.owner
+        changes = [one for one in self.changes.of(NAME) if one.status != "accepted"]
         return {
             "user": NAME,
             "chats": [{"id": chat.id, "title": chat.title} for chat in owner.chats],
             "answering": None if writing is None else writing.chat.id,
             "memory": owner.status(),
             "review": [fact.to_dict() for fact in self.review.facts],
-            "changes": [one.to_dict() for one in self.changes.of(NAME)],
+            "changes": [one.to_dict() for one in changes[-MOST_CHANGES:]],
             "failure": self._failure,
         }
 

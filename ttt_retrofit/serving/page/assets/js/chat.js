@@ -9,10 +9,15 @@ import { look } from "./watching.js";
 const KEPT = "chat"; // of the tab's storage: the id of the chat that is shown
 const NEAR = 80; // pixels from the end, within which the end is followed
 
+const BUSY = "An answer is being written. Wait for it, or stop it.";
+
+let chats = [];
 let shown = { id: null, messages: [] };
 let version; // of the memory that the messages were shown with
 let answering = null; // the id of the chat in which an answer is written
 let writing = false; // whether this tab asked for it
+
+const busy = () => writing || answering !== null;
 
 const messages = find("messages");
 const scroll = find("scroll");
@@ -20,7 +25,7 @@ const message = find("message");
 
 const drawChats = drawing(find("chat-list"), ({ id, title, current }) => {
   const name = title || "New chat";
-  const open = button(name, () => show(id), { class: "chat-name", "aria-current": current ? "true" : null, title: name });
+  const open = button(name, () => pick(id), { class: "chat-name", "aria-current": current ? "true" : null, title: name });
   const gone = button("Delete", () => drop(id, name), { "aria-label": `Delete the chat ${name}` });
   return element("li", {}, open, gone);
 });
@@ -31,7 +36,7 @@ export async function update(state) {
   const ended = answering !== null && state.answering === null && !writing;
   answering = state.answering;
   const known = state.chats.some((chat) => chat.id === shown.id);
-  if (!known) {
+  if (!known && !writing) {
     const kept = sessionStorage.getItem(KEPT);
     const next = state.chats.find((chat) => chat.id === kept) ?? state.chats.at(-1);
     await trying(() => show(next.id));
@@ -39,21 +44,31 @@ export async function update(state) {
     await trying(() => show(shown.id));
   }
   version = state.memory.version;
-  drawChats(state.chats.map((chat) => ({ ...chat, current: chat.id === shown.id })).reverse());
+  chats = state.chats;
+  listing();
   composing();
 }
 
+function listing() {
+  drawChats(chats.map((chat) => ({ ...chat, current: chat.id === shown.id })).reverse());
+}
+
 async function show(id) {
-  if (writing) return;
+  if (writing) throw new Error(BUSY);
   const other = id !== shown.id;
   shown = await get(`page/chats/${id}`);
   sessionStorage.setItem(KEPT, id);
   draw(shown.messages);
   if (other) scroll.scrollTop = scroll.scrollHeight;
-  for (const name of document.querySelectorAll(".chat-name[aria-current]")) name.removeAttribute("aria-current");
+  listing();
+}
+
+/** Show another chat, and in a narrow window itself in the place of the list. */
+async function pick(id) {
+  await show(id);
   document.body.classList.remove("chats");
   find("show-chats").setAttribute("aria-expanded", "false");
-  if (other) await look();
+  message.focus();
 }
 
 /** Show messages; `still` ones can be copied, and nothing else. */
@@ -62,7 +77,7 @@ function draw(said, still = false) {
   const acts = (one, place) =>
     one.role === "user"
       ? { edit: (text, end) => edit(place, text, end) }
-      : { again: place === last ? () => ask(said[place - 1].content, place - 1) : null };
+      : { again: place === last && said[place - 1]?.role === "user" ? () => ask(said[place - 1].content, place - 1) : null };
   const nothing = element("p", { class: "quiet" }, "What is said here becomes memory while you are away.");
   messages.replaceChildren(...(said.length ? said.map((one, place) => drawn(one, still ? {} : acts(one, place))) : [nothing]));
 }
@@ -71,11 +86,10 @@ const editing = () => messages.querySelector(".editing") !== null;
 
 /** Ask, in the place of an earlier message if there is a place, and write the answer as it comes. */
 async function ask(text, place = null) {
-  if (writing || answering) throw new Error("An answer is being written. Wait for it, or stop it.");
+  if (busy()) throw new Error(BUSY);
   const asked = { role: "user", content: text };
   const answer = { role: "assistant", content: "" };
   writing = true;
-  answering = shown.id;
   composing();
   draw(shown.messages.slice(0, place ?? shown.messages.length), true);
   if (!shown.messages.length || place === 0) messages.replaceChildren();
@@ -94,9 +108,8 @@ async function ask(text, place = null) {
     writing = false;
     answering = null;
     messages.removeAttribute("aria-busy");
-    const { id } = shown;
-    following(() => {});
-    shown = await get(`page/chats/${id}`);
+    // It may have been deleted meanwhile; then another one is shown.
+    shown = await get(`page/chats/${shown.id}`).catch(() => ({ id: null, messages: [] }));
     following(() => draw(shown.messages));
     await look();
   }
@@ -133,8 +146,8 @@ async function drop(id, name) {
 // ---------------------------------------------------------------- the message that is being typed
 
 function composing() {
-  find("send").hidden = answering !== null;
-  find("stop").hidden = answering === null;
+  find("send").hidden = busy();
+  find("stop").hidden = !busy();
 }
 
 function fit() {
@@ -145,7 +158,7 @@ function fit() {
 async function submit(event) {
   event?.preventDefault();
   const text = message.value;
-  if (!text.trim() || writing || answering) return;
+  if (!text.trim() || busy()) return;
   message.value = "";
   fit();
   try {
@@ -157,7 +170,7 @@ async function submit(event) {
   }
 }
 
-const stop = () => (answering === null ? null : post("page/stop"));
+const stop = () => (busy() ? post("page/stop") : null);
 
 find("composer").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -176,8 +189,9 @@ document.addEventListener("keydown", (event) => {
 });
 find("new-chat").addEventListener("click", () =>
   trying(async () => {
+    if (writing) throw new Error(BUSY);
     const begun = await post("page/chats");
-    await show(begun.id);
-    message.focus();
+    await pick(begun.id);
+    await look();
   }),
 );

@@ -10,9 +10,10 @@ const SHOWN = 50; // facts at first, and with each press of "Show more"
 const TYPING = 200; // milliseconds without a key, after which is searched
 
 let user;
-let seen; // what of the state the facts depend on
+let seen; // the version of the memory whose facts are shown
 let most = SHOWN;
 let facts = [];
+const hidden = new Set(); // ids of changes that were refused, and read
 
 const list = find("fact-list");
 const search = find("search");
@@ -25,10 +26,9 @@ const path = (...parts) => ["v1/memories", user, "facts", ...parts].map((part, n
 export async function update(state) {
   if (state.unreachable) return;
   user = state.user;
-  drawChanges(state.changes.filter(({ status }) => status !== "accepted").map((change) => ({ ...change, told: told(change) })));
-  const key = JSON.stringify([state.memory.version, state.changes.map(({ id, status }) => [id, status])]);
-  if (key === seen) return;
-  seen = key;
+  drawChanges(state.changes.filter(({ id }) => !hidden.has(id)).map((change) => ({ ...change, told: told(change) })));
+  if (state.memory.version === seen) return;
+  seen = state.memory.version;
   await load();
 }
 
@@ -142,9 +142,17 @@ async function history(item, fact) {
 
 // ---------------------------------------------------------------- changes
 
-const drawChanges = drawing(find("changes"), ({ status, reason, told: words }) =>
-  element("li", { class: `change ${status}` }, element("p", {}, words), reason ? element("p", { class: "quiet" }, reason) : null),
-);
+const drawChanges = drawing(find("changes"), ({ id, status, reason, told: words }) => {
+  const item = element("li", { class: `change ${status}` }, element("p", {}, words));
+  if (status !== "refused" && status !== "failed") return item;
+  const hide = () => {
+    hidden.add(id);
+    item.remove();
+    search.focus();
+  };
+  item.append(element("p", { class: "quiet" }, reason), element("div", { class: "tools" }, button("Hide", hide)));
+  return item;
+});
 
 function told({ ids, text, status, progress }) {
   const act = text === null ? "Delete a fact" : ids.length ? `Correct to “${text}”` : `Add “${text}”`;

@@ -92,6 +92,7 @@ async function forget() {
 async function erase() {
   const told = ["All chats, messages, facts and versions of the memory are deleted. There is no way back."];
   if (!(await sure("Erase everything?", told, "Erase everything")).sure) return;
+  await post("page/stop");
   await remove(`v1/memories/${user}`);
   await look();
   find("message").focus();

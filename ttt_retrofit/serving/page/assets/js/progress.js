@@ -1,11 +1,12 @@
 // How far a consolidation is, and what waits for it.
 
 import { get } from "./api.js";
-import { counted, drawing, element, find, trying } from "./dom.js";
+import { announce, counted, drawing, element, find, trying } from "./dom.js";
 
 const STAGES = { study: "studying", train: "training", verify: "verifying", waiting: "beginning" };
 
 let user;
+let stage = null; // that was told to screen readers, which would be told every second otherwise
 const details = find("waiting");
 
 /** The time left of a stage, in words. */
@@ -29,22 +30,23 @@ export async function update(state) {
   let brief = "";
   if (state.review.length) brief = `${counted(state.review.length, "fact")} to review`;
   if (consolidating) {
-    const { stage, done, total } = consolidating;
+    const { done, total } = consolidating;
+    const name = STAGES[consolidating.stage] ?? consolidating.stage;
     const share = total ? ` ${done} of ${total}` : "";
-    words = `Learning: ${STAGES[stage] ?? stage}${share}${left(consolidating)}.`;
+    words = `Learning: ${name}${share}${left(consolidating)}.`;
     brief ||= words;
     bar.max = total || 1;
     bar.value = done;
   }
+  if (stage !== (consolidating?.stage ?? null)) {
+    stage = consolidating?.stage ?? null;
+    announce(stage ? words : "Learning has ended.");
+  }
   if (state.failure) words = `The consolidation failed: ${state.failure}`;
-  set("progress", brief);
-  set("learning", words);
-  set("waiting-count", counted(waiting, "message"));
+  find("progress").textContent = brief;
+  find("learning").textContent = words;
+  find("waiting-count").textContent = counted(waiting, "message");
   if (details.open) await list();
-}
-
-function set(id, text) {
-  if (find(id).textContent !== text) find(id).textContent = text; // a screen reader tells a text that is set again
 }
 
 const draw = drawing(find("waiting-list"), ({ role, content }) =>
