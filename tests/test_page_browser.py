@@ -23,6 +23,7 @@ pytestmark = [
 ]
 
 WHERE, WHO = "where is Marek ?", "who has the key ?"
+expect.set_options(timeout=30_000)
 MARKDOWN = """A **plan** & `code`:
 
 | Ingredient | Preparation | Neighbourhood |
