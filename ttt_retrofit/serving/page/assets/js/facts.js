@@ -13,6 +13,7 @@ let user;
 let seen; // the version of the memory whose facts are shown
 let most = SHOWN;
 let facts = [];
+let loading = 0; // how often the facts were asked for
 const hidden = new Set(); // ids of changes that were refused, and read
 
 const list = find("fact-list");
@@ -28,14 +29,16 @@ export async function update(state) {
   user = state.user;
   drawChanges(state.changes.filter(({ id }) => !hidden.has(id)).map((change) => ({ ...change, told: told(change) })));
   if (state.memory.version === seen) return;
-  seen = state.memory.version;
   await load();
+  seen = state.memory.version;
 }
 
 async function load() {
+  const number = ++loading;
   const query = search.value.trim();
   const asked = new URLSearchParams({ status: STATUS[which.value], limit: 1000, ...(query ? { query } : {}) });
   const { data } = await get(`${path()}?${asked}`);
+  if (number !== loading) return; // an answer to an earlier question came late
   facts = data.filter((fact) => fact.text && (which.value !== "words" || fact.learned === false));
   if (!query) facts.reverse(); // newest first
   show();

@@ -23,8 +23,11 @@ export async function look() {
     state = { unreachable: error.message };
   }
   if (number !== asked) return; // another look began meanwhile
+  for (const show of watchers) {
+    await show(state);
+    if (number !== asked) return;
+  }
   timer = setTimeout(look, document.hidden ? HIDDEN : EVERY);
-  for (const show of watchers) await show(state);
 }
 
 document.addEventListener("visibilitychange", () => document.hidden || look());
