@@ -138,3 +138,16 @@ def test_what_deletes_asks_once_at_a_terminal(monkeypatch, capsys):
     talk._at_terminal = False  # lines of a file say what they want
     talk._command("/forget", "a b")
     assert done[2:] == [("a", "b")] and len(asked) == 4
+
+
+def test_what_is_remembered_tells_stage_and_time_left():
+    from types import SimpleNamespace
+
+    from ttt_retrofit.consolidation.control import Progress
+    from ttt_retrofit_cli.output import Output
+    from ttt_retrofit_cli.terminal import Terminal
+
+    session = SimpleNamespace(memory=None, messages=["one"], progress=Progress("train", 3, 12, 30.0, 95.4))
+    assert "train, 3 of 12, 0:01:35 left" in Terminal(Output(as_json=False), session, 4, 0.0)._remembered()
+    session.progress = Progress("study", 0, 0, 0.0, None)
+    assert Terminal(Output(as_json=False), session, 4, 0.0)._remembered().endswith("study, 0 of 0.")

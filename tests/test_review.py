@@ -8,11 +8,12 @@ import pytest
 from scripted import Scripted
 
 from ttt_retrofit import Cancelled, InputError
+from ttt_retrofit.chat.waiting_facts import WaitingFacts
 from ttt_retrofit.consolidation.facts.extraction import prompt
 from ttt_retrofit.consolidation.facts.turns import turns_of
 from ttt_retrofit.consolidation.review import EVERYTHING, INSTRUCTION, Review
 from ttt_retrofit.consolidation.statements import Statement
-from ttt_retrofit_cli.reviewing import WaitingFacts, one_by_one, policy_of
+from ttt_retrofit_cli.reviewing import one_by_one, policy_of
 
 TURNS = turns_of(
     [{"role": "user", "content": text} for text in ("I have asthma.", "My dog is Bolt.", "Yes, in Leeds.")],
@@ -122,9 +123,10 @@ def test_facts_wait_for_a_person_while_the_conversation_goes_on():
         return thread
 
     thread = begun()
-    assert waiting.answer(lambda question: "Bolt" in question) == 3
+    assert waiting.facts == facts
+    waiting.keep([fact for fact in facts if "Bolt" in fact.text])
     thread.join(5)
-    assert [fact.text for fact in found[0]] == ["My dog is Bolt."] and waiting.answer(bool) == 0
+    assert [fact.text for fact in found[0]] == ["My dog is Bolt."] and waiting.facts == []
     thread = begun()
     waiting.dismiss(close=True)
     thread.join(5)

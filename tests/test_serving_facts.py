@@ -9,7 +9,7 @@ import pytest
 from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, STUDY, ids, remembered, study
 from served import quick, served, until, users
 
-from ttt_retrofit.chat.directory import STORE
+from ttt_retrofit.chat.directory import CHANGES, STORE
 from ttt_retrofit.chat.fact_change import FactChange
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.studied import Studying
@@ -18,7 +18,6 @@ from ttt_retrofit.serving import openapi
 from ttt_retrofit.serving.changes import FactChanges
 from ttt_retrofit.serving.directories import directory_name, write_identity
 from ttt_retrofit.serving.memories import RESOURCES
-from ttt_retrofit.serving.users import CHANGES
 
 PANDA = "my dog is called Panda ."
 ODD = "ines/facts?#%2F é"  # a user whose id looks like an address

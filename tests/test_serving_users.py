@@ -14,7 +14,8 @@ from words import OTHER_STORY, STORY, tokenizer
 from ttt_retrofit import ChatSession, InputError
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.directories import directory_name, erase_stored
-from ttt_retrofit.serving.users import SEEN, User, turns
+from ttt_retrofit.serving.turns import turns
+from ttt_retrofit.serving.users import SEEN, User
 
 
 @pytest.fixture(scope="module")

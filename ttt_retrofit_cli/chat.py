@@ -13,6 +13,7 @@ from .options import Model, ModelOptions, NoteTokens, RecipeOptions, ReviewOptio
 if TYPE_CHECKING:
     from .output import Output
 
+NEEDED = ("starlette", "uvicorn", "pydantic")  # of the page
 PATIENCE = 3.0  # seconds of silence after which idle time begins
 
 
@@ -31,21 +32,21 @@ def chat(
     note_tokens: NoteTokens = 512,
 ) -> None:
     """Talk; older turns become memory while you are away from the keyboard."""
-    from ttt_retrofit import ChatSession, InputError, MissingExtraError
+    from ttt_retrofit import ChatSession, MissingExtraError
+    from ttt_retrofit.chat.waiting_facts import WaitingFacts
     from ttt_retrofit.consolidation.facts.writers import writer_of
 
     from .loading import load_model, load_tokenizer
     from .recipes import read_questions, recipe
-    from .reviewing import WaitingFacts, policy_of
+    from .reviewing import policy_of
     from .temporary import passing_directory
     from .terminal import Terminal
 
     kept = "Nothing of what was said is kept." if memory is None else "What was said is kept, but no unfinished answer."
     out.stopped = f"Stopped. {kept}"
-    if page and find_spec("gradio") is None:
-        raise MissingExtraError("--page", "gradio", "chat")
-    if page and reviewing.review:
-        raise InputError("--review asks in the terminal. Leave out --page, or give a --policy.")
+    missing = [name for name in NEEDED if page and find_spec(name) is None]
+    if missing:
+        raise MissingExtraError("--page", ", ".join(missing), "chat")
     policy, waiting = policy_of(reviewing.policy), WaitingFacts() if reviewing.review else None
     with nullcontext(memory) if memory else passing_directory() as directory:
         config, asked, writer = recipe(making.recipe), read_questions(making.questions), writer_of(making.writer)
@@ -68,7 +69,7 @@ def chat(
         if page:
             from ttt_retrofit.serving.page import PageController, launch
 
-            with launch(PageController(session, max_new_tokens, PATIENCE), "ttt-retrofit", port) as url:
+            with launch(PageController(session, max_new_tokens, PATIENCE, waiting), "ttt-retrofit", port) as url:
                 out.result({"url": url}, f"The page is at {url}. {kept} Ctrl-C stops.")
                 threading.Event().wait()
         out.remark(f"{kept} /help lists the commands.")

@@ -80,8 +80,7 @@ class Output:
             task = progress.add_task("starting", total=None, left="")
 
             def show(now: Stage) -> None:
-                left = "" if now.seconds_left is None else f"{timedelta(seconds=round(now.seconds_left))} left"
-                progress.update(task, description=now.stage, completed=now.done, total=now.total, left=left)
+                progress.update(task, description=now.stage, completed=now.done, total=now.total, left=left(now))
 
             yield show
 
@@ -127,6 +126,11 @@ def facts(named: dict[str, str]) -> Table:
     for name, value in named.items():
         made.add_row(Text(shown(name)), Text(shown(value)))
     return made
+
+
+def left(now: Stage) -> str:
+    """The time left of a stage; empty where nobody knows."""
+    return "" if now.seconds_left is None else f"{timedelta(seconds=round(now.seconds_left))} left"
 
 
 def megabytes(count: int) -> str:

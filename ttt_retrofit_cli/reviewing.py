@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import typer
 
-from ttt_retrofit import Cancelled, InputError
+from ttt_retrofit import InputError
 from ttt_retrofit.memory.facts import Fact
 from ttt_retrofit.util.shown import shown_in_line
 
@@ -46,38 +45,3 @@ def confirm(yes: bool, question: str) -> None:
 def one_by_one(facts: Sequence[Fact], ask: Ask = confirmed) -> list[Fact]:
     """Those that somebody wants to be kept."""
     return [fact for fact in facts if ask(f"Keep: {shown_in_line(str(fact))}")]
-
-
-class WaitingFacts:
-    """Facts that wait for an answer while a conversation goes on. The thread that consolidates waits for it, too."""
-
-    def __init__(self) -> None:
-        self._answered = threading.Event()
-        self._kept: list[Fact] | None = None
-        self._closed = False
-        self.facts: list[Fact] = []
-
-    def __call__(self, facts: list[Fact]) -> list[Fact]:
-        self._answered.clear()
-        self._kept = None
-        if self._closed:
-            raise Cancelled("Nobody reviews any more. Model and memory are as they were.")
-        self.facts = facts
-        self._answered.wait()
-        self.facts = []
-        if self._kept is None:
-            raise Cancelled("The facts were not reviewed. Model and memory are as they were.")
-        return self._kept
-
-    def answer(self, ask: Ask) -> int:
-        """Ask for each; how many there were."""
-        facts = self.facts
-        if facts:
-            self._kept = one_by_one(facts, ask)
-            self._answered.set()
-        return len(facts)
-
-    def dismiss(self, *, close: bool = False) -> None:
-        """Let the thread go on: it ends, and the facts are asked for again when it begins anew."""
-        self._closed |= close
-        self._answered.set()

@@ -20,12 +20,13 @@ from transformers import TextStreamer
 from transformers.utils import logging
 
 from ttt_retrofit import ChatSession, InputError, TTTError
+from ttt_retrofit.chat.waiting_facts import WaitingFacts
 from ttt_retrofit.memory.report import Report
 from ttt_retrofit.util.shown import shown
 
 from .frame import Terminated
-from .output import Output
-from .reviewing import WaitingFacts
+from .output import Output, left
+from .reviewing import one_by_one
 
 logger = logging.get_logger(__name__)
 
@@ -185,7 +186,9 @@ class Terminal:
         elif name == "/memory":
             self.out.remark(self._remembered())
         elif name == "/review":
-            if not self.waiting.answer(self._keeps):
+            if self.waiting.facts:
+                self.waiting.keep(one_by_one(self.waiting.facts, self._keeps))
+            else:
                 self.out.remark("No facts wait for a review.")
         elif name == "/new":
             self.session.new_conversation()
@@ -225,7 +228,8 @@ class Terminal:
         waiting = f"{len(self.session.messages)} messages are still in words."
         now = self.session.progress
         if now is not None:
-            waiting += f" Consolidating some of them: {now.stage}, {now.done} of {now.total}."
+            stage = [now.stage, f"{now.done} of {now.total}", left(now)]
+            waiting += f" Consolidating some of them: {', '.join(filter(None, stage))}."
         if memory is None or not memory.entries:
             return f"Nothing is remembered yet; {waiting}"
         report = "" if memory.report is None else f"\n{memory.report}"

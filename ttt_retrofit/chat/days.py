@@ -1,4 +1,4 @@
-"""The day on which a message of a `ChatSession` was said, kept with the message."""
+"""Messages of a `ChatSession`: the day on which each was said, kept with it, and the exchanges that they make."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ def with_days(messages: Sequence[Any]) -> list[Message]:
         day = day if given is None else day_of(given, f"the date of chat message {place}")
         found += [{**said, "date": day.isoformat()} for said in studied([message])]
     return found
+
+
+def exchanges(messages: Sequence[Message]) -> list[list[Message]]:
+    """The messages that say something, from each one of the user to the next."""
+    found: list[list[Message]] = []
+    for message in messages:
+        if message["role"] == "user" or not found:
+            found.append([])
+        if message["content"].strip():
+            found[-1].append(message)
+    return [exchange for exchange in found if exchange]
 
 
 def without_days(messages: Sequence[Message]) -> list[Message]:

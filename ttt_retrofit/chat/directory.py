@@ -9,6 +9,7 @@ from ..memory.store import VERSIONS, MemoryStore
 from ..util.files import remove, remove_unfinished
 
 TURNS, FACTS, STORE, WORK, LOCK = "turns.json", "facts.json", "memory", "work", "lock"  # in a user's directory
+CHANGES = "changes.json"  # beside them: changes of facts that wait
 
 
 def is_session_directory(directory: Path) -> bool:
@@ -38,7 +39,7 @@ def erase_directory(directory: Path) -> None:
     store = MemoryStore(directory / STORE)
     store.erase()
     with store.writing():
-        (directory / TURNS).unlink(missing_ok=True)
-        (directory / FACTS).unlink(missing_ok=True)
+        for name in (FACTS, TURNS, CHANGES):
+            (directory / name).unlink(missing_ok=True)
         remove(directory / WORK)
         remove_unfinished(directory)

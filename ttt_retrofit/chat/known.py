@@ -172,7 +172,7 @@ class FactsInWords(SessionFiles):
             self._unreadable = len(self.messages)
             return
         with self._exclusive():
-            self._write_facts([*self._read, *found])
+            self._write_facts(_of_messages(self.messages, [*self._read, *found]))  # some may be gone meanwhile
 
     def _abandon_reading(self) -> None:
         job, self._reading = self._reading, None
@@ -184,10 +184,15 @@ class FactsInWords(SessionFiles):
 
     def _keep_facts_of(self, messages: Sequence[Message]) -> None:
         """Drop what was read of messages that are gone; before they go, so that no file has it afterwards."""
-        kept = list(dict.fromkeys(Waiting(messages, self._read).by_place().values()))
+        kept = _of_messages(messages, self._read)
         if len(kept) < len(self._read):
             self._write_facts(kept)
 
     def _write_facts(self, read: list[ReadMessage]) -> None:
         write_list(self.directory / FACTS, "facts", [one.to_dict() for one in read])
         self._read = read
+
+
+def _of_messages(messages: Sequence[Message], read: Sequence[ReadMessage]) -> list[ReadMessage]:
+    """What was read of these messages."""
+    return list(dict.fromkeys(Waiting(messages, read).by_place().values()))

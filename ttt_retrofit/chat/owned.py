@@ -18,7 +18,9 @@ from ..memory.memory import Memory
 from ..memory.report import Report
 from ..streaming.cache import TTTCache
 from ..util.files import list_bytes, remove, remove_unfinished, staged, write_list
-from .directory import FACTS, TURNS, WORK
+from ..util.messages import Message
+from .days import exchanges, with_days
+from .directory import CHANGES, FACTS, TURNS, WORK
 from .fact_change import FactChange
 from .known import FactsInWords
 
@@ -30,6 +32,7 @@ class OwnedMemory(FactsInWords):
     last_report: Report | None
     _job: ConsolidationJob | None
     _rejected: int
+    _in_job: int
     _cache: TTTCache | None
     _cached_ids: list[int]
 
@@ -57,13 +60,45 @@ class OwnedMemory(FactsInWords):
         self.abandon()
         with self._locked():
             self.store.erase()
-            for name in (FACTS, TURNS):  # needs no space: works on a full disk, too
-                (self.directory / name).unlink(missing_ok=True)
+            for name in (FACTS, TURNS, CHANGES):
+                (self.directory / name).unlink(missing_ok=True)  # needs no space: works on a full disk, too
             remove_unfinished(self.directory)
             self.memory, self.messages, self._rejected, self.last_report = None, [], 0, None
             self._read, self._unreadable = [], 0
             self._disk_state = self._read_disk_state()
         self._drop_cache()
+
+    def withdraw(self, said: Sequence[Message], instead: Sequence[Message] = ()) -> None:
+        """Take back messages that wait to become memory, and add others. A consolidation that reads one is abandoned.
+
+        Parameters
+        ----------
+        said : exchanges, each from a message of the user to the next. Of equal ones the last goes; memory stays.
+        instead : as `note` takes them.
+
+        Raises
+        ------
+        InputError
+            As `note`.
+        """
+        with self._exclusive():
+            left = list(self.messages)
+            gone: list[int] = []
+            for exchange in reversed(exchanges(said)):
+                size = len(exchange)
+                starts = (n for n in reversed(range(len(left))) if left[n : n + size] == exchange)
+                if (start := next(starts, None)) is not None:
+                    del left[start : start + size]
+                    gone += range(start, start + size)
+            left += with_days(instead)
+            if left == self.messages:
+                return
+            self._keep_facts_of(left)
+            write_list(self.directory / TURNS, "messages", left)
+            self.messages, self._disk_state = left, self._read_disk_state()
+            self._rejected -= sum(place < self._rejected for place in gone)
+        if gone and min(gone) < self._in_job:
+            self.abandon()
 
     # ------------------------------------------------------------------ facts
 

@@ -188,9 +188,27 @@ class ChatSession(OwnedMemory):
         begins = [place for place, message in enumerate(self.messages) if "conversation" in message]
         return len(self.messages) if self._begins_anew else max(begins, default=0)
 
+    def answer(self, messages: Sequence[Message], **generate_kwargs: Any) -> str:
+        """Answer one of several conversations of the user. Nothing of it is kept unless `note` adds it.
+
+        Parameters
+        ----------
+        messages : the conversation, without a system prompt. It ends with the question.
+
+        Raises
+        ------
+        InputError
+            When another session has changed the store.
+        """
+        with self._exclusive():  # raise before the answer is written: it could not be saved
+            pass
+        self.pause()
+        return self._answer(list(messages), generate_kwargs)
+
     def _answer(self, messages: list[Message], generate_kwargs: dict[str, Any]) -> str:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *without_days(messages)]
         prompt = self.with_notes(prompt)
+        memory = self.memory  # read after the words that wait to become part of it
         ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
         cached, cache = len(self._cached_ids), self._cache
         if cache is None or cached >= len(ids) or ids[:cached] != self._cached_ids:
@@ -205,10 +223,11 @@ class ChatSession(OwnedMemory):
                 "input_ids": given,
                 "attention_mask": torch.ones_like(given),
                 "past_key_values": cache,
-                "memories": [self.memory],
+                "memories": [memory],
             }
         )[0].tolist()
-        if cache.rows == 1:  # with beams, it is unknown which row is the answer
+        # With beams, it is unknown which row is the answer. With another memory, the cache would be another.
+        if cache.rows == 1 and self.memory is memory:
             self._cache, self._cached_ids = cache, written[:-1]  # the last token was written but not read yet
         return str(self.tokenizer.decode(written[len(ids) :], skip_special_tokens=True)).strip()
 

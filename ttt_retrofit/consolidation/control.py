@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import Cancelled
 from ..util.display import Bare, Displayed, Rows
@@ -21,6 +23,10 @@ class Progress(Displayed):
     total: int
     seconds: float  # since the start, pauses excluded
     seconds_left: float | None  # of this stage, at its pace so far
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON values."""
+        return dataclasses.asdict(self)
 
     def _rows(self) -> Rows:
         return {

@@ -73,7 +73,7 @@ class MemoryStore(Displayed):
 
     def current(self) -> int | None:
         """The number of the current version, or None before the first."""
-        history = self._history()
+        history = self.history()
         return history[-1] if history else None
 
     def state(self) -> bytes:
@@ -84,9 +84,9 @@ class MemoryStore(Displayed):
         header = self._path(number) / HEADER
         return (self.directory / CURRENT).read_bytes() + (header.read_bytes() if header.exists() else b"")
 
-    def _history(self) -> list[int]:
-        """The versions that the current one was built on, oldest first, and itself; not those that were gone back from,
-        nor those that were pruned.
+    def history(self) -> list[int]:
+        """The versions that the current one was built on, oldest first, and itself. `rollback` leads through them, step
+        by step; not to those that were gone back from, nor to those that were pruned.
         """
         path = self.directory / CURRENT
         try:
@@ -137,7 +137,7 @@ class MemoryStore(Displayed):
             shutil.rmtree(path, ignore_errors=True)  # left by a write that was killed
             try:
                 memory.save(path)
-                self._point_to([*self._history(), number])
+                self._point_to([*self.history(), number])
             except BaseException:
                 shutil.rmtree(path, ignore_errors=True)
                 raise
@@ -152,7 +152,7 @@ class MemoryStore(Displayed):
             When the store is empty.
         """
         with self.writing():
-            history = self._history()
+            history = self.history()
             if not history:
                 raise ConfigError(f"The memory store {self.directory} is empty: there is no version to go back from.")
             before = history[:-1]
@@ -176,7 +176,7 @@ class MemoryStore(Displayed):
             raise InputError(f"prune({keep}): expected to keep at least 1 version. erase() deletes them all.")
         with self.writing():
             whole = self.versions()
-            kept = {*whole[-keep:], *self._history()[-keep:]}
+            kept = {*whole[-keep:], *self.history()[-keep:]}
             gone = [version for version in whole if version not in kept]
             for version in gone:
                 (self._path(version) / HEADER).unlink()  # first: whatever is killed half way, it is no version anymore

@@ -11,7 +11,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -280,21 +279,6 @@ async def _internal_error(request: Request, error: Exception) -> Response:
     """The message of the error is not sent: it may name paths."""
     logger.error("%s %s: %s", request.method, request.url.path, error)
     return error_response(ApiError(500, "The server failed; its log says why."))
-
-
-class RestOfPath(Convertor[str]):
-    """The rest of a path, slashes and line breaks included. Starlette's own `path` loses a line break at the end."""
-
-    regex = "(?s:.*)"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return value
-
-
-register_url_convertor("rest", RestOfPath())
 
 
 def application(service: Service, key: str | None, origins: Sequence[str] = ()) -> Starlette:

@@ -13,12 +13,14 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..chat.directory import CHANGES
 from ..chat.fact_change import FactChange
+from ..consolidation.control import Progress
 from ..errors import Cancelled, CheckpointError, ConfigError
 from ..memory.report import Report
 from ..util.files import read_list
-from .directories import directory_name, user_directories
-from .users import CHANGES, User, Users
+from .known_users import KnownUsers
+from .users import User
 
 logger = logging.get_logger(__name__)
 
@@ -38,6 +40,7 @@ class Requested:
     user : name of the user's directory.
     status : "waiting", "working", "accepted", "refused" or "failed".
     again : it was read from disk, and may have been done before the server was killed.
+    progress : of the work, once it has begun.
     fact : id of the new fact, of an accepted change with a text.
     """
 
@@ -46,6 +49,7 @@ class Requested:
     id: str = field(default_factory=lambda: f"change-{uuid.uuid4().hex}")
     status: str = "waiting"
     again: bool = False
+    progress: Progress | None = None
     reason: str | None = None
     report: Report | None = None
     fact: str | None = None
@@ -55,6 +59,7 @@ class Requested:
         return {
             "id": self.id, "object": "memory.change", "status": self.status, "reason": self.reason,
             **self.change.to_dict(), "fact": self.fact,
+            "progress": None if self.progress is None else self.progress.to_dict(),
             "report": None if self.report is None else self.report.to_dict(),
         }  # fmt: skip
 
@@ -70,11 +75,11 @@ def _is_stored(item: Any) -> bool:
 class FactChanges:
     """The queue. Safe to use from several threads; one thread calls `work`."""
 
-    def __init__(self, users: Users) -> None:
+    def __init__(self, users: KnownUsers) -> None:
         self.users, self._lock = users, threading.RLock()
         self._queue: list[Requested] = []
         self._ended: dict[str, Requested] = {}
-        for path in user_directories(users.directory):
+        for path in users.paths():
             try:
                 stored = read_list(path / CHANGES, "changes", _is_stored, "Its changes are not done.")
             except CheckpointError as error:  # one user's file must not keep the server from starting
@@ -94,7 +99,7 @@ class FactChanges:
         TooManyChanges
             When `most` changes of the user wait already.
         """
-        requested = Requested(directory_name(identity), change)
+        requested = Requested(self.users.name_of(identity), change)
         with self._lock:
             before = [one for one in self._queue if one.user == requested.user]
             if len(before) >= most:
@@ -105,12 +110,13 @@ class FactChanges:
 
     def of(self, identity: str) -> list[Requested]:
         """The changes of a user: those that ended, then those that wait."""
+        name = self.users.name_of(identity)
         with self._lock:
-            return [one for one in (*self._ended.values(), *self._queue) if one.user == directory_name(identity)]
+            return [one for one in (*self._ended.values(), *self._queue) if one.user == name]
 
     def drop(self, identity: str) -> None:
         """Forget the changes of a user who is erased."""
-        name = directory_name(identity)
+        name = self.users.name_of(identity)
         with self._lock:
             self._queue = [one for one in self._queue if one.user != name]
             self._ended = {key: one for key, one in self._ended.items() if one.user != name}
@@ -147,7 +153,8 @@ class FactChanges:
         self._end(requested, user)
 
     def _try(self, user: User, requested: Requested, stopped: Callable[[], bool]) -> None:
-        def watch(_: object) -> None:
+        def watch(progress: Progress) -> None:
+            requested.progress = progress
             if stopped() or user.erased:
                 raise Cancelled("The server is being stopped, or the user was erased.")
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -25,8 +26,9 @@ from .admission import Limits
 from .auth import read_body
 from .changes import FactChanges, TooManyChanges
 from .identity import check_identity
+from .known_users import KnownUsers
 from .protocol import ApiError, ChatMessage, StrictModel
-from .users import User, Users
+from .users import User
 
 ROOT = b"/v1/memories/"
 ITEM = "{id}"  # stands for any one part of an address
@@ -83,6 +85,21 @@ class Said(StrictModel):
     messages: list[ChatMessage] = Field(min_length=1)
 
 
+class RestOfPath(Convertor[str]):
+    """The rest of a path, slashes and line breaks included. Starlette's own `path` loses a line break at the end."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("rest", RestOfPath())
+
+
 def split_address(request: Request) -> tuple[str, tuple[str, ...]]:
     """The user id of an address, and the parts behind it. What is no known resource is part of the id."""
     raw: bytes = request.scope["raw_path"]
@@ -114,7 +131,7 @@ def _listed(data: list[dict[str, Any]], **more: Any) -> Response:
 class Memories:
     """The handlers. Each is given the request, the user's id and object, and the parts of the address behind them."""
 
-    def __init__(self, users: Users, changes: FactChanges, limits: Limits) -> None:
+    def __init__(self, users: KnownUsers, changes: FactChanges, limits: Limits) -> None:
         self.users, self.changes, self.limits = users, changes, limits
 
     async def list_memories(self, request: Request) -> Response:

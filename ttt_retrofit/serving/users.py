@@ -7,14 +7,10 @@ that is asked again after a newer one is recorded again: it may change a fact ba
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -22,14 +18,14 @@ from weakref import WeakValueDictionary
 
 from transformers import PreTrainedTokenizerBase
 
-from ..chat.directory import TURNS
+from ..chat.directory import CHANGES, TURNS
 from ..chat.fact_change import FactChange
 from ..chat.session import ChatSession
 from ..consolidation.control import Progress
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..util.files import private_directory, read_list, write_list
-from ..util.messages import STUDIED, Message
+from ..util.messages import Message
 from .directories import (
     delete,
     delete_leftovers,
@@ -39,57 +35,13 @@ from .directories import (
     user_directories,
     write_identity,
 )
+from .turns import Turn, is_digest, turns
 
 SEEN = "seen.json"  # in a user's directory
-CHANGES = "changes.json"  # beside it
 MAX_SEEN = 10_000  # questions
 MAX_LOADED = 64  # users that stay loaded between requests
 MAX_LOADED_BYTES = 1 << 30  # of their memories; one user stays loaded whatever its size
 KEEP_VERSIONS = 3  # of a user's memory
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A question, the answer to it, and the answer before it."""
-
-    previous_answer: str | None
-    question: str
-    answer: str
-
-    def digest(self) -> str:
-        return hashlib.sha256(json.dumps([self.previous_answer, self.question]).encode()).hexdigest()[:32]
-
-    def digest_as_first(self) -> str:
-        """The digest of the same question in a conversation that begins with it."""
-        return Turn(None, self.question, "").digest()
-
-    def messages(self) -> tuple[Message, Message]:
-        return {"role": "user", "content": self.question}, {"role": "assistant", "content": self.answer}
-
-
-def _is_digest(item: Any) -> bool:
-    """Whether it is a turn's digest, as `Turn.digest` writes it."""
-    return isinstance(item, str) and re.fullmatch(r"[0-9a-f]{32}", item) is not None
-
-
-def turns(messages: Sequence[Message]) -> list[Turn]:
-    """The turns of a conversation, without system prompts. Consecutive messages of one role are joined."""
-    merged: list[Message] = []
-    for message in messages:
-        if message["role"] not in STUDIED:
-            continue
-        if merged and merged[-1]["role"] == message["role"]:
-            merged[-1] = {**message, "content": f"{merged[-1]['content']}\n\n{message['content']}"}
-        else:
-            merged.append(dict(message))
-    previous_answer, found = None, []
-    for index, message in enumerate(merged):
-        if message["role"] == "user":
-            answer = merged[index + 1]["content"] if index + 1 < len(merged) else ""
-            found.append(Turn(previous_answer, message["content"], answer))
-        else:
-            previous_answer = message["content"]
-    return found
 
 
 class User:
@@ -112,7 +64,7 @@ class User:
         self._seen: list[str] = read_list(
             session.directory / SEEN,
             "questions",
-            _is_digest,
+            is_digest,
             "Move it away; what clients send again is then learned again.",
         )
         for turn in self._unmarked():
@@ -223,22 +175,26 @@ class User:
             return self.session.progress is not None
 
     def change(self, change: FactChange, progress: Callable[[Progress], None]) -> Report | None:
-        """Change facts. Turns are recorded meanwhile. None if the user was erased before the end.
+        """Change facts. Turns are recorded meanwhile. None if the user was erased before the end. It begins again where
+        the memory was changed otherwise, such as by a rollback.
 
         progress : called at every step. What it raises ends the work.
         """
-        with self._lock:
-            if self.erased:
-                return None
-            make = self.session.changing(change, progress)
-        made = make()
-        with self._lock:
-            if self.erased:
-                return None
-            report = self.session.take(change, made)
-            if report.accepted:
-                self.session.store.prune(self.keep_versions)
-            return report
+        while True:
+            with self._lock:
+                if self.erased:
+                    return None
+                earlier, make = self.session.memory, self.session.changing(change, progress)
+            made = make()
+            with self._lock:
+                if self.erased:
+                    return None
+                if self.session.memory is not earlier:
+                    continue
+                report = self.session.take(change, made)
+                if report.accepted:
+                    self.session.store.prune(self.keep_versions)
+                return report
 
     def write_changes(self, changes: list[Any]) -> None:
         """Write which changes of facts wait, so that a restart does them."""
@@ -275,6 +231,7 @@ class User:
             "facts_waiting": len(session.waiting_facts()),
             "consolidating": None if progress is None else {
                 "stage": progress.stage, "done": progress.done, "total": progress.total,
+                "seconds_left": progress.seconds_left,
             },
             "last_report": None if session.last_report is None else session.last_report.to_dict(),
         }  # fmt: skip
@@ -315,6 +272,14 @@ class Users:
 
     def close(self) -> None:
         self._store_lock.release()
+
+    def name_of(self, identity: str) -> str:
+        """The name of a user's directory."""
+        return directory_name(identity)
+
+    def paths(self) -> list[Path]:
+        """The directories of all users."""
+        return user_directories(self.directory)
 
     def known(self, identity: str) -> bool:
         """Whether anything is stored of a user.
