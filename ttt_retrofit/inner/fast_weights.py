@@ -44,6 +44,9 @@ class FastWeights(Protocol):
     learned_start: ClassVar[tuple[str, ...]] = ()
     """Names whose start is a stored parameter; the others start at zero and are not stored."""
 
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Names of matrices that a site stores and that no step changes. `__call__` gets them among the weights."""
+
     beside_block: ClassVar[bool] = False
     """Whether they stand beside whole MLP blocks, and not beside the projections that `target_modules` names."""
 
@@ -58,6 +61,10 @@ class FastWeights(Protocol):
     @abstractmethod
     def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
         """The matrices of a site, by name: (rows, columns) each."""
+
+    def fixed_shapes(self, site: Site) -> dict[str, tuple[int, int]]:
+        """The matrices of `fixed`, by name: (rows, columns) each."""
+        return {}
 
     def check(self, site: Site) -> None:
         """Raises `ConfigError` for a site that they cannot be added to."""
@@ -215,6 +222,49 @@ class LoRA(FastWeights):
         linear = start["b"] @ a + b @ start["a"]
         largest = torch.maximum(frobenius(linear), frobenius(linear + b @ a)) / scale["base"]
         return _interpolate(weights, start, _largest_step(largest, bound))
+
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        _shrink_together(self, sites, bound)
+
+
+@register_fast_weights("subspace")
+class Subspace(FastWeights):
+    """A matrix that acts on a few directions of the input: y = W x + B (A x), B alone learning.
+
+    The rows of A are orthonormal, so that B A has the norm of B.
+    """
+
+    learned_start = ("b",)
+    fixed = ("a",)
+
+    def check(self, site: Site) -> None:
+        if self.rank > site.in_features:
+            raise ConfigError(
+                f"rank={self.rank} is larger than the input of {site.path} ({site.in_features}). "
+                f"Take rank <= {site.in_features}, or fast_weights='delta'."
+            )
+
+    def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
+        return {"b": (site.out_features, self.rank)}
+
+    def fixed_shapes(self, site: Site) -> dict[str, tuple[int, int]]:
+        return {"a": (self.rank, site.in_features)}
+
+    def start(self, site: Site, generator: torch.Generator) -> Weights:
+        return {"b": torch.zeros(self.shapes(site)["b"])}
+
+    def unit(self, site: Site, norm: Tensor) -> Tensor:
+        """The root mean square of a B that has the norm of the projection."""
+        return norm / math.sqrt(site.out_features * self.rank)
+
+    def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
+        return add_batch_linear(onto, batch_linear(x, weights["a"]), weights["b"])
+
+    def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
+        return frobenius(weights["b"] - start["b"]) / scale["base"]
+
+    def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
+        return _interpolate(weights, start, _largest_step(self.displacement(weights, start, scale), bound))
 
     def shrink_(self, sites: list[Bounded], bound: float) -> None:
         _shrink_together(self, sites, bound)

@@ -66,6 +66,8 @@ class TTTSite(Hook, nn.Module):
         for name in kind.learned_start:
             empty = torch.zeros(kind.shapes(site)[name], dtype=torch.float32, device=device)
             self.register_parameter(f"start_{name}", nn.Parameter(empty))
+        for name, shape in kind.fixed_shapes(site).items():
+            self.register_buffer(f"fixed_{name}", torch.zeros(shape, dtype=torch.float32, device=device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TTTSite:
         """`model.half()` and the like halve the base; small inner steps would be lost in 16 bits."""
@@ -87,6 +89,11 @@ class TTTSite(Hook, nn.Module):
     def start(self) -> Weights:
         """Where its fast weights start, of those that do not start at zero."""
         return {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
+
+    @property
+    def fixed(self) -> Weights:
+        """The matrices that no step changes, shared by all rows: (1, rows, columns) each."""
+        return {name: self.get_buffer(f"fixed_{name}")[None] for name in self.kind.fixed}
 
     @torch.no_grad()
     def initialise(self, base_norm: Tensor, generator: torch.Generator) -> None:
@@ -171,7 +178,7 @@ class TTTSite(Hook, nn.Module):
         site, first = self.site, self.site.offset
         x = given.reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
         onto = hidden.reshape(terms.rows, -1, hidden.shape[-1])
-        cast = {name: weight.to(x.dtype) for name, weight in weights.items()}
+        cast = {name: weight.to(x.dtype) for name, weight in (weights | self.fixed).items()}
         if site.fused:
             last = first + site.out_features
             changed = self.kind(onto[..., first:last], x, cast)
