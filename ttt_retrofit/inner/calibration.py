@@ -1,46 +1,44 @@
-"""Calibration: the directions in which the inputs of the projections vary, on text that the model writes itself.
+"""Calibration: what the projections of a model are given, on text that the model writes itself.
 
-A model is all that this needs: no text, no tokenizer, nothing to fetch. Run once, when a model is converted.
+A model is all that this needs: no text, no tokenizer, nothing to fetch. It is done once, when a model is converted.
 B batch rows, T tokens, N tokens of all rows, I in features, R rank.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .layer import TTTSite
-
 ROWS, LENGTH = 32, 64  # of the text
 OVERSAMPLING, ITERATIONS = 16, 3
 
 
 @torch.no_grad()
-def calibrate(model: Any, sites: Sequence[TTTSite], generator: torch.Generator) -> None:
-    """Give every site of a converted model the principal directions of its inputs."""
-    inputs: dict[str, list[Tensor]] = {site.path: [] for site in sites}
+def calibration_inputs(
+    model: Any, modules: Mapping[str, nn.Module], generator: torch.Generator
+) -> Iterator[tuple[str, Tensor]]:
+    """What each of the modules of a converted model is given while it writes: by name, (N, I) float32."""
+    inputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
-    def keep(path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        inputs[path].append(args[0].detach().flatten(0, -2))
+    def keep(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        inputs[name].append(args[0].flatten(0, -2))
 
-    modules = {site.path: site.module_in(model) for site in sites}
-    hooks = [module.register_forward_pre_hook(partial(keep, path)) for path, module in modules.items()]
+    hooks = [module.register_forward_pre_hook(partial(keep, name)) for name, module in modules.items()]
     try:
         write(model, generator)
     finally:
         for hook in hooks:
             hook.remove()
-    for site in sites:
-        found = principal_directions(torch.cat(inputs[site.path]).float(), site.kind.rank, generator)
-        site.get_buffer("fixed_a").copy_(found)
+    for name in modules:
+        yield name, torch.cat(inputs.pop(name)).float()
 
 
 def write(model: Any, generator: torch.Generator) -> Tensor:
-    """Text of the model's own, one word drawn after another: (B, T) ids."""
+    """Text of the model's own: rows that begin with any token, and go on with tokens drawn one after another; (B, T)."""
     length = min(LENGTH, model.longest or LENGTH)
     ids = torch.randint(model.vocabulary_size, (ROWS, 1), generator=generator, device="cpu").to(model.device)
     written, cache = [ids], None

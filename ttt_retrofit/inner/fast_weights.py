@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config import FAST_WEIGHTS, TTTConfig
 from ..errors import ConfigError
+from .calibration import principal_directions
 from .discovery import Site
 from .registry import register_fast_weights
 
@@ -64,6 +65,10 @@ class FastWeights(Protocol):
 
     def fixed_shapes(self, site: Site) -> dict[str, tuple[int, int]]:
         """The matrices of `fixed`, by name: (rows, columns) each."""
+        return {}
+
+    def calibrated(self, site: Site, inputs: Tensor, generator: torch.Generator) -> Weights:
+        """The matrices of `fixed`, from inputs of the site on some text, (N, I) float32."""
         return {}
 
     def check(self, site: Site) -> None:
@@ -229,9 +234,9 @@ class LoRA(FastWeights):
 
 @register_fast_weights("subspace")
 class Subspace(FastWeights):
-    """A matrix that acts on a few directions of the input: y = W x + B (A x), B alone learning.
+    """A matrix on a few directions of the input: y = W x + B (A x). B learns, from zero; A is calibrated once.
 
-    The rows of A are orthonormal, so that B A has the norm of B.
+    The rows of A are the principal directions of the inputs. They are orthonormal, so that B A has the norm of B.
     """
 
     learned_start = ("b",)
@@ -249,6 +254,9 @@ class Subspace(FastWeights):
 
     def fixed_shapes(self, site: Site) -> dict[str, tuple[int, int]]:
         return {"a": (self.rank, site.in_features)}
+
+    def calibrated(self, site: Site, inputs: Tensor, generator: torch.Generator) -> Weights:
+        return {"a": principal_directions(inputs, self.rank, generator)}
 
     def start(self, site: Site, generator: torch.Generator) -> Weights:
         return {"b": torch.zeros(self.shapes(site)["b"])}

@@ -7,6 +7,7 @@ B batch rows, T tokens, S sites, I in features, O out features.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.utils import logging
 
 from ..config import TTTConfig
 from ..errors import UnsupportedModelError
+from .calibration import calibration_inputs
 from .context import FastTerms, current
 from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
 from .fast_weights import Delta, FastWeights, Weights, norms
@@ -30,6 +32,7 @@ logger = logging.get_logger(__name__)
 
 # Random vectors that estimate the norm of a projection; the relative error is about sqrt(2 / (probes * rank)).
 PROBES = 256
+SAMPLED = 64  # values of a matrix that stand for it
 LARGE_STEP = 8  # times the rate that was found to suit: at twice that rate reading still gains, fourteen ruin it
 TTT = "ttt"
 FOLDED = "folded"
@@ -307,11 +310,32 @@ def remove_sites(model: PreTrainedModel) -> None:
 
 
 def initialise(model: PreTrainedModel, seed: int = 0) -> None:
-    """Fresh starts and measured norms for every site, the same for the same base and configuration."""
+    """Fresh starts, measured norms and calibrated matrices of every site, the same for the same base and configuration."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    with torch.device("cpu"):  # whatever the default is: what is drawn goes to where the model is
-        for site in ttt_sites(model):
+    with torch.inference_mode(False), torch.device("cpu"):  # what is drawn goes to where the model is
+        sites = ttt_sites(model)
+        for site in sites:
             site.initialise(_measured_norm(model, site.site, generator), generator)
+        if any(site.kind.fixed for site in sites):
+            _calibrate(model, sites, generator)
+
+
+def _calibrate(model: PreTrainedModel, sites: list[TTTSite], generator: torch.Generator) -> None:
+    modules = {site.path: site.module_in(model) for site in sites}
+    for path, inputs in calibration_inputs(model, modules, generator):
+        for site in sites:
+            if site.path == path:  # gate and up may be one projection
+                for name, value in site.kind.calibrated(site.site, inputs, generator).items():
+                    site.get_buffer(f"fixed_{name}").copy_(value)
+
+
+def fixed_digest(sites: list[TTTSite]) -> str:
+    """Names the matrices that no step changes, by some of their values; empty where there are none."""
+    digest = hashlib.sha256()
+    for site in sites:
+        for value in site.fixed.values():
+            digest.update(value.flatten()[:: 1 + value.numel() // SAMPLED].cpu().numpy().tobytes())
+    return digest.hexdigest() if any(site.kind.fixed for site in sites) else ""
 
 
 def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:
