@@ -38,7 +38,7 @@ def calibration_inputs(
 
 
 def write(model: Any, generator: torch.Generator) -> Tensor:
-    """Text of the model's own: rows that begin with any token, and go on with tokens drawn one after another; (B, T)."""
+    """Text of the model's own, (B, T): rows that begin with any token and go on with drawn ones."""
     length = min(LENGTH, model.longest or LENGTH)
     ids = torch.randint(model.vocabulary_size, (ROWS, 1), generator=generator, device="cpu").to(model.device)
     written, cache = [ids], None

@@ -310,7 +310,7 @@ def remove_sites(model: PreTrainedModel) -> None:
 
 
 def initialise(model: PreTrainedModel, seed: int = 0) -> None:
-    """Fresh starts, measured norms and calibrated matrices of every site, the same for the same base and configuration."""
+    """Fresh starts, norms and calibrated matrices of all sites, the same for the same base and configuration."""
     generator = torch.Generator("cpu").manual_seed(seed)
     with torch.inference_mode(False), torch.device("cpu"):  # what is drawn goes to where the model is
         sites = ttt_sites(model)
