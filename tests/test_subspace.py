@@ -7,7 +7,7 @@ from converted import converted, logits, perturb, ttt
 from tiny import tiny, tokens
 
 from ttt_retrofit import CheckpointError, ConfigError, InputError, TTTCache, wrap
-from ttt_retrofit.inner.calibration import principal_directions, write
+from ttt_retrofit.inner.calibration import LENGTH, ROWS, calibration_inputs, principal_directions
 
 CHUNK = 8
 
@@ -33,18 +33,11 @@ def test_there_are_as_many_directions_as_asked_for_where_inputs_have_fewer():
     torch.testing.assert_close(found @ found.T, torch.eye(6), atol=1e-4, rtol=0)
 
 
-def test_wrapping_calibrates_on_what_the_model_itself_writes():
+def test_wrapping_calibrates_on_tokens_drawn_at_random():
     model, again = wrap(tiny("llama"), ttt("subspace")), wrap(tiny("llama"), ttt("subspace"))
-    text = write(model, torch.Generator().manual_seed(1))
-    seen = []
-    site = model.sites[-1]
-    hook = site.module_in(model).register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten(0, 1)))
-    with torch.no_grad():
-        model(text, learn_from="none")
-    hook.remove()
-    x = torch.cat(seen)
-    kept, best = ((x @ a.T).square().sum() for a in (site.fixed_a, torch.linalg.svd(x, full_matrices=False).Vh[:4]))
-    assert kept > 0.8 * best  # of another text of its own
+    (x,) = (x for _, x in calibration_inputs(model, {"site": model.sites[-1].module_in(model)}, torch.Generator()))
+    kept, chance = (x @ model.sites[-1].fixed_a.T).square().sum(), 4 / 48 * x.square().sum()
+    assert x.shape == (ROWS * LENGTH, 48) and kept > 3 * chance  # of another draw
     assert all(torch.equal(one.fixed_a, other.fixed_a) for one, other in zip(model.sites, again.sites))
 
 

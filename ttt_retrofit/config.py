@@ -77,9 +77,14 @@ class TTTConfig(JSONFields):
 
     fast_weights: str = field(
         default="delta",
-        metadata={"help": "'delta' full matrix | 'lora' low rank | 'prime' an added gated MLP (TTT-E2E's dual MLP)"},
+        metadata={
+            "help": "'delta' a full matrix | 'subspace' one on calibrated directions of the input | 'lora' low rank | "
+            "'prime' an added gated MLP (TTT-E2E's dual MLP)"
+        },
     )
-    rank: int = field(default=16, metadata={"help": "rank of 'lora'; hidden width of 'prime'"})
+    rank: int = field(
+        default=16, metadata={"help": "directions of 'subspace'; rank of 'lora'; hidden width of 'prime'"}
+    )
     layers: LayerSelection = field(
         default="middle",
         metadata={
@@ -98,7 +103,7 @@ class TTTConfig(JSONFields):
         default="gradient",
         metadata={"help": "direction of a step: the 'gradient' of the chunk's loss | 'in_place' (In-Place TTT)"},
     )
-    inner_optimizer: str = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
+    inner_optimizer: str = field(default="adam", metadata={"help": "'sgd' | 'normalized_sgd' | 'adam' | 'muon'"})
     inner_lr: float | None = field(
         default=None,
         metadata={"help": "step size of the inner optimizer; None uses `relative_lr`, which suits any model"},

@@ -1,7 +1,8 @@
-"""Calibration: what the projections of a model are given, on text that the model writes itself.
+"""Calibration: what the projections of a model are given, and in which directions it varies.
 
-A model is all that this needs: no text, no tokenizer, nothing to fetch. It is done once, when a model is converted.
-B batch rows, T tokens, N tokens of all rows, I in features, R rank.
+The text is of tokens drawn at random. Directions from real text, and from the first window of the very text that is
+read, gain no more (`docs/research-log/inner-loop.md`), and need a tokenizer, or a state of their own.
+N tokens of all rows, I in features, R rank.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ROWS, LENGTH = 32, 64  # of the text
+ROWS, LENGTH = 4, 512  # of the text
 OVERSAMPLING, ITERATIONS = 16, 3
 
 
@@ -21,7 +22,7 @@ OVERSAMPLING, ITERATIONS = 16, 3
 def calibration_inputs(
     model: Any, modules: Mapping[str, nn.Module], generator: torch.Generator
 ) -> Iterator[tuple[str, Tensor]]:
-    """What each of the modules of a converted model is given while it writes: by name, (N, I) float32."""
+    """What each of the modules of a converted model is given by random tokens: by name, (N, I) float32."""
     inputs: dict[str, list[Tensor]] = {name: [] for name in modules}
 
     def keep(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -29,25 +30,14 @@ def calibration_inputs(
 
     hooks = [module.register_forward_pre_hook(partial(keep, name)) for name, module in modules.items()]
     try:
-        write(model, generator)
+        length = min(LENGTH, model.longest or LENGTH)
+        ids = torch.randint(model.vocabulary_size, (ROWS, length), generator=generator, device="cpu")
+        model(input_ids=ids.to(model.device), learn_from="none", logits_to_keep=1)
     finally:
         for hook in hooks:
             hook.remove()
     for name in modules:
         yield name, torch.cat(inputs.pop(name)).float()
-
-
-def write(model: Any, generator: torch.Generator) -> Tensor:
-    """Text of the model's own, (B, T): rows that begin with any token and go on with drawn ones."""
-    length = min(LENGTH, model.longest or LENGTH)
-    ids = torch.randint(model.vocabulary_size, (ROWS, 1), generator=generator, device="cpu").to(model.device)
-    written, cache = [ids], None
-    while len(written) < length:
-        out = model(input_ids=ids, past_key_values=cache, learn_from="none", use_cache=True)
-        likely = torch.softmax(out.logits[:, -1].float(), -1).cpu()
-        ids, cache = torch.multinomial(likely, 1, generator=generator).to(model.device), out.past_key_values
-        written.append(ids)
-    return torch.cat(written, 1)
 
 
 def principal_directions(x: Tensor, rank: int, generator: torch.Generator) -> Tensor:
