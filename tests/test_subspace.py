@@ -55,7 +55,7 @@ def test_a_step_is_one_of_plain_gradient_descent_on_b():
         b = start.clone().requires_grad_()
         plain = tiny("llama")
         down = plain.model.layers[2].mlp.down_proj
-        down.register_forward_hook(lambda _, args, out: out + args[0] @ a.T @ b.T)
+        down.register_forward_hook(lambda _, args, out, b=b: out + args[0] @ a.T @ b.T)
         out = plain(ids[row : row + 1]).logits[0]
         (gradient,) = torch.autograd.grad(F.cross_entropy(out[:-1], ids[row, 1:]), b)
         found = cache.fast.sites[site.site.name].weights["b"][row]
