@@ -60,7 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prime, width 128, lr 2e-3": {"fast_weights": "prime", "rank": 128, "inner_lr": 2e-3},
     "small": TTTConfig.preset("small").to_dict(),
     "subspace, rank 64": {"fast_weights": "subspace", "rank": 64},
-    "subspace, rank 512, normalized sgd": TTTConfig.preset("small", rank=512).to_dict(),
+    "small, rank 256": TTTConfig.preset("small", rank=256).to_dict(),
     "normalized sgd": {"inner_optimizer": "normalized_sgd"},
     "muon, lr 5e-3": {"inner_optimizer": "muon", "inner_lr": 5e-3},
     "sgd, lr 0.1": {"inner_optimizer": "sgd", "inner_lr": 0.1},

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from converted import converted, logits, perturb, ttt
 from tiny import tiny, tokens
 
-from ttt_retrofit import CheckpointError, ConfigError, InputError, TTTCache, wrap
+from ttt_retrofit import CheckpointError, InputError, TTTCache, TTTConfig, wrap
 from ttt_retrofit.inner.calibration import LENGTH, ROWS, calibration_inputs, principal_directions
 
 CHUNK = 8
@@ -130,6 +130,7 @@ def test_bf16_learns_in_full_precision():
     assert torch.isfinite(cache.loss_by_chunk).all()
 
 
-def test_more_directions_than_inputs_are_refused():
-    with pytest.raises(ConfigError, match="rank <= 48"):
-        wrap(tiny("llama"), ttt("subspace", rank=49))
+def test_there_are_no_more_directions_than_inputs():
+    (site,) = wrap(tiny("llama"), TTTConfig.preset("small", layers=[1])).sites
+    torch.testing.assert_close(site.fixed_a @ site.fixed_a.T, torch.eye(48), atol=1e-4, rtol=0)
+    assert site.start["b"].shape == (32, 48)

@@ -83,7 +83,7 @@ class TTTConfig(JSONFields):
         },
     )
     rank: int = field(
-        default=16, metadata={"help": "directions of 'subspace'; rank of 'lora'; hidden width of 'prime'"}
+        default=16, metadata={"help": "directions of 'subspace', at most; rank of 'lora'; hidden width of 'prime'"}
     )
     layers: LayerSelection = field(
         default="middle",
@@ -144,7 +144,7 @@ class TTTConfig(JSONFields):
         ----------
         name : {"default", "fast", "small"}
             "default" closes most of the gap to full attention; "fast" trades part of that for reading speed; "small"
-            carries a twentieth of the default's fast weights and moments.
+            carries a ninth of the default's fast weights and moments, and less of larger models'.
         """
         if name not in PRESETS:
             raise ConfigError(f"Unknown preset {name!r}. Presets are {sorted(PRESETS)}.")
@@ -272,5 +272,5 @@ def check_layers(layers: object) -> None:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"layers": "upper", "relative_lr": 5e-3},
-    "small": {"fast_weights": "subspace", "rank": 256, "inner_optimizer": "normalized_sgd"},
+    "small": {"fast_weights": "subspace", "rank": 512, "inner_optimizer": "normalized_sgd"},
 }

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 ROWS, LENGTH = 4, 512  # of the text
-OVERSAMPLING, ITERATIONS = 16, 3
+OVERSAMPLING, ITERATIONS = 16, 2
 
 
 @torch.no_grad()

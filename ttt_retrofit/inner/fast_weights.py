@@ -242,28 +242,25 @@ class Subspace(FastWeights):
     learned_start = ("b",)
     fixed = ("a",)
 
-    def check(self, site: Site) -> None:
-        if self.rank > site.in_features:
-            raise ConfigError(
-                f"rank={self.rank} is larger than the input of {site.path} ({site.in_features}). "
-                f"Take rank <= {site.in_features}, or fast_weights='delta'."
-            )
+    def directions(self, site: Site) -> int:
+        """How many: `rank`, or all there are."""
+        return min(self.rank, site.in_features)
 
     def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
-        return {"b": (site.out_features, self.rank)}
+        return {"b": (site.out_features, self.directions(site))}
 
     def fixed_shapes(self, site: Site) -> dict[str, tuple[int, int]]:
-        return {"a": (self.rank, site.in_features)}
+        return {"a": (self.directions(site), site.in_features)}
 
     def calibrated(self, site: Site, inputs: Tensor, generator: torch.Generator) -> Weights:
-        return {"a": principal_directions(inputs, self.rank, generator)}
+        return {"a": principal_directions(inputs, self.directions(site), generator)}
 
     def start(self, site: Site, generator: torch.Generator) -> Weights:
         return {"b": torch.zeros(self.shapes(site)["b"])}
 
     def unit(self, site: Site, norm: Tensor) -> Tensor:
         """The root mean square of a B that has the norm of the projection."""
-        return norm / math.sqrt(site.out_features * self.rank)
+        return norm / math.sqrt(site.out_features * self.directions(site))
 
     def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
         return add_batch_linear(onto, batch_linear(x, weights["a"]), weights["b"])

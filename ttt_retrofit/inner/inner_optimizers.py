@@ -112,7 +112,7 @@ class NormalizedSGD(InnerOptimizer):
     """
 
     slots = ("v",)
-    relative_lr = 2e-3
+    relative_lr = 3e-3
 
     def slot_shape(self, slot: str, weight: tuple[int, int]) -> tuple[int, int]:
         return (1, 1)
