@@ -43,7 +43,7 @@ def test_wrapping_calibrates_on_tokens_drawn_at_random():
 
 def test_halves_of_a_fused_projection_share_their_directions():
     gate, up = wrap(tiny("phi3"), ttt("subspace", layers=[1], target_modules=["gate", "up"])).sites
-    assert gate.path == up.path and torch.allclose((gate.fixed_a @ up.fixed_a.T).abs(), torch.eye(4), atol=1e-3)
+    assert gate.path == up.path and torch.allclose((gate.fixed_a @ up.fixed_a.T).abs(), torch.eye(4), atol=0.05)
 
 
 def test_a_step_is_one_of_plain_gradient_descent_on_b():
