@@ -52,4 +52,5 @@ def principal_directions(x: Tensor, rank: int, generator: torch.Generator) -> Te
         basis = torch.linalg.qr(x.mT @ (x @ basis)).Q
     inside = x @ basis
     vectors = torch.linalg.eigh(inside.mT @ inside).eigenvectors.flip(-1)  # largest first
-    return (basis @ vectors[:, :rank]).mT
+    found: Tensor = (basis @ vectors[:, :rank]).mT
+    return found
