@@ -88,7 +88,7 @@ class ConsolidationConfig:
     enough_recall: float = field(
         default=0.98, metadata={"help": "train until this share of tokens is right, in held-out answers and refusals"}
     )
-    # Held-out questions are odder than a user's: `docs/research-log/study.md` has both. What is not recalled stays words.
+    # Held-out questions are odder than a user's (docs/research-log/study.md), and what is not recalled stays in words.
     min_recall: float = field(
         default=0.25, metadata={"help": "share of verification questions to answer, to be accepted"}
     )

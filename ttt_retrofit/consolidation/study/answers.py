@@ -93,7 +93,7 @@ class Answering:
         return [*found.values()]
 
     def _told_back(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
-        """What was told back answers every question. Of `MANY` that were written the second best may be held out, of few
+        """What was told back answers every question. Of many that were written the second best may be held out, of few
         the last, and of one alone those that were cut: good ones are worth most when studied.
         """
         found: dict[int, list[tuple[QuestionDraft, frozenset[str]]]] = {}
@@ -102,9 +102,9 @@ class Answering:
                 found.setdefault(draft.statement, []).append((draft, value))
         for number, some in found.items():
             written = [draft for draft, _ in some if not draft.cut]
+            spare = written[1] if len(written) >= MANY else written[-1] if len(written) > 1 else None
             for draft, value in some:
-                spare = written[1] if len(written) >= MANY else written[-1]
-                spared = draft is spare if len(written) > 1 else draft.cut
+                spared = draft is spare if spare else draft.cut
                 yield Question(draft.text, value, self.told_back[number], number, held_out=spared)
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:
