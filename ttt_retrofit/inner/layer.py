@@ -324,6 +324,8 @@ def initialise(model: PreTrainedModel, seed: int = 0) -> None:
 
 def _calibrate(model: PreTrainedModel, sites: list[TTTSite], generator: torch.Generator) -> None:
     modules = {site.path: site.module_in(model) for site in sites}
+    for fixed in (value for site in sites for value in site.fixed.values()):
+        fixed.zero_()  # memory that nobody wrote may hold NaN, and 0 · NaN is no 0
     for path, inputs in calibration_inputs(model, modules, generator):
         for site in sites:
             if site.path == path:  # gate and up may be one projection
