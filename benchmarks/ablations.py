@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ttt_retrofit import TTTConfig
+from ttt_retrofit.config import PRESETS
 
 from .arithmetic import count
 from .harness.loading import base_model, ids_of
@@ -41,7 +42,7 @@ GATED = ("gate", "up", "down")
 # What differs from the default in each setting.
 SETTINGS: dict[str, dict[str, Any]] = {
     "default": {},
-    "fast": TTTConfig.preset("fast").to_dict(),
+    "fast": PRESETS["fast"],
     "all layers, lr 3e-4": {"layers": "all", "inner_lr": 3e-4},
     "all layers, lr 3e-4, chunk 512": {"layers": "all", "inner_lr": 3e-4, "chunk_size": 512},
     "third quarter, lr 8e-4": {"layers": "third_quarter", "inner_lr": 8e-4},
@@ -58,6 +59,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "lora, rank 16, lr 4e-3": {"fast_weights": "lora", "rank": 16, "inner_lr": 4e-3},
     "lora, rank 64, lr 2e-3": {"fast_weights": "lora", "rank": 64, "inner_lr": 2e-3},
     "prime, width 128, lr 2e-3": {"fast_weights": "prime", "rank": 128, "inner_lr": 2e-3},
+    "small": PRESETS["small"],
+    "subspace, rank 64": {"fast_weights": "subspace", "rank": 64},
+    "small, rank 256": PRESETS["small"] | {"rank": 256},
+    "normalized sgd": {"inner_optimizer": "normalized_sgd"},
     "muon, lr 5e-3": {"inner_optimizer": "muon", "inner_lr": 5e-3},
     "sgd, lr 0.1": {"inner_optimizer": "sgd", "inner_lr": 0.1},
     "sgd, lr 1": {"inner_optimizer": "sgd", "inner_lr": 1.0},

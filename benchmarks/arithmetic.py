@@ -14,6 +14,7 @@ from torch import nn
 
 from ttt_retrofit import TTTConfig
 from ttt_retrofit.inner.discovery import decoder_layers, find_sites
+from ttt_retrofit.inner.fast_weights import fast_weights
 from ttt_retrofit.inner.inner_rules import inner_rule
 
 # Attention does two products of queries x keys x head size forward. Its backward pass does five: the scores again, and
@@ -54,6 +55,7 @@ def count(model: Any, config: TTTConfig) -> Arithmetic:
     sites = find_sites(model, config)
     lowest = min(site.layer for site in sites)
     above = sum(linear[lowest + 1 :]) + (len(layers) - lowest - 1) * ATTENTION_BACKWARD * product
-    fast = sum(site.in_features * site.out_features for site in sites)
+    kind = fast_weights(config)
+    fast = sum(rows * columns for site in sites for rows, columns in kind.shapes(site).values())
     backward = head_cost + above if inner_rule(config).backward else 0
     return Arithmetic(forward, backward + fast)

@@ -17,11 +17,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from ttt_retrofit import TTTConfig
-from ttt_retrofit.config import PRESETS
 
 from .harness.costs import limit_memory, of_reading
 from .harness.options import command_line
-from .measure import FULL, SINKS, TTT, converted
+from .measure import FULL, PRESETS, SINKS, TTT, converted
 from .timed_models import loaded, token_ids
 
 SYSTEMS = (FULL, SINKS, *(f"{TTT} ({preset})" for preset in PRESETS))

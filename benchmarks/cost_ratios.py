@@ -19,13 +19,12 @@ from rich.progress import track
 from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 
 from ttt_retrofit import TTTConfig
-from ttt_retrofit.config import PRESETS
 
 from .arithmetic import count
 from .harness.costs import timed
 from .harness.options import command_line
 from .harness.tables import markdown_table
-from .measure import converted
+from .measure import PRESETS, converted
 from .timed_models import in_words, loaded, token_ids
 
 OVERHEAD, DECODING = "overhead", "decoding"

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit.config import PRESETS as NAMED
 from ttt_retrofit.evaluation import (
     FULL,
     SINKS,
@@ -30,7 +31,9 @@ from ttt_retrofit.evaluation import (
 )
 from ttt_retrofit_cli.output import COLUMNS, bar
 
-__all__ = ["FULL", "SINKS", "STREAMING", "SYSTEMS", "TTT", "WINDOW", "Advance", "Reading", "configure"]
+PRESETS = {name: NAMED[name] for name in ("default", "fast")}  # that every table has
+
+__all__ = ["FULL", "PRESETS", "SINKS", "STREAMING", "SYSTEMS", "TTT", "WINDOW", "Advance", "Reading", "configure"]
 __all__ += ["compare", "converted", "full_attention", "gap_closed", "progress_bars", "streaming"]
 
 

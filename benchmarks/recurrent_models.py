@@ -30,9 +30,8 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
 from ttt_retrofit import TTTCache, TTTConfig, wrap
-from ttt_retrofit.config import PRESETS
 
-from .measure import FULL, SINKS, TTT
+from .measure import FULL, PRESETS, SINKS, TTT
 
 WIDTH, DEPTH, VOCABULARY, FEED_FORWARD = 576, 30, 49152, 1536
 HEADS, HEAD_SIZE, KEY_VALUE_HEADS = 9, 64, 3

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from ttt_retrofit import TTTConfig
-from ttt_retrofit.config import PRESETS
 
 from . import by_length_report, cost_ratios
 from .by_length import BATCHES, LENGTHS, SYSTEMS, key
@@ -27,6 +26,7 @@ from .cost_ratios import PARTS
 from .harness.options import command_line, stored_as
 from .harness.processes import ask, here
 from .harness.store import Store
+from .measure import PRESETS
 from .models import SOURCES, model_directory
 from .timed_models import TIMED, in_words
 

@@ -31,7 +31,9 @@ class Scripted:
         self.asked: list[str] = []
         self.answered: list[str] = []
 
-    def complete(self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0) -> list[str]:
+    def complete(
+        self, prompts: Sequence[Sequence[Message]], longest: int, seed: int = 0, never: object = ()
+    ) -> list[str]:
         return [self._one(*prompt) for prompt in prompts]
 
     def _one(self, *prompt: Message) -> str:

@@ -241,6 +241,23 @@ def test_the_teacher_does_not_speak_as_the_user_about_what_the_user_said():
     assert teacher.never == [set(), set(asking.speakers)]
 
 
+@pytest.mark.parametrize(
+    ("written", "held"),
+    [(6, ["1?"]), (3, ["2?"]), (1, ["cut 0?", "cut 1?"]), (0, ["cut 0?", "cut 1?"])],
+)
+def test_what_was_told_back_answers_every_question_and_a_good_one_is_studied(written, held):
+    drafts = [QuestionDraft(f"{n}?", 1, "Bolt") for n in range(written)]
+    drafts += [QuestionDraft(f"cut {n}?", 1, "Bolt", cut=True) for n in range(2)]
+    drafts.append(QuestionDraft("Which cat?", 1, "Rex"))  # what is not told is not known
+    asking = asking_of(Teacher(lambda asked, told: ""))
+    judge = Judge(Scripted(str), {"supports": False})
+    found = Answering(TOLD, {}, (), asking, judge, CONTROL, {1: "Your dog is called Bolt."}).answer(drafts).questions
+    assert [q.text for q in found] == [d.text for d in drafts[:-1]] and {q.answer for q in found} == {
+        "Your dog is called Bolt."
+    }
+    assert [q.text for q in found if q.held_out] == held
+
+
 def test_another_writer_answers_and_the_teacher_scores_it():
     teacher, said = Noting(), {"a": "Your dog is Bolt.\nAnd more", "b": "My dog is Bolt.", "c": "My dog is Bolt."}
     writer = Scripted(str, says=lambda asked, told: said[asked])

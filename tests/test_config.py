@@ -9,9 +9,9 @@ from ttt_retrofit import ConfigError, ConsolidationConfig, MemoryConfig, TTTConf
 from ttt_retrofit.config import PRESETS
 
 WRONG = [
-    ({"fast_weights": "dleta"}, r"fast_weights='dleta'.*'delta', 'lora', 'prime'"),
+    ({"fast_weights": "dleta"}, r"fast_weights='dleta'.*'delta', 'lora', 'subspace', 'prime'"),
     ({"inner_rule": "hebb"}, r"inner_rule='hebb'.*'gradient', 'in_place'"),
-    ({"inner_optimizer": "lion"}, r"inner_optimizer='lion'.*'sgd', 'adam', 'muon'"),
+    ({"inner_optimizer": "lion"}, r"inner_optimizer='lion'.*'sgd', 'normalized_sgd', 'adam', 'muon'"),
     ({"learn_from": "answers"}, r"learn_from='answers'.*'all', 'prompt', 'none'"),
     ({"rank": 0}, "rank=0.*at least 1"),
     ({"rank": 2.5}, r"rank=2\.5.*integer"),

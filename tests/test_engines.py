@@ -5,10 +5,10 @@ import json
 import gguf
 import numpy as np
 import torch
-from test_results import DIRECTORY
 
 from benchmarks.engines.__main__ import page
 from benchmarks.engines.bases import in_full
+from benchmarks.harness.store import DIRECTORY
 
 
 def test_a_base_in_full_is_the_same_model_with_rounded_weights(tmp_path):

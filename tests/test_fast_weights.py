@@ -1,4 +1,4 @@
-"""The three kinds of fast weights: what they add, where they start, and the bound they stay within."""
+"""The kinds of fast weights: what they add, where they start, and the bound they stay within."""
 
 import copy
 
@@ -11,7 +11,7 @@ from ttt_retrofit.inner.discovery import Site
 from ttt_retrofit.inner.fast_weights import Bounded, fast_weights, frobenius
 from ttt_retrofit.inner.inner_loop import SiteConstants, Stepped, fresh_state, update, update_
 
-KINDS = ["delta", "lora", "prime"]
+KINDS = ["delta", "lora", "prime", "subspace"]
 ROWS, INWARD, OUTWARD = 3, 7, 5
 BOUND, NORM = 0.1, 4.0
 
@@ -29,6 +29,16 @@ def make(kind, optimizer="sgd", lr=1.0):
     return config, terms, constants, state
 
 
+def fixed(terms):
+    """What a site stores beside the fast weights."""
+    site = Site(0, "down", "mlp.down_proj", "mlp", INWARD, OUTWARD)
+    return terms.calibrated(site, torch.randn(20, INWARD), torch.Generator().manual_seed(0))
+
+
+def batched(stored):
+    return {name: value[None] for name, value in stored.items()}
+
+
 def randomised(state, scale=0.1):
     return {name: weight + scale * torch.randn_like(weight) for name, weight in state.weights.items()}
 
@@ -37,7 +47,7 @@ def randomised(state, scale=0.1):
 def test_the_start_adds_nothing(kind):
     _, terms, _, state = make(kind)
     onto = torch.randn(ROWS, 4, INWARD if kind == "prime" else OUTWARD)
-    assert torch.equal(terms(onto, torch.randn(ROWS, 4, INWARD), state.weights), onto)
+    assert torch.equal(terms(onto, torch.randn(ROWS, 4, INWARD), state.weights | batched(fixed(terms))), onto)
 
 
 def test_each_kind_adds_what_its_equation_says():
@@ -46,12 +56,14 @@ def test_each_kind_adds_what_its_equation_says():
         _, terms, _, state = make(kind)
         weights = randomised(state, 1.0)
         onto = torch.randn(ROWS, 4, INWARD if kind == "prime" else OUTWARD)
-        added = terms(onto, x, weights) - onto
+        stored = fixed(terms)
+        added = terms(onto, x, weights | batched(stored)) - onto
         for row in range(ROWS):
-            w, z = {name: weight[row] for name, weight in weights.items()}, x[row]
+            w, z = {name: weight[row] for name, weight in weights.items()} | stored, x[row]
             expected = {
                 "delta": lambda w, z: z @ w["delta"].T,
                 "lora": lambda w, z: z @ (w["b"] @ w["a"]).T,
+                "subspace": lambda w, z: z @ (w["b"] @ w["a"]).T,
                 "prime": lambda w, z: (F.silu(z @ w["gate"].T) * (z @ w["up"].T)) @ w["down"].T,
             }[kind](w, z)
             torch.testing.assert_close(added[row], expected, atol=1e-5, rtol=1e-5)
@@ -61,6 +73,8 @@ def change(kind, weights, constants):
     """(B,) the largest relative change of a matrix, from its definition."""
     if kind == "delta":
         return frobenius(weights["delta"]) / NORM
+    if kind == "subspace":
+        return frobenius(weights["b"] - constants.start["b"]) / NORM
     if kind == "lora":
         start = constants.start
         return frobenius(weights["b"] @ weights["a"] - start["b"] @ start["a"]) / NORM
@@ -82,7 +96,7 @@ def step_in_place(terms, state, gradients, constants, config, step, skipped=(0.0
     update_(terms, sites, {"site": gradients}, {"site": constants}, config, *rows, Stepped.none_of(sites))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize("optimizer", ["sgd", "normalized_sgd", "adam", "muon"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_place_a_row_that_is_skipped_stays_as_it_is_whatever_its_gradient(kind, optimizer):
     config, terms, constants, state = make(kind, optimizer)
@@ -102,7 +116,7 @@ def test_in_place_a_row_that_is_skipped_stays_as_it_is_whatever_its_gradient(kin
 
 
 @pytest.mark.parametrize("lr", [1e-3, 1.0, 1e6, 1e25, 1e38])
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+@pytest.mark.parametrize("optimizer", ["sgd", "normalized_sgd", "adam", "muon"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trust_region_holds_at_every_learning_rate(kind, optimizer, lr):
     config, terms, constants, pure = make(kind, optimizer, lr)

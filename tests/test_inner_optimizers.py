@@ -1,11 +1,11 @@
-"""sgd, adam and muon: pure, equal to their references, the same in place, and differentiable."""
+"""sgd, normalized_sgd, adam and muon: pure, equal to their references, the same in place, and differentiable."""
 
 import pytest
 import torch
 
 from ttt_retrofit.inner.inner_optimizers import inner_optimizer, orthogonalise
 
-NAMES = ["sgd", "adam", "muon"]
+NAMES = ["sgd", "normalized_sgd", "adam", "muon"]
 ADAM, MUON = inner_optimizer("adam"), inner_optimizer("muon")
 ROWS, SHAPE = 3, (5, 7)
 
@@ -15,12 +15,17 @@ def gradients(count):
 
 
 def fresh(name, dtype=torch.float32):
-    return {slot: torch.zeros(ROWS, *SHAPE, dtype=dtype) for slot in inner_optimizer(name).slots}
+    return {slot: torch.zeros_like(value, dtype=dtype) for slot, value in drawn(name).items()}
+
+
+def drawn(name, dtype=torch.float32):
+    method = inner_optimizer(name)
+    return {slot: torch.rand(ROWS, *method.slot_shape(slot, SHAPE), dtype=dtype) for slot in method.slots}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_are_left_untouched(name):
-    gradient, state = gradients(1)[0], {slot: torch.rand(ROWS, *SHAPE) for slot in inner_optimizer(name).slots}
+    gradient, state = gradients(1)[0], drawn(name)
     before = gradient.clone(), {slot: value.clone() for slot, value in state.items()}
     _, new = inner_optimizer(name).direction(gradient, state, torch.ones(ROWS))
     assert torch.equal(gradient, before[0]) and all(torch.equal(state[slot], before[1][slot]) for slot in state)
@@ -31,7 +36,7 @@ def test_inputs_are_left_untouched(name):
 def test_each_row_has_its_own_optimizer(name):
     """Rows at different steps, together and alone."""
     gradient, steps = gradients(1)[0], torch.tensor([1, 5, 9])
-    state = {slot: torch.rand(ROWS, *SHAPE) for slot in inner_optimizer(name).slots}
+    state = drawn(name)
     together, _ = inner_optimizer(name).direction(gradient, state, steps)
     for row in range(ROWS):
         one = slice(row, row + 1)
@@ -68,6 +73,18 @@ def test_adam_equals_torch():
     torch.testing.assert_close(weight, parameter.detach(), atol=1e-6, rtol=1e-6)
 
 
+def test_the_direction_of_normalized_sgd_is_the_gradients_at_any_scale():
+    (gradient,) = gradients(1)
+    normalized, step = inner_optimizer("normalized_sgd"), torch.ones(ROWS)
+    found, carried = normalized.direction(gradient, fresh("normalized_sgd"), step)
+    torch.testing.assert_close(found, gradient / gradient.square().mean((1, 2), keepdim=True).sqrt())
+    torch.testing.assert_close(normalized.direction(1e-6 * gradient, fresh("normalized_sgd"), step)[0], found)
+    again, _ = normalized.direction(3 * gradient, carried, 2 * step)
+    mean = (0.9 * 0.1 + 0.1 * 9) / (1 - 0.9**2)  # of the squares, in units of the first
+    torch.testing.assert_close(again, 3 * found / mean**0.5)
+    assert normalized.carried(SHAPE) == 5 * 7 + 1
+
+
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
 def test_the_direction_of_muon_is_nearly_orthogonal(shape):
     direction = orthogonalise(torch.randn(ROWS, *shape))
@@ -86,7 +103,7 @@ def test_muon_points_where_the_gradient_does():
 @pytest.mark.parametrize("name", NAMES)
 def test_derivatives_match_finite_differences(name):
     gradient = torch.randn(ROWS, *SHAPE, dtype=torch.float64, requires_grad=True)
-    state = {slot: torch.rand(ROWS, *SHAPE, dtype=torch.float64) for slot in inner_optimizer(name).slots}
+    state = drawn(name, torch.float64)
     torch.autograd.gradcheck(lambda g: inner_optimizer(name).direction(g, state, torch.full((ROWS,), 3))[0], gradient)
 
 

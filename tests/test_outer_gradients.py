@@ -22,7 +22,7 @@ from ttt_retrofit.streaming.tokens import align
 CHUNK = 6
 LEARNING = {"layers": "all", "chunk_size": CHUNK, "sliding_window": 8, "sink_tokens": 2, "rank": 3}
 LEARNING |= {"inner_optimizer": "sgd", "inner_lr": 0.1, "max_relative_update": 0.3}
-RATES = {"sgd": 1.0, "adam": 1e-2, "muon": 0.02}
+RATES = {"sgd": 1.0, "normalized_sgd": 1e-2, "adam": 1e-2, "muon": 0.02}
 
 
 def converted(family="gpt2", **changes):
@@ -81,6 +81,7 @@ def assert_same(found, expected, rtol, names):
 # Families whose norms compute in float64 when asked to, and two that round to float32 inside.
 EXACT, ROUNDED = ["gpt2", "gpt_neox", "phi"], ["llama", "qwen3", "gemma3_text"]
 KINDS = [("delta", "sgd"), ("delta", "adam"), ("lora", "adam"), ("lora", "muon"), ("prime", "sgd")]
+KINDS += [("subspace", "normalized_sgd")]
 CASES = [(family, *kind) for family in EXACT[:2] for kind in KINDS]
 CASES += [(family, kind, "sgd") for family in ROUNDED for kind in ("delta", "lora", "prime")]
 

@@ -19,7 +19,7 @@ FOUR = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit
 EIGHT = BitsAndBytesConfig(load_in_8bit=True)
 LAYERS = {4: bnb.nn.Linear4bit, 8: bnb.nn.Linear8bitLt}
 BOTH = pytest.mark.parametrize("bits, quantization", [(4, FOUR), (8, EIGHT)])
-KINDS = pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
+KINDS = pytest.mark.parametrize("kind", ["delta", "lora", "prime", "subspace"])
 
 
 @pytest.fixture(scope="module")

@@ -109,8 +109,9 @@ def test_every_part_is_asked_for_in_several_wordings_and_no_question_twice():
         draft("To which town?", "Braga"),
     ]
     told = f"User: {MIRELA.text}"
-    assert writer.asked[:7] == [told, *[f"{told}{HIDDEN}{part}" for part in ("Mirela", "Braga", "May")] * 2]
-    assert writer.asked[7] == f"User: My sister Mirela moved to in.{HIDDEN}Mirela", "and without the other names"
+    each = 2 * [*[f"{told}{HIDDEN}{part}" for part in ("Mirela", "Braga", "May")]]  # greedy, and sampled
+    assert writer.asked[:13] == [told, *each, *each]
+    assert writer.asked[13] == f"User: My sister Mirela moved to in.{HIDDEN}Mirela", "and without the other names"
 
 
 def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_its_words_are():
@@ -124,7 +125,7 @@ def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_
         ("sister", "Who moved to Braga?"),
     ]
     parts = [asked.rpartition(HIDDEN)[2] for asked in writer.asked if HIDDEN in asked]
-    assert parts == ["Mirela", "Braga", "May", "sister", "sing", "choir"]
+    assert parts == 2 * ["Mirela", "Braga", "May", "sister", "sing", "choir"]
 
 
 def test_where_two_statements_are_asked_the_same_more_are_written_without_the_names_that_both_have():
@@ -222,9 +223,9 @@ def test_the_next_question_for_a_part_begins_otherwise_and_none_gives_it_away_or
             return ["Where did she move?" if never else ""] * len(prompts)
 
     ask([Statement("My sister moved to Braga.", "User")], Held(), ENGLISH, wordings=2)
-    first, second = barred
+    first, sampled, second, _ = barred
     assert {"Braga", "your", "klara"} <= first and "braga" not in second - first
-    assert second - first == {"Where"}
+    assert second - first == {"Where"} and sampled == first
 
 
 @pytest.mark.parametrize(

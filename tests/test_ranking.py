@@ -10,7 +10,7 @@ from ttt_retrofit.consolidation.facts.languages import languages
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.questions import QuestionDraft
-from ttt_retrofit.consolidation.study.ranking import KEPT, LENGTH, NO_QUESTION, best, gains
+from ttt_retrofit.consolidation.study.ranking import KEPT, NO_QUESTION, best, gains
 
 WORDS = tokenizer()
 TOLD = {0: WORDS("Otto plays the oboe.", add_special_tokens=False).input_ids}
@@ -20,25 +20,20 @@ class WordByWord(Formatter):
     def said(self, answer):
         return WORDS(answer, add_special_tokens=False).input_ids
 
-    def split(self, prompt):
-        return prompt[:-1], [prompt[-1]]
-
 
 class Knows:
     """A model that finds each token so much likelier after some questions than after none."""
 
-    def __init__(self, won, asked=None):
-        self.won, self.asked = won, asked or {}
+    def __init__(self, won):
+        self.won = won
 
     def likelihoods(self, prompts, answers):
-        if not any(prompts):  # of the questions themselves
-            return [torch.full((1,), self.asked.get(question[0]["content"], -1.0)) for question in answers]
         asked = [prompt[-1]["content"] for prompt in prompts]
         return [torch.full((len(ids),), self.won.get(text, 0.0) - 3.0) for text, ids in zip(asked, answers)]
 
 
-def asking(won, asked=None):
-    return Asking(Knows(won, asked), None, WordByWord(WORDS), Prompts.load(), languages()[0], ConsolidationConfig())
+def asking(won):
+    return Asking(Knows(won), None, WordByWord(WORDS), Prompts.load(), languages()[0], ConsolidationConfig())
 
 
 def drafts(*texts, part="oboe"):
@@ -49,13 +44,13 @@ def test_only_words_that_a_question_does_not_say_count():
     silent, telling = gains(
         drafts("What?", "Who plays the oboe?"), TOLD, asking({"What?": 1.0, "Who plays the oboe?": 1.0})
     )
-    assert silent == pytest.approx(len(TOLD[0]) - LENGTH) and -LENGTH < telling < silent
-    assert gains(drafts("Who plays?"), TOLD, asking({NO_QUESTION: 1.0}))[0] < -LENGTH
+    assert silent == pytest.approx(len(TOLD[0])) and 0 < telling < silent
+    assert gains(drafts("Who plays?"), TOLD, asking({NO_QUESTION: 1.0}))[0] < 0
 
 
-def test_of_two_questions_that_are_answered_as_well_the_likelier_one_is_better():
-    fluent, odd = drafts("What is my rent?", "Who is my rent?")
-    assert best([odd, fluent], TOLD, asking({}, {odd.text: -1.5})) == [fluent, odd]
+def test_of_two_questions_that_are_answered_as_well_that_of_the_user_is_better():
+    own, anybodys = drafts("What is my rent?", "What is the rent?")
+    assert best([anybodys, own], TOLD, asking({})) == [own, anybodys]
 
 
 def test_of_each_part_the_best_are_kept_the_best_first_and_those_far_behind_are_not():

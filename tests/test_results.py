@@ -120,6 +120,8 @@ def test_a_setting_is_held_against_reading_without_learning_under_its_own_window
     ]
     assert wanted[control] == TTTConfig(sliding_window=256, learn_from="none")
     assert wanted["window 256"] == TTTConfig(sliding_window=256)
+    presets = ablations.settings_and_controls(["default", "fast", "small"], 512)
+    assert {config.sliding_window for config in presets.values() if config} == {512}
     losses = {"full attention": 2.0, "window + sinks": 3.0, control: 4.0, "window 256": 2.5, "default": 2.5}
     rows = {name: {"loss": dict.fromkeys(ablations.TEXTS, loss), "control": control} for name, loss in losses.items()}
     del rows["default"]["control"]  # rows of old have the shared one

@@ -17,6 +17,7 @@ from ttt_retrofit import ConfigError, TTTCache, TTTConfig, UnsupportedModelError
 
 CASES = [
     *((family, kind) for family in ("llama", "gpt2") for kind in ("delta", "lora", "prime")),
+    ("llama", "subspace"),
     ("gemma3_text", "lora"),
     ("gemma3", "delta"),
     ("gemma3", "prime"),

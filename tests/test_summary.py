@@ -5,7 +5,12 @@ from converted import converted
 from peft import LoraConfig, get_peft_model
 from remembered import memory
 
-ADDED = {"delta": 0, "lora": 4 * 4 * (32 + 48), "prime": 4 * 4 * (3 * 32)}  # sites x rank x widths
+ADDED = {
+    "delta": 0,
+    "lora": 4 * 4 * (32 + 48),
+    "prime": 4 * 4 * (3 * 32),
+    "subspace": 4 * 4 * 32,
+}  # sites x rank x widths
 
 
 @pytest.mark.parametrize("kind", ADDED)

@@ -77,9 +77,14 @@ class TTTConfig(JSONFields):
 
     fast_weights: str = field(
         default="delta",
-        metadata={"help": "'delta' full matrix | 'lora' low rank | 'prime' an added gated MLP (TTT-E2E's dual MLP)"},
+        metadata={
+            "help": "'delta' a full matrix | 'subspace' one on calibrated directions of the input | 'lora' low rank | "
+            "'prime' an added gated MLP (TTT-E2E's dual MLP)"
+        },
     )
-    rank: int = field(default=16, metadata={"help": "rank of 'lora'; hidden width of 'prime'"})
+    rank: int = field(
+        default=16, metadata={"help": "directions of 'subspace', at most; rank of 'lora'; hidden width of 'prime'"}
+    )
     layers: LayerSelection = field(
         default="middle",
         metadata={
@@ -98,7 +103,7 @@ class TTTConfig(JSONFields):
         default="gradient",
         metadata={"help": "direction of a step: the 'gradient' of the chunk's loss | 'in_place' (In-Place TTT)"},
     )
-    inner_optimizer: str = field(default="adam", metadata={"help": "'sgd' | 'adam' | 'muon'"})
+    inner_optimizer: str = field(default="adam", metadata={"help": "'sgd' | 'normalized_sgd' | 'adam' | 'muon'"})
     inner_lr: float | None = field(
         default=None,
         metadata={"help": "step size of the inner optimizer; None uses `relative_lr`, which suits any model"},
@@ -137,8 +142,9 @@ class TTTConfig(JSONFields):
 
         Parameters
         ----------
-        name : {"default", "fast"}
-            "default" closes most of the gap to full attention; "fast" trades part of that for reading speed.
+        name : {"default", "fast", "small"}
+            "default" closes most of the gap to full attention; "fast" trades part of that for reading speed; "small"
+            carries a ninth of the default's fast weights and moments, and less of larger models'.
         """
         if name not in PRESETS:
             raise ConfigError(f"Unknown preset {name!r}. Presets are {sorted(PRESETS)}.")
@@ -266,4 +272,5 @@ def check_layers(layers: object) -> None:
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"layers": "upper", "relative_lr": 5e-3},
+    "small": {"fast_weights": "subspace", "rank": 512, "inner_optimizer": "normalized_sgd"},
 }

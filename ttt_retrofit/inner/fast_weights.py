@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..config import FAST_WEIGHTS, TTTConfig
 from ..errors import ConfigError
+from .calibration import principal_directions
 from .discovery import Site
 from .registry import register_fast_weights
 
@@ -44,6 +45,9 @@ class FastWeights(Protocol):
     learned_start: ClassVar[tuple[str, ...]] = ()
     """Names whose start is a stored parameter; the others start at zero and are not stored."""
 
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Names of matrices that a site stores and that no step changes. `__call__` gets them among the weights."""
+
     beside_block: ClassVar[bool] = False
     """Whether they stand beside whole MLP blocks, and not beside the projections that `target_modules` names."""
 
@@ -58,6 +62,14 @@ class FastWeights(Protocol):
     @abstractmethod
     def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
         """The matrices of a site, by name: (rows, columns) each."""
+
+    def fixed_shapes(self, site: Site) -> dict[str, tuple[int, int]]:
+        """The matrices of `fixed`, by name: (rows, columns) each."""
+        return {}
+
+    def calibrated(self, site: Site, inputs: Tensor, generator: torch.Generator) -> Weights:
+        """The matrices of `fixed`, from inputs of the site on some text, (N, I) float32."""
+        return {}
 
     def check(self, site: Site) -> None:
         """Raises `ConfigError` for a site that they cannot be added to."""
@@ -215,6 +227,49 @@ class LoRA(FastWeights):
         linear = start["b"] @ a + b @ start["a"]
         largest = torch.maximum(frobenius(linear), frobenius(linear + b @ a)) / scale["base"]
         return _interpolate(weights, start, _largest_step(largest, bound))
+
+    def shrink_(self, sites: list[Bounded], bound: float) -> None:
+        _shrink_together(self, sites, bound)
+
+
+@register_fast_weights("subspace")
+class Subspace(FastWeights):
+    """A matrix on a few directions of the input: y = W x + B (A x). B learns, from zero; A is calibrated once.
+
+    The rows of A are the principal directions of the inputs. They are orthonormal, so that B A has the norm of B.
+    """
+
+    learned_start = ("b",)
+    fixed = ("a",)
+
+    def directions(self, site: Site) -> int:
+        """How many: `rank`, or all there are."""
+        return min(self.rank, site.in_features)
+
+    def shapes(self, site: Site) -> dict[str, tuple[int, int]]:
+        return {"b": (site.out_features, self.directions(site))}
+
+    def fixed_shapes(self, site: Site) -> dict[str, tuple[int, int]]:
+        return {"a": (self.directions(site), site.in_features)}
+
+    def calibrated(self, site: Site, inputs: Tensor, generator: torch.Generator) -> Weights:
+        return {"a": principal_directions(inputs, self.directions(site), generator)}
+
+    def start(self, site: Site, generator: torch.Generator) -> Weights:
+        return {"b": torch.zeros(self.shapes(site)["b"])}
+
+    def unit(self, site: Site, norm: Tensor) -> Tensor:
+        """The root mean square of a B that has the norm of the projection."""
+        return norm / math.sqrt(site.out_features * self.directions(site))
+
+    def __call__(self, onto: Tensor, x: Tensor, weights: Weights) -> Tensor:
+        return add_batch_linear(onto, batch_linear(x, weights["a"]), weights["b"])
+
+    def displacement(self, weights: Weights, start: Weights, scale: dict[str, Tensor]) -> Tensor:
+        return frobenius(weights["b"] - start["b"]) / scale["base"]
+
+    def shrink(self, weights: Weights, start: Weights, scale: dict[str, Tensor], bound: float) -> Weights:
+        return _interpolate(weights, start, _largest_step(self.displacement(weights, start, scale), bound))
 
     def shrink_(self, sites: list[Bounded], bound: float) -> None:
         _shrink_together(self, sites, bound)

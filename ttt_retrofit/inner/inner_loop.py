@@ -105,12 +105,12 @@ def fresh_state(
 ) -> SiteState:
     """The state before the first update, for `rows` rows, with the dtype and device of `like`."""
     weights, optimizer = {}, {}
-    slots = inner_optimizer(config.inner_optimizer).slots
+    method = inner_optimizer(config.inner_optimizer)
     for name, shape in shapes.items():
         zero = like.new_zeros(rows, *shape)
         # A clone, because updates in place must not reach the stored start.
         weights[name] = start[name].expand(rows, *shape).clone() if name in start else zero
-        optimizer[name] = {slot: torch.zeros_like(zero) for slot in slots}
+        optimizer[name] = {slot: like.new_zeros(rows, *method.slot_shape(slot, shape)) for slot in method.slots}
     return SiteState(weights, optimizer)
 
 

@@ -1,4 +1,4 @@
-"""sgd, adam and muon as pure functions: (gradient, state, step) -> (direction, state).
+"""sgd, normalized_sgd, adam and muon as pure functions: (gradient, state, step) -> (direction, state).
 
 Each exists twice: the pure form, `direction`, which is the definition and what the outer loop differentiates, and
 `step_`, which updates weights and state in place, for use. That one writes a row in a single operation, which also
@@ -25,6 +25,7 @@ Optimizer = Callable[[Tensor, State, Tensor], tuple[Tensor, State]]
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
 MUON_MOMENTUM = 0.9
+NORMALIZED_BETA, NORMALIZED_EPS = 0.9, 1e-15
 # Coefficients of the quintic Newton-Schulz iteration (Jordan et al. 2024, Muon).
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NEWTON_SCHULZ_STEPS = 5
@@ -34,10 +35,19 @@ class InnerOptimizer(Protocol):
     """What an inner optimizer has to say. It keeps no tensors itself; what it carries is part of a row's state."""
 
     slots: ClassVar[tuple[str, ...]] = ()
-    """Tensors carried per fast weight, each of that weight's shape, zero at the start."""
+    """Tensors carried per fast weight, each of `slot_shape`, zero at the start."""
 
     relative_lr: ClassVar[float]
     """`TTTConfig.relative_lr`, where neither that nor `inner_lr` is given."""
+
+    def slot_shape(self, slot: str, weight: tuple[int, int]) -> tuple[int, int]:
+        """(rows, columns) of what a slot carries for a weight of this shape."""
+        return weight
+
+    def carried(self, weight: tuple[int, int]) -> int:
+        """How many numbers are carried for a weight of this shape: its own and those of its slots."""
+        shapes = [weight, *(self.slot_shape(slot, weight) for slot in self.slots)]
+        return sum(rows * columns for rows, columns in shapes)
 
     @abstractmethod
     def direction(self, gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
@@ -46,7 +56,7 @@ class InnerOptimizer(Protocol):
         Parameters
         ----------
         gradient : (B, O, I), of one fast weight.
-        state : its `slots`, (B, O, I) each.
+        state : its `slots`, (B, rows, columns) each.
         step : (B,) the number of this step in each row, from 1.
         """
 
@@ -92,6 +102,26 @@ class SGD(InnerOptimizer):
     def absolute_lr(self, relative: float, unit: Tensor) -> Tensor:
         """The gradient of V is `unit` times that of W, which sgd sees as well."""
         return relative * unit**2
+
+
+@register_inner_optimizer("normalized_sgd")
+class NormalizedSGD(InnerOptimizer):
+    """The gradient over the root of a running mean of its square: one number for the whole matrix.
+
+    Adam's rate without Adam's state: the direction is that of sgd, and does not depend on the scale of a gradient.
+    """
+
+    slots = ("v",)
+    relative_lr = 3e-3
+
+    def slot_shape(self, slot: str, weight: tuple[int, int]) -> tuple[int, int]:
+        return (1, 1)
+
+    def direction(self, gradient: Tensor, state: State, step: Tensor) -> tuple[Tensor, State]:
+        t = step.view(-1, 1, 1).to(gradient.dtype)
+        v = torch.lerp((gradient * gradient).mean((-2, -1), keepdim=True), state["v"], NORMALIZED_BETA)
+        root = torch.sqrt(v / (1 - NORMALIZED_BETA**t) + NORMALIZED_EPS**2)
+        return gradient / root, {"v": v}
 
 
 @register_inner_optimizer("adam")

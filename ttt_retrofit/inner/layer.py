@@ -7,6 +7,7 @@ B batch rows, T tokens, S sites, I in features, O out features.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.utils import logging
 
 from ..config import TTTConfig
 from ..errors import UnsupportedModelError
+from .calibration import calibration_inputs
 from .context import FastTerms, current
 from .discovery import Site, decoder_layers, features, is_projection, module_at, without_adapters
 from .fast_weights import Delta, FastWeights, Weights, norms
@@ -30,6 +32,7 @@ logger = logging.get_logger(__name__)
 
 # Random vectors that estimate the norm of a projection; the relative error is about sqrt(2 / (probes * rank)).
 PROBES = 256
+SAMPLED = 64  # values of a matrix that stand for it
 LARGE_STEP = 8  # times the rate that was found to suit: at twice that rate reading still gains, fourteen ruin it
 TTT = "ttt"
 FOLDED = "folded"
@@ -66,6 +69,8 @@ class TTTSite(Hook, nn.Module):
         for name in kind.learned_start:
             empty = torch.zeros(kind.shapes(site)[name], dtype=torch.float32, device=device)
             self.register_parameter(f"start_{name}", nn.Parameter(empty))
+        for name, shape in kind.fixed_shapes(site).items():
+            self.register_buffer(f"fixed_{name}", torch.zeros(shape, dtype=torch.float32, device=device))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TTTSite:
         """`model.half()` and the like halve the base; small inner steps would be lost in 16 bits."""
@@ -87,6 +92,11 @@ class TTTSite(Hook, nn.Module):
     def start(self) -> Weights:
         """Where its fast weights start, of those that do not start at zero."""
         return {name: self.get_parameter(f"start_{name}") for name in self.kind.learned_start}
+
+    @property
+    def fixed(self) -> Weights:
+        """The matrices that no step changes, shared by all rows: (1, rows, columns) each."""
+        return {name: self.get_buffer(f"fixed_{name}")[None] for name in self.kind.fixed}
 
     @torch.no_grad()
     def initialise(self, base_norm: Tensor, generator: torch.Generator) -> None:
@@ -173,7 +183,7 @@ class TTTSite(Hook, nn.Module):
         site, first = self.site, self.site.offset
         x = given.reshape(terms.rows, -1, site.in_features)  # experts see (B * T, I)
         onto = hidden.reshape(terms.rows, -1, hidden.shape[-1])
-        cast = {name: weight.to(x.dtype) for name, weight in weights.items()}
+        cast = {name: weight.to(x.dtype) for name, weight in (weights | self.fixed).items()}
         if site.fused:
             last = first + site.out_features
             changed = self.kind(onto[..., first:last], x, cast)
@@ -302,11 +312,34 @@ def remove_sites(model: PreTrainedModel) -> None:
 
 
 def initialise(model: PreTrainedModel, seed: int = 0) -> None:
-    """Fresh starts and measured norms for every site, the same for the same base and configuration."""
+    """Fresh starts, norms and calibrated matrices of all sites, the same for the same base and configuration."""
     generator = torch.Generator("cpu").manual_seed(seed)
-    with torch.device("cpu"):  # whatever the default is: what is drawn goes to where the model is
-        for site in ttt_sites(model):
+    with torch.inference_mode(False), torch.device("cpu"):  # what is drawn goes to where the model is
+        sites = ttt_sites(model)
+        for site in sites:
             site.initialise(_measured_norm(model, site.site, generator), generator)
+        if any(site.kind.fixed for site in sites):
+            _calibrate(model, sites, generator)
+
+
+def _calibrate(model: PreTrainedModel, sites: list[TTTSite], generator: torch.Generator) -> None:
+    modules = {site.path: site.module_in(model) for site in sites}
+    for fixed in (value for site in sites for value in site.fixed.values()):
+        fixed.zero_()  # memory that nobody wrote may hold NaN, and 0 · NaN is no 0
+    for path, inputs in calibration_inputs(model, modules, generator):
+        for site in sites:
+            if site.path == path:  # gate and up may be one projection
+                for name, value in site.kind.calibrated(site.site, inputs, generator).items():
+                    site.get_buffer(f"fixed_{name}").copy_(value)
+
+
+def fixed_digest(sites: list[TTTSite]) -> str:
+    """Names the matrices that no step changes, by some of their values; empty where there are none."""
+    digest = hashlib.sha256()
+    for site in sites:
+        for value in site.fixed.values():
+            digest.update(value.flatten()[:: 1 + value.numel() // SAMPLED].cpu().numpy().tobytes())
+    return digest.hexdigest() if any(site.kind.fixed for site in sites) else ""
 
 
 def warn_of_large_steps(sites: list[TTTSite], ttt: TTTConfig) -> None:

@@ -66,7 +66,7 @@ def describe(config: Any, ttt: TTTConfig) -> Description:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         sites=sites,
         parameters_that_learn=learn,
-        fast_bytes=(1 + len(inner_optimizer(ttt.inner_optimizer).slots)) * learn * FLOAT32,
+        fast_bytes=FLOAT32 * numbers_carried(sites, ttt),
         kv_bytes=None if unbounded else sum(size * (group.capacity or 0) for size, group in zip(by_token, groups)),
         full_attention_bytes_per_token=sum(by_token),
     )
@@ -74,8 +74,18 @@ def describe(config: Any, ttt: TTTConfig) -> Description:
 
 def parameters_that_learn(sites: Iterable[Site], ttt: TTTConfig) -> int:
     """Fast weights of one row."""
+    return sum(rows * columns for rows, columns in _shapes(sites, ttt))
+
+
+def numbers_carried(sites: Iterable[Site], ttt: TTTConfig) -> int:
+    """Fast weights of one row and what their optimizer keeps."""
+    optimizer = inner_optimizer(ttt.inner_optimizer)
+    return sum(optimizer.carried(shape) for shape in _shapes(sites, ttt))
+
+
+def _shapes(sites: Iterable[Site], ttt: TTTConfig) -> list[tuple[int, int]]:
     kind = fast_weights(ttt)
-    return sum(rows * columns for site in sites for rows, columns in kind.shapes(site).values())
+    return [shape for site in sites for shape in kind.shapes(site).values()]
 
 
 def _bytes_of_a_token(model: Any, width: int) -> list[int]:

@@ -274,7 +274,7 @@ class ForwardMixin(MemoryMixin):
     def new_cache(self) -> TTTCache:
         """An empty cache for this model."""
         cache = self.passing_cache()
-        cache.base = fingerprint(self)
+        cache.base = self._weights_name()
         return cache
 
     def passing_cache(self) -> TTTCache:
@@ -293,10 +293,14 @@ class ForwardMixin(MemoryMixin):
         checked = inputs.checked_cache(cache, self.ttt)
         self.check_bound()
         if checked.owner != self._identity:
-            if not same_base(checked.base, fingerprint(self)):
+            if not same_base(checked.base, self._weights_name()):
                 raise InputError("The cache was made by a model with other weights. Read the context with this one.")
             checked.owner = self._identity
         return checked
+
+    def _weights_name(self) -> str:
+        """A fingerprint of the base; with that of what its fast weights act on, where that is not in the cache."""
+        return fingerprint(self) + layer.fixed_digest(self.sites)
 
     def _outer(self) -> Outer:
         record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())

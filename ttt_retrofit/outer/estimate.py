@@ -122,9 +122,8 @@ def estimate(
         per_token += forward_below + forward_above
 
     rows = sequences_per_device
-    state = (
-        (1 + len(inner_optimizer(ttt.inner_optimizer).slots)) * fast * FULL
-    )  # per row, as the trained starts are not
+    optimizer = inner_optimizer(ttt.inner_optimizer)
+    state = FULL * sum(optimizer.carried(shape) for shape in shapes)  # per row, as the trained starts are not
     kept = (getattr(text, "num_key_value_heads", None) or heads) * head_size * 2 * keys * len(layers) * compute_bytes
     boundary = state + fast * FULL + 2 * kept + ttt.chunk_size * text.hidden_size * compute_bytes
     held = 2 * math.ceil(math.sqrt(exact)) if gradient_checkpointing else exact

@@ -188,10 +188,11 @@ class SavedCache(IndexedCache):
 def _expected(model: Owner, fresh: SavedCache) -> Expected:
     """What a cache of this model may hold. `fresh`: an empty one."""
     fast: dict[str, tuple[int, int]] = {}
+    method = inner_optimizer(fresh.ttt.inner_optimizer)
     for site in model.sites:
         for name, shape in model.kind.shapes(site.site).items():
-            slots = (f"|{slot}" for slot in inner_optimizer(fresh.ttt.inner_optimizer).slots)
-            fast |= {f"{site.site.name}|{name}{slot}": shape for slot in ("", *slots)}
+            fast[f"{site.site.name}|{name}"] = shape
+            fast |= {f"{site.site.name}|{name}|{slot}": method.slot_shape(slot, shape) for slot in method.slots}
     return Expected(
         ttt=fresh.ttt,
         vocabulary=model.vocabulary_size,

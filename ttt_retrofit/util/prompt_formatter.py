@@ -61,15 +61,11 @@ class PromptFormatter:
 
     def question_of(self, prompt: Sequence[int]) -> str:
         """The question in a prompt that `asked` made without earlier messages."""
-        return str(self.tokenizer.decode(self.split(prompt)[1], skip_special_tokens=True)).strip()
-
-    def split(self, prompt: Sequence[int]) -> tuple[list[int], list[int]]:
-        """What stands before the question in such a prompt, and the question."""
         empty = self.empty
         pairs = min(len(prompt), len(empty))
         first = next((n for n in range(pairs) if prompt[n] != empty[n]), pairs)
         last = next((n for n in range(pairs - first) if prompt[-1 - n] != empty[-1 - n]), pairs - first)
-        return list(prompt[:first]), list(prompt[first : len(prompt) - last])
+        return str(self.tokenizer.decode(list(prompt[first : len(prompt) - last]), skip_special_tokens=True)).strip()
 
     def said(self, answer: str) -> list[int]:
         """An answer as the model would give it after `asked`, with the token that ends it."""

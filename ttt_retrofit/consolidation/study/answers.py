@@ -21,6 +21,7 @@ from .asking import BATCH, Asked, Asking
 from .questions import QuestionDraft
 
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
+MANY = 5  # questions that were written about one statement
 READ = 4  # statements that one question is answered from
 
 
@@ -92,8 +93,8 @@ class Answering:
         return [*found.values()]
 
     def _told_back(self, drafts: Sequence[QuestionDraft]) -> Iterator[Question]:
-        """What was told back answers every question. The last one of those that were written may be held out, or where
-        there is one alone, those that were cut: a small writer has few good ones, and they are worth most when studied.
+        """What was told back answers every question. Of many that were written the second best may be held out, of few
+        the last, and of one alone those that were cut: good ones are worth most when studied.
         """
         found: dict[int, list[tuple[QuestionDraft, frozenset[str]]]] = {}
         for draft in drafts:
@@ -101,8 +102,9 @@ class Answering:
                 found.setdefault(draft.statement, []).append((draft, value))
         for number, some in found.items():
             written = [draft for draft, _ in some if not draft.cut]
+            spare = written[1] if len(written) >= MANY else written[-1] if len(written) > 1 else None
             for draft, value in some:
-                spared = draft is written[-1] if len(written) > 1 else draft.cut
+                spared = draft is spare if spare else draft.cut
                 yield Question(draft.text, value, self.told_back[number], number, held_out=spared)
 
     def _supported(self, some: Sequence[tuple[QuestionDraft, Question, str]]) -> dict[QuestionDraft, Question]:

@@ -17,8 +17,8 @@ from .asking import Asking
 from .questions import QuestionDraft
 
 NO_QUESTION = "?"
+OWN = 6.0  # nats for a question in which the user speaks of themselves, as users do
 KEPT = 6  # questions for one part of a statement
-LENGTH = 10  # tokens of a question: of longer ones, the average counts
 WORSE = 10.0  # nats by which one of them may win less than the best
 
 
@@ -27,7 +27,10 @@ def best(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], 
 
     replies : the tokens of every statement, as the answer to a question tells it.
     """
-    gained = dict(zip(drafts, gains(drafts, replies, asking)))
+    own = asking.language.speaks
+    gained = {
+        draft: gain + (OWN if own(draft.text) else 0.0) for draft, gain in zip(drafts, gains(drafts, replies, asking))
+    }
     kept: dict[tuple[int, str], list[QuestionDraft]] = {}
     for draft in sorted(drafts, key=lambda one: -gained[one]):
         some = kept.setdefault((draft.statement, folded(draft.part)), [])
@@ -39,18 +42,15 @@ def best(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], 
 
 def gains(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], asking: Asking) -> list[float]:
     """For each question, the log probability (nats) that its statement wins by it, over the words that the question
-    does not say itself; and that of the question, by which one that nobody would ask falls behind.
+    does not say itself.
     """
     said = {draft.statement: replies[draft.statement] for draft in drafts}
     prompts = [asking.formatter.asked(text) for text in [*(draft.text for draft in drafts), *[NO_QUESTION] * len(said)]]
     given = [*(said[draft.statement] for draft in drafts), *said.values()]
     likelihoods = asking.teacher.likelihoods(prompts, given)
     plain = dict(zip(said, likelihoods[len(drafts) :]))
-    turns = [asking.formatter.split(prompt) for prompt in prompts[: len(drafts)]]
-    asked = asking.teacher.likelihoods([before for before, _ in turns], [question for _, question in turns])
     return [
         float((likelihoods[n] - plain[draft.statement])[own_tokens(said[draft.statement], draft.text, asking)].sum())
-        + LENGTH * float(asked[n].mean())
         for n, draft in enumerate(drafts)
     ]
 
