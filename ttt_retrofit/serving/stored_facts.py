@@ -44,7 +44,8 @@ def session_opener(model: Any, tokenizer: Any = None, **settings: Any) -> OpenSe
             return model, tokenizer
         return wrap(model, TTTConfig(learn_from="none")), tokenizer or AutoTokenizer.from_pretrained(model)
 
-    return lambda path: ChatSession(*loaded(), path, keep_turns=0, **settings)
+    # Nothing is answered here, so turns need not be known in words before they are memory.
+    return lambda path: ChatSession(*loaded(), path, keep_turns=0, **{"note_tokens": 0, **settings})
 
 
 class StoredFacts(Facts):
