@@ -6,6 +6,7 @@ Changes come first. Then the writer reads new turns for facts, as soon as no req
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from transformers.utils import logging
@@ -16,6 +17,7 @@ from .users import User, Users
 logger = logging.get_logger(__name__)
 
 POLL = 0.2  # seconds
+MAX_WAIT = 60.0  # seconds of answers to others after which turns are read all the same: consolidation waits for that
 
 
 class IdleConsolidator:
@@ -75,16 +77,17 @@ class IdleConsolidator:
                 self._reading = None
 
     def _read(self, user: User) -> None:
-        while self._wait_for_others(user) and user.read_facts():
+        latest = time.monotonic() + MAX_WAIT
+        while self._wait_for_others(user, latest) and user.read_facts():
             if self._stopped.wait(POLL):
                 break
             user.settle()
         if self._stopped.is_set():
             user.close()
 
-    def _wait_for_others(self, user: User) -> bool:
-        """Until nothing is being answered, and no change waits. Returns whether the server goes on."""
-        while self.busy() or self.changes.waiting:
+    def _wait_for_others(self, user: User, latest: float) -> bool:
+        """Until no change waits, and nothing is being answered or it is late. Returns whether the server goes on."""
+        while self.changes.waiting or (self.busy() and time.monotonic() < latest):
             user.pause()
             self.changes.work(self._stopped.is_set)
             if self._stopped.wait(POLL):
