@@ -84,6 +84,16 @@ def test_what_is_in_the_prompt_is_not_told_twice(model, tmp_path):
     assert note(chat) == [BOLT] and note(chat, [*said(BOLT, "yes"), *ASKED]) == []
 
 
+def test_what_an_answer_is_to_replace_is_not_told(model, tmp_path):
+    chat = session(model, tmp_path)
+    chat.note(*said(BOLT, "good .", "my boss is called Fernanda .", "good ."))
+    chat.answer(ASKED, instead_of=chat.messages[:2], **SHORT)
+    before, _, _ = WORDS.decode(chat._cached_ids).partition("what is my dog")
+    assert "Bolt" not in before and "Fernanda" in before, "another conversation of the user"
+    chat.withdraw(chat.messages[:2], [{**ASKED[0], "date": "2026-05-01"}])
+    assert note(chat) == ["my boss is called Fernanda ."]
+
+
 def test_the_users_sentences_stand_and_a_reply_has_its_question():
     talk = said(
         "Where is my key? My boss is called Fernanda.", "Otto has called. How old is your dog?", "Nine.",

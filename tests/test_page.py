@@ -74,7 +74,7 @@ def test_each_chat_is_answered_by_its_own_messages_and_all_become_memory(tmp_pat
     page, prompts = paged(tmp_path), []
     answer = page.session._answer
     monkeypatch.setattr(
-        page.session, "_answer", lambda read, more: prompts.append(contents(read)) or answer(read, more)
+        page.session, "_answer", lambda read, *more: prompts.append(contents(read)) or answer(read, *more)
     )
     ask(page, WHERE)
     page.owner.chats.begin()

@@ -85,6 +85,7 @@ class FactsInWords(SessionFiles):
         self,
         messages: Sequence[Message],
         *,
+        without: Sequence[Message] = (),
         tokenizer: PreTrainedTokenizerBase | None = None,
         form: NoteForm = FORM,
     ) -> list[Message]:
@@ -95,10 +96,11 @@ class FactsInWords(SessionFiles):
 
         Parameters
         ----------
+        without : messages that are not told either, such as those that an answer is to replace.
         tokenizer : that counts, where the session's is in use by another thread.
         """
         waiting, memory = self.waiting_facts(), self.memory  # in this order: what became memory meanwhile is in both
-        shown = {message["content"].strip() for message in messages}
+        shown = {message["content"].strip() for message in (*messages, *without)}
         places = {n for n, message in enumerate(self.messages) if message["content"].strip() in shown}
         facts = [] if memory is None else self._unlearned(memory)
         facts += [fact for fact in waiting if places.isdisjoint(fact.messages)]
@@ -184,6 +186,7 @@ class FactsInWords(SessionFiles):
 
     def _keep_facts_of(self, messages: Sequence[Message]) -> None:
         """Drop what was read of messages that are gone; before they go, so that no file has it afterwards."""
+        self._unreadable = min(self._unreadable, len(messages))
         kept = _of_messages(messages, self._read)
         if len(kept) < len(self._read):
             self._write_facts(kept)

@@ -188,12 +188,14 @@ class ChatSession(OwnedMemory):
         begins = [place for place, message in enumerate(self.messages) if "conversation" in message]
         return len(self.messages) if self._begins_anew else max(begins, default=0)
 
-    def answer(self, messages: Sequence[Message], **generate_kwargs: Any) -> str:
+    def answer(self, messages: Sequence[Message], *, instead_of: Sequence[Message] = (), **generate_kwargs: Any) -> str:
         """Answer one of several conversations of the user. Nothing of it is kept unless `note` adds it.
 
         Parameters
         ----------
         messages : the conversation, without a system prompt. It ends with the question.
+        instead_of : messages that wait to become memory, and that question and answer are to replace. The prompt tells
+            nothing of them.
 
         Raises
         ------
@@ -203,11 +205,13 @@ class ChatSession(OwnedMemory):
         with self._exclusive():  # raise before the answer is written: it could not be saved
             pass
         self.pause()
-        return self._answer(list(messages), generate_kwargs)
+        return self._answer(list(messages), generate_kwargs, instead_of)
 
-    def _answer(self, messages: list[Message], generate_kwargs: dict[str, Any]) -> str:
+    def _answer(
+        self, messages: list[Message], generate_kwargs: dict[str, Any], instead_of: Sequence[Message] = ()
+    ) -> str:
         prompt = [*([{"role": "system", "content": self.system}] if self.system else []), *without_days(messages)]
-        prompt = self.with_notes(prompt)
+        prompt = self.with_notes(prompt, without=instead_of)
         memory = self.memory  # read after the words that wait to become part of it
         ids = prompt_ids(self.tokenizer, prompt, split_special_tokens=self.split_special_tokens)
         cached, cache = len(self._cached_ids), self._cache

@@ -130,6 +130,7 @@ class PageController:
             waiting, keep = self.session.messages, self.session.keep_turns
             answer = self.session.answer(
                 [*in_prompt(writing.before, waiting, keep), writing.asked],
+                instead_of=writing.chat.messages[len(writing.before) :],
                 max_new_tokens=self.max_new_tokens,
                 streamer=writing.streamer,
                 stopping_criteria=StoppingCriteriaList([_Stopped(writing.stopped)]),
