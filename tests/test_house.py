@@ -28,3 +28,10 @@ def test_the_picture_of_the_architecture_has_every_package_in_order():
     picture = (ROOT / "docs/images/architecture.svg").read_text()
     rooms = re.findall(r'class="room"[^>]*>(\w+)<', picture)
     assert rooms == ORDER and len(rooms) <= 20
+
+
+def test_no_text_holds_what_a_merge_left_open():
+    texts = [path for suffix in ("md", "toml", "py", "js", "css", "html") for path in ROOT.rglob(f"*.{suffix}")]
+    own = [path for path in texts if not any(part.startswith(".") for part in path.relative_to(ROOT).parts)]
+    assert len(own) > 200
+    assert [str(path) for path in own if re.search(r"^(<{7}|>{7}) ", path.read_text("utf-8"), re.MULTILINE)] == []

@@ -109,9 +109,8 @@ def test_every_part_is_asked_for_in_several_wordings_and_no_question_twice():
         draft("To which town?", "Braga"),
     ]
     told = f"User: {MIRELA.text}"
-    each = 2 * [*[f"{told}{HIDDEN}{part}" for part in ("Mirela", "Braga", "May")]]  # greedy, and sampled
-    assert writer.asked[:13] == [told, *each, *each]
-    assert writer.asked[13] == f"User: My sister Mirela moved to in.{HIDDEN}Mirela", "and without the other names"
+    assert writer.asked[:7] == [told, *[f"{told}{HIDDEN}{part}" for part in ("Mirela", "Braga", "May")] * 2]
+    assert writer.asked[7] == f"User: My sister Mirela moved to in.{HIDDEN}Mirela", "and without the other names"
 
 
 def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_its_words_are():
@@ -125,7 +124,7 @@ def test_what_was_freely_asked_for_is_a_part_too_and_of_a_statement_without_any_
         ("sister", "Who moved to Braga?"),
     ]
     parts = [asked.rpartition(HIDDEN)[2] for asked in writer.asked if HIDDEN in asked]
-    assert parts == 2 * ["Mirela", "Braga", "May", "sister", "sing", "choir"]
+    assert parts == ["Mirela", "Braga", "May", "sister", "sing", "choir"]
 
 
 def test_where_two_statements_are_asked_the_same_more_are_written_without_the_names_that_both_have():
@@ -222,7 +221,7 @@ def test_the_next_question_for_a_part_begins_otherwise_and_none_gives_it_away_or
             barred.extend(set(words) for words in never)
             return ["Where did she move?" if never else ""] * len(prompts)
 
-    ask([Statement("My sister moved to Braga.", "User")], Held(), ENGLISH, wordings=2)
+    ask([Statement("My sister moved to Braga.", "User")], Held(), ENGLISH, wordings=2, sampled=True)
     first, sampled, second, _ = barred
     assert {"Braga", "your", "klara"} <= first and "braga" not in second - first
     assert second - first == {"Where"} and sampled == first

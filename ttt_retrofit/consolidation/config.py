@@ -74,7 +74,7 @@ class ConsolidationConfig:
     most_statements: int = field(
         default=200, metadata={"help": "statements that are studied, those with names and numbers first"}
     )
-    wordings: int = field(default=5, metadata={"help": "times that questions are written about every statement"})
+    wordings: int = field(default=4, metadata={"help": "times that questions are written about every statement"})
     kept_logits: int = field(default=20, metadata={"help": "logits of the teacher kept for each answer token"})
     lr: float | None = field(
         default=None,

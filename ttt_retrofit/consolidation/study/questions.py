@@ -46,8 +46,13 @@ def ask(
     languages: Sequence[Language],
     wordings: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    sampled: bool = False,
 ) -> list[QuestionDraft]:
-    """Questions about every statement: freely written ones, which may be held out, and those for each of its parts."""
+    """Questions about every statement: freely written ones, which may be held out, and those for each of its parts.
+
+    sampled : beside the likeliest wordings, as many others.
+    """
     progress(0, wordings + 1)
     free = ask_freely(statements, writer, languages, 0)
     parts = _parts(statements, free)
@@ -62,7 +67,7 @@ def ask(
         written = _for_parts(parts, prompts, writer, never)
         # The next one begins otherwise: that makes another question, where sampling mostly makes the same.
         never = [{*words, opening(draft.text)} for words, draft in zip(never, written)]
-        found += [*written, *_for_parts(parts, prompts, writer, giving, seed=wording + 1)]
+        found += [*written, *(_for_parts(parts, prompts, writer, giving, seed=wording + 1) if sampled else ())]
     found = distinct(_sound(found, statements, languages[-1]))
     return [*free, *found, *_told_apart([*free, *found], statements, writer, languages)]
 

@@ -36,7 +36,7 @@ def best(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], 
         some = kept.setdefault((draft.statement, folded(draft.part)), [])
         if len(some) < KEPT and (not some or gained[draft] >= gained[some[0]] - WORSE):
             some.append(draft)
-    chosen = {draft for some in kept.values() for draft in some}
+    chosen = [draft for some in kept.values() for draft in some]
     return sorted(chosen, key=lambda one: (one.statement, -gained[one]))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -78,14 +78,7 @@ class Studying:
         if own_questions:
             own = answering.answer([self._own(text, statements) for text in own_questions])
             return Studied(statements, tuple(own.questions), outdated, dropped, refused)
-        written = ask(statements, self.writer, self.languages, self.asking.config.wordings, self._at("questions"))
-        said = self.asking.formatter.said
-        replies = {n: retold[n].ids if n in retold else said(s.text) for n, s in enumerate(statements)}
-        written = best(written, replies, self.asking)
-        few = Counter(draft.statement for draft in written)
-        written += cut([n for n in retold if few[n] < FEW], statements, self.languages[-1])
-        written += ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
-        answered = answering.answer(written)
+        answered = answering.answer(self._written(statements, outdated, retold))
         questions, outdated = answered.questions, outdated | answered.overruled
         left = without_one_held_out(questions, statements, outdated)
         if left:
@@ -93,6 +86,19 @@ class Studying:
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
             questions += answering.answer([draft for draft in more if folded(draft.text) not in known]).questions
         return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped, refused)
+
+    def _written(
+        self, statements: Sequence[Statement], outdated: Mapping[int, int], retold: Mapping[int, Answer]
+    ) -> list[QuestionDraft]:
+        """The best of many questions; about what has few, cut statements; and whether what was ended is still so."""
+        many, language = self.asking.config.wordings, self.languages[-1]
+        drafts = ask(statements, self.writer, self.languages, many, self._at("questions"), sampled=bool(retold))
+        said = self.asking.formatter.said
+        replies = {n: retold[n].ids if n in retold else said(s.text) for n, s in enumerate(statements)}
+        written = best(drafts, replies, self.asking)
+        few = Counter(draft.statement for draft in written)
+        written += cut([n for n in retold if few[n] < FEW], statements, language)
+        return written + ask_whether_still(sorted({*outdated.values()}), statements, self.writer, self.languages)
 
     def _retold(self, statements: Sequence[Statement]) -> dict[int, Answer]:
         """What answers all questions about a statement of a conversation, where nobody can judge other answers."""
