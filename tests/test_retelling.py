@@ -9,7 +9,8 @@ from ttt_retrofit.consolidation.facts.languages import languages
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.asking import Asking
-from ttt_retrofit.consolidation.study.retelling import certain_answer, tells, told_back
+from ttt_retrofit.consolidation.study.retelling import tells, told_back
+from ttt_retrofit.consolidation.writer import Answer
 
 WORDS = tokenizer()
 
@@ -29,7 +30,7 @@ class Says:
         self.asked += [prompt[-1]["content"] for prompt in prompts]
         first = len(self.written)
         self.written += [self.given.get(prompt[-1]["content"], "I do not know.") for prompt in prompts]
-        return [certain_answer([number]) for number in range(first, len(self.written))]
+        return [Answer.certain([number]) for number in range(first, len(self.written))]
 
     def text(self, answer):
         return self.written[answer.ids[0]]

@@ -36,6 +36,12 @@ class Answer:
     indices: Tensor  # (N, K) int32
     logprobs: Tensor  # (N, K) float16
 
+    @classmethod
+    def certain(cls, ids: Sequence[int]) -> Answer:
+        """One whose every token is sure: K is 1."""
+        indices = torch.tensor(ids, dtype=torch.int32, device="cpu")[:, None]
+        return cls(tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16, device="cpu"))
+
 
 class _KeepLogits(LogitsProcessor):
     """Notes the likeliest tokens of every step, so that no second forward is needed for them."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-import torch
-
 from ...memory.lessons import Lesson, LessonKind
 from ...util.prompt_formatter import PromptFormatter
 from ..facts.checks import WORD, verbatim
 from ..statements import Statement
+from ..writer import Answer
 from .answers import Question
 
 GAP = "____"
@@ -24,8 +23,8 @@ def lesson(question: Question, formatter: PromptFormatter) -> Lesson:
 
 def certain(kind: LessonKind, prompt: list[int], ids: list[int]) -> Lesson:
     """A lesson whose every token is sure."""
-    indices = torch.tensor(ids, dtype=torch.int32, device="cpu")[:, None]
-    return Lesson(kind, tuple(prompt), tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16, device="cpu"))
+    sure = Answer.certain(ids)
+    return Lesson(kind, tuple(prompt), sure.ids, sure.indices, sure.logprobs)
 
 
 def quotes(

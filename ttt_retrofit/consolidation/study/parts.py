@@ -37,6 +37,12 @@ def without(text: str, names: Sequence[str]) -> str:
     return text
 
 
+def without_opening(text: str) -> str:
+    """A text without a few words and a comma that it begins with."""
+    opening = OPENING.match(text)
+    return text[opening.end() :] if opening else text
+
+
 def telling(text: str) -> Iterator[str]:
     """The words that say what a statement is about: names, numbers, and what is not of any text in its language."""
     of_any, names = common(nearest(text)), {*verbatim(text)}

@@ -19,7 +19,7 @@ from ..facts.related import APOSTROPHE, of_others, shared
 from ..facts.turns import USER
 from ..facts.writers import FactWriter, complete_without, first_line
 from ..statements import TEXT, Statement
-from .parts import OPENING, parts_of, telling, trimmed, without, words_telling
+from .parts import parts_of, telling, trimmed, without, without_opening, words_telling
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question
@@ -171,9 +171,7 @@ def cut(numbers: Iterable[int], statements: Sequence[Statement], language: Langu
     mark = language.still[1].strip()[-1]
     found = []
     for number in numbers:
-        text = statements[number].text
-        opening = OPENING.match(text)
-        text = text[opening.end() if opening else 0 :].rstrip(".!。！ ")
+        text = without_opening(statements[number].text).rstrip(".!。！ ")
         names = parts_of(text)
         for part in dict.fromkeys([*names, *telling(text)]):
             for left in (text.partition(part)[0], *([without(text, [part])] if part in names else [])):

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from ...util.messages import Message
 from ..facts.checks import alike, caseless, missing
 from ..facts.related import common, terms
@@ -17,7 +15,7 @@ from ..facts.turns import ASKS, USER
 from ..statements import Statement
 from ..writer import Answer
 from .asking import Asked, Asking
-from .parts import OPENING
+from .parts import without_opening
 
 
 def told_back(statements: Sequence[Statement], asking: Asking) -> dict[int, Answer]:
@@ -30,7 +28,7 @@ def told_back(statements: Sequence[Statement], asking: Asking) -> dict[int, Answ
         some = {n: text for n, text in left.items() if text}
         for number, answer in zip(some, asking.answers([_asked(text, asking) for text in some.values()])):
             if tells(asking.text(answer), statements[number], asking):
-                found[number] = certain_answer(answer.ids)  # what else it might begin with is learned no further
+                found[number] = Answer.certain(answer.ids)  # what else it might begin with is learned no further
     return found
 
 
@@ -40,9 +38,8 @@ def _whole(statement: Statement) -> str:
 
 def _without_opening(statement: Statement) -> str:
     """Empty where it has none."""
-    opening = OPENING.match(statement.text)
-    rest = statement.text[opening.end() :] if opening else ""
-    return rest[:1].upper() + rest[1:]
+    rest = without_opening(statement.text)
+    return rest[:1].upper() + rest[1:] if rest != statement.text else ""
 
 
 def _asked(text: str, asking: Asking) -> Asked:
@@ -56,9 +53,8 @@ def tells(told: str, statement: Statement, asking: Asking) -> bool:
     """Whether it has all the words of a statement that tell something, but for an opening such as "By the way,"; and
     names nothing else.
     """
-    opening = OPENING.match(statement.text)
     language = asking.language
-    own = terms(statement.text[opening.end() if opening else 0 :]) - common(language) - language.first_person
+    own = terms(without_opening(statement.text)) - common(language) - language.first_person
     said = terms(told)
     kept = all(any(alike(term, other) for other in said) for term in own if not caseless(term))
     strange = bool(caseless(told)) and not caseless(statement.source)  # another script
@@ -67,10 +63,4 @@ def tells(told: str, statement: Statement, asking: Asking) -> bool:
 
 def as_it_stands(statement: Statement, asking: Asking) -> Answer:
     named = statement.said_by not in ("Assistant", "Tool")
-    return certain_answer(asking.formatter.said(f"{statement.said_by}: {statement.text}" if named else statement.text))
-
-
-def certain_answer(ids: Sequence[int]) -> Answer:
-    """Every token of it sure."""
-    indices = torch.tensor(ids, dtype=torch.int32, device="cpu")[:, None]
-    return Answer(tuple(ids), indices, torch.zeros(len(ids), 1, dtype=torch.float16, device="cpu"))
+    return Answer.certain(asking.formatter.said(f"{statement.said_by}: {statement.text}" if named else statement.text))
