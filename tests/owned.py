@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import pytest
 import torch
 from consolidated import CONFIG, FEWER
 from words import tokenizer
@@ -77,3 +78,12 @@ def tells(memory: Any, *words: str) -> list[str]:
     """The lessons of a memory that hold one of these words, in words."""
     told = (WORDS.decode([*x.prompt, *x.answer]) for entry in memory.entries for x in entry.lessons)
     return [text for text in told if any(word in text.split() for word in words)]
+
+
+def made_with(model, directory):
+    """The memory that a module's tests share; the model is left without it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Studying, "study", STUDY)
+        memory = remembered(model, directory, patch)
+    model.reset_memory()
+    return memory

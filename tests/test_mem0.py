@@ -4,7 +4,7 @@ import inspect
 from contextlib import contextmanager
 
 import pytest
-from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, STUDY, WORDS, remembered, study
+from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, WORDS, made_with, study
 from served import quick, served
 
 from ttt_retrofit import ConfigError, InputError
@@ -76,11 +76,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def made(model, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Studying, "study", STUDY)
-        memory = remembered(model, tmp_path_factory.mktemp("work"), patch)
-    model.reset_memory()
-    return memory
+    return made_with(model, tmp_path_factory.mktemp("work"))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, STUDY, ids, remembered, study
+from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, ids, made_with, study
 from served import quick, served, until, users
 
 from ttt_retrofit.chat.directory import CHANGES, STORE
@@ -30,11 +30,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def made(model, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Studying, "study", STUDY)
-        memory = remembered(model, tmp_path_factory.mktemp("work"), patch)
-    model.reset_memory()
-    return memory
+    return made_with(model, tmp_path_factory.mktemp("work"))
 
 
 @pytest.fixture
