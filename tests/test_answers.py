@@ -258,6 +258,16 @@ def test_what_was_told_back_answers_every_question_and_a_good_one_is_studied(wri
     assert [q.text for q in found if q.held_out] == held
 
 
+def test_what_ends_a_statement_is_told_back_where_its_questions_find_no_other_answer():
+    told = [*TOLD, Statement("I quit my job at Harlow Bakery.", "User", message=3)]
+    drafts = [QuestionDraft("Where do I work?", 0, "Harlow Bakery"), QuestionDraft("Do I still?", 0, still=True)]
+    asking = asking_of(Teacher(lambda asked, told: ""))
+    judge = Judge(Scripted(str), {"supports": True})
+    ends = {3: "You quit your job at Harlow Bakery."}
+    (found,) = Answering(told, {0: 3}, (), asking, judge, CONTROL, endings=ends).answer(drafts).questions
+    assert (found.text, found.answer, found.statement) == ("Where do I work?", ends[3], 3)
+
+
 def test_another_writer_answers_and_the_teacher_scores_it():
     teacher, said = Noting(), {"a": "Your dog is Bolt.\nAnd more", "b": "My dog is Bolt.", "c": "My dog is Bolt."}
     writer = Scripted(str, says=lambda asked, told: said[asked])

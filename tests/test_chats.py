@@ -1,17 +1,15 @@
 """Questions are taught after another one, as in a chat, and alone."""
 
-import dataclasses
 import itertools
 
 import pytest
 import torch
-from consolidated import CONFIG, consolidate
+from consolidated import consolidate
 from converted import speaker
 from words import QUESTIONS, SENTENCES, STORY, tokenizer
 
 from ttt_retrofit.consolidation import consolidate as consolidation
 from ttt_retrofit.consolidation import distill
-from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study import chats
 from ttt_retrofit.consolidation.study.answers import Question
 from ttt_retrofit.consolidation.study.lessons import certain
@@ -56,37 +54,41 @@ def number_of(lesson, lessons):
     return [one is lesson for one in lessons].index(True)
 
 
-def test_a_question_comes_after_one_about_another_statement_and_alone():
+def test_a_question_comes_after_chats_that_do_not_tell_its_statement_and_alone():
     questions, lessons, said, formatter = questions_about(0, 0, 0, 1, 1, 2)
-    found = chats.pair_in_chats(questions, lessons, said, said, formatter)
-    for chat, alone in found:
-        own = number_of(alone, lessons)
-        before = {
-            questions[other].statement
-            for other in range(6)
-            if list(chat.prompt) == formatter.asked_after(*said[other], questions[own].text)
-        }
-        assert before and questions[own].statement not in before
-    assert sorted(number_of(alone, lessons) for _, alone in found) == list(range(6))
-
-
-def test_a_question_without_another_one_comes_after_a_general_one_and_alone():
-    questions, lessons, said, formatter = questions_about(0, 0, 0, 1)
     general = [("what is a boat ?", "a boat .")]
-    *_, one, other = chats.pair_in_chats(questions, lessons, said, general, formatter)
-    for chat, alone in (one, other):
-        number = number_of(alone, lessons)
-        assert list(chat.prompt) == formatter.asked_after(*general[0], questions[number].text)
+    before = chats.chats(questions, said, general, [])
+    assert {len(chat.turns) for chat in before} == {1, 2, 3, 4, 5}
+    assert any(general[0] in chat.turns for chat in before if chat.numbers)
+    for number, turns in enumerate(chats.in_chats(questions, lessons, before, formatter)):
+        own = questions[number]
+        assert turns[1] is turns[3] is lessons[number]
+        for turn in (turns[0], turns[2]):
+            assert turn.answer == lessons[number].answer
+            told = [chat for chat in before if list(turn.prompt) == formatter.asked(own.text, chat.messages)]
+            assert told and own.statement not in told[0].statements
 
 
-@pytest.mark.slow
-def test_some_questions_are_declined_in_a_chat(model, tmp_path):
-    config = dataclasses.replace(
-        CONFIG, memory=dataclasses.replace(CONFIG.memory, gated=False)
-    )  # active on all of them
-    lessons = consolidate(model, directory=tmp_path, config=config).entries[0].lessons
-    declined = [lesson.prompt for lesson in lessons if lesson.kind == "unknown"]
-    formatter = PromptFormatter(tokenizer(), "")
-    alone = {tuple(formatter.asked(question)) for question in Prompts.load().unknown}
-    in_a_chat = [prompt for prompt in declined if prompt not in alone]
-    assert 0 < len(in_a_chat) < len(declined) / 2
+def test_a_statement_that_every_chat_tells_is_asked_about_after_the_world():
+    questions, lessons, said, formatter = questions_about(0, 0, 0)
+    general = [("what is a boat ?", "a boat .")]
+    before = chats.chats(questions, said, general, [])
+    world = [chat.messages for chat in before if not chat.statements]
+    for number, turns in enumerate(chats.in_chats(questions, lessons, before, formatter)):
+        assert list(turns[0].prompt) in [formatter.asked(questions[number].text, told) for told in world]
+
+
+def test_chats_hold_turns_that_were_declined():
+    questions, _, said, _ = questions_about(0, 1, 2)
+    declined = ("who is old ?", "that i do not know .")
+    kinds = chats.chats(questions, said, [("what is a boat ?", "a boat .")], [declined])
+    assert any(declined in chat.turns[:-1] for chat in kinds) and any(declined == chat.turns[-1] for chat in kinds)
+
+
+def test_some_of_what_is_declined_comes_after_a_chat():
+    questions, _, said, formatter = questions_about(0, 1, 2)
+    before = chats.chats(questions, said, [("what is a boat ?", "a boat .")], [])
+    asked = [f"who is Ines {'old ' * number}?" for number in range(13)]
+    found = chats.partly_in_chats(dict.fromkeys(asked, (2,)), before, formatter)
+    told = [numbers for numbers in found.values() if numbers != (2,)]
+    assert len(found) == 13 and len(told) >= 3 and all(numbers[0] == 2 for numbers in found.values())

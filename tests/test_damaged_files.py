@@ -1,5 +1,6 @@
 """Files beside models and caches that are not as they were written: turns, questions, memories, work in progress."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -198,6 +199,16 @@ def loaded(work: WorkDirectory) -> list:
     fresh = state()
     work.load_training(fresh)
     return [work.load_study(), work.load_answers("x"), fresh.step or None]
+
+
+def test_answers_that_keep_more_and_fewer_tokens_are_written_together(tmp_path):
+    sure, unsure = Answer.certain([1, 2]), answers()[0]
+    asked = [Question("who ?", frozenset({"marek"}), answer, 0) for answer in (sure, unsure)]
+    work = WorkDirectory(tmp_path, vocabulary=9)
+    work.save_study(dataclasses.replace(STUDIED, questions=tuple(asked)))
+    loaded = [question.answer for question in work.load_study().questions]
+    assert [answer.ids for answer in loaded] == [sure.ids, unsure.ids]
+    assert torch.equal(loaded[0].indices[:, :1], sure.indices) and (loaded[0].logprobs[:, 1:] == -torch.inf).all()
 
 
 def test_a_study_comes_back_as_it_was(tmp_path):

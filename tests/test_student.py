@@ -41,8 +41,8 @@ def test_short_cuts_give_the_logits_of_a_plain_forward(family, lowest, shared):
     beginning = tokens(1, 20)[0].tolist()  # long enough for the lower layers to share it, too
     lessons = [beginning + tokens(1, length, seed=length)[0].tolist() for length in (11, 7, 9)]
     below = student.below(lessons)
-    student.share(beginning[:shared], added)
-    assert student.beginning == beginning[:shared]
+    student.share([(*beginning[:shared], ends) for ends in (1, 2)], added)
+    assert {*student.pasts} == {tuple(beginning[:shared])} - {()}
     positions = [range(8, len(lesson) - 1) for lesson in lessons]
     quick = student.logits(below, lessons, positions, added)
     model.configure_ttt(sliding_window=None, learn_from="none")
@@ -57,8 +57,30 @@ def test_a_beginning_in_which_a_memory_speaks_is_not_shared():
     model = converted()
     made = memory(model, 1, gated=False)
     student = Student(plain_copy(model), find_placement(model, made.config))
-    student.share(tokens(1, 6)[0].tolist(), collate([made], model.device, model.dtype))
-    assert student.beginning == []
+    student.share([(*tokens(1, 6)[0].tolist(), ends) for ends in (1, 2)], collate([made], model.device, model.dtype))
+    assert not student.pasts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_earlier_turns_of_any_length_are_read_once_and_change_no_logits(family):
+    model, opener = converted(family), (7, 8)
+    config = {"layers": (2, 3)}
+    made = dataclasses.replace(memory(model, 1, 2, **config), opener=opener)
+    student = Student(plain_copy(model), find_placement(model, MemoryConfig(rank=2, **config)), opener)
+    added = collate([made], model.device, model.dtype)
+    turns = [[*opener, *tokens(1, length, seed=length)[0].tolist()] for length in (9, 14, 11)]
+    lessons = [turns[0], turns[1] + turns[2], turns[0] + turns[1] + turns[2], turns[1] + turns[0]]
+    below = student.below(lessons)
+    positions = [range(len(lesson) - 4, len(lesson) - 1) for lesson in lessons]
+    expected = student.logits(below, lessons, positions, added)
+    student.share(lessons, added)
+    window = getattr(model.config, "sliding_window", None) or 100  # what a layer's window cuts is not kept
+    assert sorted(map(len, student.pasts)) == [length for length in (16, 27) if length < window]
+    before = student.tokens
+    assert torch.allclose(student.logits(below, lessons, positions, added), expected, atol=1e-5)
+    assert student.tokens - before == sum(map(student.left, lessons))
+    gates_shut = student.logits(below, lessons, positions, None)
+    assert not torch.allclose(gates_shut, expected, atol=1e-3), "the memory says nothing in these lessons"
 
 
 @pytest.mark.parametrize("lengths, passes", [((60, 7, 5, 6), [3, 1]), ((8, 7, 5, 6), [4]), ((9,), [1])])
@@ -70,7 +92,7 @@ def test_long_lessons_go_by_themselves_and_the_loss_is_that_of_all_together(leng
     lessons = [certain("fact", *tokens(2, length, seed=length).tolist()) for length in lengths]
     below = student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
     chosen = [EncodedLesson(*one) for one in zip(lessons, below)]
-    assert [len(some) for some in short_and_long(chosen)] == passes
+    assert [len(some) for some in short_and_long(chosen, len)] == passes
     logits = student.logits(below, [p.ids for p in chosen], [p.positions for p in chosen], added)
     together = mean_divergence(logits, lessons)
     assert torch.allclose(step_loss(student, chosen, added), together, atol=1e-6)

@@ -28,7 +28,6 @@ from ..memory.projections import Placement, find_placement
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
 from ..util.prompt_formatter import PromptFormatter
-from ..util.texts import common_beginning
 from . import verify
 from .cached_writer import CachedTexts, CachedWriter
 from .config import ConsolidationConfig
@@ -150,7 +149,8 @@ class Consolidation:
                 studied.refused,
             )
 
-        student = Student(plain_copy(self.model), placement)
+        opener = self.formatter.opener if self.others is None else self.others.opener
+        student = Student(plain_copy(self.model), placement, opener)
         reference = self._reference_set(student, teacher, studied.asked)
         planning = Planning(self.context, self.others, self.before, asking, student, self.control)
         plan = planning.plan(studied, reference)
@@ -164,12 +164,12 @@ class Consolidation:
 
         state = begin_training(fresh_leaves(placement, self.config.memory, self.config.seed, plain.device))
         taught = itertools.chain.from_iterable(plan.taught)
-        prompts = [p.lesson.prompt for p in [*taught, *plan.negatives, *plan.replays, *plan.checks]]
-        student.share(common_beginning(prompts), memories(state.leaves))
+        prompts = [p.lesson.prompt for p in [*taught, *plan.drawn, *plan.replays, *plan.checks]]
+        student.share(prompts, memories(state.leaves))
         work.load_training(state)
         try:
             stopped = train(
-                student, plan.taught, plan.negatives, plan.replays, plan.checks, memories, state, self.config,
+                student, plan.taught, plan.drawn, plan.replays, plan.checks, memories, state, self.config,
                 self.control, work.save_training,
             )  # fmt: skip
         except FloatingPointError as error:

@@ -29,6 +29,7 @@ from ..memory.turns import opener_rows
 from .config import ConsolidationConfig
 from .control import Control
 from .student import Student
+from .writer import one_after_the_other
 
 Leaves = dict[str, dict[str, Tensor]]
 WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, and ends twice as high
@@ -200,7 +201,7 @@ def train(
     lr = learning_rate(facts[0][0].below.shape[-1]) if config.lr is None else config.lr
     declined = [p for p in negatives if p.lesson.kind == "unknown"]
     began = control.elapsed
-    for step, chosen in zip(range(total), batches(facts, own, generator)):
+    for step, chosen in zip(range(total), batches(facts, own, generator, student.left)):
         for name, (some, _) in extra.items():
             picks = torch.randint(max(len(some), 1), (shares[name],), generator=generator, device="cpu").tolist()
             chosen += [some[i] for i in picks]
@@ -241,16 +242,21 @@ def train(
 
 
 def batches(
-    lessons: Sequence[Sequence[EncodedLesson]], size: int, generator: torch.Generator
+    lessons: Sequence[Sequence[EncodedLesson]],
+    size: int,
+    generator: torch.Generator,
+    length: Callable[[Sequence[int]], int] = len,
 ) -> Iterator[list[EncodedLesson]]:
     """Batches for ever, every lesson once in an epoch, as its turn is; those of like length together, so that little
     is padded.
+
+    length : of what is read of a lesson's tokens.
     """
     for epoch in itertools.count():
         now = [turns[(epoch + number) % len(turns)] for number, turns in enumerate(lessons)]
         order = torch.randperm(len(now), generator=generator, device="cpu").tolist()
         stretches = _cut(order, ALIKE * size)
-        by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: len(now[i].ids))]
+        by_length = [i for stretch in stretches for i in sorted(stretch, key=lambda i: length(now[i].ids))]
         cut = _cut(by_length, size)
         for index in torch.randperm(len(cut), generator=generator, device="cpu").tolist():
             yield [now[i] for i in cut[index]]
@@ -263,7 +269,7 @@ def _cut(order: Sequence[int], size: int) -> list[Sequence[int]]:
 def step_loss(student: Student, chosen: Sequence[EncodedLesson], memories: MemoryBatch) -> Tensor:
     """`mean_divergence` of the lessons of a step, with a graph to the memory's weights."""
     with torch.enable_grad():
-        losses = [_sum(student, some, memories) for some in short_and_long(chosen)]
+        losses = [_sum(student, some, memories) for some in short_and_long(chosen, student.left)]
         return torch.stack(losses).sum() / len(chosen)
 
 
@@ -272,12 +278,17 @@ def _sum(student: Student, chosen: Sequence[EncodedLesson], memories: MemoryBatc
     return len(chosen) * mean_divergence(logits, [p.lesson for p in chosen])
 
 
-def short_and_long(chosen: Sequence[EncodedLesson]) -> list[Sequence[EncodedLesson]]:
-    """Lessons of a step by length, in two passes where one would pad more than a second pass costs."""
-    ordered = sorted(chosen, key=lambda p: len(p.ids))
+def short_and_long(
+    chosen: Sequence[EncodedLesson], length: Callable[[Sequence[int]], int]
+) -> list[Sequence[EncodedLesson]]:
+    """Lessons of a step by length, in two passes where one would pad more than a second pass costs.
+
+    length : of what is read of a lesson's tokens.
+    """
+    ordered = sorted(chosen, key=lambda p: length(p.ids))
 
     def cost(cut: int) -> int:
-        return sum(PASS + len(some) * len(some[-1].ids) for some in (ordered[:cut], ordered[cut:]) if some)
+        return sum(PASS + len(some) * length(some[-1].ids) for some in (ordered[:cut], ordered[cut:]) if some)
 
     cut = min(range(len(ordered)), key=cost)  # 0 leaves them together
     return [some for some in (ordered[:cut], ordered[cut:]) if some]
@@ -295,11 +306,8 @@ def mean_divergence(logits: Tensor, lessons: Sequence[Lesson]) -> Tensor:
 
 def targets(lessons: Sequence[Lesson], device: torch.device) -> tuple[Tensor, Tensor]:
     """The teacher's tokens and log probabilities of all lessons, (N, K) each; those that keep fewer are filled up."""
-    most = max(lesson.indices.shape[1] for lesson in lessons)
-    missing = [most - lesson.indices.shape[1] for lesson in lessons]
-    indices = torch.cat([F.pad(lesson.indices.long(), (0, n)) for lesson, n in zip(lessons, missing)])
-    logprobs = torch.cat([F.pad(x.logprobs.float(), (0, n), value=-math.inf) for x, n in zip(lessons, missing)])
-    return indices.to(device), logprobs.to(device)
+    indices, logprobs = one_after_the_other([x.indices for x in lessons], [x.logprobs for x in lessons])
+    return indices.long().to(device), logprobs.float().to(device)
 
 
 @torch.no_grad()

@@ -21,11 +21,10 @@ from ..memory.batch import MemoryBatch
 from ..memory.collate import collate
 from ..memory.entry import Entry
 from ..memory.facts import Fact, without
-from ..memory.lessons import Lesson
+from ..memory.lessons import TAUGHT, Lesson
 from ..memory.memory import Memory
 from ..memory.projections import find_placement
 from ..util.prompt_formatter import PromptFormatter
-from ..util.texts import common_beginning
 from .config import ConsolidationConfig
 from .control import Control
 from .distill import EncodedLesson, Leaves, begin_training, learning_rate, train, with_new_entry
@@ -42,7 +41,6 @@ from .study.lessons import certain
 from .study.overview import MOST_TOKENS
 from .traces import Traces
 
-TAUGHT = ("fact", "overview", "text")  # kinds of lessons that tell something
 LEAST_STEPS = 24
 PASSES = 6  # over the questions that are to be declined, unless they all are before
 GENTLE = 0.5  # of the usual learning rate: most of what the weights hold is to stay
@@ -95,7 +93,7 @@ class Forgetting:
             )
         self.gone = {name: facts[name] for name in self.ids}
         self.traces = Traces([*self.gone.values()], [fact for fact in facts.values() if fact.id not in self.gone])
-        self.student = Student(plain_copy(self.model), placement)
+        self.student = Student(plain_copy(self.model), placement, self.memory.opener)
         self.formatter = PromptFormatter(self.tokenizer, self.prompts.plain)
         self.told = EarlierLessons(self.formatter)
         width = self.model.config.get_text_config(decoder=True).hidden_size
@@ -219,7 +217,7 @@ class Forgetting:
         negatives = [p for p in kept if p.lesson.kind not in TAUGHT]
         state = begin_training(leaves)
         prompts = [p.lesson.prompt for p in [*taught, *replays, *negatives]]
-        self.student.share(common_beginning(prompts), memories(leaves))
+        self.student.share(prompts, memories(leaves))
         train(
             self.student, [[p] for p in taught], negatives, replays, taught, memories, state, self.recipe, self.control,
             lambda state: None,

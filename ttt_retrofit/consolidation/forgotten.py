@@ -13,12 +13,12 @@ from typing import Any
 
 from ..memory.collate import collate
 from ..memory.facts import Fact
-from ..memory.lessons import Lesson
+from ..memory.lessons import TAUGHT, Lesson
 from ..memory.memory import Memory
 from ..memory.report import Report
 from . import verify
 from .facts.checks import holds, words_of
-from .forgetting import TAUGHT, Forgetting
+from .forgetting import Forgetting
 from .model_copies import private_copy
 from .study.answers import given_by
 from .writer import Writer

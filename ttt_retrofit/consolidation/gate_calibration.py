@@ -23,7 +23,7 @@ DIRECTIONS = 128
 # Variance that every direction is granted, as a share of the mean variance: the whitening's regularisation.
 FLOOR = 0.05
 # Cosine from the nearest unrelated text that was measured to the gate: other text comes nearer by chance.
-MARGIN = 0.1
+MARGIN = 0.05
 SHUT_QUESTIONS = 0.98  # share of the unrelated questions that the gate is shut on
 KEPT_KEYS = 0.98  # share of the keys that are kept, at least
 RAMP = 0.05  # cosine between shut and fully open
@@ -101,9 +101,13 @@ def without_keys(
     background: Background,
     left: Sequence[tuple[TextMeans, int]] = (),
 ) -> GateKeys:
-    """The gate without the keys of some of its lessons, given as to `find_gate`, but for those of the lessons left."""
+    """The gate without the keys of some of its lessons, given as to `find_gate`, but for those of the lessons left.
+
+    A key of a lesson in a chat, which is like none that is taught alone, goes with the lesson that it is nearest to.
+    """
     gone, kept = (_nearness_to(gate, some, background) for some in (studied, left))
-    return replace(gate, keys=gate.keys[(gone < SAME) | (kept >= gone - SLACK)])
+    in_a_chat = torch.maximum(gone, kept) < SAME
+    return replace(gate, keys=gate.keys[torch.where(in_a_chat, kept >= gone, (gone < SAME) | (kept >= gone - SLACK))])
 
 
 def with_keys(gate: GateKeys, studied: Sequence[tuple[TextMeans, int]], background: Background) -> GateKeys:

@@ -27,9 +27,16 @@ class Plan:
     unknown: Sequence[str]  # questions without an answer that are asked in verification
     abstention: str  # the answer to them
     texts: Sequence[EncodedLesson] = ()  # statements that nothing was asked about, word by word
+    near_misses: Sequence[EncodedLesson] = ()  # negatives that come near to what was told
     superseded: int = 0  # facts of the earlier memory that no longer hold
+
+    @property
+    def drawn(self) -> list[EncodedLesson]:
+        """The negatives as they are drawn from while it learns: the near misses as often as all others together."""
+        repeated = len(self.negatives) // max(len(self.near_misses), 1)
+        return [*self.negatives, *(list(self.near_misses) * max(repeated, 1))]
 
     @property
     def studied(self) -> list[Lesson]:
         """What is kept with the memory, for later consolidations."""
-        return [p.lesson for p in [*self.facts, *self.texts, *self.checks, *self.negatives]]
+        return [p.lesson for p in [*self.facts, *self.texts, *self.checks, *self.negatives, *self.near_misses]]

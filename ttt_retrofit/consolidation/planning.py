@@ -26,8 +26,9 @@ from .statements import Statement, superseded
 from .student import Student
 from .study.answers import Question, given_by
 from .study.asking import Asking
-from .study.chats import pair_in_chats, partly_in_chats
+from .study.chats import Chat, chats, in_chats, partly_in_chats
 from .study.lessons import certain, lesson, quotes
+from .study.near_misses import NearMiss, near_misses
 from .study.overview import overview, retold
 from .study.studied import Studied
 from .study.unknown import unanswered
@@ -68,7 +69,18 @@ class Planning:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
         asked, dependence = studied.asked, self._dependence(studied)
         facts = self._encoded([self._lesson(question, dependence) for question in asked])
-        gate = reference.gate_of(facts)
+        language = nearest(self.context.words)
+        abstention = self.prompts.abstention if language is languages()[0] else language.unknown
+        unknown = unanswered(self._stock(), f"{self.context.text} {self.before.told()}")
+        unlike = self._near_misses(studied)
+        untold = {question: () for i, question in enumerate(unknown) if i % CHECKED}
+        near = {miss.text: (miss.number,) for i, miss in enumerate(unlike) if i % CHECKED}
+        before_asked = self._chats(studied, [(question, abstention) for question in untold])
+        declined_near = partly_in_chats(near, before_asked, self.formatter)
+        studied_unknown = partly_in_chats(untold, before_asked, self.formatter) | declined_near
+        taught_facts = self._in_chats(asked, facts, before_asked)
+        told_in_chats = [one for turns in taught_facts for one in turns[::2]]
+        gate = reference.gate_of([*facts, *told_in_chats])
         gated = self.config.memory.gated  # without gates, the new entry acts on everything that was learned before
         before = self._revised(studied, lambda p: not gated or reference.opens(gate, p.ids, p.below))
         before = dataclasses.replace(before, taught=[*before.taught, *self._corrected(studied)])
@@ -77,20 +89,15 @@ class Planning:
         known = {question.text for question in asked}
         anew = [self._lesson(question, dependence) for question in before.taught if question.text not in known]
         facts += self._encoded([*whole, *anew])
-        gate = reference.gate_of(facts)
+        gate = reference.gate_of([*facts, *told_in_chats])
         taught = {question.text for question in before.taught}
         held_out = [question for question in studied.held_out if question.text not in taught]
-        language = nearest(self.context.words)
-        unknown = unanswered(self._stock(), f"{self.context.text} {self.before.told()}")
-        said = [(question.text, self.teacher.text(question.answer)) for question in asked]
-        studied_unknown = partly_in_chats([q for i, q in enumerate(unknown) if i % CHECKED], said, self.formatter)
         declined, general = [*studied_unknown], reference.prompts
         if gated:
             below = self.student.below(declined)
             declined = [ids for ids, hidden in zip(declined, below) if reference.opens(gate, ids, hidden)]
             general = reference.opened(gate)
         told = studied_unknown | reference.told
-        abstention = self.prompts.abstention if language is languages()[0] else language.unknown
         memory, gone = _with_superseded(before, studied, self.context.sha256)
         texts = self._texts(studied, dependence)
 
@@ -99,20 +106,19 @@ class Planning:
             some = [facts[number].lesson.facts or () for number in told.get(tuple(ids), ())]
             return tuple(dict.fromkeys(itertools.chain(*some)))
 
+        negatives = self._negatives(declined, general, abstention, depends)
         return Plan(
             before=memory,
             gate=gate,
             facts=facts,
-            taught=[
-                *self._in_chats(asked, facts[: len(asked)], said),
-                *([fact] for fact in (*facts[len(asked) :], *texts)),
-            ],
-            negatives=self._negatives(declined, general, abstention, depends),
+            taught=[*taught_facts, *([fact] for fact in (*facts[len(asked) :], *texts))],
+            negatives=[one for one in negatives if one.lesson.prompt not in declined_near],
+            near_misses=[one for one in negatives if one.lesson.prompt in declined_near],
             replays=before.replays,
             checks=self._encoded([self._lesson(question, dependence) for question in held_out]),
             texts=texts,
             held_out=held_out,
-            unknown=unknown[::CHECKED],
+            unknown=[*unknown[::CHECKED], *(miss.text for miss in unlike[::CHECKED])],
             abstention=abstention,
             superseded=gone,
         )
@@ -123,6 +129,13 @@ class Planning:
         lines = (line for _, asked in language.questions for line in asked.splitlines())
         own = [] if language is languages()[0] else [line.partition("|")[2].strip() for line in lines]
         return [*self.prompts.unknown, *own]
+
+    def _near_misses(self, studied: Studied) -> list[NearMiss]:
+        """Of a conversation; a document may answer what it was not asked."""
+        if not self.context.conversation:
+            return []
+        self.control.at("unknown", 0, 1)
+        return near_misses(studied.asked, studied.statements, self.asking)
 
     def _encoded(self, lessons: Sequence[Lesson]) -> list[EncodedLesson]:
         below = self.student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
@@ -162,15 +175,20 @@ class Planning:
         depends = [dependence.of([n], studied.statements[n].text) for n in left]
         return self._encoded([dataclasses.replace(one, facts=ids) for one, ids in zip(quoted, depends)])
 
-    def _in_chats(
-        self, questions: Sequence[Question], facts: Sequence[EncodedLesson], said: Sequence[tuple[str, str]]
-    ) -> list[list[EncodedLesson]]:
-        """The questions' lessons as they are taught: after another one in a chat, and alone."""
+    def _chats(self, studied: Studied, declined: Sequence[tuple[str, str]]) -> list[Chat]:
+        """What is said before questions in chats."""
+        said = [(question.text, self.teacher.text(question.answer)) for question in studied.asked]
         general = [(question, self.prompts.replied) for question in self.prompts.general]
+        return chats(studied.asked, said, general, declined)
+
+    def _in_chats(
+        self, questions: Sequence[Question], facts: Sequence[EncodedLesson], before: Sequence[Chat]
+    ) -> list[list[EncodedLesson]]:
+        """The questions' lessons as they are taught: in chats, and alone."""
         lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
-        turns = pair_in_chats(questions, lessons, said, general, self.formatter)
-        chats = [lesson for turn in turns for lesson in turn if lesson.prompt not in alone]
-        known = alone | {encoded.lesson.prompt: encoded for encoded in self._encoded(chats)}
+        turns = in_chats(questions, lessons, before, self.formatter)
+        more = [lesson for turn in turns for lesson in turn if lesson.prompt not in alone]
+        known = alone | {encoded.lesson.prompt: encoded for encoded in self._encoded(more)}
         return [[known[lesson.prompt] for lesson in turn] for turn in turns]
 
     def _negatives(

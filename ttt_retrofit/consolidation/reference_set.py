@@ -71,7 +71,7 @@ def build_reference_set(
     said : questions about the context, with their answers in words.
     earlier : the memory that is added to. Its background and its opener are kept.
     """
-    opener = formatter.opener if earlier is None else earlier.opener
+    opener = tuple(student.opener)
     texts = [formatter.tokenizer(text, add_special_tokens=False).input_ids for text in prompts.unrelated]
     alone = [formatter.asked(question) for question in prompts.general]
     begun = [list(answer.ids) for answer in beginnings(teacher, formatter, alone, kept=1)]

@@ -1,14 +1,15 @@
 """The student: the frozen base with a memory on top, whose lower layers are computed once.
 
 Layers below the memory never change, so what they make of a lesson is kept, and every training step starts from there.
-What all lessons begin with, such as a system prompt, says nothing to the gates: its keys and values are computed once.
-The head is computed for answer tokens only.
-B lessons, P tokens of the common beginning, T tokens after it, N answer tokens of a batch, D model width, V vocabulary.
+What comes before a lesson's last turn is read once (`lesson_pasts`). The head is computed for answer tokens only.
+B lessons, P tokens of the longest past, T tokens after it, N answer tokens of a batch, D model width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,7 +24,8 @@ from ..inner.hooks import bind
 from ..memory.batch import MemoryBatch, MemoryForward, hooks_for
 from ..memory.gates import GateState
 from ..memory.projections import Placement
-from .prefix_cache import worth_sharing
+from .lesson_pasts import LessonPast, beginnings, together
+from .prefix_cache import SHORTEST
 
 
 class _Reached(Exception):
@@ -33,8 +35,9 @@ class _Reached(Exception):
 class Student:
     """A private plain copy of the base, prepared for many forwards from one layer up."""
 
-    def __init__(self, plain: Any, placement: Placement) -> None:
-        self.model, self.placement = plain, placement
+    def __init__(self, plain: Any, placement: Placement, opener: Sequence[int] = ()) -> None:
+        """opener : what a user's turn begins with (`memory.turns`)."""
+        self.model, self.placement, self.opener = plain, placement, opener
         if plain.device.type == "cpu":
             # For a few dozen tokens, the backward pass of fused attention takes ten times as long there.
             plain.set_attn_implementation("eager")
@@ -43,51 +46,56 @@ class Student:
         self.wrapper: type | None = None  # of what a layer returns, where that is a tuple
         self.positions: tuple[Tensor, Tensor] | None = None
         self.tokens = 0  # processed by the layers from the memory up
-        self.beginning: list[int] = []
-        self.past = DynamicCache(config=plain.config)  # after the beginning
-        self.gate_state: GateState | None = None
+        self.pasts: dict[tuple[int, ...], LessonPast] = {}
+        self.takes_positions = "position_ids" in inspect.signature(plain.forward).parameters
         bind(plain, hooks_for(placement.layer, [projection.path for projection in placement.projections]))
         for index in range(placement.index):
             _make_replaying(self, self.layers[index], last=index == placement.index - 1)
         plain.get_output_embeddings().register_forward_pre_hook(self._only_positions)
 
     @torch.no_grad()
-    def share(self, beginning: Sequence[int], memories: MemoryBatch) -> None:
-        """Read once what the lessons that come begin with; `logits` then takes it as read.
+    def share(self, prompts: Sequence[Sequence[int]], memories: MemoryBatch) -> None:
+        """Read once what comes before the last turns of lessons that come; `logits` then takes it as read.
 
         Nothing is shared where a gate opens in it: what a memory says there would change while it learns.
         """
-        if not beginning:
-            return
-        past = DynamicCache(config=self.model.config)
-        ids = torch.tensor([list(beginning)], device=self.model.device)
+        found = {ids: self._read(ids, memories) for ids in dict.fromkeys(beginnings(prompts, self.opener)) if ids}
+        self.pasts = {ids: past for ids, past in found.items() if past is not None}
+
+    def _read(self, ids: Sequence[int], memories: MemoryBatch) -> LessonPast | None:
+        """The past that these tokens are; None where it cannot be kept."""
+        cache = DynamicCache(config=self.model.config)
+        batch = torch.tensor([list(ids)], device=self.model.device)
         reached: list[Tensor] = []
         handle = self._layer().register_forward_pre_hook(_keeping(reached), with_kwargs=True)
-        self.model(input_ids=ids, past_key_values=past, use_cache=True, logits_to_keep=1)
+        self.model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
         handle.remove()
-        found = _gates_found(reached[0][0], beginning, memories)
-        if found.openings is not None:
-            return
-        self.beginning = list(beginning)
-        self.past, self.gate_state = past, found.after
+        found = MemoryForward(memories, None, [len(ids)], batch, [len(ids)] if self.opener else ())
+        found.find_gates(reached[0])
+        return LessonPast.of(cache, len(ids), found.after) if found.openings is None else None
 
     @torch.no_grad()
     def below(self, lessons: Sequence[Sequence[int]], batch: int = 32) -> list[Tensor]:
         """What enters the memory's lowest layer for every whole token sequence: (P + T, D) each.
 
-        What all of them begin with is read once.
+        What several of them begin with is read once.
         """
-        # Below the lowest layer there is no past to go on from.
-        shared = worth_sharing(lessons) if self.placement.index else 0
-        past = DynamicCache(config=self.model.config)
-        begun = [self._capture([lessons[0][:shared]], past)[0]] if shared else []
         found: dict[int, Tensor] = {}
-        order = sorted(range(len(lessons)), key=lambda index: len(lessons[index]))
-        for start in range(0, len(order), batch):
-            chosen = order[start : start + batch]
-            hidden = self._capture([lessons[i][shared:] for i in chosen], _repeated(past, len(chosen)))
-            own = (hidden[row, : len(lessons[index]) - shared] for row, index in enumerate(chosen))
-            found |= {index: torch.cat([*begun, mine]) for index, mine in zip(chosen, own)}
+        begun = beginnings(lessons, self.opener)
+        often = {ids for ids, count in Counter(begun).items() if count > 1 and len(ids) >= SHORTEST}
+        # Below the lowest layer there is no past to go on from.
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, ids in enumerate(begun):
+            groups.setdefault(ids if ids in often and self.placement.index else (), []).append(index)
+        for beginning, members in groups.items():
+            past, shared = DynamicCache(config=self.model.config), len(beginning)
+            first = [self._capture([beginning], past)[0]] if shared else []
+            order = sorted(members, key=lambda index: len(lessons[index]))
+            for start in range(0, len(order), batch):
+                chosen = order[start : start + batch]
+                hidden = self._capture([lessons[i][shared:] for i in chosen], _repeated(past, len(chosen)))
+                own = (hidden[row, : len(lessons[index]) - shared] for row, index in enumerate(chosen))
+                found |= {index: torch.cat([*first, mine]) for index, mine in zip(chosen, own)}
         return [found[index] for index in range(len(lessons))]
 
     def logits(
@@ -101,38 +109,52 @@ class Student:
 
         Memories act in a lesson's last turn, as they will where it is read.
         """
-        shared = self._shared(lessons, positions)
-        lessons = [lesson[shared:] for lesson in lessons]
+        pasts = self._pasts(lessons, positions)
+        begun = [0 if past is None else past.length for past in pasts]
+        lessons = [lesson[length:] for lesson, length in zip(lessons, begun)]
         ids, mask = self._padded(lessons)
         rows = [row for row, span in enumerate(positions) for _ in span]
-        columns = [column - shared for span in positions for column in span]
+        columns = [column - length for span, length in zip(positions, begun) for column in span]
         device = ids.device
         self.positions = torch.tensor(rows, device=device), torch.tensor(columns, device=device)
         self.replayed = None
         if self.placement.index > 0:
-            self.replayed = pad_sequence([hidden[shared:] for hidden in below], batch_first=True)
+            self.replayed = pad_sequence([hidden[length:] for hidden, length in zip(below, begun)], batch_first=True)
         self.tokens += sum(len(lesson) for lesson in lessons)
-        cache, state = self._begun(len(lessons)) if shared else (None, None)
-        mask = torch.cat([mask.new_ones(len(lessons), shared), mask], dim=1)
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        state = None
+        if any(begun):
+            cache = together(pasts, self.placement.index, self.model.config)
+            lengths = torch.tensor(begun, device=device)[:, None]
+            before = torch.arange(-max(begun), 0, device=device) >= -lengths
+            mask = torch.cat([before.long(), mask], 1)
+            inputs |= {"attention_mask": mask, "past_key_values": cache, "use_cache": True}
+            if self.takes_positions:
+                inputs["position_ids"] = lengths + torch.arange(ids.shape[1], device=device)
+            state = GateState.join([(None if past is None else past.gates, 1) for past in pasts])
         added = None if memories is None else MemoryForward.of_texts(memories, state, list(map(len, lessons)), ids)
         try:
             with entering(ForwardContext(memory=added)):
-                inputs = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
-                return self.model(**inputs, use_cache=cache is not None).logits[0]
+                return self.model(**inputs).logits[0]
         finally:
             self.positions, self.replayed = None, None
 
-    def _shared(self, lessons: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> int:
-        """How many tokens of these lessons have been read already: all of the common beginning, or none."""
-        count = len(self.beginning)
-        begins = all(list(lesson[:count]) == self.beginning for lesson in lessons)
-        return count if begins and all(span[0] >= count for span in positions) else 0
+    def left(self, lesson: Sequence[int]) -> int:
+        """How many tokens of a lesson are not read yet."""
+        return len(lesson) - self._begun(lesson)
 
-    def _begun(self, rows: int) -> tuple[DynamicCache, GateState]:
-        """The past of that many rows that have read the common beginning."""
-        assert self.gate_state is not None
-        state = self.gate_state.select(torch.zeros(rows, dtype=torch.long, device=self.model.device))
-        return _repeated(self.past, rows), state
+    def _begun(self, lesson: Sequence[int]) -> int:
+        """The longest of the pasts that a lesson goes on from."""
+        lengths = sorted({len(ids) for ids in self.pasts}, reverse=True)
+        return next((n for n in lengths if tuple(lesson[:n]) in self.pasts), 0)
+
+    def _pasts(self, lessons: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> list[LessonPast | None]:
+        """What each lesson goes on from."""
+        begun = [self._begun(lesson) for lesson in lessons]
+        begun = [length if span[0] >= length else 0 for length, span in zip(begun, positions)]
+        if len({*begun}) > 1 and not self.takes_positions:
+            begun = [0] * len(begun)
+        return [self.pasts[tuple(lesson[:n])] if n else None for lesson, n in zip(lessons, begun)]
 
     def opens(self, below: Tensor, ids: Sequence[int], memories: MemoryBatch) -> bool:
         """Whether any gate opens anywhere in the last turn of a text. below: (T, D)."""

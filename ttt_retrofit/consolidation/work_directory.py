@@ -29,7 +29,7 @@ from .distill import Leaves, TrainingState
 from .statements import Statement
 from .study.answers import Question
 from .study.studied import Studied
-from .writer import Answer
+from .writer import Answer, one_after_the_other
 
 logger = logging.get_logger(__name__)
 
@@ -188,8 +188,8 @@ def _as_tensors(answers: Sequence[Answer]) -> dict[str, Tensor]:
         "ids": torch.tensor([token for answer in answers for token in answer.ids], dtype=torch.int32, device="cpu")
     }
     if answers:
-        tensors["indices"] = torch.cat([answer.indices for answer in answers])
-        tensors["logprobs"] = torch.cat([answer.logprobs for answer in answers])
+        kept = [answer.indices for answer in answers], [answer.logprobs for answer in answers]
+        tensors["indices"], tensors["logprobs"] = one_after_the_other(*kept)
     return tensors
 
 

@@ -98,6 +98,15 @@ class _Check(StoppingCriteria):
         return torch.full((rows,), stop, device=input_ids.device)
 
 
+def one_after_the_other(indices: Sequence[Tensor], logprobs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """(N, K) of all answers; those that keep fewer tokens are filled up with such as have no probability."""
+    most = max(kept.shape[1] for kept in indices)
+    return (
+        torch.cat([F.pad(kept, (0, most - kept.shape[1])) for kept in indices]),
+        torch.cat([F.pad(kept, (0, most - kept.shape[1]), value=-torch.inf) for kept in logprobs]),
+    )
+
+
 class Writer:
     """Greedy answers of a model to batches of prompts."""
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..util.display import Displayed, Rows
 
 LessonKind = Literal["fact", "overview", "unknown", "general", "text"]
+TAUGHT: tuple[LessonKind, ...] = ("fact", "overview", "text")  # kinds that tell something
 
 
 @dataclass(frozen=True, repr=False)

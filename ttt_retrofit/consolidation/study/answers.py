@@ -55,6 +55,7 @@ class Answering:
     judge: Judge
     control: Control
     told_back: Mapping[int, Answer] = field(default_factory=dict)  # statements that answer whatever is asked about them
+    endings: Mapping[int, Answer] = field(default_factory=dict)  # those that change others, told back, too
 
     def answer(self, drafts: Sequence[QuestionDraft]) -> Answered:
         """Questions about statements of a conversation or a document, and those of a user about all of it.
@@ -127,24 +128,25 @@ class Answering:
         return value if holds(said, value) else frozenset()
 
     def _changed(self, drafts: Sequence[QuestionDraft]) -> list[Question]:
-        """Answers from the statement that changed what a question is about, alone: small writers mix the two up."""
-        settled = [draft for draft in drafts if self._last(draft.statement) in self.told_back]
-        drafts = [draft for draft in drafts if draft not in settled]
-        later = [self._last(draft.statement) for draft in drafts]
-        asked = [self.asking.about([self.statements[n]], draft.text) for draft, n in zip(drafts, later)]
+        """Answers from the statement that changed what a question is about, alone: small writers mix the two up. Where
+        they give none, it is told back: who asks where they work hears that they quit.
+        """
+        later = {draft: self._last(draft.statement) for draft in drafts}
+        free = [draft for draft in drafts if later[draft] not in self.told_back]
+        asked = [self.asking.about([self.statements[later[draft]]], draft.text) for draft in free]
         some = []
-        for number, (draft, given, said) in enumerate(self._asked(drafts, asked, "answers")):
-            statement = self.statements[later[number]]
-            if self._sound(said, draft, [later[number]]):
-                value = given_by(said, draft.text, statement.source)
-                some.append((draft, Question(draft.text, value, given, later[number]), said))
-        return [*self._supported(some).values(), *map(self._changed_told_back, settled)]
+        for draft, given, said in self._asked(free, asked, "answers"):
+            if self._sound(said, draft, [later[draft]]):
+                value = given_by(said, draft.text, self.statements[later[draft]].source)
+                some.append((draft, Question(draft.text, value, given, later[draft]), said))
+        found = self._supported(some)
+        ends = {**self.endings, **self.told_back}
+        left = [draft for draft in drafts if draft not in found and later[draft] in ends and not draft.still]
+        return [*found.values(), *(self._ended(draft.text, later[draft], ends[later[draft]]) for draft in left)]
 
-    def _changed_told_back(self, draft: QuestionDraft) -> Question:
-        by = self._last(draft.statement)
-        given = self.told_back[by]
-        value = given_by(self.asking.text(given), draft.text, self.statements[by].source)
-        return Question(draft.text, value, given, by)
+    def _ended(self, question: str, by: int, told: Answer) -> Question:
+        value = given_by(self.asking.text(told), question, self.statements[by].source)
+        return Question(question, value, told, by)
 
     def _last(self, statement: int) -> int:
         """The statement that holds in the end, of those that change one another."""

@@ -8,11 +8,14 @@ probability of the statement after the question, against that after none. Words 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from ..facts.checks import WORD, caseless, folded, words_of
+from ..facts.checks import WORD, alike, caseless, folded, words_of
+from ..facts.related import terms
+from ..statements import Statement
+from .answers import Question
 from .asking import Asking
 from .questions import QuestionDraft
 
@@ -20,6 +23,7 @@ NO_QUESTION = "?"
 OWN = 6.0  # nats for a question in which the user speaks of themselves, as users do
 KEPT = 6  # questions for one part of a statement
 WORSE = 10.0  # nats by which one of them may win less than the best
+CLEAR = 2.0  # nats that another statement must win by a question that it answers, too
 
 
 def best(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]], asking: Asking) -> list[QuestionDraft]:
@@ -57,14 +61,56 @@ def gains(drafts: Sequence[QuestionDraft], replies: Mapping[int, Sequence[int]],
 
 def own_tokens(ids: Sequence[int], question: str, asking: Asking) -> list[int]:
     """The tokens of a reply that belong to words which its question does not say."""
-    text, spans = _spans(asking.formatter.tokenizer, ids)
     asked = words_of(question)
-    repeated = [m.span() for m in WORD.finditer(text) if folded(m[0]) in asked and not caseless(m[0])]
-    repeated += [(place, place + 1) for place, c in enumerate(text) if caseless(c) and folded(c) in asked]
-    return [n for n, (first, last) in enumerate(spans) if not any(a < last and b > first for a, b in repeated)]
+    repeated = {*tokens_of(ids, lambda word: folded(word) in asked, asking)}
+    return [number for number in range(len(ids)) if number not in repeated]
+
+
+def tokens_of(ids: Sequence[int], which: Callable[[str], bool], asking: Asking) -> list[int]:
+    """The tokens of a text that belong to such words, or characters of scripts without spaces."""
+    text, places = _spans(asking.formatter.tokenizer, ids)
+    words = [match.span() for match in WORD.finditer(text) if not caseless(match[0])]
+    words += [(place, place + 1) for place, character in enumerate(text) if caseless(character)]
+    found = [(a, b) for a, b in words if which(text[a:b])]
+    return [n for n, (first, last) in enumerate(places) if any(a < last and b > first for a, b in found)]
 
 
 def _spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
     """The text of tokens, and where each of them stands in it."""
     ends = [len(tokenizer.decode(list(ids[:count]), skip_special_tokens=True)) for count in range(len(ids) + 1)]
     return str(tokenizer.decode(list(ids), skip_special_tokens=True)), list(itertools.pairwise(ends))
+
+
+def ambiguous(
+    questions: Sequence[Question], statements: Sequence[Statement], outdated: Collection[int], asking: Asking
+) -> set[int]:
+    """Numbers of those that two statements answer: "Where does Alex live?" of two people.
+
+    The other one has all the words by which the question is about its own, and is about as likely a reply. What no
+    longer holds makes nothing ambiguous.
+    """
+    words = [terms(statement.source) for statement in statements]
+    holding = [n for n in range(len(statements)) if n not in outdated]
+    pairs: list[tuple[int, int, int]] = []  # a question, its statement, another one
+    for number, question in enumerate(questions):
+        own = question.statement
+        about = [term for term in terms(question.text) if own >= 0 and _has(words[own], term)]
+        pairs += [
+            (number, own, n)
+            for n in holding
+            if about
+            and n != own
+            and statements[n].said_by == statements[own].said_by
+            and all(_has(words[n], term) for term in about)
+            and question.value.isdisjoint(words_of(statements[n].source))
+        ]
+    said = {n: asking.formatter.said(statements[n].text) for _, own, other in pairs for n in (own, other)}
+    drafts = [QuestionDraft(questions[number].text, n) for number, *both in pairs for n in both]
+    gained = gains(drafts, said, asking) if drafts else []
+    return {
+        number for (number, *_), own, other in zip(pairs, gained[::2], gained[1::2]) if other >= max(CLEAR, own / 3)
+    }
+
+
+def _has(words: Collection[str], term: str) -> bool:
+    return any(alike(term, word) for word in words)

@@ -22,7 +22,7 @@ from .answers import Answering, Question
 from .asking import Asking
 from .parts import parts_of
 from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, cut, resemblance
-from .ranking import best
+from .ranking import ambiguous, best
 from .retelling import told_back
 
 FEW = 3  # questions about a statement that are too few
@@ -74,18 +74,32 @@ class Studying:
         statements, dropped, refused = self._statements(listed=not own_questions)
         outdated = self._outdated(statements) if self.context.conversation and not own_questions else {}
         retold = self._retold(statements) if not own_questions else {}
-        answering = Answering(statements, outdated, self.context.pieces, self.asking, self.judge, self.control, retold)
+        ends = sorted({*outdated.values()} - {*retold}) if not own_questions else []
+        told = told_back([statements[n] for n in ends], self.asking)
+        endings = {ends[place]: answer for place, answer in told.items()}
+        answering = Answering(
+            statements, outdated, self.context.pieces, self.asking, self.judge, self.control, retold, endings
+        )
         if own_questions:
             own = answering.answer([self._own(text, statements) for text in own_questions])
             return Studied(statements, tuple(own.questions), outdated, dropped, refused)
         answered = answering.answer(self._written(statements, outdated, retold))
-        questions, outdated = answered.questions, outdated | answered.overruled
+        outdated = outdated | answered.overruled
+        questions = self._clear(answered.questions, statements, outdated)
         left = without_one_held_out(questions, statements, outdated)
         if left:
             some, known = [statements[number] for number in left], {folded(question.text) for question in questions}
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
-            questions += answering.answer([draft for draft in more if folded(draft.text) not in known]).questions
+            added = answering.answer([draft for draft in more if folded(draft.text) not in known]).questions
+            questions += self._clear(added, statements, outdated)
         return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped, refused)
+
+    def _clear(
+        self, questions: Sequence[Question], statements: Sequence[Statement], outdated: Mapping[int, int]
+    ) -> list[Question]:
+        """Questions about a conversation that one statement alone answers."""
+        doubtful = ambiguous(questions, statements, outdated, self.asking) if self.context.conversation else ()
+        return [question for number, question in enumerate(questions) if number not in doubtful]
 
     def _written(
         self, statements: Sequence[Statement], outdated: Mapping[int, int], retold: Mapping[int, Answer]

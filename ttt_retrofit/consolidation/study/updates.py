@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from ...memory.entry import Entry
-from ...memory.lessons import Lesson
+from ...memory.lessons import TAUGHT, Lesson
 from ...memory.memory import Memory
 from ..distill import EncodedLesson
 from ..earlier_lessons import LessonText
@@ -59,14 +59,15 @@ def revise(
     taught: dict[str, Question] = {}
     changed: list[tuple[LessonText, int]] = []
     for entry in memory.entries:
-        touched = [p for p in encode(entry.lessons) if p.lesson.kind == "fact" and opens(p)]
+        encoded = encode(entry.lessons)
+        touched = [p for p in encoded if p.lesson.kind == "fact" and opens(p)]
         told = [in_words(p.lesson) for p in touched]
         found = changes(told, statements, related, ask)
         gone = [p for p, one in zip(touched, told) if one in found]
         replays += [p for p, one in zip(touched, told) if one not in found and not p.lesson.held_out]
         taught |= {question.text: question for question in found.values()}
         changed += [(one, question.statement) for one, question in found.items()]
-        revised = _without(entry, gone, memory) if gone else entry
+        revised = _without(entry, gone, encoded, memory) if gone else entry
         # An entry that was overruled in everything says nothing any more.
         if len(revised.gate.keys):
             entries.append(revised)
@@ -92,10 +93,15 @@ def changes(
     return found
 
 
-def _without(entry: Entry, gone: Sequence[EncodedLesson], memory: Memory) -> Entry:
-    """The entry without some lessons, its gate without their keys."""
+def _without(entry: Entry, gone: Sequence[EncodedLesson], encoded: Sequence[EncodedLesson], memory: Memory) -> Entry:
+    """The entry without some of its lessons, its gate without their keys."""
     ids = {id(p.lesson) for p in gone}
-    means = [(TextMeans.of(p.below, p.ids, memory.opener), len(p.lesson.prompt)) for p in gone]
-    gate = without_keys(entry.gate, means, memory.background)
+    means = {
+        id(p.lesson): (TextMeans.of(p.below, p.ids, memory.opener), len(p.lesson.prompt))
+        for p in encoded
+        if p.lesson.kind in TAUGHT
+    }
+    removed, kept = ([m for number, m in means.items() if (number in ids) is gone] for gone in (True, False))
+    gate = without_keys(entry.gate, removed, memory.background, kept)
     left = tuple(lesson for lesson in entry.lessons if id(lesson) not in ids)
     return dataclasses.replace(entry, gate=gate, lessons=left)

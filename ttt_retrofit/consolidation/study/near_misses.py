@@ -1,0 +1,161 @@
+"""Questions near to what was told that nothing answers: of a brother who lives in Lyon, where a sister does.
+
+They are the studied questions with one word changed, since one word is what a careless memory overlooks. The teacher
+finds it: a word that is likely after what comes before it, that was not told, and after which the rest of the question
+is likely, too. It must be about something else: a reply about a dog is nearly as likely to "What is my pet called?" as
+to "What is my dog called?", and far less to "What is my cat called?".
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from ..facts.checks import WORD, alike, caseless, folded, verbatim
+from ..facts.languages import Language
+from ..facts.related import APOSTROPHE, terms
+from ..statements import Statement
+from .answers import Question
+from .asking import Asking
+from .ranking import tokens_of
+
+GAPS = 8  # words of questions that are changed
+WORDS = 3  # that one of them is changed for
+SHOWN = 3  # questions before one, as a list
+LIKELY = 20  # words that may follow
+TRIED = 6  # of them, with the rest of the question
+UNLIKE = 10.0  # nats by which the changed question may be less likely than the studied one
+APART = 5.0  # nats by which the changed word of an answer must be less likely after the changed question
+OFTEN = 3  # lines of a language's examples that have a word which is about nothing
+
+
+@dataclass(frozen=True)
+class NearMiss:
+    """A question, and the number of the studied one that it comes near to."""
+
+    text: str
+    number: int
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A question around one of its words."""
+
+    number: int
+    before: str
+    word: str
+    after: str
+
+    @property
+    def around(self) -> tuple[str, str]:
+        return folded(self.before), folded(self.after)
+
+    def with_word(self, word: str) -> NearMiss:
+        return NearMiss(f"{self.before}{word}{self.after}", self.number)
+
+
+def near_misses(questions: Sequence[Question], statements: Sequence[Statement], asking: Asking) -> list[NearMiss]:
+    """At most `WORDS` for each of `GAPS` words, of as many statements as possible."""
+    told = terms(" ".join([*(statement.source for statement in statements), *(one.text for one in questions)]))
+    empty = _empty(asking.language)
+    cuts = _spread(
+        questions, [c for n, one in enumerate(questions) for c in _cuts(n, one, statements, asking.language)]
+    )
+    lists = [_list(questions, cut) for cut in cuts]
+    tokenizer = asking.formatter.tokenizer
+    begun = asking.teacher.answer([list(tokenizer(text).input_ids) for text in lists], 1, kept=LIKELY) if cuts else []
+    found: dict[NearMiss, str] = {}  # each with the word that it changes
+    for cut, text, answer in zip(cuts, lists, begun):
+        some = dict.fromkeys(_word(str(tokenizer.decode([token]))) for token in answer.indices[0].tolist())
+        name = cut.word[0].isupper()
+        new = [one for one in some if one and one[0].isupper() is name and not _known(one, told, empty)]
+        found |= {cut.with_word(word): cut.word for word in _likeliest(text, cut, new[:TRIED], asking)}
+    return _about_else(found, questions, asking)
+
+
+def _empty(language: Language) -> set[str]:
+    """Terms of a language that are about nothing: "is", "the", "my"."""
+    lines = Counter(term for line in language.text.splitlines() for term in terms(line))
+    return {term for term, count in lines.items() if count >= OFTEN} | {*language.first_person}
+
+
+def _cuts(number: int, question: Question, statements: Sequence[Statement], language: Language) -> Iterator[_Cut]:
+    """At every name, and at what is the user's ("my brother"), where the question shares it with its statement: another
+    verb often asks for the same.
+    """
+    own, text = terms(statements[question.statement].source), question.text
+    names = {*verbatim(text)} if language.names else set()
+    for match in WORD.finditer(text):
+        places = [(match.start() + n, match.start() + n + 1) for n, c in enumerate(match[0]) if caseless(c)]
+        stem = APOSTROPHE.split(match[0])[0]  # "boss's"
+        for first, last in places or [(match.start(), match.start() + len(stem))]:
+            word = text[first:last]
+            owned = any(language.speaks(before) for before in _just_before(text[:first]))
+            if first and _known(word, own, ()) and (word in names or owned) and not language.speaks(word):
+                yield _Cut(number, text[:first], word, text[last:])
+
+
+def _just_before(text: str) -> list[str]:
+    """The last word; of scripts without spaces, the last two characters as well."""
+    words = WORD.findall(text)
+    return [*words[-1:], text[-2:]] if text and caseless(text[-1]) else words[-1:]
+
+
+def _spread(questions: Sequence[Question], cuts: Sequence[_Cut]) -> list[_Cut]:
+    """At most `GAPS`, one about each statement before the next about any; of those around one gap, one."""
+    unlike = {cut.around: cut for cut in reversed(cuts)}
+    turns: Counter[int] = Counter()
+    order: list[tuple[int, int, _Cut]] = []
+    for cut in reversed(unlike.values()):
+        about = questions[cut.number].statement
+        turns[about] += 1
+        order.append((turns[about], len(order), cut))
+    return [cut for *_, cut in sorted(order, key=lambda one: one[:2])[:GAPS]]
+
+
+def _list(questions: Sequence[Question], cut: _Cut) -> str:
+    """Questions, the last one up to where it is cut."""
+    others = [question.text for number, question in enumerate(questions) if number != cut.number][:SHOWN]
+    return "\n".join([*others, cut.before.rstrip()])
+
+
+def _word(text: str) -> str:
+    word = text.strip()
+    return word if WORD.fullmatch(word) and not word.isdigit() else ""
+
+
+def _known(word: str, told: Collection[str], empty: Collection[str]) -> bool:
+    return any(one in empty or any(alike(one, other) for other in told) for one in terms(word))
+
+
+def _likeliest(text: str, cut: _Cut, words: Sequence[str], asking: Asking) -> list[str]:
+    """The `WORDS` with which the question is likeliest, of those with which it is not much less likely than before."""
+    if not words:
+        return []
+    tokenizer = asking.formatter.tokenizer
+    space = cut.before[len(cut.before.rstrip()) :]
+    rests = [f"{space}{word}{cut.after}" for word in (cut.word, *words)]
+    ids = [list(tokenizer(rest, add_special_tokens=False).input_ids) for rest in rests]
+    prompt = list(tokenizer(text).input_ids)
+    before, *after = (float(found.sum()) for found in asking.teacher.likelihoods([prompt] * len(ids), ids))
+    best = sorted(range(len(words)), key=lambda number: -after[number])[:WORDS]
+    return [words[number] for number in best if after[number] >= before - UNLIKE]
+
+
+def _about_else(found: Mapping[NearMiss, str], questions: Sequence[Question], asking: Asking) -> list[NearMiss]:
+    """Those after which the changed word is far less likely, in the answer to the studied question, than after that;
+    and those of an answer without it.
+    """
+    said = [questions[miss.number].answer.ids for miss in found]
+    texts = [text for miss in found for text in (miss.text, questions[miss.number].text)]
+    prompts = [asking.formatter.asked(text) for text in texts]
+    likely = asking.teacher.likelihoods(prompts, [ids for ids in said for _ in range(2)]) if found else []
+    kept = []
+    for place, (miss, word) in enumerate(found.items()):
+        named = tokens_of(said[place], partial(_known, told=terms(word), empty=()), asking)
+        changed, studied = (float(one[named].sum()) for one in likely[2 * place : 2 * place + 2])
+        if not named or changed < studied - APART:
+            kept.append(miss)
+    return kept
