@@ -148,14 +148,15 @@ def _about_else(found: Mapping[NearMiss, str], questions: Sequence[Question], as
     """Those after which the changed word is far less likely, in the answer to the studied question, than after that;
     and those of an answer without it.
     """
-    said = [questions[miss.number].answer.ids for miss in found]
-    texts = [text for miss in found for text in (miss.text, questions[miss.number].text)]
-    prompts = [asking.formatter.asked(text) for text in texts]
-    likely = asking.teacher.likelihoods(prompts, [ids for ids in said for _ in range(2)]) if found else []
+    numbers = dict.fromkeys(miss.number for miss in found)
+    asked = [*((miss.text, miss.number) for miss in found), *((questions[n].text, n) for n in numbers)]
+    prompts = [asking.formatter.asked(text) for text, _ in asked]
+    likely = asking.teacher.likelihoods(prompts, [questions[n].answer.ids for _, n in asked]) if found else []
+    studied = dict(zip(numbers, likely[len(found) :]))
     kept = []
-    for place, (miss, word) in enumerate(found.items()):
-        named = tokens_of(said[place], partial(_known, told=terms(word), empty=()), asking)
-        changed, studied = (float(one[named].sum()) for one in likely[2 * place : 2 * place + 2])
-        if not named or changed < studied - APART:
+    for (miss, word), changed in zip(found.items(), likely):
+        same = partial(_known, told=terms(word), empty=())
+        named = tokens_of(questions[miss.number].answer.ids, same, asking)
+        if not named or float(changed[named].sum()) < float(studied[miss.number][named].sum()) - APART:
             kept.append(miss)
     return kept
