@@ -89,3 +89,18 @@ class ReviewOptions:
         typer.Option(metavar="TEXT|FILE", help="What is worth keeping and what never, in words; each fact is checked."),
     ] = None
     review: Annotated[bool, typer.Option("--review", help="Ask for every fact whether it is kept.")] = False
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """What a server takes of a Ray cluster; see `Resources`."""
+
+    ray: Annotated[bool, typer.Option("--ray", help="Replicas answer on a Ray cluster, its tasks consolidate.")] = False
+    ray_address: Annotated[
+        str, typer.Option(help="Of a running cluster, 'auto' for this machine's; 'local' starts one.")
+    ] = "local"
+    replicas: Annotated[int, typer.Option(help="With --ray: processes that answer.", min=1)] = 1
+    replica_cpus: Annotated[float, typer.Option(help="That each of them takes.", min=0)] = 1
+    replica_gpus: Annotated[float, typer.Option(help="That each of them takes; 0.5 shares one.", min=0)] = 0
+    task_cpus: Annotated[float, typer.Option(help="With --ray: that each consolidation takes.", min=0)] = 1
+    task_gpus: Annotated[float, typer.Option(help="That each consolidation takes.", min=0)] = 0

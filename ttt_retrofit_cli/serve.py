@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Model, ModelOptions, NoteTokens, RecipeOptions, Split
+from .options import Model, ModelOptions, NoteTokens, RayOptions, RecipeOptions, Split
 
 if TYPE_CHECKING:
     from .output import Output
@@ -20,6 +20,7 @@ def serve(
     model: Model,
     making: RecipeOptions,
     options: ModelOptions,
+    cluster: RayOptions,
     store: Annotated[Path | None, typer.Option(help="Directory for the memories of all users.")] = None,
     host: Annotated[str, typer.Option(help="Address; any but a local one needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 is any that is free.", min=0, max=65535)] = 8000,
@@ -51,9 +52,10 @@ def serve(
     """Serve OpenAI's protocol; every user has a memory, made while they are idle."""
     from ttt_retrofit import MissingExtraError
 
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    verb, extra = ("serve --ray", "ray") if cluster.ray else ("serve", "serve")
+    missing = [name for name in (*NEEDED, *["ray"] * cluster.ray) if find_spec(name) is None]
     if missing:
-        raise MissingExtraError("serve", ", ".join(missing), "serve")
+        raise MissingExtraError(verb, ", ".join(missing), extra)
     from ttt_retrofit.consolidation.facts.writers import writer_of
     from ttt_retrofit.serving.admission import Limits
     from ttt_retrofit.serving.auth import check_exposure
@@ -68,14 +70,22 @@ def serve(
     origins = allow_origin or []
     check_exposure(host, api_key, origins)
     config, asked, writer = recipe(making.recipe), read_questions(making.questions), writer_of(making.writer)
+    local = Path(model).expanduser()
+    served = local.resolve().name if local.exists() else model
+    limits = Limits(max_body, max_prompt, max_new_tokens, max_concurrent, max_per_user, max_unlearned)
+    if cluster.ray:
+        from .serve_ray import serve_ray
+
+        session = {"config": config, "questions": asked, "writer": writer, "note_tokens": note_tokens}
+        kept_for = {"idle": idle, "keep_versions": keep_versions, "session": session}
+        answers = {"key": api_key, "origins": tuple(origins), "limits": limits, "user_header": user_header,
+                   "batch": batch, "split_special_tokens": split_special_tokens}  # fmt: skip
+        return serve_ray(out, cluster, model, options, served, store, (host, port), kept_for, answers)
     # Bound before the model is loaded: that the port is taken is said at once.
     listening, url = listen(host, port)
     with listening, nullcontext(store) if store else passing_directory() as directory:
         with out.aside.status(f"loading {model}"):
             speaker, tokenizer = load_model(model, options), load_tokenizer(model, options)
-        local = Path(model).expanduser()
-        served = local.resolve().name if local.exists() else model
-        limits = Limits(max_body, max_prompt, max_new_tokens, max_concurrent, max_per_user, max_unlearned)
         server = make_server(
             speaker,
             tokenizer,

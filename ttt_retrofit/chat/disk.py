@@ -11,7 +11,8 @@ from filelock import FileLock, Timeout
 from ..errors import InputError
 from ..memory.store import MemoryStore
 from ..util.display import Displayed
-from ..util.files import read_regular
+from ..util.files import read_list, read_regular
+from ..util.messages import Message, is_message
 from .directory import TURNS
 
 LOCK_TIMEOUT = 30.0  # seconds to wait for another session's write
@@ -22,8 +23,32 @@ class SessionFiles(Displayed):
 
     directory: Path
     store: MemoryStore
+    messages: list[Message]
     _lock: FileLock
     _disk_state: tuple[bytes, bytes]
+
+    def changed(self) -> bool:
+        """Whether another session has changed the store, or deleted it."""
+        return not self.directory.is_dir() or self._read_disk_state() != self._disk_state
+
+    def take_over(self) -> bool:
+        """Take over messages that another session has added. Call it under the lock.
+
+        Returns
+        -------
+        Whether nothing else has changed. Otherwise nothing is taken over: open a new session.
+        """
+        state = self._read_disk_state()
+        if state != self._disk_state:
+            messages = self._read_messages()
+            if state[1] != self._disk_state[1] or messages[: len(self.messages)] != self.messages:
+                return False
+            self.messages, self._disk_state = messages, state
+        return True
+
+    def _read_messages(self) -> list[Message]:
+        otherwise = "Move it away to go on without its turns."
+        return read_list(self.directory / TURNS, "messages", is_message, otherwise)
 
     def _read_disk_state(self) -> tuple[bytes, bytes]:
         """What another session would have changed: the file of messages, and the store's state."""
@@ -31,8 +56,16 @@ class SessionFiles(Displayed):
         return read_regular(turns) if turns.exists() else b"", self.store.state()
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Hold the store's lock."""
+    def locked(self) -> Iterator[None]:
+        """Hold the store's lock, a second time where this thread has it.
+
+        Raises
+        ------
+        InputError
+            When another session has it for half a minute, or the directory was deleted.
+        """
+        if not self.directory.is_dir():  # the lock would make it again
+            raise InputError(f"{self.directory} was deleted since this session read it. Open a new one.")
         try:
             self._lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout as error:
@@ -53,7 +86,7 @@ class SessionFiles(Displayed):
         InputError
             When another session has changed it.
         """
-        with self._locked():
+        with self.locked():
             if self._read_disk_state() != self._disk_state:
                 raise InputError(
                     f"{self.directory} was changed by another session since this one read it, and of what both say "

@@ -58,7 +58,7 @@ class OwnedMemory(FactsInWords):
     def erase(self) -> None:
         """Delete all messages and memories, here and in the store, including what another session wrote there."""
         self.abandon()
-        with self._locked():
+        with self.locked():
             self.store.erase()
             for name in (FACTS, TURNS, CHANGES):
                 (self.directory / name).unlink(missing_ok=True)  # needs no space: works on a full disk, too

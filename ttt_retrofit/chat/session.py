@@ -34,13 +34,12 @@ from ..util.display import Rows
 from ..util.files import (
     list_bytes,
     private_directory,
-    read_list,
     remove_unfinished,
     staged,
     write_list,
 )
 from ..util.given import check_tokenizer
-from ..util.messages import Message, is_message, prompt_ids
+from ..util.messages import Message, prompt_ids
 from .days import today, with_days, without_days
 from .directory import LOCK, STORE, TURNS, WORK
 from .known import NOTE_TOKENS
@@ -110,12 +109,10 @@ class ChatSession(OwnedMemory):
         self.directory = private_directory(Path(store))
         self.store = MemoryStore(self.directory / STORE)
         self._lock = FileLock(self.directory / LOCK, mode=0o600)
-        with self._locked():
+        with self.locked():
             remove_unfinished(self.directory)
             self.memory = self.store.load()
-            self.messages: list[Message] = read_list(
-                self.directory / TURNS, "messages", is_message, "Move it away to go on without its turns."
-            )
+            self.messages = self._read_messages()
             self._disk_state = self._read_disk_state()
             self._open_facts()
         if self.memory is not None:

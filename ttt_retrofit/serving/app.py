@@ -7,7 +7,7 @@ import json
 import weakref
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -25,8 +25,8 @@ from .admission import AdmissionControl, Limits, Overloaded, Slot
 from .auth import AuthMiddleware, DrainRequestMiddleware, error_response, read_body
 from .batch_generator import Finished, GenerationRequest
 from .browsers import SameOriginMiddleware
+from .changes import FactChanges
 from .detokenizer import IncrementalDetokenizer
-from .idle import IdleConsolidator
 from .memories import Memories
 from .protocol import ApiError, ChatRequest, ResponseBuilder
 from .sampling import Sampling
@@ -180,6 +180,19 @@ def _sse(document: dict[str, Any]) -> str:
     return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
 
 
+class Consolidator(Protocol):
+    """Who makes memory of what was said, and changes facts, beside the answers."""
+
+    changes: FactChanges
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def interrupt(self) -> None:
+        """A request has come."""
+
+
 class Service:
     """The route handlers, and what they share.
 
@@ -193,7 +206,7 @@ class Service:
         name: str,
         scheduler: Scheduler,
         users: Users,
-        consolidator: IdleConsolidator,
+        consolidator: Consolidator,
         limits: Limits,
         user_header: str | None = None,
     ) -> None:

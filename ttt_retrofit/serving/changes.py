@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
@@ -72,6 +73,12 @@ def _is_stored(item: Any) -> bool:
     return isinstance(item, dict) and set(item) == {"id", "ids", "text", "date", "purge"}
 
 
+def stored_changes(path: Path) -> list[Requested]:
+    """The changes that wait in a user's directory. Raises `CheckpointError` where their file is damaged."""
+    stored = read_list(path / CHANGES, "changes", _is_stored, "Its changes are not done.")
+    return [Requested(path.name, FactChange.from_dict(one), one["id"], again=True) for one in stored]
+
+
 class FactChanges:
     """The queue. Safe to use from several threads; one thread calls `work`."""
 
@@ -81,11 +88,9 @@ class FactChanges:
         self._ended: dict[str, Requested] = {}
         for path in users.paths():
             try:
-                stored = read_list(path / CHANGES, "changes", _is_stored, "Its changes are not done.")
+                self._queue += stored_changes(path)
             except CheckpointError as error:  # one user's file must not keep the server from starting
                 logger.error("%s", error)
-                continue
-            self._queue += [Requested(path.name, FactChange.from_dict(one), one["id"], again=True) for one in stored]
 
     @property
     def waiting(self) -> bool:

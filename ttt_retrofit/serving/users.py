@@ -10,7 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,12 @@ class User:
 
     # ------------------------------------------------------------------ facts and consolidation
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other threads and processes from writing what is stored of the user."""
+        with self._lock, nullcontext() if self.erased else self.session.locked():
+            yield
+
     def read_facts(self) -> bool:
         """Let the writer read new turns in the background, or go on. Returns whether there is anything to read."""
         with self._lock:
@@ -181,16 +188,18 @@ class User:
         progress : called at every step. What it raises ends the work.
         """
         while True:
-            with self._lock:
+            with self.held():
                 if self.erased:
                     return None
+                self.session.take_over()
                 earlier, make = self.session.memory, self.session.changing(change, progress)
             made = make()
-            with self._lock:
+            with self.held():
                 if self.erased:
                     return None
                 if self.session.memory is not earlier:
                     continue
+                self.session.take_over()
                 report = self.session.take(change, made)
                 if report.accepted:
                     self.session.store.prune(self.keep_versions)
@@ -219,22 +228,19 @@ class User:
     def status(self) -> dict[str, Any]:
         """The state of the memory, as a JSON object."""
         with self._lock:
-            return self._status()
-
-    def _status(self) -> dict[str, Any]:
-        session, progress, memory = self.session, self.session.progress, self.session.memory
-        return {
-            "entries": [] if memory is None else [{"name": e.name, "created": e.created} for e in memory.entries],
-            "bytes": 0 if memory is None else memory.nbytes,
-            "version": session.store.current(),
-            "messages_waiting": len(session.messages),
-            "facts_waiting": len(session.waiting_facts()),
-            "consolidating": None if progress is None else {
-                "stage": progress.stage, "done": progress.done, "total": progress.total,
-                "seconds_left": progress.seconds_left,
-            },
-            "last_report": None if session.last_report is None else session.last_report.to_dict(),
-        }  # fmt: skip
+            session, progress, memory = self.session, self.session.progress, self.session.memory
+            return {
+                "entries": [] if memory is None else [{"name": e.name, "created": e.created} for e in memory.entries],
+                "bytes": 0 if memory is None else memory.nbytes,
+                "version": session.store.current(),
+                "messages_waiting": len(session.messages),
+                "facts_waiting": len(session.waiting_facts()),
+                "consolidating": None if progress is None else {
+                    "stage": progress.stage, "done": progress.done, "total": progress.total,
+                    "seconds_left": progress.seconds_left,
+                },
+                "last_report": None if session.last_report is None else session.last_report.to_dict(),
+            }  # fmt: skip
 
 
 class Users:
@@ -257,8 +263,6 @@ class Users:
     ) -> None:
         self.directory, self.keep_versions = private_directory(directory), keep_versions
         self._open_session = open_session
-        self._store_lock = lock_store(directory)
-        delete_leftovers(directory)
         self._lock = threading.RLock()
         # Simultaneous requests of one user share one object.
         self._loaded: WeakValueDictionary[str, User] = WeakValueDictionary()
@@ -266,8 +270,14 @@ class Users:
         # When the users with waiting messages were last active, by directory name. They need not be loaded.
         self._unlearned: dict[str, float] = {}
         self._unread: dict[str, None] = {}  # those with turns that the writer may have to read, as a set in order
-        for path in user_directories(directory):
-            if (path / TURNS).exists():  # from before the server was started
+        self._claim()
+
+    def _claim(self) -> None:
+        """Hold the store, and find the users with turns from before the server was started."""
+        self._store_lock = lock_store(self.directory)
+        delete_leftovers(self.directory)
+        for path in user_directories(self.directory):
+            if (path / TURNS).exists():
                 self._unlearned[path.name], self._unread[path.name] = -inf, None
 
     def close(self) -> None:

@@ -116,7 +116,7 @@ def remove_left_over(path: Path) -> None:
     if not path.is_file():
         return
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)  # NFS locks only what may be written
     except FileNotFoundError:
         return  # its write has ended
     try:

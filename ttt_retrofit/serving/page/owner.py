@@ -127,13 +127,15 @@ class Owner(User):
             self.session.erase()
             self.erased = True
 
-    def _status(self) -> dict[str, Any]:
-        entries = () if self.memory is None else self.memory.entries
-        named = [
-            {"name": entry.name, "created": entry.created, "facts": len(entry.facts), "lessons": len(entry.lessons)}
-            for entry in entries
-        ]
-        return {**super()._status(), "entries": named}
+    def status(self) -> dict[str, Any]:
+        """As `User.status`, with how much each entry holds."""
+        with self._lock:
+            entries = () if self.memory is None else self.memory.entries
+            named = [
+                {"name": entry.name, "created": entry.created, "facts": len(entry.facts), "lessons": len(entry.lessons)}
+                for entry in entries
+            ]
+            return {**super().status(), "entries": named}
 
 
 class OnlyOwner:
