@@ -105,8 +105,9 @@ class OwnedMemory(FactsInWords):
     def forget_fact(self, fact: str, *others: str, purge: bool = False) -> Report:
         """Delete facts, see `model.forget_fact`. If that is accepted, it is a new version of the store.
 
-        The turns that are still words lose the exchanges that tell one of the facts: they would become memory again. Of
-        facts that wait to become memory only the sentences go, at once.
+        The turns that are still words lose the exchanges in which the user tells one of the facts, and sentences of
+        answers that do: they would become memory again. Of facts that wait to become memory only the sentences go, at
+        once.
 
         Parameters
         ----------
@@ -261,7 +262,7 @@ class OwnedMemory(FactsInWords):
 
 
 def _without(messages: list[Message], change: FactChange, before: Memory | None, after: Memory | None) -> list[Message]:
-    """The messages without the exchanges that tell what a change deletes from a memory."""
+    """The messages without what tells the facts that a change deletes from a memory, see `Traces.exchanges`."""
     gone = [] if before is None else [fact for fact in before.facts(None) if fact.id in change.ids]
     left = [] if after is None else [fact for fact in after.facts(None) if fact.text]
     return Traces(gone, left).exchanges(messages) if gone else messages
