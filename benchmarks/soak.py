@@ -1,6 +1,6 @@
 """Twenty users of one server at once, which is killed again and again: is anything lost, left, or told to another?
 
-python -m benchmarks.soak                                # ten minutes, a tiny random model
+python -m benchmarks.soak                                # ten minutes, a tiny model that tells codes
 python -m benchmarks.soak --model smollm2-135m
 python -m benchmarks.soak --seconds 60 --users 5 --quick
 
@@ -33,6 +33,7 @@ from .harness.store import Store, dated, stored_report
 from .harness.tables import markdown_table
 from .models import model_directory
 from .soaking.disk import codes_of
+from .soaking.model import save
 from .soaking.server import Server
 from .soaking.users import GONE, User
 from .soaking.writer import writing
@@ -43,18 +44,11 @@ STOPPED = 128 + signal.SIGTERM  # exit status
 ANSWERED = 300.0  # seconds in which the changes that wait in the end are done
 
 
-def made(name: str, place: Path) -> tuple[Path, Any]:
-    """The directory of a model, and its tokenizer; a tiny random one is made."""
+def made(name: str, place: Path, users: int) -> tuple[Path, Any]:
+    """The directory of a model, and its tokenizer; a tiny one is made."""
     if name != TINY:
         return model_directory(name), tokenizer_of(name)
-    from bpe import family
-    from tiny import tiny
-
-    tokenizer, directory = family("chatml", begins=False), place / TINY
-    model = tiny("llama", vocab_size=len(tokenizer), num_hidden_layers=2, max_position_embeddings=8192)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    return directory, tokenizer
+    return place / TINY, save(place / TINY, users)
 
 
 def soaked(name: str, users: int, seconds: float, every: float, seed: int) -> dict[str, Any]:
@@ -62,7 +56,7 @@ def soaked(name: str, users: int, seconds: float, every: float, seed: int) -> di
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as directory, writing() as writer:
         place = Path(directory)
-        model, tokenizer = made(name, place)
+        model, tokenizer = made(name, place, users)
         server = Server(model, place / "store", writer, place / "log")
         everybody = [User(n, server.url, server.name, random.Random(f"{seed}/{n}")) for n in range(users)]
         server.start()
@@ -148,7 +142,7 @@ def main() -> None:
     parser = command_line(__doc__, model=TINY, quick="keep the result apart")
     parser.add_argument("--users", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=600)
-    parser.add_argument("--every", type=float, default=60, help="seconds from one kill to the next, more or less")
+    parser.add_argument("--every", type=float, default=100, help="seconds from one kill to the next, more or less")
     parser.add_argument("--seed", type=int, default=0)
     options: argparse.Namespace = parser.parse_args()
     row = soaked(options.model, options.users, options.seconds, options.every, options.seed)

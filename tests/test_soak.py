@@ -54,7 +54,8 @@ def test_a_change_that_a_kill_hid_is_still_held_to_what_was_acknowledged():
 
     one = user(reply)
     one._change("added", "POST", "facts", json={}, known="U01X0000")
-    assert one.codes == {"U01X0000": KNOWN} and "U01X0000 was acknowledged, and is lost" in one.wrong
+    assert one.codes == {"U01X0000": KNOWN} and one.counted["added, then not known after a kill"] == 1
+    assert "U01X0000 was acknowledged, and is lost" in one.wrong
 
 
 def test_codes_of_others_and_codes_that_were_purged_are_found_on_disk(tmp_path):

@@ -14,12 +14,14 @@ from typing import Any
 
 import httpx
 
+from .model import CODES, code_of
 from .writer import CODE, question, sentence
 
 THINGS = ("locker", "bicycle", "garage", "suitcase", "printer", "alarm", "safe", "gate", "tablet", "cellar")
 EVERYTHING = {"limit": "1000", "status": "all"}  # facts
 MOST = 6  # facts that a user has at a time
 PAUSE, POLL = 0.5, 0.5  # seconds
+HIDDEN = "not known after a kill"
 KNOWN, GONE, UNSURE = "known", "gone", "unsure"
 
 
@@ -92,23 +94,49 @@ class User:
         self._change("added", "POST", "facts", json={"text": sentence(self._thing(), code)}, known=code)
 
     def correct(self) -> None:
-        """Put another code in the place of one that is memory already."""
-        if (fact := self._fact()) is None:
+        """Put another code in the place of one that is memory already; other facts that tell it are deleted first."""
+        if self._full(spare=True) or (fact := self._fact()) is None:
             return
         old, code = CODE.search(fact["text"]), self._new_code()
         assert old is not None
-        thing = fact["text"].split(" is ")[0].removeprefix("The code of my ")
         self.codes |= {old[0]: UNSURE, code: UNSURE}
-        body = {"text": sentence(thing, code), "purge": True}
-        self._change("corrected", "POST", "facts", fact["id"], json=body, known=code, gone=old[0])
+        if not self._forgotten(old[0], but=fact["id"]):
+            return
+        body = {"text": sentence(self._thing(), code), "purge": True}
+        if self._change("corrected", "POST", "facts", fact["id"], json=body, known=code):
+            if self._telling(old[0], but=""):
+                self.wrong.append(f"{old[0]} was corrected, and is there")
+            self._forgotten(old[0])
+            self.look()
 
     def forget(self) -> None:
+        """Delete every fact that tells a code: the model may have repeated it."""
         if (fact := self._fact()) is None:
             return
         old = CODE.search(fact["text"])
         assert old is not None
         self.codes[old[0]] = UNSURE
-        self._change("deleted", "DELETE", "facts", fact["id"], params={"purge": "true"}, gone=old[0])
+        self._forgotten(old[0])
+        self.look()
+
+    def _forgotten(self, code: str, but: str = "") -> bool:
+        """Delete the facts that tell a code, all but one. Whether that was done."""
+        done: set[str] = set()
+        while facts := self._telling(code, but):
+            if facts[0]["id"] in done:
+                self.wrong.append(f"a deletion of {code} was acknowledged, and was not done")
+                return False
+            done.add(facts[0]["id"])
+            if not self._change("deleted", "DELETE", "facts", facts[0]["id"], params={"purge": "true"}):
+                return False
+        if not but:
+            self.codes[code] = GONE
+        return True
+
+    def _telling(self, code: str, but: str) -> list[dict[str, Any]]:
+        reply = self._ask("GET", self._address("facts"), allowed=(200, 404), params=EVERYTHING)
+        facts = reply.json()["data"] if reply.status_code == 200 else []
+        return [fact for fact in facts if code in fact["text"] and fact["id"] != but]
 
     def erase(self) -> None:
         """Delete everything that is stored of the user."""
@@ -137,7 +165,7 @@ class User:
     def _chat(self, text: str, what: str) -> None:
         body = {"model": self.model, "messages": [{"role": "user", "content": text}], "user": self.identity}
         began = time.monotonic()
-        reply = self._ask("POST", f"{self.url}/v1/chat/completions", json=body | {"max_tokens": 24, "temperature": 0})
+        reply = self._ask("POST", f"{self.url}/v1/chat/completions", json=body | {"max_tokens": 8, "temperature": 1.0})
         self.latencies.append(time.monotonic() - began)
         self.counted[what] += 1
         answer = reply.json()["choices"][0]["message"]["content"]
@@ -148,25 +176,28 @@ class User:
             if self.codes.get(code) == GONE:
                 self.wrong.append(f"{code} was deleted, and is answered")
 
-    def _change(
-        self, what: str, method: str, *behind: str, known: str | None = None, gone: str | None = None, **request: Any
-    ) -> None:
-        """Ask for a change, and wait for its end, also across kills: a change that was acknowledged is done."""
+    def _change(self, what: str, method: str, *behind: str, known: str | None = None, **request: Any) -> bool:
+        """Ask for a change, and wait for its end, also across kills: a change that was acknowledged is done.
+
+        known : a code that is there when it is done.
+
+        Returns
+        -------
+        Whether it was done; where a kill hid that, it must have been.
+        """
         reply = self._ask(method, self._address(*behind), allowed=(202, 404, 429), **request)
         if reply.status_code != 202:
             self.counted[f"refused with {reply.status_code}"] += 1
-            self._undo(known, gone)
-            return
-        change = reply.json()["id"]
-        status = self._ended(change)
+            return False
+        status = self._ended(reply.json()["id"])
         self.counted[what if status == "accepted" else f"{what}, then {status}"] += 1
-        if status in ("refused", "failed"):
-            self._undo(known, gone)
-        else:
-            self.codes |= {code: state for code, state in ((known, KNOWN), (gone, GONE)) if code is not None}
         if status == "failed":
             self.wrong.append(f"a change failed: {what}")
-        self.look()
+        done = status in ("accepted", HIDDEN)
+        if done and known is not None:
+            self.codes[known] = KNOWN
+            self.look()
+        return done
 
     def _ended(self, change: str) -> str:
         """How a change ended. One that ended before a kill is not known after it, and was done or refused then."""
@@ -177,17 +208,10 @@ class User:
                 time.sleep(POLL)
                 continue
             if reply.status_code == 404:
-                return "not known after a kill"
+                return HIDDEN
             if reply.json()["status"] not in ("waiting", "working"):
                 return str(reply.json()["status"])
             time.sleep(POLL)
-
-    def _undo(self, known: str | None, gone: str | None) -> None:
-        """What was asked for was not done."""
-        if known is not None:
-            self.codes[known] = GONE
-        if gone is not None:
-            self.codes[gone] = KNOWN
 
     def _fact(self) -> dict[str, Any] | None:
         """One that is memory, and whose state is sure."""
@@ -231,11 +255,12 @@ class User:
         if others:
             self.wrong.append(f"{sorted(others)} in {where} of user {self.number:02d}")
 
-    def _full(self) -> bool:
-        return sum(state != GONE for state in self.codes.values()) >= MOST
+    def _full(self, spare: bool = False) -> bool:
+        """Whether no other code may be known; `spare` where one goes for it."""
+        return len(self.codes) == CODES or (sum(s != GONE for s in self.codes.values()) >= MOST and not spare)
 
     def _thing(self) -> str:
         return self.draw.choice(THINGS)
 
     def _new_code(self) -> str:
-        return f"U{self.number:02d}X{len(self.codes):04d}"
+        return code_of(self.number, len(self.codes))
