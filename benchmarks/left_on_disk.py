@@ -59,7 +59,7 @@ class Left:
                 found.append(f"text in {name}")
             if path.suffix == ".json" and self._value_in(content.decode()):
                 found.append(f"value in {name}")
-            if any(np.array(ids, dtype).tobytes() in content for ids in self.ids for dtype in INTEGERS):
+            if any(form in content for ids in self.ids for form in _in_bytes(ids)):
                 found.append(f"ids in {name}")
             if path.name == HEADER:
                 found += [f"lesson in {name}: {said}" for said in self._lessons(Memory.load(path.parent))]
@@ -74,3 +74,8 @@ class Left:
         every = (lesson for entry in memory.entries for lesson in entry.lessons)
         told = (str(self.tokenizer.decode([*x.prompt, *x.answer], skip_special_tokens=True)) for x in every)
         return [text for text in told if holds(text, self.value)]
+
+
+def _in_bytes(ids: Sequence[int]) -> list[bytes]:
+    """Token ids in all integers that they fit into."""
+    return [np.array(ids, dtype).tobytes() for dtype in INTEGERS if max(ids) <= np.iinfo(dtype).max]
