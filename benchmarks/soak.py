@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,6 @@ from .soaking.writer import writing
 NAME = "soak"
 TINY = "tiny"
 STOPPED = 128 + signal.SIGTERM  # exit status
-ANSWERED = 300.0  # seconds in which the changes that wait in the end are done
 
 
 def made(name: str, place: Path, users: int) -> tuple[Path, Any]:
@@ -83,22 +83,22 @@ def _killed(
     server: Server, everybody: Sequence[User], tokenizer: Any, seconds: float, every: float, draw: random.Random
 ) -> list[str]:
     """Let all users live, and kill the server now and then, and in the end. Then everybody looks once more."""
-    end, wrong = time.monotonic() + seconds, []
-    over = threading.Event()
-    threads = [threading.Thread(target=user.live, args=(over.is_set,)) for user in everybody]
-    for thread in threads:
-        thread.start()
-    try:
-        while time.monotonic() < end:
-            time.sleep(max(0.0, min(every * draw.uniform(0.5, 1.5), end - time.monotonic())))
-            server.kill()
-            wrong += _on_disk(server.store, tokenizer, everybody)
-            server.start()
-    finally:
-        over.set()  # those who wait for a change see its end
-        for thread in threads:
-            thread.join(ANSWERED)
-    wrong += [f"user {user.number:02d} still waits" for user, thread in zip(everybody, threads) if thread.is_alive()]
+    end, wrong, over = time.monotonic() + seconds, [], threading.Event()
+    with ThreadPoolExecutor(len(everybody)) as pool:
+        lives = [pool.submit(user.live, over.is_set) for user in everybody]
+        try:
+            while time.monotonic() < end:
+                time.sleep(max(0.0, min(every * draw.uniform(0.5, 1.5), end - time.monotonic())))
+                server.kill()
+                wrong += _on_disk(server.store, tokenizer, everybody)
+                server.start()
+        except BaseException:
+            for user in everybody:
+                user.deserted = True
+            raise
+        finally:
+            over.set()  # those who wait for a change see its end
+    wrong += [f"{life.exception()!r}" for life in lives if life.exception() is not None]
     for user in everybody:
         user.look()
     return wrong

@@ -21,7 +21,8 @@ THINGS = ("locker", "bicycle", "garage", "suitcase", "printer", "alarm", "safe",
 EVERYTHING = {"limit": "1000", "status": "all"}  # facts
 MOST = 6  # facts that a user has at a time
 PAUSE, POLL = 0.5, 0.5  # seconds
-HIDDEN = "not known after a kill"
+HIDDEN, UNHEARD = "not known after a kill", "left without a reply by a kill"
+ASKS = 0.2  # share of the looks at a change that waits, after which a question is asked
 KNOWN, GONE, UNSURE = "known", "gone", "unsure"
 
 
@@ -42,6 +43,7 @@ class User:
     codes : what must be known or gone; of those that are unsure, nothing is asked.
     counted : requests, by what they were.
     wrong : what was not as it must be.
+    deserted : the server does not come back: nothing is waited for.
     """
 
     number: int
@@ -52,6 +54,7 @@ class User:
     counted: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
+    deserted: bool = False
 
     def __post_init__(self) -> None:
         self.identity = f"user {self.number:02d}"
@@ -65,7 +68,7 @@ class User:
             try:
                 act()
             except Unanswered:
-                self.counted["left without a reply by a kill"] += 1
+                self.counted[UNHEARD] += 1
                 time.sleep(2 * PAUSE)
             except Unexpected as reply:
                 self.wrong.append(str(reply))
@@ -200,17 +203,22 @@ class User:
         return done
 
     def _ended(self, change: str) -> str:
-        """How a change ended. One that ended before a kill is not known after it, and was done or refused then."""
+        """How a change ended; questions are asked meanwhile. One that ended before a kill is not known after it, and
+        was done or refused then.
+        """
         while True:
             try:
                 reply = self._ask("GET", self._address("changes", change), allowed=(200, 404))
+                if reply.status_code == 404:
+                    return HIDDEN
+                if reply.json()["status"] not in ("waiting", "working"):
+                    return str(reply.json()["status"])
+                if self.draw.random() < ASKS:
+                    self.ask()
             except Unanswered:
-                time.sleep(POLL)
-                continue
-            if reply.status_code == 404:
-                return HIDDEN
-            if reply.json()["status"] not in ("waiting", "working"):
-                return str(reply.json()["status"])
+                if self.deserted:
+                    raise
+                self.counted[UNHEARD] += 1
             time.sleep(POLL)
 
     def _fact(self) -> dict[str, Any] | None:
