@@ -50,7 +50,7 @@ class Left:
         return cls(tuple(sorted(texts)), tuple(sorted(ids)), value, tokenizer)
 
     def found(self, directory: Path) -> list[str]:
-        """Where, by the names of files; of a version also whether any of its lessons tells the value."""
+        """Where, by the names of files; of a version also how many of its lessons tell the value."""
         found = []
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
             name, content = path.relative_to(directory).as_posix(), path.read_bytes()
@@ -62,7 +62,8 @@ class Left:
             if any(form in content for ids in self.ids for form in _in_bytes(ids)):
                 found.append(f"ids in {name}")
             if path.name == HEADER:
-                found += [f"lesson in {name}: {said}" for said in self._lessons(Memory.load(path.parent))]
+                lessons = self._lessons(Memory.load(path.parent))
+                found += [f"{len(lessons)} lessons of {name}"] if lessons else []
         return found
 
     def _value_in(self, text: str) -> bool:

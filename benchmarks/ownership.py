@@ -36,7 +36,7 @@ from .left_on_disk import Left
 from .storage import cache_directory
 
 NAME = "ownership"
-ASKED_FOR, NEIGHBOURS = 200, 0.98  # changes, and the share of neighbours that is to stay
+ASKED_FOR, MEMORIES, NEIGHBOURS = 200, 20, 0.98  # changes, memories, and the share of neighbours that is to stay
 STRIDE = 7  # from one changed fact to the next: no fact of a memory is changed twice
 IDLE = 24 * 3600.0  # seconds that a consolidation may take
 # How much a memory changes elsewhere is noted, and decides nothing: what is measured is whether facts go and come.
@@ -192,9 +192,9 @@ def page(report: dict[str, Any]) -> list[str]:
     memories = len({name.split()[2] for name in report["rows"] if name.startswith("change")})
     failed = sum("failed" in row for name, row in report["rows"].items() if name.startswith("change"))
     lines = [
-        f"{report['settings']['model']}: {len(rows)} of the {ASKED_FOR} changes that were asked for, of {memories} "
-        f"memories of {FACTS} facts in {TURNS} turns. In brackets Wilson's 95% interval. "
-        f"{failed} facts were in no memory and are left out.",
+        f"{report['settings']['model']}: {len(rows)} of {ASKED_FOR} changes, of {memories} of {MEMORIES} memories, "
+        f"each of {FACTS} facts in {TURNS} turns. In brackets Wilson's 95% interval. "
+        f"{failed} facts were in no memory and are left out.{_hurried(report['machine'])}",
         "",
     ]
     body: list[list[str]] = []
@@ -203,9 +203,16 @@ def page(report: dict[str, Any]) -> list[str]:
             shown([one for row in rows if row["kind"] == kind for one in of(row)]) for kind in (DELETED, CORRECTED)
         ]
         body.append([title, *cells, wanted])
-    seconds = [[row["seconds"] for row in rows if row["kind"] == kind] for kind in (DELETED, CORRECTED)]
-    body.append(["seconds, median (most)", *map(_seconds, seconds), "a minute"])
+    for title, key in (("seconds, median (most)", "seconds"), ("of them of a processor", "cpu seconds")):
+        seconds = [[row[key] for row in rows if row["kind"] == kind and key in row] for kind in (DELETED, CORRECTED)]
+        body.append([title, *map(_seconds, seconds), "a minute"])
     return [*lines, *markdown_table(["", DELETED, CORRECTED, "bar"], body), ""]
+
+
+def _hurried(machine: dict[str, Any]) -> str:
+    """Where others used the processor, seconds say little."""
+    load, cores = machine["load_average"], machine["cores"]
+    return f" The machine was busy: load {load:.0f} on {cores} cores." if load > cores else ""
 
 
 def _seconds(found: Sequence[float]) -> str:

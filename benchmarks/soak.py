@@ -148,7 +148,7 @@ def main() -> None:
     row = soaked(options.model, options.users, options.seconds, options.every, options.seed)
     name = stored_as(NAME, quick=options.quick)
     store = Store(name, {"machine": machine(), "rows": stored_report(name).get("rows", {})}, page)
-    store.add({options.model: dated(row)})
+    store.add({f"{options.model}, seed {options.seed}": dated(row)})
     store.show()
 
 

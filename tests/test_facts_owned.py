@@ -208,7 +208,7 @@ def test_a_purged_fact_is_in_no_file_of_the_store(chat, made, tmp_path):
     assert forms(BOLT)[1] in before, "its lessons are there as token ids"
     left = Left.of(made, [ids(made)[BOLT]], Fact(BOLT, "what is my dog called ?", "Bolt", 0), WORDS)
     found = " ".join(left.found(tmp_path))
-    assert all(where in found for where in ("text in", "value in turns.json", "ids in", "lesson in"))
+    assert all(where in found for where in ("text in", "value in turns.json", "ids in", "lessons of"))
     report = chat.forget_fact(ids(made)[BOLT], purge=True)
     assert report.accepted and report is chat.last_report
     after = everything(tmp_path)

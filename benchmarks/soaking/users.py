@@ -21,7 +21,7 @@ THINGS = ("locker", "bicycle", "garage", "suitcase", "printer", "alarm", "safe",
 EVERYTHING = {"limit": "1000", "status": "all"}  # facts
 MOST = 6  # facts that a user has at a time
 PAUSE, POLL = 0.5, 0.5  # seconds
-HIDDEN, UNHEARD = "not known after a kill", "left without a reply by a kill"
+HIDDEN, UNHEARD = "not known after a kill", "unanswered: killed, or down"
 ASKS = 0.2  # share of the looks at a change that waits, after which a question is asked
 KNOWN, GONE, UNSURE = "known", "gone", "unsure"
 
