@@ -36,7 +36,14 @@ def test_sentences_and_exchanges_that_tell_a_fact_are_found_by_its_names_or_all_
     said = ["Marek called.", "At home I always drink green tea.", "I drink water.", "I switched to coffee.", "OK."]
     assert [text for text in said if traces.tells(text)] == said[:2]
     messages = [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, said[2:] + said[:1])]
-    assert traces.exchanges(messages) == messages[:2]
+    assert traces.exchanges(messages[3:] + messages[:3]) == [{**messages[3], "content": ""}, *messages[:3]]
+    assert traces.exchanges([{"role": "user", "content": said[0]}, messages[1], *messages[2:3]]) == messages[2:3]
+
+
+def test_what_the_user_told_stays_where_only_the_answer_tells_a_fact_that_goes():
+    told, answer = {"role": "user", "content": "My cat is called Nimbus."}, {"role": "assistant", "date": "2026-05-01"}
+    messages = [told, {**answer, "content": "Nimbus is a fine name. Does Marek know her?"}]
+    assert Traces([MAREK], [COFFEE]).exchanges(messages) == [told, {**answer, "content": "Nimbus is a fine name."}]
 
 
 def test_a_kept_text_loses_the_sentences_or_where_none_is_found_itself():

@@ -9,6 +9,8 @@ from converted import speaker
 from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, SETTINGS, STUDY, TALK, WORDS, ids, remembered, study, tells
 from remembered import digests
 
+from benchmarks.conversations import Fact
+from benchmarks.left_on_disk import Left
 from ttt_retrofit import ChatSession, ConfigError, InputError, Memory
 from ttt_retrofit.chat.directory import STORE
 from ttt_retrofit.consolidation.config import Budget
@@ -204,10 +206,13 @@ def test_a_purged_fact_is_in_no_file_of_the_store(chat, made, tmp_path):
     before = everything(tmp_path)
     assert all(any(form in before for form in forms(text)[:2]) for text in (BOLT, ANTWERP))
     assert forms(BOLT)[1] in before, "its lessons are there as token ids"
+    left = Left.of(made, [ids(made)[BOLT]], Fact(BOLT, "what is my dog called ?", "Bolt", 0), WORDS)
+    found = " ".join(left.found(tmp_path))
+    assert all(where in found for where in ("text in", "value in turns.json", "ids in", "lessons of"))
     report = chat.forget_fact(ids(made)[BOLT], purge=True)
     assert report.accepted and report is chat.last_report
     after = everything(tmp_path)
-    assert not any(form in after for form in forms(BOLT)) and b"Bolt" not in after
+    assert not any(form in after for form in forms(BOLT)) and b"Bolt" not in after and left.found(tmp_path) == []
     assert not tells(chat.memory, "Bolt")
     assert ANTWERP.encode() in after and forms(ANTWERP)[1] in after
     assert [message["content"] for message in chat.messages] == ["Otto plays chess .", "who is Otto ?"]

@@ -9,7 +9,7 @@ import pytest
 from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, ids, made_with, study
 from served import quick, served, until, users
 
-from ttt_retrofit.chat.directory import CHANGES, STORE
+from ttt_retrofit.chat.directory import CHANGES, STORE, TURNS
 from ttt_retrofit.chat.fact_change import FactChange
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.studied import Studying
@@ -175,6 +175,23 @@ def test_changes_that_wait_survive_a_restart_and_what_was_done_is_not_done_again
     changes.work(lambda: False)
     assert waiting.status == "accepted" and "before the server was stopped" in waiting.reason
     assert not FactChanges(known).waiting
+    known.close()
+
+
+def test_a_purge_that_was_killed_after_the_new_version_was_written_is_finished(model, store, made):
+    """Else the words would be learned again, and the earlier version would stay, of a deletion that is "accepted"."""
+    fact, directory = ids(made)[BOLT], store / directory_name("ines")
+    known = users(model, store, RECIPE)
+    user = known.get("ines")
+    user.record([{"role": "user", "content": "Bolt has a key ."}], "what key ?")
+    user.record([{"role": "user", "content": "Otto plays chess ."}], "who is Otto ?")
+    FactChanges(known).request("ines", user, FactChange((fact,), purge=True), most=1)
+    known.close()
+    MemoryStore(directory / STORE).save(without(made, fact))
+    known = users(model, store, RECIPE)
+    FactChanges(known).work(lambda: False)
+    assert [one["content"] for one in known.get("ines").session.messages] == ["Otto plays chess .", "who is Otto ?"]
+    assert MemoryStore(directory / STORE).versions() == [2] and b"Bolt" not in (directory / TURNS).read_bytes()
     known.close()
 
 

@@ -105,8 +105,9 @@ class OwnedMemory(FactsInWords):
     def forget_fact(self, fact: str, *others: str, purge: bool = False) -> Report:
         """Delete facts, see `model.forget_fact`. If that is accepted, it is a new version of the store.
 
-        The turns that are still words lose the exchanges that tell one of the facts: they would become memory again. Of
-        facts that wait to become memory only the sentences go, at once.
+        The turns that are still words lose the exchanges in which the user tells one of the facts, and sentences of
+        answers that do: they would become memory again. Of facts that wait to become memory only the sentences go, at
+        once.
 
         Parameters
         ----------
@@ -190,10 +191,8 @@ class OwnedMemory(FactsInWords):
             return self._reword(waiting, change)
         report = made.report
         assert report is not None
-        gone = [fact for fact in self.memory.facts(None) if fact.id in change.ids] if self.memory is not None else []
         if report.accepted:
-            left = self._reworded(waiting) if waiting else self.messages
-            left = Traces(gone, [fact for fact in made.facts(None) if fact.text]).exchanges(left) if gone else left
+            left = _without(self._reworded(waiting) if waiting else self.messages, change, self.memory, made)
             with self._exclusive():
                 self._keep_facts_of(left)
                 with staged(self.directory / TURNS, [list_bytes("messages", left)]):
@@ -202,12 +201,30 @@ class OwnedMemory(FactsInWords):
                 self._disk_state = self._read_disk_state()
             self.abandon()  # what builds on the memory before
             self._drop_cache()
-            if change.purge:
-                with self._exclusive():
-                    self.store.prune(keep=1)
-                    self._disk_state = self._read_disk_state()
+            self._purge(change)
         self.last_report = report
         return report
+
+    def finish(self, change: FactChange) -> None:
+        """Do what a kill may have left undone of a change that the memory holds already: messages that tell the facts,
+        and the earlier versions.
+        """
+        history = self.store.history()
+        earlier = self.store.load(history[-2]) if len(history) > 1 else None
+        left = _without(self.messages, change, earlier, self.memory)
+        if left != self.messages:
+            with self._exclusive():
+                self._keep_facts_of(left)
+                write_list(self.directory / TURNS, "messages", left)
+                self.messages, self._rejected = left, 0
+                self._disk_state = self._read_disk_state()
+        self._purge(change)
+
+    def _purge(self, change: FactChange) -> None:
+        if change.purge:
+            with self._exclusive():
+                self.store.prune(keep=1)
+                self._disk_state = self._read_disk_state()
 
     def _reword(self, waiting: set[str], change: FactChange) -> Report:
         """Delete waiting facts from the turns, or put a text in the place of one."""
@@ -242,6 +259,13 @@ class OwnedMemory(FactsInWords):
     def _drop_cache(self) -> None:
         """Drop the KV cache. The next answer reads its prompt again."""
         self._cache, self._cached_ids = None, []
+
+
+def _without(messages: list[Message], change: FactChange, before: Memory | None, after: Memory | None) -> list[Message]:
+    """The messages without what tells the facts that a change deletes from a memory, see `Traces.exchanges`."""
+    gone = [] if before is None else [fact for fact in before.facts(None) if fact.id in change.ids]
+    left = [] if after is None else [fact for fact in after.facts(None) if fact.text]
+    return Traces(gone, left).exchanges(messages) if gone else messages
 
 
 def _iso(date: datetime.date | str | None) -> str | None:

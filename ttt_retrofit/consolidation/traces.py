@@ -57,11 +57,13 @@ class Traces:
         return tuple(note for note in notes if not self.tells(note.text))
 
     def exchanges(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages without the exchanges that tell one of them: from a message of the user to the next."""
+        """The messages without the exchanges, each from a message of the user to the next, in which the user tells one
+        of them. Where only the answer does, its sentences go: the user may have told something else.
+        """
         kept: list[Message] = []
         for exchange in _exchanges(messages):
-            if not any(self.tells(sentence) for message in exchange for sentence in sentences(message["content"])):
-                kept += exchange
+            if not any(m["role"] == "user" and any(map(self.tells, sentences(m["content"]))) for m in exchange):
+                kept += [{**message, "content": self._without(message["content"])} for message in exchange]
         return kept
 
     def source(self, source: Source) -> Source:

@@ -164,6 +164,7 @@ class FactChanges:
                 raise Cancelled("The server is being stopped, or the user was erased.")
 
         if requested.again and requested.change.holds(user.memory):
+            user.finish(requested.change)
             requested.status, requested.reason = "accepted", "It was done before the server was stopped."
             return
         report = user.change(requested.change, watch)

@@ -205,6 +205,12 @@ class User:
                     self.session.store.prune(self.keep_versions)
                 return report
 
+    def finish(self, change: FactChange) -> None:
+        """See `ChatSession.finish`: of a change that was done when the server was killed."""
+        with self._lock:
+            if not self.erased:
+                self.session.finish(change)
+
     def write_changes(self, changes: list[Any]) -> None:
         """Write which changes of facts wait, so that a restart does them."""
         with self._lock:
