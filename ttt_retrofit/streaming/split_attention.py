@@ -200,7 +200,8 @@ def _packed(x: Tensor) -> Tensor:
 
 
 def _unpacked(x: Tensor, like: Tensor) -> Tensor:
-    return x.unflatten(0, (like.shape[0], -1)).transpose(1, 2)
+    rows: Tensor = x.unflatten(0, (like.shape[0], -1))
+    return rows.transpose(1, 2)
 
 
 def _lengths(q: Tensor, k: Tensor) -> tuple[Tensor, Tensor, int, int]:
