@@ -61,6 +61,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "prime, width 128, lr 2e-3": {"fast_weights": "prime", "rank": 128, "inner_lr": 2e-3},
     "small": PRESETS["small"],
     "subspace, rank 64": {"fast_weights": "subspace", "rank": 64},
+    "accelerator": PRESETS["accelerator"],
     "small, rank 256": PRESETS["small"] | {"rank": 256},
     "normalized sgd": {"inner_optimizer": "normalized_sgd"},
     "muon, lr 5e-3": {"inner_optimizer": "muon", "inner_lr": 5e-3},

@@ -28,7 +28,7 @@ def dispatched():
 
 def flash():
     model = tiny("llama")
-    model.config._attn_implementation_internal = "flash_attention_2"
+    model.config._attn_implementation_internal = "flash_attention_3"
     return model
 
 
@@ -41,7 +41,7 @@ UNWRAPPABLE = {
     "no block for prime": (lambda: tiny("opt"), {"fast_weights": "prime"}, UnsupportedModelError, "'delta' or 'lora'"),
     "experts only": (lambda: tiny("mixtral"), {}, UnsupportedModelError, "mlp.experts.*prime"),
     "dispatched": (dispatched, {}, UnsupportedModelError, "from_pretrained"),
-    "flash attention": (flash, {}, UnsupportedModelError, "flash_attention_2.*sdpa"),
+    "flash attention": (flash, {}, UnsupportedModelError, "flash_attention_3.*sdpa"),
     "encoder-decoder": (lambda: tiny("t5"), {}, UnsupportedModelError, "position_ids"),
 }
 

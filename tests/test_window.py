@@ -133,7 +133,7 @@ def test_the_window_stays_when_attention_is_set_anew():
         for name in ("eager", "sdpa"):
             model.set_attn_implementation(name)
             torch.testing.assert_close(model(ids).logits, expected, atol=1e-5, rtol=0)
-    with pytest.raises(UnsupportedModelError, match=r"flash_attention_2.*sdpa"):
-        model.set_attn_implementation({"": "flash_attention_2"})
+    with pytest.raises(UnsupportedModelError, match=r"flash_attention_3.*sdpa"):
+        model.set_attn_implementation({"": "flash_attention_3"})
     assert model.config._attn_implementation == "ttt_sdpa"
     assert model.unwrap().config._attn_implementation == "sdpa"

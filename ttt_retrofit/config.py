@@ -142,9 +142,10 @@ class TTTConfig(JSONFields):
 
         Parameters
         ----------
-        name : {"default", "fast", "small"}
+        name : {"default", "fast", "small", "accelerator"}
             "default" closes most of the gap to full attention; "fast" trades part of that for reading speed; "small"
-            carries a ninth of the default's fast weights and moments, and less of larger models'.
+            carries a ninth of the default's fast weights and moments, and less of larger models'; "accelerator" is
+            "small" in chunks of 1,024 tokens under a window of 2,048.
         """
         if name not in PRESETS:
             raise ConfigError(f"Unknown preset {name!r}. Presets are {sorted(PRESETS)}.")
@@ -269,8 +270,10 @@ def check_layers(layers: object) -> None:
         raise ConfigError(f"layers={layers!r}: expected {expected}.")
 
 
+SMALL: dict[str, Any] = {"fast_weights": "subspace", "rank": 512, "inner_optimizer": "normalized_sgd"}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "fast": {"layers": "upper", "relative_lr": 5e-3},
-    "small": {"fast_weights": "subspace", "rank": 512, "inner_optimizer": "normalized_sgd"},
+    "small": SMALL,
+    "accelerator": SMALL | {"chunk_size": 1024, "sliding_window": 2048},
 }

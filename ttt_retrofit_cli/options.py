@@ -41,7 +41,7 @@ SaveAs = Annotated[Dtype | None, typer.Option(help="Of the parameters; 'auto' is
 class ReadingOptions:
     """How a model reads."""
 
-    preset: Annotated[str | None, typer.Option(help="'default' or 'fast', for a base.")] = None
+    preset: Annotated[str | None, typer.Option(help="'default', 'fast', 'small' or 'accelerator', for a base.")] = None
     window: Annotated[int | None, typer.Option(help="Tokens that attention sees.", min=1)] = None
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any field of TTTConfig.")

@@ -1,9 +1,10 @@
 """Sliding window and attention sinks for any family, without touching its modelling code.
 
-The window lives in a mask function and an attention function registered with transformers under `ttt_sdpa` and
-`ttt_eager`. A family builds its own causal or sliding pattern; the mask function evaluates that pattern on *indices* (a
-token's index counts its row's real tokens from 0; that of padding is -1) and narrows it to window and sinks. Counting
-real tokens instead of columns is what makes padding, eviction and ragged batches invisible to the result.
+The window lives in a mask function and an attention function registered with transformers under `ttt_sdpa`,
+`ttt_eager` and `ttt_flash_attention_2`. A family builds its own causal or sliding pattern; the mask function evaluates
+that pattern on *indices* (a token's index counts its row's real tokens from 0; that of padding is -1) and narrows it to
+window and sinks. Counting real tokens instead of columns is what makes padding, eviction and ragged batches invisible
+to the result.
 B batch rows, Q queries, K keys.
 """
 
@@ -26,9 +27,10 @@ from transformers.modeling_utils import AttentionInterface
 from ..errors import UnsupportedModelError
 from ..inner.context import current
 from .attention import tiled_attention
+from .split_attention import Split, kernel_for, split_attention
 
 PREFIX = "ttt_"
-SUPPORTED = ("sdpa", "eager")
+SUPPORTED = ("sdpa", "eager", "flash_attention_2")
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,26 @@ def ttt_sdpa_mask(
 def ttt_eager_mask(dtype: torch.dtype = torch.float32, **kwargs: Any) -> Tensor | None:
     """The mask for `ttt_eager`: (B, 1, Q, K), 0 where a key is seen, the dtype's minimum elsewhere."""
     return _additive(visible(kwargs["mask_function"], _attended()), dtype)
+
+
+def ttt_flash_mask(
+    q_length: int, kv_length: int, local_size: int | None = None, allow_is_causal_skip: bool = True, **kwargs: Any
+) -> Split | Tensor | None:
+    """What `ttt_flash_attention_2` needs: the sinks and the window where those say all, else the mask of `ttt_sdpa`.
+
+    They do not under padding, under a window of the family's own that is narrower, and where a query is itself a sink.
+    Exact outer gradients need a mask as well.
+    """
+    context, attended = current(), _attended()
+    kernel_for(attended.query_indices.device)  # raises where there is none
+    window = kv_length if attended.window is None else min(attended.window, kv_length)
+    sinks = attended.sinks if window < kv_length else 0
+    plain = allow_is_causal_skip and not attended.padded and (local_size is None or kv_length <= local_size)
+    if plain and kv_length > q_length >= 1 and kv_length - q_length >= sinks and not (context and context.second_order):
+        return Split(sinks, window)
+    return ttt_sdpa_mask(
+        q_length, kv_length, local_size=local_size, allow_is_causal_skip=allow_is_causal_skip, **kwargs
+    )
 
 
 def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -174,6 +196,30 @@ def _twice_differentiable_attention(
     return out.transpose(1, 2).contiguous()
 
 
+def ttt_flash_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Split | Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """(B, heads, Q, D) over (B, key-value heads, K, D) -> (B, Q, heads, D)."""
+    if not isinstance(attention_mask, Split):
+        return ttt_sdpa_attention(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    found = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
+    if found or dropout or query.shape[3] != value.shape[3]:
+        raise UnsupportedModelError(
+            f"{type(module).__name__} asks attention for {found or 'dropout, or values of another width'}, which "
+            "flash_attention_2 does not carry under a window with sinks. Load it with attn_implementation='sdpa'."
+        )
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
+    out = split_attention(query, key, value, attention_mask, scale, kernel_for(query.device))
+    return out.transpose(1, 2).contiguous(), None
+
+
 def ttt_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
     """The eager attention of the family that `module` belongs to: soft caps and sinks of its own differ."""
     for cls in type(module).__mro__:
@@ -189,8 +235,10 @@ def ttt_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[T
 
 AttentionMaskInterface.register(f"{PREFIX}sdpa", ttt_sdpa_mask)
 AttentionMaskInterface.register(f"{PREFIX}eager", ttt_eager_mask)
+AttentionMaskInterface.register(f"{PREFIX}flash_attention_2", ttt_flash_mask)
 AttentionInterface.register(f"{PREFIX}sdpa", ttt_sdpa_attention)
 AttentionInterface.register(f"{PREFIX}eager", ttt_eager_attention)
+AttentionInterface.register(f"{PREFIX}flash_attention_2", ttt_flash_attention)
 
 
 def windowed_name(model: PreTrainedModel, base: str) -> str:
