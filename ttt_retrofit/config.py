@@ -138,7 +138,7 @@ class TTTConfig(JSONFields):
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> TTTConfig:
-        """A named, measured setting (`docs/ablation.md`), with `changes` applied.
+        """A named setting (`docs/ablation.md`, `docs/research-log/inner-loop.md`), with `changes` applied.
 
         Parameters
         ----------
