@@ -11,7 +11,7 @@ from test_memory_facts import BOLT, GRAZ, MOVED, OSLO
 
 from ttt_retrofit import InputError
 from ttt_retrofit.chat.directory import CHANGES
-from ttt_retrofit.chat.waiting_facts import WaitingFacts
+from ttt_retrofit.chat.person_reviewer import PersonReviewer
 from ttt_retrofit.serving.page import launch
 from ttt_retrofit.serving.page.chats import in_prompt
 
@@ -169,7 +169,7 @@ def test_a_deleted_fact_leaves_the_chats_and_a_waiting_change_the_disk_with_ever
 
 
 def test_facts_wait_for_a_review_on_the_page(tmp_path):
-    review, kept = WaitingFacts(), []
+    review, kept = PersonReviewer(), []
     page = paged(tmp_path, review=review)
     thread = threading.Thread(target=lambda: kept.extend(review([BOLT, OSLO])))
     thread.start()

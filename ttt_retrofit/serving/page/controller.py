@@ -14,8 +14,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from transformers.utils import logging
 
 from ...chat.days import today
+from ...chat.person_reviewer import PersonReviewer
 from ...chat.session import ChatSession
-from ...chat.waiting_facts import WaitingFacts
 from ...errors import InputError
 from ...util.messages import Message
 from ..changes import FactChanges
@@ -61,10 +61,10 @@ class PageController:
     """
 
     def __init__(
-        self, session: ChatSession, max_new_tokens: int, idle: float, review: WaitingFacts | None = None
+        self, session: ChatSession, max_new_tokens: int, idle: float, review: PersonReviewer | None = None
     ) -> None:
         self.session, self.max_new_tokens, self.idle = session, max_new_tokens, idle
-        self.review = review or WaitingFacts()
+        self.review = review or PersonReviewer()
         self.owners = OnlyOwner(session, self.review)
         self.changes = FactChanges(self.owners)
         self._answering: _Answering | None = None

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ...chat.fact_change import FactChange
+from ...chat.person_reviewer import PersonReviewer
 from ...chat.session import ChatSession
-from ...chat.waiting_facts import WaitingFacts
 from ...consolidation.control import Progress
 from ...consolidation.traces import Traces
 from ...errors import InputError
@@ -35,7 +35,7 @@ class Owner(User):
     chats : all of them share the memory.
     """
 
-    def __init__(self, session: ChatSession, review: WaitingFacts) -> None:
+    def __init__(self, session: ChatSession, review: PersonReviewer) -> None:
         super().__init__(session, ALL)
         self.review, self.chats = review, Chats(session.messages)
 
@@ -144,7 +144,7 @@ class OnlyOwner:
     user : another one after everything was erased.
     """
 
-    def __init__(self, session: ChatSession, review: WaitingFacts) -> None:
+    def __init__(self, session: ChatSession, review: PersonReviewer) -> None:
         self.user = Owner(session, review)
 
     def name_of(self, identity: str) -> str:
