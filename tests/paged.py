@@ -36,6 +36,9 @@ def knowing(directory: Path, monkeypatch: Any, **settings: Any) -> PageControlle
         store.save(memory)
 
     def changing(self: Any, change: Any, progress: Any = None) -> Any:
+        if self.at_once(change):
+            return lambda: None
+
         def kept(entry: Any) -> Any:
             return dataclasses.replace(entry, facts=tuple(fact for fact in entry.facts if fact.id not in change.ids))
 

@@ -156,8 +156,8 @@ def test_a_deleted_fact_leaves_the_chats_and_a_waiting_change_the_disk_with_ever
     page.owner.chats.get(page.state()["chats"][0]["id"]).messages = list(page.session.messages)
     with launch(page, "a talk", None) as url, httpx.Client(base_url=url) as client:
         facts = "v1/memories/me/facts"
-        assert [fact["id"] for fact in client.get(facts).json()["data"]] == [BOLT.id, GRAZ.id]
-        (found,) = client.get(facts, params={"query": "dog", "status": "all"}).json()["data"]
+        assert [fact["id"] for fact in client.get(facts).json()["data"]][:2] == [BOLT.id, GRAZ.id]
+        (found,) = client.get(facts, params={"query": "dog", "status": "current"}).json()["data"]
         assert found["id"] == BOLT.id
         assert client.get(f"{facts}/{MOVED.id}/history").json()["data"][-1]["id"] == GRAZ.id
         assert client.delete(f"{facts}/{BOLT.id}").status_code == 202

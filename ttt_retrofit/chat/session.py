@@ -34,13 +34,12 @@ from ..util.display import Rows
 from ..util.files import (
     list_bytes,
     private_directory,
-    read_list,
     remove_unfinished,
     staged,
     write_list,
 )
 from ..util.given import check_tokenizer
-from ..util.messages import Message, is_message, prompt_ids
+from ..util.messages import Message, prompt_ids
 from .days import today, with_days, without_days
 from .directory import LOCK, STORE, TURNS, WORK
 from .known import NOTE_TOKENS
@@ -113,11 +112,8 @@ class ChatSession(OwnedMemory):
         with self._locked():
             remove_unfinished(self.directory)
             self.memory = self.store.load()
-            self.messages: list[Message] = read_list(
-                self.directory / TURNS, "messages", is_message, "Move it away to go on without its turns."
-            )
+            self._open_words()
             self._disk_state = self._read_disk_state()
-            self._open_facts()
         if self.memory is not None:
             model.check_memory(self.memory)
         self.last_report: Report | None = None

@@ -18,10 +18,12 @@ from weakref import WeakValueDictionary
 
 from transformers import PreTrainedTokenizerBase
 
+from ..chat.all_facts import Shown
 from ..chat.directory import CHANGES, TURNS
 from ..chat.fact_change import FactChange
 from ..chat.session import ChatSession
 from ..consolidation.control import Progress
+from ..memory.facts import Fact
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..util.files import private_directory, read_list, write_list
@@ -147,6 +149,14 @@ class User:
         return self.session.with_notes(messages, tokenizer=tokenizer)
 
     # ------------------------------------------------------------------ facts and consolidation
+
+    def facts(self, status: Shown = "known") -> list[Fact]:
+        """What is known of the user, see `ChatSession.facts`."""
+        return self.session.facts(status)
+
+    def at_once(self, change: FactChange) -> bool:
+        """Whether a change is one of words alone, and takes no time."""
+        return self.session.at_once(change)
 
     def read_facts(self) -> bool:
         """Let the writer read new turns in the background, or go on. Returns whether there is anything to read."""

@@ -180,7 +180,7 @@ class PageController:
         changes = [one for one in self.changes.of(NAME) if one.status != "accepted"]
         return {
             "user": NAME,
-            "chats": [{"id": chat.id, "title": chat.title} for chat in owner.chats],
+            "chats": [{"id": chat.id, "title": chat.title, "changed": chat.changed} for chat in owner.chats],
             "answering": None if writing is None else writing.chat.id,
             "memory": owner.status(),
             "review": [fact.to_dict() for fact in self.review.facts],

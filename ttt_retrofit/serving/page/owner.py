@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,15 @@ class Owner(User):
     def change(self, change: FactChange, progress: Callable[[Progress], None]) -> Report | None:
         """As of any user. The chats lose the exchanges that tell what is deleted: they would tell the model again."""
         self.review.dismiss()
-        memory = self.memory
+        memory, rewording = self.memory, self.session.rewording(change)
         gone = [] if memory is None else [fact for fact in memory.facts(None) if fact.id in change.ids]
         report = super().change(change, progress)
-        if report is not None and report.accepted and gone and self.memory is not None:
-            left = [fact for fact in self.memory.facts(None) if fact.text]
+        if report is not None and report.accepted:
             with self._lock:
-                self.chats.keep(Traces(gone, left).exchanges)
+                self.chats.keep(rewording)
+                if gone and self.memory is not None:
+                    left = [fact for fact in self.memory.facts(None) if fact.text]
+                    self.chats.keep(Traces(gone, left).exchanges)
         return report
 
     def forget(self, names: Sequence[str]) -> None:
@@ -133,7 +136,9 @@ class Owner(User):
             {"name": entry.name, "created": entry.created, "facts": len(entry.facts), "lessons": len(entry.lessons)}
             for entry in entries
         ]
-        return {**super()._status(), "entries": named}
+        told = [(fact.id, fact.text, fact.status) for fact in self.session.waiting_facts(None)]
+        words = hashlib.sha256(repr(told).encode()).hexdigest()[:12]  # another where others wait
+        return {**super()._status(), "entries": named, "words": words}
 
 
 class OnlyOwner:
