@@ -12,7 +12,7 @@ from test_memory_facts import BOLT, GRAZ, MOVED, OSLO, REPORT, told
 from words import QUESTIONS, tokenizer
 
 from ttt_retrofit import ChatSession
-from ttt_retrofit.chat.waiting_facts import WaitingFacts
+from ttt_retrofit.chat.person_reviewer import PersonReviewer
 from ttt_retrofit.consolidation.control import Progress
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.page import PageController
@@ -20,7 +20,7 @@ from ttt_retrofit.serving.page import PageController
 NEVER = 1e9  # seconds
 
 
-def paged(directory: Path, idle: float = NEVER, most: int = 6, review: WaitingFacts | None = None) -> PageController:
+def paged(directory: Path, idle: float = NEVER, most: int = 6, review: PersonReviewer | None = None) -> PageController:
     """A controller whose threads do nothing yet."""
     session = ChatSession(
         speaker(), tokenizer(), directory, keep_turns=1, config=CONFIG, questions=QUESTIONS, review=review
@@ -36,6 +36,9 @@ def knowing(directory: Path, monkeypatch: Any, **settings: Any) -> PageControlle
         store.save(memory)
 
     def changing(self: Any, change: Any, progress: Any = None) -> Any:
+        if self.at_once(change):
+            return lambda: None
+
         def kept(entry: Any) -> Any:
             return dataclasses.replace(entry, facts=tuple(fact for fact in entry.facts if fact.id not in change.ids))
 

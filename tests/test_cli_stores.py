@@ -34,11 +34,11 @@ def stores(made, tmp_path):
 
 def test_users_are_listed_with_what_is_known_and_what_waits(stores):
     listed = {row["user"]: row["facts"] for row in document("memory", "list", stores)["users"]}
-    known = {"known": 2, "in_words": 1}
+    known = {"known": 2, "in_words": 1, "waiting": 0}
     assert listed == {
         "a/b ☺": known | {"messages_waiting": 0},
         "ines": known | {"messages_waiting": 2},
-        "otto": {"known": 0, "in_words": 0, "messages_waiting": 2},
+        "otto": {"known": 0, "in_words": 0, "waiting": 0, "messages_waiting": 2},
         "runa": known | {"messages_waiting": 0},
     }
     shown = run("memory", "list", stores).stdout

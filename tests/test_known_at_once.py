@@ -143,6 +143,19 @@ def test_a_writer_that_misjudges_known_cases_lists_nothing_and_sentences_stand(m
     assert texts(chat) == [f"well , {BOLT}"] and not lists(writer) and not chat.read_facts()
 
 
+def test_a_writer_that_misjudges_changes_leaves_only_what_is_otherwise_now_in_the_note(model, tmp_path):
+    chat = session(model, tmp_path, writer=Scripted(lambda asked: "-"))
+    chat.note(*said("I live in Gdynia.", "Good.", "I work at Harlow Bakery.", "Good.", "My dog is called Bolt."))
+    read(chat)
+    chat.note(*said("I live in Oslo now.", "Good.", "I no longer work at Harlow Bakery."))
+    read(chat)
+    left = ["My dog is called Bolt.", "I live in Oslo now.", "I no longer work at Harlow Bakery."]
+    assert note(chat) == note(session(model, tmp_path)) == left
+    assert texts(chat, "superseded") == ["I live in Gdynia.", "I work at Harlow Bakery."]
+    chat.forget_fact(texts_id(chat, left[1]))
+    assert "I live in Gdynia." in note(chat), "what ended it is gone"
+
+
 def test_a_fact_that_a_later_one_ends_leaves_the_note_also_one_of_the_memory(model, tmp_path):
     chat = session(
         model, tmp_path, writer=script({"Bolt": BOLT, "Panda": NOW}, {}, changes={"Bolt": "Panda", "Graz": "Panda"})

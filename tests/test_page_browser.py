@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason=f"no Chromium: install one of {NAMES}, or name it in CHROMIUM"),
 ]
 
+CAKE = "Bolt needs a cake."  # which waits to become memory
 WHERE, WHO = "where is Marek ?", "who has the key ?"
 expect.set_options(timeout=30_000)
 MARKDOWN = """A **plan** & `code`:
@@ -51,7 +52,7 @@ def browser():
 @pytest.fixture
 def opened(browser, tmp_path, monkeypatch):
     """The page, and its controller. Nothing fails in it, and it asks no other machine for anything."""
-    said = [{"role": "user", "content": "Bolt needs a cake."}, {"role": "assistant", "content": MARKDOWN}]
+    said = [{"role": "user", "content": CAKE}, {"role": "assistant", "content": MARKDOWN}]
     tmp_path.joinpath("memory").mkdir()
     write_list(tmp_path / "turns.json", "messages", said)
     controller = knowing(tmp_path, monkeypatch, most=12)
@@ -129,8 +130,8 @@ def test_chats_begin_change_and_go(opened):
 def test_facts_are_searched_corrected_and_deleted_after_one_question(opened):
     page, controller = opened
     facts = page.get_by_role("list", name="Facts", exact=True)
-    expect(facts.locator(".fact-text")).to_have_text([GRAZ.text, BOLT.text])
-    expect(facts.locator(".mark")).to_have_text(["in words", "not checked"])
+    expect(facts.locator(".fact-text")).to_have_text([CAKE, GRAZ.text, BOLT.text])
+    expect(facts.locator(".mark")).to_have_text(["waiting", "in words", "not checked"])
     page.get_by_label("Search the facts").fill("dog")
     expect(facts.locator(".fact-text")).to_have_text([BOLT.text])
     page.get_by_label("Search the facts").fill("")
@@ -149,6 +150,24 @@ def test_facts_are_searched_corrected_and_deleted_after_one_question(opened):
     facts.get_by_role("button", name="Delete: The user's dog").click()
     page.get_by_role("button", name="Delete the fact").click()
     expect(facts.locator(".fact-text")).to_have_text([GRAZ.text])
+
+
+def test_a_fact_that_is_not_learned_yet_is_corrected_and_deleted_at_once(opened):
+    page, controller = opened
+    facts = page.get_by_role("list", name="Facts", exact=True)
+    page.get_by_label("Which facts").select_option("waiting")
+    expect(facts.locator(".fact-text")).to_have_text([CAKE])
+    facts.get_by_role("button", name="Correct").click()
+    facts.get_by_label("The corrected fact").fill("Volt needs a cake.")
+    facts.get_by_role("button", name="Save").click()
+    expect(facts.locator(".fact-text")).to_have_text(["Volt needs a cake."])
+    expect(page.locator(".message.own .text")).to_have_text(["Volt needs a cake."])
+    facts.get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_contain_text("It is not learned yet.")
+    expect(page.get_by_role("dialog").get_by_role("checkbox")).to_have_count(0)
+    page.get_by_role("button", name="Delete the fact").click()
+    expect(facts).to_have_text("Nothing is known yet.")
+    assert controller.session.messages == []
 
 
 def test_facts_are_reviewed_with_their_words_changed(opened):
@@ -173,14 +192,14 @@ def test_going_back_forgetting_and_erasing_ask_once_and_nothing_is_chosen_before
     back.click()
     expect(page.get_by_role("dialog")).to_contain_text(f"1 fact will be known again: {OSLO.text}")
     page.get_by_role("button", name="Go back", exact=True).click()
-    expect(page.locator(".fact-text")).to_have_text([OSLO.text])
+    expect(page.locator(".fact-text")).to_have_text([CAKE, OSLO.text])
     page.get_by_text("Conversations that were learned").click()
     forget = page.get_by_role("button", name="Forget the ticked ones")
     expect(forget).to_be_disabled()
     page.locator("#context-list input").check()
     forget.click()
     page.get_by_role("button", name="Forget", exact=True).click()
-    expect(page.locator(".fact-text")).to_have_count(0)
+    expect(page.locator(".fact-text")).to_have_text([CAKE])
     page.get_by_role("button", name="Erase everything").click()
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator(".message")).to_have_count(2)

@@ -8,7 +8,7 @@ import pytest
 from scripted import Scripted
 
 from ttt_retrofit import Cancelled, InputError
-from ttt_retrofit.chat.waiting_facts import WaitingFacts
+from ttt_retrofit.chat.person_reviewer import PersonReviewer
 from ttt_retrofit.consolidation.facts.extraction import prompt
 from ttt_retrofit.consolidation.facts.turns import turns_of
 from ttt_retrofit.consolidation.review import EVERYTHING, INSTRUCTION, Review
@@ -107,7 +107,7 @@ def test_a_policy_is_given_in_words_or_in_a_file(tmp_path):
 
 
 def test_facts_wait_for_a_person_while_the_conversation_goes_on():
-    waiting, facts, found = WaitingFacts(), [statement.fact("a" * 64) for statement in STATEMENTS], []
+    waiting, facts, found = PersonReviewer(), [statement.fact("a" * 64) for statement in STATEMENTS], []
 
     def ask():
         try:

@@ -24,7 +24,8 @@ from ttt_retrofit.serving import users as serving
 from ttt_retrofit.serving.app import ChatCompletion
 from ttt_retrofit.serving.batch_generator import GenerationRequest
 from ttt_retrofit.serving.directories import directory_name
-from ttt_retrofit.serving.users import User, Users
+from ttt_retrofit.serving.user import User
+from ttt_retrofit.serving.users import Users
 from ttt_retrofit.streaming.cache import TTTCache
 
 

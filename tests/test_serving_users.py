@@ -15,7 +15,7 @@ from ttt_retrofit import ChatSession, InputError
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.directories import directory_name, erase_stored
 from ttt_retrofit.serving.turns import turns
-from ttt_retrofit.serving.users import SEEN, User
+from ttt_retrofit.serving.user import SEEN, User
 
 
 @pytest.fixture(scope="module")

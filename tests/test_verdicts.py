@@ -3,7 +3,8 @@
 import pytest
 from scripted import CHANGES, SUPPORTS, Scripted
 
-from ttt_retrofit.consolidation.facts.related import said_again
+from ttt_retrofit.consolidation.facts.languages import languages
+from ttt_retrofit.consolidation.facts.related import now, said_again, said_anew
 from ttt_retrofit.consolidation.facts.verdicts import Judge, _asked, judging
 
 CODE = "The code of the garage is 3308."
@@ -139,3 +140,30 @@ def test_without_a_judge_a_later_fact_with_all_that_an_earlier_one_tells_takes_i
     assert said_again([(0, "User", earlier), (2, "User", later)]) == ({0: 1} if again else {})
     assert said_again([(0, "User", earlier), (0, "User", later)]) == {}, "one message holds together"
     assert said_again([(0, "User", earlier), (1, "Assistant", later)]) == {}
+    assert said_again([(0, "User", earlier), (1, "User", later)], since=2) == {}, "nothing new is asked about"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "anew"),
+    [
+        ("I live in Gdynia.", "I live in Oslo now.", True),
+        ("Ich wohne in Danzig.", "Ich wohne jetzt in Oslo.", True),
+        ("Mieszkam w Gdyni.", "Teraz mieszkam w Krakowie.", True),
+        ("J'habite à Lyon.", "J'habite à Nantes maintenant.", True),
+        ("My sister Mirela works at Harlow Bakery.", "My sister Mirela works at Deloitte now.", True),
+        ("My locker is number 318.", "My locker is now number 4410.", True),
+        ("I live in Gdynia.", "I live in Oslo.", False),  # nobody says that it has changed
+        ("I like Mozart.", "I like Bach, too.", False),
+        ("My brother Alex lives in Lyon.", "My brother Ben lives in Lyon now.", False),
+        ("My dog is called Bolt.", "My cat is called Tom now.", False),
+        ("I live in Gdynia.", "I live in Gdynia now.", False),  # the same
+    ],
+)
+def test_without_a_judge_what_is_otherwise_now_takes_the_place_of_what_was(earlier, later, anew):
+    assert said_anew([(0, "User", earlier), (2, "User", later)]) == ({0: 1} if anew else {})
+    assert said_anew([(0, "User", earlier), (0, "User", later)]) == {}
+    assert said_anew([(0, "User", earlier), (1, "User", later)], since=2) == {}
+
+
+def test_every_language_has_a_word_for_now():
+    assert all(now(language) for language in languages())

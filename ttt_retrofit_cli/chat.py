@@ -33,7 +33,7 @@ def chat(
 ) -> None:
     """Talk; older turns become memory while you are away from the keyboard."""
     from ttt_retrofit import ChatSession, MissingExtraError
-    from ttt_retrofit.chat.waiting_facts import WaitingFacts
+    from ttt_retrofit.chat.person_reviewer import PersonReviewer
     from ttt_retrofit.consolidation.facts.writers import writer_of
 
     from .loading import load_model, load_tokenizer
@@ -47,7 +47,7 @@ def chat(
     missing = [name for name in NEEDED if page and find_spec(name) is None]
     if missing:
         raise MissingExtraError("--page", ", ".join(missing), "chat")
-    policy, waiting = policy_of(reviewing.policy), WaitingFacts() if reviewing.review else None
+    policy, waiting = policy_of(reviewing.policy), PersonReviewer() if reviewing.review else None
     with nullcontext(memory) if memory else passing_directory() as directory:
         config, asked, writer = recipe(making.recipe), read_questions(making.questions), writer_of(making.writer)
         with out.aside.status(f"loading {model}"):

@@ -11,7 +11,7 @@ from .options import Base, ModelOptions, Recipe, User, WriterOptions, Yes
 
 if TYPE_CHECKING:
     from ttt_retrofit import ChatSession
-    from ttt_retrofit.memory.report import Report
+    from ttt_retrofit.chat.fact_change import FactChange
 
     from .output import Output
 
@@ -33,6 +33,7 @@ def forget_fact(
     yes: Yes = False,
 ) -> None:
     """Delete facts, and what was learned of them. Exits with 1 where they would still be answered."""
+    from ttt_retrofit.chat.fact_change import FactChange
     from ttt_retrofit.serving.stores import directory_of
 
     from .reviewing import confirm
@@ -41,7 +42,7 @@ def forget_fact(
     told = [_text_of(directory, fact) for fact in facts]
     confirm(yes, f"Delete {'; '.join(told)}{_with_versions(purge)}?")
     with _session(directory, model, WriterOptions(recipe=recipe), options, out) as session:
-        _end(out, session, session.forget_fact(*facts, purge=purge), f"Deleted {len(facts)} facts.")
+        _change(out, session, FactChange(tuple(facts), purge=purge), f"Deleted {len(facts)} facts.")
 
 
 def correct_fact(
@@ -58,6 +59,7 @@ def correct_fact(
     yes: Yes = False,
 ) -> None:
     """Put a fact in the place of another one. Exits with 1 where it is not learned, or the old one still answered."""
+    from ttt_retrofit.chat.fact_change import FactChange
     from ttt_retrofit.serving.stores import directory_of
 
     from .reviewing import confirm
@@ -65,7 +67,7 @@ def correct_fact(
     directory = directory_of(directory, user)
     confirm(yes, f"Delete {_text_of(directory, fact)}, for {text!r}{_with_versions(purge)}?")
     with _session(directory, model, making, options, out) as session:
-        _end(out, session, session.correct_fact(fact, text, date=date, purge=purge), f"Corrected {fact}.")
+        _change(out, session, FactChange((fact,), text, date, purge), f"Corrected {fact}.")
 
 
 def add_fact(
@@ -79,21 +81,21 @@ def add_fact(
     date: Since = None,
 ) -> None:
     """Add a fact that was said in no conversation. Exits with 1 where it is not learned."""
+    from ttt_retrofit.chat.fact_change import FactChange
     from ttt_retrofit.serving.stores import directory_of
 
     directory = directory_of(directory, user)
     with _session(directory, model, making, options, out) as session:
-        _end(out, session, session.add_fact(text, date), "Added.")
+        _change(out, session, FactChange((), text, date), "Added.")
 
 
 def _text_of(directory: Path, fact: str) -> str:
     from ttt_retrofit import ConfigError
     from ttt_retrofit.util.shown import shown_in_line
 
-    from .stores import chosen_memory
+    from .stores import Kept
 
-    memory = chosen_memory(directory, None)
-    for known in memory.facts(None):
+    for known in Kept.read(directory).told:
         if known.id == fact:
             return repr(shown_in_line(str(known)))
     raise ConfigError(f"No fact has the id {fact!r}. `ttt-retrofit memory facts {directory}` lists them.")
@@ -116,9 +118,12 @@ def _session(
         yield session
 
 
-def _end(out: "Output", session: "ChatSession", report: "Report", done: str) -> None:
+def _change(out: "Output", session: "ChatSession", change: "FactChange", done: str) -> None:
+    of_words = session.at_once(change)
+    report = session.change(change)
     version = session.store.current() if report.accepted else None
     kept = f"{done} Saved as version {version}." if report.accepted else "Not saved: the memory before it stays."
+    kept = done if of_words else kept
     document = {"directory": str(session.directory), "version": version, "report": report.to_dict()}
     out.result(document, str(report), kept)
     if not report.accepted:

@@ -20,7 +20,7 @@ Store = Annotated[
                    show_default=False),
 ]  # fmt: skip
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist.", show_default=False)]
-Shown = Literal["current", "superseded", "retracted", "all"]
+Shown = Literal["known", "current", "waiting", "superseded", "retracted", "all"]
 Version = Annotated[int | None, typer.Option(help="Of a store; the current one when not given.")]
 FIRST = 5  # facts that `show` shows
 
@@ -42,7 +42,7 @@ def _list_users(out: "Output", directory: Path, users: dict[str, Path]) -> None:
     from .output import table
     from .stores import Kept, when
 
-    shown = table(f"Users in {directory}", ["user", "made", "facts", "in words", "messages waiting"])
+    shown = table(f"Users in {directory}", ["user", "made", "facts", "in words", "waiting", "messages"])
     documents: list[dict[str, object]] = []
     for name, path in users.items():
         try:
@@ -87,7 +87,7 @@ def show(out: "Output", memory: Saved, user: User = None, version: Version = Non
     kept = Kept.read(directory, version)
     found, counts = kept.memory, kept.facts
     document = {"user": user, "version": kept.version, "known": counts}
-    waiting = f"{kept.waiting:,} messages, which are still words"
+    waiting = f"{counts['waiting']:,} facts of {kept.waiting:,} messages, which are still words"
     if found is None:
         out.result(document | {"entries": []}, f"Nothing is remembered in {directory} yet. Waiting: {waiting}.")
         return
@@ -119,14 +119,15 @@ def show_facts(
     memory: Saved,
     user: User = None,
     version: Version = None,
-    status: Annotated[Shown, typer.Option(help="Facts that are shown.")] = "current",
+    status: Annotated[Shown, typer.Option(help="Facts that are shown; known are current and waiting.")] = "known",
 ) -> None:
-    """What a memory holds, fact by fact."""
+    """What is known, fact by fact: of a memory, and what waits to become part of it."""
+    from ttt_retrofit.chat.all_facts import shown as of_status
     from ttt_retrofit.serving.stores import directory_of
 
-    from .stores import chosen_memory
+    from .stores import Kept
 
-    found = chosen_memory(directory_of(memory, user), version).facts(None if status == "all" else status)
+    found = of_status(Kept.read(directory_of(memory, user), version).told, status)
     shown = _facts_table(f"Facts in {memory}", found)
     out.result({"memory": str(memory), "facts": [fact.to_dict() for fact in found]}, shown)
 

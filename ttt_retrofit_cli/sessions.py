@@ -13,7 +13,7 @@ from ttt_retrofit.serving.stores import is_of_one
 from .options import ModelOptions, WriterOptions
 from .output import Output
 from .recipes import recipe
-from .stores import chosen_memory
+from .stores import Kept
 
 
 class SessionOpener:
@@ -43,9 +43,14 @@ class SessionOpener:
         if self._loaded is None:
             from .loading import load_model, load_tokenizer
 
-            if self.model is None and not is_session_directory(directory):
-                raise InputError(f"{directory} holds no memory yet, which would name its base. Give --model.")
-            name = self.model or chosen_memory(directory, None).base_name
+            name = self.model or _base_of(directory)
             with self.out.aside.status(f"loading {name}"):
                 self._loaded = load_model(name, self.options), load_tokenizer(name, self.options)
         return self._loaded
+
+
+def _base_of(directory: Path) -> str:
+    memory = Kept.read(directory).memory if is_session_directory(directory) else None
+    if memory is None:
+        raise InputError(f"{directory} holds no memory yet, which would name its base. Give --model.")
+    return memory.base_name

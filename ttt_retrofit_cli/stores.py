@@ -9,20 +9,32 @@ from pathlib import Path
 from typing import Any
 
 from ttt_retrofit import CheckpointError, InputError, Memory
-from ttt_retrofit.chat.directory import STORE, TURNS, open_store
+from ttt_retrofit.chat.all_facts import all_facts, shown
+from ttt_retrofit.chat.directory import STORE, open_store
+from ttt_retrofit.chat.waiting import Waiting
+from ttt_retrofit.memory.facts import Fact
 from ttt_retrofit.memory.memory_file import HEADER
 from ttt_retrofit.memory.store import VERSIONS, MemoryStore
-from ttt_retrofit.util.files import read_list
-from ttt_retrofit.util.messages import is_message
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of one user: a memory, or none yet, and messages that are still words."""
+    """What is kept of one user: a memory, or none yet, and messages that are still words, with their facts.
+
+    Attributes
+    ----------
+    told : all facts, of the memory and waiting ones; of a version that was named, its own.
+    """
 
     memory: Memory | None
     version: int | None
     waiting: int
+    told: list[Fact]
+
+    @classmethod
+    def _of(cls, memory: Memory | None, version: int | None, waiting: Waiting, named: bool = False) -> Kept:
+        known = [] if named else waiting.facts(lambda fact: True)
+        return cls(memory, version, len(waiting.messages), all_facts(memory, known, {} if named else waiting.ended()))
 
     @classmethod
     def read(cls, where: Path, version: int | None = None) -> Kept:
@@ -33,25 +45,29 @@ class Kept:
         InputError
             When there is nothing, or no version is current.
         """
-        waiting = len(read_list(where / TURNS, "messages", is_message, "Move it away to go on without its turns."))
+        waiting = Waiting.stored(where)
         if (where / HEADER).exists():
             if version is not None:
                 raise InputError(f"{where} is a memory saved alone, which has no version {version}.")
-            return cls(Memory.load(where), None, waiting)
-        if waiting and version is None and not (where / STORE / VERSIONS).is_dir():
-            return cls(None, None, waiting)
+            return cls._of(Memory.load(where), None, waiting)
+        if waiting.messages and version is None and not (where / STORE / VERSIONS).is_dir():
+            return cls._of(None, None, waiting)
         store = open_store(where)
         number = store.current() if version is None else version
         if number is None:
             raise InputError(f"In {where} no version is current; it has {store.versions()}. Name one with --version.")
-        return cls(load_version(store, number), number, waiting)
+        return cls._of(load_version(store, number), number, waiting, named=version is not None)
 
     @property
     def facts(self) -> dict[str, int]:
-        """How many facts are known, how many of them as words alone, and how many messages wait to be read for more."""
-        memory = self.memory
-        known, words = (0, 0) if memory is None else (len(memory.facts()), len(memory.unlearned()))
-        return {"known": known, "in_words": words, "messages_waiting": self.waiting}
+        """How many facts a memory knows, how many of them as words alone; how many wait, and of how many messages."""
+        current = shown(self.told, "current")
+        return {
+            "known": len(current),
+            "in_words": sum(fact.learned is False for fact in current),
+            "waiting": len(shown(self.told, "waiting")),
+            "messages_waiting": self.waiting,
+        }
 
 
 def chosen_memory(where: Path, version: int | None) -> Memory:

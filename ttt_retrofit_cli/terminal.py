@@ -20,7 +20,7 @@ from transformers import TextStreamer
 from transformers.utils import logging
 
 from ttt_retrofit import ChatSession, InputError, TTTError
-from ttt_retrofit.chat.waiting_facts import WaitingFacts
+from ttt_retrofit.chat.person_reviewer import PersonReviewer
 from ttt_retrofit.memory.report import Report
 from ttt_retrofit.util.shown import shown
 
@@ -66,9 +66,9 @@ class Terminal:
     """
 
     def __init__(
-        self, out: Output, session: ChatSession, most: int, patience: float, waiting: WaitingFacts | None = None
+        self, out: Output, session: ChatSession, most: int, patience: float, waiting: PersonReviewer | None = None
     ) -> None:
-        self.waiting = waiting or WaitingFacts()
+        self.waiting = waiting or PersonReviewer()
         self.out, self.session, self.most, self.patience = out, session, most, patience
         self.turns: list[dict[str, str]] = []
         self.reports: list[Report] = []

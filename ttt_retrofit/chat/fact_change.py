@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..memory.memory import Memory
+from ..memory.facts import Fact
+from .all_facts import KNOWN
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,14 @@ class FactChange:
         """What `to_dict` wrote."""
         return cls(tuple(values["ids"]), values["text"], values["date"], values["purge"])
 
-    def made(self, memory: Memory | None) -> str | None:
-        """The id of the current fact with its text, in a memory that was changed."""
+    def made(self, facts: Sequence[Fact]) -> str | None:
+        """The id of the fact with its text. facts : all of the user, after the change."""
         said = None if self.text is None else " ".join(self.text.split())
-        found = [] if memory is None else [fact.id for fact in memory.facts() if fact.text == said]
+        found = [fact.id for fact in facts if fact.text == said and fact.status in KNOWN]
         return found[-1] if found else None
 
-    def holds(self, memory: Memory | None) -> bool:
-        """Whether a memory is as the change would have it: of a change that was killed it tells if it was done."""
-        told = () if memory is None else memory.facts(None)
-        known = self.text is None or self.made(memory) is not None
-        return known and not any(fact.id in self.ids and fact.text for fact in told)
+    def holds(self, facts: Sequence[Fact]) -> bool:
+        """Whether facts are as the change would have them: of a change that was killed it tells if it was done."""
+        made = self.made(facts)
+        known = self.text is None or made is not None
+        return known and not any(fact.id in self.ids and fact.text and fact.id != made for fact in facts)

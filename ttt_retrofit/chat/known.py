@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -13,17 +14,19 @@ from ..consolidation.control import Control
 from ..consolidation.facts.verdicts import Judge, Kind
 from ..consolidation.job import BackgroundJob
 from ..consolidation.review import Review
+from ..consolidation.traces import Traces
 from ..errors import Cancelled
 from ..memory.facts import Fact
 from ..memory.memory import Memory
 from ..memory.notes import FORM, NoteForm, with_lines
-from ..util.files import read_list, write_list
+from ..util.files import write_list
 from ..util.messages import Message
+from .all_facts import Shown, all_facts, shown
 from .directory import FACTS
 from .disk import SessionFiles
 from .reading import read_messages, writer_for
-from .rewording import reworded
-from .waiting import ReadMessage, Waiting, is_read, note_of
+from .rewording import Rewording
+from .waiting import ReadMessage, Waiting, digests, note_of
 
 logger = logging.get_logger(__name__)
 
@@ -47,11 +50,12 @@ class FactsInWords(SessionFiles):
     _believed: dict[Kind, bool]
     _words: tuple[Waiting, list[Fact]] | None
 
-    def _open_facts(self) -> None:
-        """Read what the writer has read before; call it under the lock. Of messages that are gone nothing stays."""
-        otherwise = "Move it away; the turns are then read again."
-        found = read_list(self.directory / FACTS, "facts", is_read, otherwise)
-        self._read = [ReadMessage.from_dict(one) for one in found]
+    def _open_words(self) -> None:
+        """Read the turns, and what the writer has read of them; call it under the lock. Of messages that are gone
+        nothing stays.
+        """
+        stored = Waiting.stored(self.directory)
+        self.messages, self._read = list(stored.messages), list(stored.read)
         self._reading, self._unreadable, self._believed, self._words = None, 0, {}, None
         self._keep_facts_of(self.messages)
 
@@ -67,11 +71,30 @@ class FactsInWords(SessionFiles):
         ----------
         status : "current", or "superseded" by what was told later; None gives all.
         """
-        waiting = Waiting(self.messages, tuple(self._read))
-        known = self._words
+        waiting, known = self._waiting(), self._words
         if known is None or known[0] != waiting:
             known = self._words = waiting, self._found(waiting)
         return [fact for fact in known[1] if status in (None, fact.status)]
+
+    def facts(self, status: Shown = "known") -> list[Fact]:
+        """What is known of the user: facts of the memory, then those that wait to become part of it, with the status
+        "waiting". Each oldest first.
+
+        Parameters
+        ----------
+        status : "known" are those that hold; "current" of them those of the memory, "waiting" the others; "superseded"
+            by what was told later, in turns that wait, too; "retracted"; "all".
+
+        Raises
+        ------
+        InputError
+            For another status.
+        """
+        waiting = self.waiting_facts(None)  # before the memory: what became part of it meanwhile is in both
+        return shown(all_facts(self.memory, waiting, self._waiting().ended()), status)
+
+    def _waiting(self) -> Waiting:
+        return Waiting(self.messages, tuple(self._read))
 
     def _found(self, waiting: Waiting) -> list[Fact]:
         policy = self.review.policy
@@ -114,15 +137,37 @@ class FactsInWords(SessionFiles):
         return with_lines(messages, [*notes, *note_of(facts, question, self.note_tokens, size, form)], form)
 
     def _unlearned(self, memory: Memory) -> list[Fact]:
-        ended = Waiting(self.messages, tuple(self._read)).ended()
+        ended = self._waiting().ended()
         return [fact for fact in memory.unlearned() if fact.id not in ended]
 
-    def _reworded(self, ids: Collection[str], text: str | None = None, date: str | None = None) -> list[Message]:
-        """The messages without the sentences that tell some waiting facts, and with a text in their place."""
-        every = self.waiting_facts(None)
+    def _rewording(self, ids: Collection[str], text: str | None = None, date: str | None = None) -> Rewording:
+        """What takes waiting facts out of turns, and puts a text in their place."""
+        every, memory = self.waiting_facts(None), self.memory
         gone = [fact for fact in every if fact.id in ids]
-        left = [fact for fact in every if fact.id not in ids] + ([] if self.memory is None else self.memory.facts(None))
-        return reworded(self.messages, gone, [fact for fact in left if fact.text], text, date)
+        left = [fact for fact in every if fact.id not in ids] + ([] if memory is None else memory.facts(None))
+        told = [self.messages[place] for fact in gone for place in fact.messages]
+        return Rewording(Traces(gone, [fact for fact in left if fact.text]), told, text, date)
+
+    def _reworded(self, rewording: Rewording) -> tuple[list[Message], list[ReadMessage]]:
+        """The messages as they are left, and what was read of them: other facts stay as they are, and the text is the
+        fact that it corrects, with its id.
+        """
+        placed, read = rewording.placed(self.messages), self._waiting().by_place()
+        gone, messages, found = rewording.traces.gone, [message for _, message in placed], []
+        ids = {fact.id for fact in gone}
+        for (place, message), pair in zip(placed, digests(messages)):
+            if place is None:
+                ends = [name for fact in gone for n in fact.messages if n in read for name in read[n].ends]
+                new = dataclasses.replace(
+                    gone[0], text=message["content"], said_by="user", said_at=message.get("date"), messages=(),
+                    source=pair[0], status="current", superseded_by=None, provenance="added",
+                )  # fmt: skip
+                found.append(ReadMessage(*pair, (new,), tuple(dict.fromkeys(ends))))
+            elif place in read:
+                one, tells = read[place], rewording.traces.tells
+                facts = tuple(fact for fact in one.facts if fact.id not in ids and not tells(fact.text))
+                found.append(ReadMessage(*pair, facts, one.ends if facts[-1:] == one.facts[-1:] else ()))
+        return messages, found
 
     # ------------------------------------------------------------------ reading
 
@@ -140,7 +185,7 @@ class FactsInWords(SessionFiles):
         silent = self.note_tokens == 0 or self.questions is not None or self.review.reviewer is not None
         if silent or len(self.messages) <= self._unreadable:
             return False
-        waiting, memory = Waiting(self.messages, tuple(self._read)), self.memory
+        waiting, memory = self._waiting(), self.memory
         if not waiting.unread():
             return False
         control = Control(Budget())
@@ -184,11 +229,14 @@ class FactsInWords(SessionFiles):
 
     # ------------------------------------------------------------------ disk
 
-    def _keep_facts_of(self, messages: Sequence[Message]) -> None:
-        """Drop what was read of messages that are gone; before they go, so that no file has it afterwards."""
+    def _keep_facts_of(self, messages: Sequence[Message], read: Sequence[ReadMessage] | None = None) -> None:
+        """Drop what was read of messages that are gone; before they go, so that no file has it afterwards.
+
+        read : of the messages, where they were changed.
+        """
         self._unreadable = min(self._unreadable, len(messages))
-        kept = _of_messages(messages, self._read)
-        if len(kept) < len(self._read):
+        kept = _of_messages(messages, self._read if read is None else read)
+        if kept != self._read:
             self._write_facts(kept)
 
     def _write_facts(self, read: list[ReadMessage]) -> None:

@@ -23,6 +23,7 @@ from .days import exchanges, with_days
 from .directory import CHANGES, FACTS, TURNS, WORK
 from .fact_change import FactChange
 from .known import FactsInWords
+from .rewording import Rewording
 
 
 class OwnedMemory(FactsInWords):
@@ -157,7 +158,7 @@ class OwnedMemory(FactsInWords):
         """
         memory, waiting = self.memory, self._waiting_among(change.ids)
         ids = [name for name in change.ids if name not in waiting]
-        if waiting and not ids:
+        if self.at_once(change):
             return lambda: None
         if ids and memory is None:
             raise InputError("There is no fact to change: nothing is remembered yet.")
@@ -169,6 +170,18 @@ class OwnedMemory(FactsInWords):
             (fact,) = ids
             return lambda: self.model.correct_fact(fact, text, date=date, **settings)
         return lambda: self.model.add_fact(text, date, work_dir=self.directory / WORK, **settings)
+
+    def at_once(self, change: FactChange) -> bool:
+        """Whether a change is one of words alone: all its facts wait to become memory."""
+        return bool(change.ids) and self._waiting_among(change.ids) == set(change.ids)
+
+    def rewording(self, change: FactChange) -> Rewording:
+        """What a change does to turns that tell waiting facts, and to copies of them."""
+        day = None if change.date is None else day_of(change.date, "date").isoformat()
+        waiting = self._waiting_among(change.ids)
+        if change.text is None or not waiting:
+            return self._rewording(waiting)
+        return self._rewording(waiting, added_fact(change.text, datetime.date.today()).text, day)
 
     def _waiting_among(self, ids: Sequence[str]) -> set[str]:
         return {fact.id for fact in self.waiting_facts(None)}.intersection(ids)
@@ -188,13 +201,14 @@ class OwnedMemory(FactsInWords):
         """
         waiting = self._waiting_among(change.ids)
         if made is None:
-            return self._reword(waiting, change)
+            return self._reword(change)
         report = made.report
         assert report is not None
         if report.accepted:
-            left = _without(self._reworded(waiting) if waiting else self.messages, change, self.memory, made)
+            left, read = self._reworded(self._rewording(waiting))
+            left = _without(left, change, self.memory, made)
             with self._exclusive():
-                self._keep_facts_of(left)
+                self._keep_facts_of(left, read)
                 with staged(self.directory / TURNS, [list_bytes("messages", left)]):
                     self.store.save(made)  # before the messages are dropped
                 self.memory, self.messages, self._rejected = made, left, 0
@@ -226,24 +240,24 @@ class OwnedMemory(FactsInWords):
                 self.store.prune(keep=1)
                 self._disk_state = self._read_disk_state()
 
-    def _reword(self, waiting: set[str], change: FactChange) -> Report:
+    def _reword(self, change: FactChange) -> Report:
         """Delete waiting facts from the turns, or put a text in the place of one."""
-        if not waiting:
+        rewording = self.rewording(change)
+        gone = rewording.traces.gone
+        if not gone:
             raise InputError(
                 "The fact that was to be changed is not known in these words any more. List the facts again."
             )
-        day = None if change.date is None else day_of(change.date, "date").isoformat()
-        said = None if change.text is None else added_fact(change.text, datetime.date.today()).text
-        left = self._reworded(waiting, said, day)
+        left, read = self._reworded(rewording)
         self.abandon()  # what reads those turns
         with self._exclusive():
-            self._keep_facts_of(left)
+            self._keep_facts_of(left, read)
             write_list(self.directory / TURNS, "messages", left)
             self.messages, self._rejected = left, 0
             self._disk_state = self._read_disk_state()
         self._drop_cache()
         reason = "it was not memory yet, and its sentences left the turns."
-        return Report(True, reason, None, None, 0, None, None, 0.0, 0.0, forgotten=len(waiting))
+        return Report(True, reason, None, None, 0, None, None, 0.0, 0.0, forgotten=len(gone))
 
     # ------------------------------------------------------------------ what builds on it
 

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from ..consolidation.facts.listing import Listed, facts_of
+from ..consolidation.facts.related import said_again, said_anew
 from ..consolidation.facts.turns import USER
 from ..consolidation.facts.verdicts import Judge
 from ..consolidation.facts.writers import FactWriter, ModelWriter
@@ -74,6 +75,10 @@ def _ended(waiting: Waiting, memory: Memory | None, found: dict[int, list[Fact]]
     told = [*earlier, *((place, fact) for place in sorted(found) for fact in found[place])]
     named = [(place, USER if fact.said_by == USER.lower() else fact.said_by, fact.text) for place, fact in told]
     ends: dict[int, list[str]] = {place: [] for place in found}
-    for old, new in judge.changed(named, since=len(earlier)).items():
+    changed, since = judge.changed(named, since=len(earlier)), len(earlier)
+    by_words = said_again(named, since) | said_anew(named, since)
+    if by_words and not judge.trusted("changes"):
+        changed = by_words
+    for old, new in changed.items():
         ends[told[new][0]].append(told[old][1].id)
     return ends

@@ -112,9 +112,8 @@ class ChatSession(OwnedMemory):
         with self.locked():
             remove_unfinished(self.directory)
             self.memory = self.store.load()
-            self.messages = self._read_messages()
+            self._open_words()
             self._disk_state = self._read_disk_state()
-            self._open_facts()
         if self.memory is not None:
             model.check_memory(self.memory)
         self.last_report: Report | None = None

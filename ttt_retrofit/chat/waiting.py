@@ -9,8 +9,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ..consolidation.facts.related import Related
@@ -19,7 +20,9 @@ from ..consolidation.statements import Statement, of_conversation
 from ..memory.checks import is_fact
 from ..memory.facts import Fact
 from ..memory.notes import NoteForm, line_of
-from ..util.messages import Message
+from ..util.files import read_list
+from ..util.messages import Message, is_message
+from .directory import FACTS, TURNS
 
 NEWEST = 128  # messages whose facts are held ready; with more, the oldest wait to become memory
 BEFORE = 2  # messages before the first that was not read, one of which it may reply to
@@ -92,6 +95,19 @@ class Waiting:
     messages: Sequence[Message]
     read: Sequence[ReadMessage] = ()
 
+    @classmethod
+    def stored(cls, directory: Path) -> Waiting:
+        """What waits in a user's directory.
+
+        Raises
+        ------
+        CheckpointError
+            When a file is damaged.
+        """
+        turns = read_list(directory / TURNS, "messages", is_message, "Move it away to go on without its turns.")
+        read = read_list(directory / FACTS, "facts", is_read, "Move it away; the turns are then read again.")
+        return cls(turns, tuple(map(ReadMessage.from_dict, read)))
+
     def turns(self) -> list[Turn]:
         """The newest messages that say something."""
         first = max(0, len(self.messages) - NEWEST)
@@ -112,7 +128,8 @@ class Waiting:
         return [turn.place for turn in self.turns()[-READ:] if turn.place not in read]
 
     def facts(self, may: Callable[[Fact], bool] | None) -> list[Fact]:
-        """What waits, oldest first; with the status "superseded", what a later fact ends.
+        """What waits, oldest first; with the status "superseded", what a later fact ends. What was said twice is there
+        once, where it was said last.
 
         may : whether a sentence of a message that was not read may be used as it stands; None where none may.
         """
@@ -128,28 +145,40 @@ class Waiting:
                     fact = as_fact(statement, message)
                     if may(fact):
                         found.setdefault(statement.message, []).append(fact)
-        ended = {name: one.facts[-1].id for one in read.values() for name in one.ends if one.facts}
-        return [
-            dataclasses.replace(
-                fact,
-                messages=(place,),
-                status="superseded" if fact.id in ended else "current",
-                superseded_by=ended.get(fact.id),
-            )
-            for place in sorted(found)
-            for fact in found[place]
-        ]
+        ended, last = self._ended(found), dict[str, Fact]()
+        for place in sorted(found):
+            for fact in found[place]:
+                before = last.pop(fact.id, None)
+                places = (place,) if before is None else (*before.messages, place)
+                last[fact.id] = dataclasses.replace(
+                    fact,
+                    messages=places,
+                    status="superseded" if fact.id in ended else "current",
+                    superseded_by=ended.get(fact.id),
+                )
+        return list(last.values())
 
-    def ended(self) -> set[str]:
-        """Ids of facts that no longer hold, of a memory's too."""
-        return {name for one in self.by_place().values() for name in one.ends}
+    def ended(self) -> dict[str, str]:
+        """Of facts that no longer hold, of a memory's too, the id of the one that says so."""
+        return self._ended({place: one.facts for place, one in self.by_place().items()})
+
+    def _ended(self, told: Mapping[int, Sequence[Fact]]) -> dict[str, str]:
+        read, ended = self.by_place(), dict[str, str]()
+        for place in sorted(told):
+            own = [fact.id for fact in told[place]]
+            for name in own:
+                ended.pop(name, None)  # what is said again holds again
+            if own and place in read:
+                ended |= {name: own[-1] for name in read[place].ends if name not in own}
+        return ended
 
 
 def as_fact(statement: Statement, message: Message) -> Fact:
     """A statement of a message as a fact; a reply after the question that it answers."""
     asked = [what for _, what in statement.before[-1:] if what.rstrip().endswith(ASKS)]
     text = " – ".join([*asked, statement.text])
-    return Fact.of(text, statement.said_by.lower(), statement.said_at, [], digest(message))
+    # By the sentence and the day, so that it has the same id when the rest of its message is changed.
+    return Fact.of(text, statement.said_by.lower(), statement.said_at, [], digest({**message, "content": text}))
 
 
 def note_of(facts: Sequence[Fact], question: str, tokens: int, size: Callable[[str], int], form: NoteForm) -> list[str]:

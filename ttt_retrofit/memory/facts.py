@@ -12,8 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-Status = Literal["current", "superseded", "retracted"]
-STATUSES: tuple[str, ...] = get_args(Status)
+from ..errors import ConfigError
+
+Status = Literal["current", "superseded", "retracted", "waiting"]
+STATUSES = ("current", "superseded", "retracted")  # of a memory
 Provenance = Literal["said", "added"]
 PROVENANCES: tuple[str, ...] = get_args(Provenance)
 
@@ -31,7 +33,8 @@ class Fact:
     said_at : day of the message, ISO 8601 ("2026-03-09"), None where nobody knows.
     messages : places in the conversation of the messages that it was taken from, from 0.
     source : sha256 of the conversation.
-    status : "current"; "superseded" by a later fact; "retracted" when it was taken back.
+    status : "current"; "superseded" by a later fact; "retracted" when it was taken back; "waiting" to become part of a
+        memory, of a session's facts.
     superseded_by : id of the later fact.
     provenance : "said" in a conversation, or "added" by hand.
     learned : whether the weights were verified to hold it; None while nobody asked. What they do not hold stays words.
@@ -94,3 +97,33 @@ def without(facts: Sequence[Fact], gone: Mapping[str, Fact]) -> tuple[Fact, ...]
             fact = dataclasses.replace(fact, status="current", learned=False)
         kept.append(dataclasses.replace(fact, superseded_by=later))
     return tuple(kept)
+
+
+def history(facts: Sequence[Fact], name: str) -> list[Fact]:
+    """What a fact was before it was corrected or changed, and what it became, oldest first; itself among them.
+
+    Raises
+    ------
+    ConfigError
+        When no fact has the id.
+    """
+    known = {fact.id: fact for fact in facts}
+    if name not in known:
+        raise ConfigError(f"No fact has the id {name!r}. memory.facts(None) lists them all.")
+    found = {name}
+    while True:
+        more = {fact.id for fact in known.values() if fact.superseded_by in found}
+        more |= {later for one in found if (later := known[one].superseded_by) is not None and later in known}
+        if more <= found:
+            break
+        found |= more
+    return sorted((known[one] for one in found), key=lambda fact: _steps(fact, known), reverse=True)
+
+
+def _steps(fact: Fact, known: Mapping[str, Fact]) -> int:
+    """How many later facts superseded it, one after the other."""
+    seen = {fact.id}
+    while (later := known.get(fact.superseded_by or "")) is not None and later.id not in seen:
+        fact = later
+        seen.add(fact.id)
+    return len(seen)

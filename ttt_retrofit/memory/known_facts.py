@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
 from .entry import Entry
-from .facts import STATUSES, Fact
+from .facts import STATUSES, Fact, history
 
 if TYPE_CHECKING:
     from .memory import Memory
@@ -51,17 +50,7 @@ class KnownFacts:
         ConfigError
             When no fact has the id.
         """
-        known = {one.id: one for one in self.facts(None)}
-        if fact not in known:
-            raise ConfigError(f"No fact has the id {fact!r}. memory.facts(None) lists them all.")
-        found = {fact}
-        while True:
-            more = {one.id for one in known.values() if one.superseded_by in found}
-            more |= {later for one in found if (later := known[one].superseded_by) is not None and later in known}
-            if more <= found:
-                break
-            found |= more
-        return sorted((known[one] for one in found), key=lambda one: _steps(one, known), reverse=True)
+        return history(self.facts(None), fact)
 
     def forget_fact(self, fact: str, model: Any, *others: str, **settings: Any) -> Memory:
         """A memory without a fact. `model` distils again what depends on it, and stays as it is.
@@ -80,12 +69,3 @@ class KnownFacts:
         """A memory with one more fact, see `model.add_fact`. `model` stays as it is."""
         made: Memory = model.add_fact(text, earlier=self, load=False, **settings)
         return made
-
-
-def _steps(fact: Fact, known: Mapping[str, Fact]) -> int:
-    """How many later facts superseded it, one after the other."""
-    seen = {fact.id}
-    while (later := known.get(fact.superseded_by or "")) is not None and later.id not in seen:
-        fact = later
-        seen.add(fact.id)
-    return len(seen)

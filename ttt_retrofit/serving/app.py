@@ -31,7 +31,8 @@ from .memories import Memories
 from .protocol import ApiError, ChatRequest, ResponseBuilder
 from .sampling import Sampling
 from .scheduler import Scheduler
-from .users import User, Users
+from .user import User
+from .users import Users
 
 logger = logging.get_logger(__name__)
 

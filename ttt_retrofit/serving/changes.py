@@ -1,4 +1,5 @@
-"""Changes of facts that users asked for: they wait in one queue, and the thread that consolidates does them.
+"""Changes of facts that users asked for: they wait in one queue, and the thread that consolidates does them. Those of
+facts that are not memory yet are done at once.
 
 A change that waits is in its user's directory: a restart does it. How changes ended is known until the server stops.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,11 @@ from transformers.utils import logging
 from ..chat.directory import CHANGES
 from ..chat.fact_change import FactChange
 from ..consolidation.control import Progress
-from ..errors import Cancelled, CheckpointError, ConfigError
+from ..errors import Cancelled, CheckpointError, ConfigError, InputError
 from ..memory.report import Report
 from ..util.files import read_list
 from .known_users import KnownUsers
-from .users import User
+from .user import User
 
 logger = logging.get_logger(__name__)
 
@@ -97,7 +99,7 @@ class FactChanges:
         return bool(self._queue)
 
     def request(self, identity: str, user: User, change: FactChange, most: int) -> Requested:
-        """Put a change into the queue, on disk first.
+        """Put a change into the queue, on disk first; or do it, where nothing has to be learned for it.
 
         Raises
         ------
@@ -105,6 +107,11 @@ class FactChanges:
             When `most` changes of the user wait already.
         """
         requested = Requested(self.users.name_of(identity), change)
+        if user.at_once(change):
+            self._attempt(user, requested, lambda: False)
+            with self._lock:
+                self._remember(requested)
+            return requested
         with self._lock:
             before = [one for one in self._queue if one.user == requested.user]
             if len(before) >= most:
@@ -143,19 +150,29 @@ class FactChanges:
 
     def _do(self, requested: Requested, stopped: Callable[[], bool]) -> None:
         user = None
-        try:
+        with self._failing(requested):
             user = self.users.open(requested.user)
-            if user is not None:
-                requested.status = "working"
-                self._try(user, requested, stopped)
+        if user is not None:
+            self._attempt(user, requested, stopped)
+        self._end(requested, user)
+
+    def _attempt(self, user: User, requested: Requested, stopped: Callable[[], bool]) -> None:
+        with self._failing(requested):
+            requested.status = "working"
+            self._try(user, requested, stopped)
+
+    @contextmanager
+    def _failing(self, requested: Requested) -> Iterator[None]:
+        """An error is the end of one change, and of nothing else."""
+        try:
+            yield
         except Cancelled:
             raise
-        except ConfigError as error:  # of the facts: it tells what to do
+        except (ConfigError, InputError) as error:  # of the facts: it tells what to do
             requested.status, requested.reason = "failed", str(error)
-        except Exception:  # one user's failure must not end the thread
+        except Exception:
             logger.exception("A change of facts failed.")
             requested.status, requested.reason = "failed", "The change failed; the server's log says why."
-        self._end(requested, user)
 
     def _try(self, user: User, requested: Requested, stopped: Callable[[], bool]) -> None:
         def watch(progress: Progress) -> None:
@@ -163,7 +180,7 @@ class FactChanges:
             if stopped() or user.erased:
                 raise Cancelled("The server is being stopped, or the user was erased.")
 
-        if requested.again and requested.change.holds(user.memory):
+        if requested.again and requested.change.holds(user.facts("all")):
             user.finish(requested.change)
             requested.status, requested.reason = "accepted", "It was done before the server was stopped."
             return
@@ -172,14 +189,17 @@ class FactChanges:
             raise Cancelled("The user was erased.")
         requested.report, requested.reason = report, report.reason
         requested.status = "accepted" if report.accepted else "refused"
-        requested.fact = requested.change.made(user.memory) if report.accepted else None
+        requested.fact = requested.change.made(user.facts()) if report.accepted else None
 
     def _end(self, requested: Requested, user: User | None) -> None:
         with self._lock:
             if requested in self._queue:  # else its user was erased
                 self._queue.remove(requested)
-                self._ended[requested.id] = requested
-                while len(self._ended) > MAX_ENDED:
-                    del self._ended[next(iter(self._ended))]
+                self._remember(requested)
                 if user is not None:
                     user.write_changes([one.stored() for one in self._queue if one.user == requested.user])
+
+    def _remember(self, requested: Requested) -> None:
+        self._ended[requested.id] = requested
+        while len(self._ended) > MAX_ENDED:
+            del self._ended[next(iter(self._ended))]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..chat.all_facts import KNOWN
 from ..chat.fact_change import FactChange
 
 Fields = dict[str, Any]
@@ -21,6 +22,11 @@ class Changed:
     """The id of the new fact."""
 
 
+def known(facts: Sequence[Fields]) -> list[Fields]:
+    """Those that hold: current ones of the memory, and those that wait to become part of it."""
+    return [fact for fact in facts if fact["status"] in KNOWN]
+
+
 def succession(facts: Sequence[Fields], fact: str | None) -> list[Fields]:
     """A fact and what superseded it, one after the other; empty when no fact has the id."""
     known, found = {one["id"]: one for one in facts}, list[Fields]()
@@ -34,10 +40,10 @@ class Facts(Protocol):
     """A fact is a dictionary, as `Fact.to_dict` gives it. The user None is the one whose directory a store is."""
 
     def facts(self, user: str | None) -> list[Fields]:
-        """Of every status, oldest first."""
+        """Of every status: those of the memory, then those that wait to become part of it. Each oldest first."""
 
     def search(self, user: str | None, query: str, most: int) -> list[Fields]:
-        """Current ones with a "score", best first."""
+        """Known ones, which are current or wait, with a "score", best first."""
 
     def tell(self, user: str, messages: Sequence[Fields]) -> list[Fields] | None:
         """Consolidate messages. Gives the new facts; None where that happens later."""

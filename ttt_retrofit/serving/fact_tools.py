@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
+from ..chat.all_facts import Shown, is_shown
 from ..chat.fact_change import FactChange
 from .fact_access import Changed, Facts, Fields
 
-Shown = Literal["current", "superseded", "retracted", "all"]
 Id = Annotated[str, Field(description="The id of a fact, as `list` and `search` give it.")]
 Text = Annotated[str, Field(description="One sentence of the user in their language, such as 'My dog is called Bolt.'")]
 Day = Annotated[str | None, Field(description="Since when it is so, as 2026-03-09. Today when not given.")]
@@ -59,14 +59,18 @@ class FactTools:
 
     def list(
         self,
-        status: Annotated[Shown, Field(description="'superseded' by a later fact, or 'retracted' by the user.")] = (
-            "current"
-        ),
+        status: Annotated[
+            Shown,
+            Field(
+                description="'known' are those that hold: 'current' ones are memory, 'waiting' ones become it later. "
+                "Others were 'superseded' by a later fact, or 'retracted' by the user."
+            ),
+        ] = "known",
         limit: Most = 100,
         offset: Annotated[int, Field(description="How many of the newest to pass over.", ge=0)] = 0,
     ) -> Found:
         """List what is remembered of the user, newest first. Reads only."""
-        found = [KnownFact.of(fact) for fact in self._facts.facts(self._user) if status in ("all", fact["status"])]
+        found = [KnownFact.of(fact) for fact in self._facts.facts(self._user) if is_shown(fact["status"], status)]
         return Found(found[::-1][offset : offset + limit], len(found))
 
     def add(self, text: Text, date: Day = None) -> Changed:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from transformers.utils import logging
 
 from .changes import FactChanges
-from .users import User, Users
+from .user import User
+from .users import Users
 
 logger = logging.get_logger(__name__)
 

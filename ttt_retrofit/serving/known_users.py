@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..util.messages import Message
-from .users import User
+from .user import User
 
 
 class KnownUsers(Protocol):

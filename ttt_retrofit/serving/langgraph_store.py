@@ -9,7 +9,7 @@ from typing import Any
 
 from ..chat.fact_change import FactChange
 from ..errors import ConfigError, InputError, MissingExtraError, quoted
-from .fact_access import Facts, Fields, succession
+from .fact_access import Facts, Fields, known, succession
 
 try:
     from langgraph.store.base import BaseStore, GetOp, ListNamespacesOp, MatchCondition, Op, PutOp, SearchItem, SearchOp
@@ -96,10 +96,7 @@ class FactStore(BaseStore):
         most = op.offset + op.limit
         for namespace in self._below(op.namespace_prefix):
             user = namespace[-1]
-            if op.query:
-                facts = self.facts.search(user, op.query, most)
-            else:
-                facts = [fact for fact in self.facts.facts(user) if fact["status"] == "current"]
+            facts = self.facts.search(user, op.query, most) if op.query else known(self.facts.facts(user))
             found += [self._item(user, fact) for fact in facts]
         if op.query:
             found.sort(key=lambda item: -(item.score or 0.0))

@@ -15,10 +15,10 @@ import httpx
 
 from ..chat.fact_change import FactChange
 from ..errors import ConfigError, InputError, quoted
-from .fact_access import Facts, Fields, succession
+from .fact_access import Facts, Fields, known, succession
 from .served_facts import PAGE, ServedFacts
 from .stored_facts import StoredFacts, session_opener
-from .users import KEEP_VERSIONS
+from .user import KEEP_VERSIONS
 
 STORE, MODEL, URL, KEY = "TTT_RETROFIT_STORE", "TTT_RETROFIT_MODEL", "TTT_RETROFIT_URL", "TTT_RETROFIT_API_KEY"
 LOCAL = "http://127.0.0.1:8000"
@@ -94,10 +94,12 @@ class Memory:
     def get_all(
         self, *, filters: Fields | None = None, top_k: int = 20, show_expired: bool = False, **kwargs: Any
     ) -> Fields:
-        """The current facts of a user, oldest first: {"results": [...]}. filters={"user_id": ...}; nothing expires."""
+        """The facts of a user that hold, oldest first: {"results": [...]}. Nothing expires. filters={"user_id": ...}.
+
+        Those that wait to become memory are the last ones, and have the status "waiting" in their metadata.
+        """
         user, most = _scope(filters, top_k, kwargs)
-        current = [fact for fact in self._facts.facts(user) if fact["status"] == "current"]
-        return {"results": [_item(user, fact) for fact in current[:most]]}
+        return {"results": [_item(user, fact) for fact in known(self._facts.facts(user))[:most]]}
 
     def search(
         self,
@@ -112,7 +114,7 @@ class Memory:
         show_expired: bool = False,
         **kwargs: Any,
     ) -> Fields:
-        """The current facts that share words with a query, best first, with a "score" of at least the threshold."""
+        """The facts that hold and share words with a query, best first, with a "score" of at least the threshold."""
         _refuse(rerank=rerank or None, explain=explain or None, reference_date=reference_date)
         user, most = _scope(filters, top_k, kwargs)
         found = self._facts.search(user, query, most)

@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from ..chat.all_facts import SHOWN
 from ..chat.fact_change import FactChange
 from ..consolidation.facts.turns import day_of
 from ..errors import InputError, TTTError, quoted
-from ..memory.facts import STATUSES, Fact
-from ..memory.memory import Memory
+from ..memory.facts import Fact, history
 from ..memory.search import search
 from .admission import Limits
 from .auth import read_body
@@ -28,7 +28,7 @@ from .changes import FactChanges, TooManyChanges
 from .identity import check_identity
 from .known_users import KnownUsers
 from .protocol import ApiError, ChatMessage, StrictModel
-from .users import User
+from .user import User
 
 ROOT = b"/v1/memories/"
 ITEM = "{id}"  # stands for any one part of an address
@@ -186,19 +186,18 @@ class Memories:
     # ------------------------------------------------------------------ facts
 
     async def list_facts(self, request: Request, identity: str) -> Response:
-        """The facts of a status, oldest first; those that share words with a query, best first."""
+        """The facts of a status, oldest first, those that wait last; with a query those that share words."""
         asked = request.query_params
-        status = asked.get("status", "current")
-        if status not in (*STATUSES, "all"):
-            raise ApiError(400, f"status is {quoted(status)}; expected one of {[*STATUSES, 'all']}.", "status")
+        status: Any = asked.get("status", "known")
+        if status not in SHOWN:
+            raise ApiError(400, f"status is {quoted(status)}; expected one of {list(SHOWN)}.", "status")
         limit = asked.get("limit", str(DEFAULT_LISTED))
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:5]) <= MAX_LISTED):
             raise ApiError(400, f"limit is {quoted(limit)}; expected 1 to {MAX_LISTED}.", "limit")
         query = asked.get("query", "")
         if len(query) > MAX_TEXT:
             raise ApiError(400, f"The query has {len(query):,} characters; expected at most {MAX_TEXT:,}.", "query")
-        memory = (await self._user(identity)).memory
-        facts = [] if memory is None else memory.facts(None if status == "all" else status)
+        facts = await run_in_threadpool((await self._user(identity)).facts, status)
         found = [_shown(fact) for fact in facts]
         if query.strip():
             found = [{**_shown(fact), "score": score} for fact, score in await run_in_threadpool(search, facts, query)]
@@ -212,12 +211,11 @@ class Memories:
         return _listed(found[: int(limit)], has_more=len(found) > int(limit))
 
     async def get_fact(self, request: Request, identity: str, fact: str) -> Response:
-        _, found = await self._fact(identity, fact)
-        return JSONResponse(_shown(found))
+        known = await self._facts(identity, fact)
+        return JSONResponse(_shown(next(one for one in known if one.id == fact)))
 
     async def fact_history(self, request: Request, identity: str, fact: str) -> Response:
-        memory, _ = await self._fact(identity, fact)
-        return _listed([_shown(one) for one in memory.history(fact)])
+        return _listed([_shown(one) for one in history(await self._facts(identity, fact), fact)])
 
     async def add_fact(self, request: Request, identity: str) -> Response:
         body = await self._body(request, NewFact)
@@ -225,18 +223,18 @@ class Memories:
 
     async def correct_fact(self, request: Request, identity: str, fact: str) -> Response:
         body = await self._body(request, Correction)
-        await self._fact(identity, fact)
+        await self._facts(identity, fact)
         return await self._request(identity, FactChange((fact,), body.text, body.date, body.purge))
 
     async def forget_fact(self, request: Request, identity: str, fact: str) -> Response:
         purge = request.query_params.get("purge", "false")
         if purge not in ("true", "false"):
             raise ApiError(400, f"purge is {quoted(purge)}; expected true or false.", "purge")
-        await self._fact(identity, fact)
+        await self._facts(identity, fact)
         return await self._request(identity, FactChange((fact,), purge=purge == "true"))
 
     async def _request(self, identity: str, change: FactChange) -> Response:
-        """Put a change into the queue. The reply is 202, with the state of the change."""
+        """Put a change into the queue, or do it at once. The reply is 202, with the state of the change."""
         user, most = await self._user(identity), self.limits.max_changes
         try:
             requested = await run_in_threadpool(self.changes.request, identity, user, change, most)
@@ -284,12 +282,12 @@ class Memories:
     async def _user(self, identity: str) -> User:
         return await run_in_threadpool(self.users.get, identity)
 
-    async def _fact(self, identity: str, fact: str) -> tuple[Memory, Fact]:
-        memory = (await self._user(identity)).memory
-        for found in [] if memory is None else memory.facts(None):
-            if found.id == fact and memory is not None:
-                return memory, found
-        raise ApiError(404, f"There is no fact {quoted(fact)} of this user.", "fact")
+    async def _facts(self, identity: str, fact: str) -> list[Fact]:
+        """All facts of a user, of which one has the id."""
+        found = await run_in_threadpool((await self._user(identity)).facts, "all")
+        if fact not in {one.id for one in found}:
+            raise ApiError(404, f"There is no fact {quoted(fact)} of this user.", "fact")
+        return found
 
     async def _body(self, request: Request, kind: type[Body]) -> Body:
         return await run_in_threadpool(kind.read, await read_body(request, self.limits.max_body))

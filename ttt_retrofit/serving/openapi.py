@@ -13,6 +13,7 @@ from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
+from ..chat.all_facts import SHOWN
 from .memories import ITEM, MAX_LISTED, RESOURCES, Correction, NewFact, Said
 from .protocol import ChatRequest, StrictModel
 
@@ -32,11 +33,14 @@ SUMMARIES: dict[str, tuple[str, int]] = {
     "list_memories": ("All users of whom something is stored.", 200),
     "get_memory": ("The state of a user's memory: entries, waiting messages, consolidation, last report.", 200),
     "delete_memory": ("Erase everything that is stored of a user.", 200),
-    "list_facts": ("The facts of a user, oldest first; with `query` those that share words with it, best first.", 200),
+    "list_facts": (
+        "A user's facts, those that wait last; with `query` those that share words, best first.",
+        200,
+    ),
     "add_fact": ("Add a fact. The reply is a change that waits.", 202),
     "get_fact": ("One fact.", 200),
-    "correct_fact": ("Put another text in a fact's place. The reply is a change that waits.", 202),
-    "forget_fact": ("Delete a fact and all that was learned of it. The reply is a change that waits.", 202),
+    "correct_fact": ("Put another text in a fact's place. The reply is a change that waits, or is done.", 202),
+    "forget_fact": ("Delete a fact and all that was learned of it. The reply is a change that waits, or is done.", 202),
     "fact_history": ("The fact, those that it superseded and those that superseded it, oldest first.", 200),
     "list_changes": ("Changes of a user's facts: those that ended since the server started, and those that wait.", 200),
     "get_change": ("A change: waiting, working, accepted, refused or failed; with its report.", 200),
@@ -46,7 +50,7 @@ SUMMARIES: dict[str, tuple[str, int]] = {
 }
 QUERY: dict[str, list[tuple[str, dict[str, Any], str]]] = {
     "list_facts": [
-        ("status", {"enum": ["current", "superseded", "retracted", "all"], "default": "current"}, "Which facts."),
+        ("status", {"enum": list(SHOWN), "default": "known"}, "Which facts. `known` is `current` and `waiting`."),
         ("query", {"type": "string"}, "Words to look for."),
         ("limit", {"type": "integer", "minimum": 1, "maximum": MAX_LISTED, "default": 100}, "How many."),
         ("after", {"type": "string"}, "The id of the last fact of the list before."),

@@ -19,7 +19,7 @@ from ..chat.directory import TURNS
 from ..chat.fact_change import FactChange
 from .changes import FactChanges, Requested, TooManyChanges, stored_changes
 from .shared_users import SharedUsers
-from .users import User
+from .user import User
 
 logger = logging.get_logger(__name__)
 

@@ -24,7 +24,7 @@ from .directories import SERVING
 from .pending import PendingUsers
 from .queued import work_for
 from .shared_users import SharedUsers
-from .users import KEEP_VERSIONS
+from .user import KEEP_VERSIONS
 
 try:
     import ray

@@ -19,7 +19,8 @@ from .app import Service, application
 from .connections import Server
 from .idle import IdleConsolidator
 from .scheduler import Scheduler
-from .users import KEEP_VERSIONS, Users
+from .user import KEEP_VERSIONS
+from .users import Users
 
 GRACE = 5  # seconds in which answers may end when the server is stopped
 

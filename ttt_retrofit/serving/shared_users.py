@@ -13,7 +13,8 @@ from ..chat.session import ChatSession
 from ..util.messages import Message
 from .directories import delete, directory_name
 from .pending import PendingUsers
-from .users import KEEP_VERSIONS, User, Users
+from .user import KEEP_VERSIONS, User
+from .users import Users
 
 
 class SharedUsers(Users):

@@ -13,16 +13,17 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from ..chat.all_facts import shown
 from ..chat.fact_change import FactChange
 from ..chat.session import ChatSession
 from ..config import TTTConfig
-from ..memory.memory import Memory
+from ..memory.facts import Fact
 from ..memory.search import search
 from ..model.auto import wrap
 from .directories import directory_name, write_identity
 from .fact_access import Changed, Facts, Fields
-from .stores import changing, erase_one, find_directory, remembered, users_in
-from .users import User
+from .stores import changing, erase_one, facts_in, find_directory, users_in
+from .user import User
 
 POLL = 0.1  # seconds
 
@@ -63,9 +64,9 @@ class StoredFacts(Facts):
         self.store, self._open, self._keep = Path(store), open_session, keep_versions
         self._one = threading.Lock()  # changes wait for each other: each begins with the memory after the one before
 
-    def _memory(self, user: str | None) -> Memory | None:
+    def _facts(self, user: str | None) -> list[Fact]:
         directory = find_directory(self.store, user) if self.store.is_dir() else None
-        return None if directory is None else remembered(directory)
+        return [] if directory is None else facts_in(directory)
 
     @contextmanager
     def opened(self, user: str | None) -> Iterator[ChatSession]:
@@ -88,12 +89,10 @@ class StoredFacts(Facts):
                 session.store.prune(self._keep)
 
     def facts(self, user: str | None) -> list[Fields]:
-        memory = self._memory(user)
-        return [] if memory is None else [fact.to_dict() for fact in memory.facts(None)]
+        return [fact.to_dict() for fact in self._facts(user)]
 
     def search(self, user: str | None, query: str, most: int) -> list[Fields]:
-        memory = self._memory(user)
-        found = [] if memory is None else search(memory.facts(), query)
+        found = search(shown(self._facts(user), "known"), query)
         return [{**fact.to_dict(), "score": score} for fact, score in found[:most]]
 
     def tell(self, user: str, messages: Sequence[Fields]) -> list[Fields]:
@@ -108,7 +107,7 @@ class StoredFacts(Facts):
     def change(self, user: str | None, change: FactChange) -> Changed:
         with self.opened(user) as session:
             report = session.change(change)
-            return Changed(report.accepted, report.reason, change.made(session.memory) if report.accepted else None)
+            return Changed(report.accepted, report.reason, change.made(session.facts()) if report.accepted else None)
 
     def erase(self, user: str) -> None:
         if self.store.is_dir() and find_directory(self.store, user) is not None:

@@ -6,8 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..chat.all_facts import all_facts
 from ..chat.directory import STORE, erase_directory, is_session_directory, open_store
+from ..chat.waiting import Waiting
 from ..errors import InputError
+from ..memory.facts import Fact
 from ..memory.memory import Memory
 from ..memory.memory_file import HEADER
 from ..memory.store import VERSIONS, MemoryStore
@@ -112,3 +115,9 @@ def remembered(directory: Path) -> Memory | None:
     """The current memory of one user's directory, None before the first."""
     kept = any((path / VERSIONS).is_dir() for path in (directory / STORE, directory))
     return open_store(directory).load() if kept else None
+
+
+def facts_in(directory: Path) -> list[Fact]:
+    """All facts in one user's directory. Sentences of turns that nobody has read are facts as they stand."""
+    waiting = Waiting.stored(directory)  # before the memory: what became part of it meanwhile is in both
+    return all_facts(remembered(directory), waiting.facts(lambda fact: True), waiting.ended())

@@ -70,6 +70,12 @@ class Language:
         return (f"{talk[3]} – {talk[4]}", by_tram), (talk[2], sold), (facts[0], self.answers[0][1])
 
     @property
+    def now(self) -> tuple[str, str]:
+        """How it is asked how something is now, and the same question without that word."""
+        reply = next(said for said, _ in self.questions if "\n" in said)
+        return self.talk.splitlines()[3].partition(": ")[2], reply.splitlines()[0].partition(": ")[2]
+
+    @property
     def still(self) -> tuple[str, str]:
         """What no longer is so, and the question whether it still is: the one that is answered second."""
         question = self.answers[1][0]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 
-from .checks import WORD, alike, caseless, folded
+from .checks import WORD, alike, caseless, folded, verbatim
 from .languages import Language, nearest
 from .turns import USER
 
@@ -59,21 +59,59 @@ def common(language: Language) -> frozenset[str]:
     return frozenset(term for term in terms(language.text) if not term.isdigit())
 
 
-def said_again(told: Sequence[tuple[int, str, str]]) -> dict[int, int]:
+@cache
+def now(language: Language) -> frozenset[str]:
+    """Terms by which something is said to be so now, and not only "and" or "so" before it."""
+    asked, without = language.now
+    return frozenset(term for term in terms(asked) - terms(without) if len(term) > 1)
+
+
+def said_again(told: Sequence[tuple[int, str, str]], since: int = 0) -> dict[int, int]:
     """The facts of which a later one has every word that tells something, each with the last such: it says the same and
     more, or that it is no longer so. For who has no judge of it.
 
     told : the message, who said it, and what, in order. What the user said is changed by nobody else.
+    since : the first fact of which is asked what it ends.
     """
     own = [terms(text) - common(nearest(text)) for _, _, text in told]
+    said = [terms(text) for _, _, text in told]
+    return {
+        earlier: later
+        for earlier, later in _may_end(told, since)
+        if len(own[earlier]) >= TELLING and all(any(alike(term, w) for w in said[later]) for term in own[earlier])
+    }
+
+
+def said_anew(told: Sequence[tuple[int, str, str]], since: int = 0) -> dict[int, int]:
+    """The facts that are otherwise now by a later one, each with the last such: in the same words, but for "now" and
+    the last name, number or code ("I live in Gdynia.", "I live in Oslo now."). For who has no judge of it.
+
+    told, since : see `said_again`. A name before another one that stays is who it is about: "Alex lives in Lyon."
+    """
+    words = [[folded(word) for word in WORD.findall(text)] for _, _, text in told]
+    names = [[folded(word) for word in verbatim(text)] for _, _, text in told]
+    anew = [terms(text) & now(nearest(text)) if n >= since else set() for n, (_, _, text) in enumerate(told)]
+
+    def other(one: int, than: int) -> list[str]:
+        return [word for word in words[one] if not any(alike(word, said) for said in words[than])]
+
     found = {}
-    for later, (message, speaker, text) in enumerate(told):
-        said = terms(text)
-        for earlier, (before, other, _) in enumerate(told[:later]):
-            may = message != before and speaker in (other, USER) and len(own[earlier]) >= TELLING
-            if may and all(any(alike(term, word) for word in said) for term in own[earlier]):
+    for earlier, later in _may_end(told, since):
+        if anew[later] - terms(told[earlier][2]):
+            gone = other(earlier, later)
+            value = bool(gone) and names[earlier][-len(gone) :] == gone
+            if value and len(words[earlier]) - len(gone) >= TELLING and set(names[later]) & set(other(later, earlier)):
                 found[earlier] = later
     return found
+
+
+def _may_end(told: Sequence[tuple[int, str, str]], since: int) -> Iterator[tuple[int, int]]:
+    """Of facts the pairs of which the later one may end the earlier one, by who says them."""
+    for later in range(since, len(told)):
+        message, speaker, _ = told[later]
+        for earlier, (before, other, _) in enumerate(told[:later]):
+            if message != before and speaker in (other, USER):
+                yield earlier, later
 
 
 class Related:

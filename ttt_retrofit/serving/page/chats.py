@@ -18,10 +18,16 @@ LONGEST_TITLE = 60  # characters
 
 @dataclass(eq=False)
 class Chat:
-    """A conversation: messages of the user and of the assistant in turn, each with its day."""
+    """A conversation: messages of the user and of the assistant in turn, each with its day.
+
+    Attributes
+    ----------
+    changed : how often messages were changed by other than talking.
+    """
 
     messages: list[Message] = field(default_factory=list)
     id: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    changed: int = 0
 
     @property
     def title(self) -> str:
@@ -86,7 +92,9 @@ class Chats:
     def keep(self, kept: Callable[[Sequence[Message]], list[Message]]) -> None:
         """Leave in every chat what `kept` gives of its messages."""
         for chat in self._chats:
-            chat.messages = kept(chat.messages)
+            left = kept(chat.messages)
+            if left != chat.messages:
+                chat.messages, chat.changed = left, chat.changed + 1
 
 
 def in_prompt(said: Sequence[Message], waiting: Sequence[Message], keep_turns: int) -> list[Message]:

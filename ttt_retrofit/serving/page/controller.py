@@ -14,8 +14,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from transformers.utils import logging
 
 from ...chat.days import today
+from ...chat.person_reviewer import PersonReviewer
 from ...chat.session import ChatSession
-from ...chat.waiting_facts import WaitingFacts
 from ...errors import InputError
 from ...util.messages import Message
 from ..changes import FactChanges
@@ -61,10 +61,10 @@ class PageController:
     """
 
     def __init__(
-        self, session: ChatSession, max_new_tokens: int, idle: float, review: WaitingFacts | None = None
+        self, session: ChatSession, max_new_tokens: int, idle: float, review: PersonReviewer | None = None
     ) -> None:
         self.session, self.max_new_tokens, self.idle = session, max_new_tokens, idle
-        self.review = review or WaitingFacts()
+        self.review = review or PersonReviewer()
         self.owners = OnlyOwner(session, self.review)
         self.changes = FactChanges(self.owners)
         self._answering: _Answering | None = None
@@ -180,7 +180,7 @@ class PageController:
         changes = [one for one in self.changes.of(NAME) if one.status != "accepted"]
         return {
             "user": NAME,
-            "chats": [{"id": chat.id, "title": chat.title} for chat in owner.chats],
+            "chats": [{"id": chat.id, "title": chat.title, "changed": chat.changed} for chat in owner.chats],
             "answering": None if writing is None else writing.chat.id,
             "memory": owner.status(),
             "review": [fact.to_dict() for fact in self.review.facts],

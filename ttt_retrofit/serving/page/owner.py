@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...chat.fact_change import FactChange
+from ...chat.person_reviewer import PersonReviewer
 from ...chat.session import ChatSession
-from ...chat.waiting_facts import WaitingFacts
 from ...consolidation.control import Progress
 from ...consolidation.traces import Traces
 from ...errors import InputError
@@ -16,7 +17,7 @@ from ...memory.memory_file import HEADER
 from ...memory.report import Report
 from ...memory.store import VERSIONS
 from ...util.messages import Message
-from ..users import User
+from ..user import User
 from .chats import Chat, Chats
 
 NAME = "me"  # the user's id in the addresses below /v1/memories
@@ -35,7 +36,7 @@ class Owner(User):
     chats : all of them share the memory.
     """
 
-    def __init__(self, session: ChatSession, review: WaitingFacts) -> None:
+    def __init__(self, session: ChatSession, review: PersonReviewer) -> None:
         super().__init__(session, ALL)
         self.review, self.chats = review, Chats(session.messages)
 
@@ -63,13 +64,15 @@ class Owner(User):
     def change(self, change: FactChange, progress: Callable[[Progress], None]) -> Report | None:
         """As of any user. The chats lose the exchanges that tell what is deleted: they would tell the model again."""
         self.review.dismiss()
-        memory = self.memory
+        memory, rewording = self.memory, self.session.rewording(change)
         gone = [] if memory is None else [fact for fact in memory.facts(None) if fact.id in change.ids]
         report = super().change(change, progress)
-        if report is not None and report.accepted and gone and self.memory is not None:
-            left = [fact for fact in self.memory.facts(None) if fact.text]
+        if report is not None and report.accepted:
             with self._lock:
-                self.chats.keep(Traces(gone, left).exchanges)
+                self.chats.keep(rewording)
+                if gone and self.memory is not None:
+                    left = [fact for fact in self.memory.facts(None) if fact.text]
+                    self.chats.keep(Traces(gone, left).exchanges)
         return report
 
     def forget(self, names: Sequence[str]) -> None:
@@ -128,14 +131,16 @@ class Owner(User):
             self.erased = True
 
     def status(self) -> dict[str, Any]:
-        """As `User.status`, with how much each entry holds."""
+        """As `User.status`, with how much each entry holds, and a mark that changes with what waits."""
         with self._lock:
             entries = () if self.memory is None else self.memory.entries
             named = [
                 {"name": entry.name, "created": entry.created, "facts": len(entry.facts), "lessons": len(entry.lessons)}
                 for entry in entries
             ]
-            return {**super().status(), "entries": named}
+            told = [(fact.id, fact.text, fact.status) for fact in self.session.waiting_facts(None)]
+            words = hashlib.sha256(repr(told).encode()).hexdigest()[:12]
+            return {**super().status(), "entries": named, "words": words}
 
 
 class OnlyOwner:
@@ -146,7 +151,7 @@ class OnlyOwner:
     user : another one after everything was erased.
     """
 
-    def __init__(self, session: ChatSession, review: WaitingFacts) -> None:
+    def __init__(self, session: ChatSession, review: PersonReviewer) -> None:
         self.user = Owner(session, review)
 
     def name_of(self, identity: str) -> str:

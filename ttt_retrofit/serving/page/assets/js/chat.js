@@ -13,7 +13,7 @@ const BUSY = "An answer is being written. Wait for it, or stop it.";
 
 let chats = [];
 let shown = { id: null, messages: [] };
-let version; // of the memory that the messages were shown with
+let drawnWith; // the version of the memory, and how often the chat was changed, when the messages were shown
 let answering = null; // the id of the chat in which an answer is written
 let writing = false; // whether this tab asked for it
 
@@ -35,15 +35,16 @@ export async function update(state) {
   if (state.unreachable) return;
   const ended = answering !== null && state.answering === null && !writing;
   answering = state.answering;
-  const known = state.chats.some((chat) => chat.id === shown.id);
+  const known = state.chats.find((chat) => chat.id === shown.id);
+  const now = `${state.memory.version} ${known?.changed}`;
   if (!known && !writing) {
     const kept = sessionStorage.getItem(KEPT);
     const next = state.chats.find((chat) => chat.id === kept) ?? state.chats.at(-1);
     await trying(() => show(next.id));
-  } else if (!writing && !editing() && (ended || version !== state.memory.version)) {
+  } else if (!writing && !editing() && (ended || now !== drawnWith)) {
     await trying(() => show(shown.id));
   }
-  version = state.memory.version;
+  drawnWith = now;
   chats = state.chats;
   listing();
   composing();

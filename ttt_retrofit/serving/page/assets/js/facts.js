@@ -10,7 +10,7 @@ const SHOWN = 50; // facts at first, and with each press of "Show more"
 const TYPING = 200; // milliseconds without a key, after which is searched
 
 let user;
-let seen; // the version of the memory whose facts are shown
+let seen; // which facts are shown, of which version of the memory
 let most = SHOWN;
 let facts = [];
 let loading = 0; // how often the facts were asked for
@@ -20,26 +20,29 @@ const list = find("fact-list");
 const search = find("search");
 const which = find("which");
 
-const STATUS = { current: "current", words: "current", superseded: "superseded", all: "all" };
+const inWords = ({ status, learned }) => status === "waiting" || learned === false;
+const known = ({ status }) => status === "current" || status === "waiting";
 const path = (...parts) => ["v1/memories", user, "facts", ...parts].map((part, n) => (n ? encodeURIComponent(part) : part)).join("/");
 
-/** Show the changes, and the facts again if the memory has changed. */
+/** Show the changes, and the facts again if others are known. */
 export async function update(state) {
   if (state.unreachable) return;
   user = state.user;
   drawChanges(state.changes.filter(({ id }) => !hidden.has(id)).map((change) => ({ ...change, told: told(change) })));
-  if (state.memory.version === seen) return;
+  const now = `${state.memory.version} ${state.memory.words}`;
+  if (now === seen) return;
   await load();
-  seen = state.memory.version;
+  seen = now;
 }
 
 async function load() {
   const number = ++loading;
   const query = search.value.trim();
-  const asked = new URLSearchParams({ status: STATUS[which.value], limit: 1000, ...(query ? { query } : {}) });
+  const status = which.value === "words" ? "known" : which.value;
+  const asked = new URLSearchParams({ status, limit: 1000, ...(query ? { query } : {}) });
   const { data } = await get(`${path()}?${asked}`);
   if (number !== loading) return; // an answer to an earlier question came late
-  facts = data.filter((fact) => fact.text && (which.value !== "words" || fact.learned === false));
+  facts = data.filter((fact) => fact.text && (which.value !== "words" || inWords(fact)));
   if (!query) facts.reverse(); // newest first
   show();
 }
@@ -57,14 +60,14 @@ function show() {
 
 function drawn(fact) {
   const marks = [
-    fact.status === "current" ? mark(fact) : element("span", { class: "mark old" }, "earlier"),
+    known(fact) ? mark(fact) : element("span", { class: "mark old" }, "earlier"),
     `${fact.provenance === "added" ? "added by" : "said by"} ${fact.said_by}`,
     fact.said_at ? element("time", { datetime: fact.said_at }, fact.said_at) : null,
   ];
   const about = element("p", { class: "about" }, ...marks.flatMap((one) => (one ? [one, " "] : [])));
   const item = element("li", { class: "fact" }, element("p", { class: "fact-text", dir: "auto" }, fact.text), about);
   const buttons = element("div", { class: "tools" });
-  if (fact.status === "current") {
+  if (known(fact)) {
     buttons.append(button("Correct", () => correcting(item, fact), { "aria-label": `Correct: ${fact.text}` }));
   }
   buttons.append(
@@ -75,7 +78,9 @@ function drawn(fact) {
   return item;
 }
 
-function mark({ learned }) {
+function mark({ status, learned }) {
+  const told = "The model is told it in words before a chat, until it is learned.";
+  if (status === "waiting") return element("span", { class: "mark waits", title: told }, "waiting");
   if (learned === null) return element("span", { class: "mark", title: "The model was not asked." }, "not checked");
   return learned
     ? element("span", { class: "mark learned", title: "The model was asked, and knew it." }, "learned")
@@ -95,9 +100,9 @@ function correcting(item, fact) {
     const text = area.value.trim();
     if (text === fact.text) return end();
     return trying(async () => {
-      await post(path(fact.id), { text });
+      const change = await post(path(fact.id), { text });
       end();
-      announce("The correction waits to be learned.");
+      announce(change.status === "accepted" ? "Corrected." : "The correction waits to be learned.");
       await look();
     });
   };
@@ -118,15 +123,18 @@ function correcting(item, fact) {
 }
 
 async function forget(fact) {
-  const explained = [
-    `“${fact.text}”`,
-    "What was learned of it is taken out of the memory, and messages that tell it go from the chats.",
-  ];
-  const option = "Delete the earlier versions of the memory, too: they still hold it. There is no way back then.";
+  const waits = fact.status === "waiting";
+  const lost = waits
+    ? "It is not learned yet. The sentences that tell it go from your messages and from the chats. There is no way back."
+    : "What was learned of it is taken out of the memory, and messages that tell it go from the chats.";
+  const explained = [`“${fact.text}”`, lost];
+  const option = waits
+    ? undefined
+    : "Delete the earlier versions of the memory, too: they still hold it. There is no way back then.";
   const { sure: yes, ticked } = await sure("Delete this fact?", explained, "Delete the fact", option);
   if (!yes) return;
-  await remove(`${path(fact.id)}?purge=${ticked}`);
-  announce("The fact waits to be deleted.");
+  const change = await remove(`${path(fact.id)}?purge=${ticked}`);
+  announce(change.status === "accepted" ? "Deleted." : "The fact waits to be deleted.");
   await look();
   search.focus();
 }

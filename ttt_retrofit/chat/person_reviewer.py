@@ -1,4 +1,4 @@
-"""`WaitingFacts`: a reviewer that waits for a person while a conversation goes on."""
+"""`PersonReviewer`: a reviewer that waits for a person while a conversation goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import Cancelled
 from ..memory.facts import Fact
 
 
-class WaitingFacts:
+class PersonReviewer:
     """Facts that wait for an answer, as `ChatSession(review=...)`. The thread that consolidates waits for it, too.
 
     Attributes
