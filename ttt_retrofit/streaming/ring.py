@@ -1,6 +1,6 @@
 """A cache in memory that never moves: in the steady state a chunk, or a token, is a function of tensors alone.
 
-Keys and values stand in a ring: sinks first, and every later token in the column that its index gives, over a token that
+Keys and values stand in a ring: sinks first, and every later token in the column that its index gives, over one that
 nobody sees any more. So no shape changes and nothing is moved, and `torch.compile(fullgraph=True)` traces forward,
 backward and step without a break. Reading does not use it yet: `reading.py` is the definition, and a test compares.
 B batch rows, H key-value heads, N columns, T new tokens, C chunk, V vocabulary, D head dimension.
