@@ -1,16 +1,16 @@
 """`ForwardContext`: what one forward of a segment brings to the hooks, and what the hooks came by.
 
 A family's layers are called with the family's own arguments. All else that a hook, a mask or a backbone needs reaches
-it through the one context variable here, which is local to the thread: several conversations may run on one model.
+it through the one context here, which is local to the thread: several conversations may run on one model.
 Memories and windows are opaque here: a slot each, which its own package fills and reads.
 B batch rows, T tokens, D model width, I in features, O out features.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,12 +65,16 @@ class ForwardContext:
     hidden: Tensor | None = None  # that output, (B, T, D)
 
 
-_CURRENT: ContextVar[ForwardContext | None] = ContextVar("ttt_forward_context", default=None)
+class _Current(threading.local):  # torch.compile traces this, and no ContextVar
+    context: ForwardContext | None = None
+
+
+_CURRENT = _Current()
 
 
 def current() -> ForwardContext | None:
     """The context of the forward that runs in this thread."""
-    return _CURRENT.get()
+    return _CURRENT.context
 
 
 @contextmanager
@@ -82,11 +86,11 @@ def entering(context: ForwardContext) -> Iterator[None]:
     UnsupportedModelError
         When it came by none of the hooks of a place: fast weights or memories would have been left out.
     """
-    token = _CURRENT.set(context)
+    around, _CURRENT.context = _CURRENT.context, context
     try:
         yield
     finally:
-        _CURRENT.reset(token)
+        _CURRENT.context = around
     for part in (context.memory, context.fast):
         if part is not None:
             part.check_called()

@@ -151,7 +151,6 @@ class TTTSite(Hook, nn.Module):
             return None
         return weight.detach() if weight.dtype in (torch.float32, torch.float64) else None
 
-    @torch.compiler.disable
     def withhold_input(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Forward pre-hook: where a folded matrix stands ready, the base's own product has nothing to compute."""
         terms = _terms()
@@ -160,7 +159,6 @@ class TTTSite(Hook, nn.Module):
         terms.withheld[self.site.name] = args[0]
         return (args[0][..., :0, :], *args[1:])
 
-    @torch.compiler.disable
     def add_term(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Forward hook of the projection (or block): its output plus the fast term of each row."""
         terms = _terms()

@@ -200,6 +200,23 @@ def inner_step(
     ids: (R, C), losses, targets: (R, C - 1) for the R rows of `fast`. Returns the new state and losses by row, (R,).
     """
     firing = flags(fires, losses.device)
+    gradients, by_row = gradients_of_chunk(decoder, fast, terms, ids, losses, targets, firing, outer)
+    with torch.set_grad_enabled(outer.record):
+        new = step_of(decoder, fast, by_row, gradients, firing)
+    return new, by_row.detach()
+
+
+def gradients_of_chunk(
+    decoder: Decoder,
+    fast: FastState,
+    terms: FastTerms,
+    ids: Tensor,
+    losses: Tensor,
+    targets: Tensor,
+    firing: Tensor,
+    outer: Outer,
+) -> tuple[dict[str, Weights], Tensor]:
+    """What the step of `inner_step` is made of, by site, and the losses by row, (R,). firing: (R,) bool."""
     by_row = chunk_loss(losses, targets)
     along: list[Tensor | None] = []
 
@@ -216,9 +233,7 @@ def inner_step(
     _check_shapes(decoder.ttt.inner_rule, gradients, weights)
     if outer.observe is not None:
         outer.observe(InnerStep(fast, gradients, tuple(along), by_row.detach(), firing))
-    with torch.set_grad_enabled(outer.record):
-        new = step_of(decoder, fast, by_row, gradients, firing)
-    return new, by_row.detach()
+    return gradients, by_row
 
 
 def _gradients(
@@ -274,17 +289,22 @@ def step_of(
     optimize: in place of the configured optimizer.
     """
     assert fast.steps is not None
-    flat = [gradient for by_name in gradients.values() for gradient in by_name.values()]
-    applied = firing & sound_rows(losses, flat, decoder.vocabulary_size)
+    applied = applied_rows(decoder, losses, gradients, firing)
     if not torch.is_grad_enabled() and optimize is None:
         return _due_in_place(decoder, fast, gradients, applied)
     everyone = bool(applied.all())  # a graph is kept of every choice: for training it is worth to ask
     step, sites = fast.steps + 1, {}
-    for name, of_site in _constants(decoder, gradients).items():
+    for name, of_site in site_constants(decoder, gradients).items():
         state = fast.sites[name]
         new = update(decoder.kind, state, gradients[name], of_site, decoder.ttt, step, optimize)
         sites[name] = new if everyone else _choose(applied, new, state)
     return FastState(sites, torch.where(applied, step, fast.steps))
+
+
+def applied_rows(decoder: Decoder, losses: Tensor, gradients: dict[str, Weights], firing: Tensor) -> Tensor:
+    """(R,) bool: the rows that fire and are sound. losses, firing: (R,)."""
+    flat = [gradient for by_name in gradients.values() for gradient in by_name.values()]
+    return firing & sound_rows(losses, flat, decoder.vocabulary_size)
 
 
 def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weights], applied: Tensor) -> FastState:
@@ -292,7 +312,7 @@ def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weight
     assert fast.steps is not None
     kind, ttt = decoder.kind, decoder.ttt
     sites = {name: fast.sites[name] for name in gradients}
-    stepped, of_sites = Stepped.none_of(sites), _constants(decoder, gradients)
+    stepped, of_sites = Stepped.none_of(sites), site_constants(decoder, gradients)
     step, skipped = (fast.steps + 1).float(), (~applied).float()
 
     def take(states: dict[str, SiteState]) -> None:
@@ -301,7 +321,7 @@ def _due_in_place(decoder: Decoder, fast: FastState, gradients: dict[str, Weight
     return FastState(sites, fast.steps + applied, take)
 
 
-def _constants(decoder: Decoder, gradients: dict[str, Weights]) -> dict[str, SiteConstants]:
+def site_constants(decoder: Decoder, gradients: dict[str, Weights]) -> dict[str, SiteConstants]:
     """Of the sites that there are gradients of."""
     return constants([site for site in decoder.sites if site.site.name in gradients], decoder.ttt)
 
