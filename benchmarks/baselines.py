@@ -11,8 +11,8 @@ from rich.progress import track
 from torch import Tensor
 
 from ttt_retrofit import Memory, MemoryConfig
-from ttt_retrofit.consolidation.distill import Leaves, fresh_leaves
 from ttt_retrofit.consolidation.model_copies import plain_copy
+from ttt_retrofit.consolidation.train.distill import Leaves, fresh_leaves
 from ttt_retrofit.inner.context import ForwardContext, entering
 from ttt_retrofit.inner.hooks import bind
 from ttt_retrofit.memory import Entry

@@ -22,13 +22,13 @@ from torch.nn.utils.rnn import pad_sequence
 from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
-from ttt_retrofit.consolidation.distill import mean_divergence
 from ttt_retrofit.consolidation.facts.writers import ModelWriter
 from ttt_retrofit.consolidation.model_copies import plain_copy
-from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.lessons import lesson
+from ttt_retrofit.consolidation.study.pieces import parse_context
 from ttt_retrofit.consolidation.study.studied import Studying
+from ttt_retrofit.consolidation.train.distill import mean_divergence
 from ttt_retrofit.consolidation.writer import Writer
 from ttt_retrofit.memory.lessons import Lesson
 from ttt_retrofit.util.prompt_formatter import PromptFormatter

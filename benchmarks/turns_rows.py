@@ -19,8 +19,8 @@ import torch
 
 from ttt_retrofit import ConsolidationConfig, Memory, consolidation
 from ttt_retrofit.consolidation.note_selection import scored_notes, select_notes, within_budget
-from ttt_retrofit.consolidation.pieces import parse_context
-from ttt_retrofit.consolidation.statements import of_conversation
+from ttt_retrofit.consolidation.study.pieces import parse_context
+from ttt_retrofit.consolidation.study.statements import of_conversation
 from ttt_retrofit.memory.notes import with_lines
 
 from .baselines import LORA_STEPS, text_memory

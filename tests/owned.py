@@ -10,8 +10,8 @@ import torch
 from consolidated import CONFIG, FEWER
 from words import tokenizer
 
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit.consolidation.study.studied import Studied, Studying
 from ttt_retrofit.consolidation.writer import Answer
 from ttt_retrofit.util.prompt_formatter import PromptFormatter

@@ -11,11 +11,11 @@ from ttt_retrofit.consolidation.facts.languages import languages, nearest
 from ttt_retrofit.consolidation.facts.related import Related, of_others, terms
 from ttt_retrofit.consolidation.facts.verdicts import Judge
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import TEXT, Statement
 from ttt_retrofit.consolidation.study import answers as module
 from ttt_retrofit.consolidation.study.answers import Answering, given_by
 from ttt_retrofit.consolidation.study.asking import Asking, conversation
 from ttt_retrofit.consolidation.study.questions import QuestionDraft
+from ttt_retrofit.consolidation.study.statements import TEXT, Statement
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 PROMPTS = Prompts.load()

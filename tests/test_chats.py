@@ -9,10 +9,10 @@ from converted import speaker
 from words import QUESTIONS, SENTENCES, STORY, tokenizer
 
 from ttt_retrofit.consolidation import consolidate as consolidation
-from ttt_retrofit.consolidation import distill
 from ttt_retrofit.consolidation.study import chats
 from ttt_retrofit.consolidation.study.answers import Question
 from ttt_retrofit.consolidation.study.lessons import certain
+from ttt_retrofit.consolidation.train import distill
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 

@@ -16,8 +16,8 @@ from words import OTHER_STORY, QUESTIONS, STORY, tokenizer
 
 from ttt_retrofit import Budget, ConfigError, InputError, Memory, MemoryConfig
 from ttt_retrofit.consolidation import consolidate as consolidation
-from ttt_retrofit.consolidation import distill, planning, reference_set
 from ttt_retrofit.consolidation.study import answers
+from ttt_retrofit.consolidation.train import distill, planning, reference_set
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 
 

@@ -13,7 +13,7 @@ from words import OTHER_STORY, STORY, tokenizer
 
 from ttt_retrofit import InputError
 from ttt_retrofit.chat.days import without_days
-from ttt_retrofit.consolidation.pieces import parse_context
+from ttt_retrofit.consolidation.study.pieces import parse_context
 from ttt_retrofit.serving.turns import turns
 from ttt_retrofit.util.messages import studied
 from ttt_retrofit_cli.contexts import STDIN, read_context, read_text

@@ -14,11 +14,11 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 
 from ttt_retrofit import CheckpointError, ConfigError, Memory, TTTConfig
-from ttt_retrofit.consolidation.distill import begin_training
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit.consolidation.study.studied import Studied
+from ttt_retrofit.consolidation.train.distill import begin_training
 from ttt_retrofit.consolidation.work_directory import STUDY, TRAINING, WRITTEN, WorkDirectory
 from ttt_retrofit.consolidation.writer import Answer
 from ttt_retrofit.memory.memory_file import HEADER, HEADER_DIGEST

@@ -2,8 +2,9 @@
 
 import json
 
+from ttt_retrofit.consolidation.verify.verification.traces import Traces
+
 from ttt_retrofit.consolidation.dependence import Dependence
-from ttt_retrofit.consolidation.traces import Traces
 from ttt_retrofit.memory.entry import Source
 from ttt_retrofit.memory.facts import Fact
 

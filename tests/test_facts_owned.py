@@ -8,6 +8,7 @@ import torch
 from converted import speaker
 from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, SETTINGS, STUDY, TALK, WORDS, ids, remembered, study, tells
 from remembered import digests
+from ttt_retrofit.consolidation.verify.verification.deletion import ForgottenVerification
 
 from benchmarks.conversations import Fact
 from benchmarks.left_on_disk import Left
@@ -16,7 +17,6 @@ from ttt_retrofit.chat.directory import STORE
 from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
 from ttt_retrofit.consolidation.forgetting import Forgetting
-from ttt_retrofit.consolidation.forgotten import ForgottenVerification
 from ttt_retrofit.consolidation.study.studied import Studying
 from ttt_retrofit.memory.facts import without
 from ttt_retrofit.memory.store import MemoryStore

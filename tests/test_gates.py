@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 
-from ttt_retrofit.consolidation import gate_calibration
+from ttt_retrofit.consolidation.train import gate_calibration
 from ttt_retrofit.memory import gates
 
 

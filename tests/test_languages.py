@@ -10,8 +10,8 @@ from ttt_retrofit.consolidation.facts.checks import folded
 from ttt_retrofit.consolidation.facts.languages import Language, languages, nearest, shown
 from ttt_retrofit.consolidation.facts.listing import facts_of
 from ttt_retrofit.consolidation.facts.turns import Turn
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.questions import drafts_of, is_sound
+from ttt_retrofit.consolidation.study.statements import Statement
 
 BLOCKS = {language.code: language for language in languages()}
 LINE = re.compile(r"\[(\d+)\] (\w+): (.+)")

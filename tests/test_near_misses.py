@@ -7,11 +7,11 @@ from words import tokenizer
 from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.facts.languages import languages
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.answers import Question
 from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.near_misses import APART, UNLIKE, near_misses
 from ttt_retrofit.consolidation.study.ranking import NO_QUESTION, ambiguous
+from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit.consolidation.writer import Answer
 
 WORDS = tokenizer()

@@ -7,13 +7,13 @@ from words import tokenizer
 
 from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.facts.languages import languages
-from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import of_conversation
 from ttt_retrofit.consolidation.study import overview as module
 from ttt_retrofit.consolidation.study.answers import Question
 from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.overview import overview
+from ttt_retrofit.consolidation.study.pieces import parse_context
+from ttt_retrofit.consolidation.study.statements import of_conversation
 from ttt_retrofit.consolidation.study.studied import Studied
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 

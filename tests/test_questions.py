@@ -7,7 +7,6 @@ from benchmarks.harness.recollect import GENERAL
 from ttt_retrofit.consolidation.facts.languages import languages, shown
 from ttt_retrofit.consolidation.facts.writers import ModelWriter
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import TEXT, Statement
 from ttt_retrofit.consolidation.study.questions import (
     PART,
     QuestionDraft,
@@ -22,6 +21,7 @@ from ttt_retrofit.consolidation.study.questions import (
     prompt,
     whether_still,
 )
+from ttt_retrofit.consolidation.study.statements import TEXT, Statement
 
 MIRELA = Statement("My sister Mirela moved to Braga in May.", "User")
 ENGLISH = languages()[:1]

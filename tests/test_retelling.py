@@ -7,9 +7,9 @@ from words import tokenizer
 from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.facts.languages import languages
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.retelling import tells, told_back
+from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit.consolidation.writer import Answer
 
 WORDS = tokenizer()

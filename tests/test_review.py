@@ -11,8 +11,8 @@ from ttt_retrofit import Cancelled, InputError
 from ttt_retrofit.chat.person_reviewer import PersonReviewer
 from ttt_retrofit.consolidation.facts.extraction import prompt
 from ttt_retrofit.consolidation.facts.turns import turns_of
-from ttt_retrofit.consolidation.review import EVERYTHING, INSTRUCTION, Review
-from ttt_retrofit.consolidation.statements import Statement
+from ttt_retrofit.consolidation.study.review import EVERYTHING, INSTRUCTION, Review
+from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit_cli.reviewing import one_by_one, policy_of
 
 TURNS = turns_of(

@@ -8,9 +8,9 @@ from words import tokenizer
 
 from ttt_retrofit.consolidation.facts.listing import Listed
 from ttt_retrofit.consolidation.facts.turns import turns_of
-from ttt_retrofit.consolidation.pieces import parse_context
-from ttt_retrofit.consolidation.sentences import sentences
-from ttt_retrofit.consolidation.statements import TEXT, Statement, of_conversation, of_document
+from ttt_retrofit.consolidation.study.pieces import parse_context
+from ttt_retrofit.consolidation.study.sentences import sentences
+from ttt_retrofit.consolidation.study.statements import TEXT, Statement, of_conversation, of_document
 from ttt_retrofit.memory.facts import Fact
 
 MONDAY = datetime.date(2026, 3, 9)

@@ -10,7 +10,9 @@ from converted import converted
 from remembered import memory
 from tiny import tokens
 
-from ttt_retrofit.consolidation.distill import (
+from ttt_retrofit.consolidation.model_copies import plain_copy
+from ttt_retrofit.consolidation.study.lessons import certain
+from ttt_retrofit.consolidation.train.distill import (
     EncodedLesson,
     batches,
     divergence,
@@ -18,9 +20,7 @@ from ttt_retrofit.consolidation.distill import (
     short_and_long,
     step_loss,
 )
-from ttt_retrofit.consolidation.model_copies import plain_copy
-from ttt_retrofit.consolidation.student import Student
-from ttt_retrofit.consolidation.study.lessons import certain
+from ttt_retrofit.consolidation.train.student import Student
 from ttt_retrofit.memory import MemoryConfig
 from ttt_retrofit.memory.collate import collate
 from ttt_retrofit.memory.projections import find_placement

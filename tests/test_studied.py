@@ -8,13 +8,13 @@ from words import tokenizer
 
 from ttt_retrofit import ConsolidationConfig
 from ttt_retrofit.consolidation.facts.languages import nearest
-from ttt_retrofit.consolidation.pieces import parse_context
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.answers import Question
 from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.lessons import GAP, with_gap
+from ttt_retrofit.consolidation.study.pieces import parse_context
 from ttt_retrofit.consolidation.study.questions import ALIKE, resemblance
+from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit.consolidation.study.studied import Studying, held_out, without_one_held_out
 from ttt_retrofit.consolidation.study.unknown import unanswered
 

@@ -11,7 +11,7 @@ from remembered import memory
 from words import tokenizer
 
 from ttt_retrofit import Memory, TTTCache
-from ttt_retrofit.consolidation.gate_calibration import TextMeans, find_background, nearness
+from ttt_retrofit.consolidation.train.gate_calibration import TextMeans, find_background, nearness
 from ttt_retrofit.errors import CheckpointError, ConfigError
 from ttt_retrofit.memory import gates
 from ttt_retrofit.memory.turns import TAIL, between_turns, last_turn, no_tail, opener_rows, tail_after, turn_starts

@@ -9,15 +9,15 @@ from converted import converted
 from remembered import memory
 from words import tokenizer
 
-from ttt_retrofit.consolidation.distill import EncodedLesson
 from ttt_retrofit.consolidation.earlier_lessons import EarlierLessons, LessonText
 from ttt_retrofit.consolidation.facts.related import Related
-from ttt_retrofit.consolidation.planning import _with_superseded
 from ttt_retrofit.consolidation.prompts import Prompts
-from ttt_retrofit.consolidation.statements import Statement
 from ttt_retrofit.consolidation.study.lessons import certain
+from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit.consolidation.study.studied import Studied
-from ttt_retrofit.consolidation.study.updates import RevisedMemory, changes, revise
+from ttt_retrofit.consolidation.train.distill import EncodedLesson
+from ttt_retrofit.consolidation.train.planning import _with_superseded
+from ttt_retrofit.consolidation.train.updates import RevisedMemory, changes, revise
 from ttt_retrofit.memory.facts import Fact
 from ttt_retrofit.util.prompt_formatter import PromptFormatter
 

@@ -4,12 +4,7 @@ import re
 
 import pytest
 from scripted import CONTROL, Formatter, Teacher
-
-from ttt_retrofit import ConsolidationConfig
-from ttt_retrofit.consolidation.statements import TEXT, Statement
-from ttt_retrofit.consolidation.study.answers import Question
-from ttt_retrofit.consolidation.study.studied import Studied
-from ttt_retrofit.consolidation.verify import (
+from ttt_retrofit.consolidation.verify.verification.verification import (
     ASKED_AT_MOST,
     Drift,
     InChat,
@@ -19,6 +14,11 @@ from ttt_retrofit.consolidation.verify import (
     inventions,
     recall,
 )
+
+from ttt_retrofit import ConsolidationConfig
+from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.statements import TEXT, Statement
+from ttt_retrofit.consolidation.study.studied import Studied
 
 STILL = Drift(0.0, 0.0)
 CONFIG = ConsolidationConfig(min_recall=0.5, max_drift=0.01, max_changed=0.1)

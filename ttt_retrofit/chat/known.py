@@ -13,8 +13,8 @@ from ..consolidation.config import Budget
 from ..consolidation.control import Control
 from ..consolidation.facts.verdicts import Judge, Kind
 from ..consolidation.job import BackgroundJob
-from ..consolidation.review import Review
-from ..consolidation.traces import Traces
+from ..consolidation.study.review import Review
+from ..consolidation.verify.traces import Traces
 from ..errors import Cancelled
 from ..memory.facts import Fact
 from ..memory.memory import Memory

@@ -11,8 +11,8 @@ from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
 from ..consolidation.facts.turns import day_of
 from ..consolidation.job import ConsolidationJob
-from ..consolidation.pieces import added_fact
-from ..consolidation.traces import Traces
+from ..consolidation.study.pieces import added_fact
+from ..consolidation.verify.traces import Traces
 from ..errors import InputError
 from ..memory.memory import Memory
 from ..memory.report import Report

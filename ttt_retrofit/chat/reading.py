@@ -14,8 +14,8 @@ from ..consolidation.facts.verdicts import Judge
 from ..consolidation.facts.writers import FactWriter, ModelWriter
 from ..consolidation.model_copies import plain_copy
 from ..consolidation.prompts import Prompts
-from ..consolidation.review import EVERYTHING, Review
-from ..consolidation.statements import of_conversation
+from ..consolidation.study.review import EVERYTHING, Review
+from ..consolidation.study.statements import of_conversation
 from ..consolidation.writer import Writer
 from ..memory.facts import Fact
 from ..memory.memory import Memory

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..consolidation.sentences import sentences
-from ..consolidation.traces import Traces
+from ..consolidation.study.sentences import sentences
+from ..consolidation.verify.traces import Traces
 from ..util.messages import Message
 
 

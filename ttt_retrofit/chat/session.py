@@ -23,7 +23,7 @@ from ..consolidation.config import ConsolidationConfig
 from ..consolidation.control import Progress
 from ..consolidation.facts.writers import FactWriter, writer_of
 from ..consolidation.job import ConsolidationJob
-from ..consolidation.review import Policy, Review, Reviewer
+from ..consolidation.study.review import Policy, Review, Reviewer
 from ..errors import Cancelled, InputError
 from ..memory.memory import Memory
 from ..memory.report import Report

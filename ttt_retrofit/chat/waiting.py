@@ -16,7 +16,7 @@ from typing import Any
 
 from ..consolidation.facts.related import Related
 from ..consolidation.facts.turns import ASKS, Turn, turns_of
-from ..consolidation.statements import Statement, of_conversation
+from ..consolidation.study.statements import Statement, of_conversation
 from ..memory.checks import is_fact
 from ..memory.facts import Fact
 from ..memory.notes import NoteForm, line_of

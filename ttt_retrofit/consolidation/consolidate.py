@@ -28,27 +28,27 @@ from ..memory.projections import Placement, find_placement
 from ..memory.report import Report
 from ..util.fingerprint import fingerprint
 from ..util.prompt_formatter import PromptFormatter
-from . import verify
 from .cached_writer import CachedTexts, CachedWriter
 from .config import ConsolidationConfig
 from .control import Control
-from .distill import Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
 from .earlier_lessons import EarlierLessons
 from .facts.languages import nearest
 from .facts.writers import FactWriter, ModelWriter
 from .model_copies import plain_copy, private_copy
-from .new_entry import new_entry
 from .note_selection import within_budget
-from .pieces import Context
-from .plan import Plan
-from .planning import Planning
 from .prompts import KEPT, Prompts
-from .reference_set import ReferenceSet, build_reference_set
-from .review import EVERYTHING, Review
-from .student import Student
 from .study.answers import Question
 from .study.asking import Asking
+from .study.pieces import Context
+from .study.review import EVERYTHING, Review
 from .study.studied import Studied, Studying
+from .train.distill import Leaves, TrainingState, begin_training, fresh_leaves, train, with_new_entry
+from .train.new_entry import new_entry
+from .train.plan import Plan
+from .train.planning import Planning
+from .train.reference_set import ReferenceSet, build_reference_set
+from .train.student import Student
+from .verify import verification as verify
 from .work_directory import FORMAT, WorkDirectory
 from .writer import Writer
 

@@ -27,19 +27,19 @@ from ..memory.projections import find_placement
 from ..util.prompt_formatter import PromptFormatter
 from .config import ConsolidationConfig
 from .control import Control
-from .distill import EncodedLesson, Leaves, begin_training, learning_rate, train, with_new_entry
 from .earlier_lessons import EarlierLessons
 from .facts.checks import names_in, words_of
 from .facts.languages import languages, nearest
 from .facts.related import common, terms
-from .gate_calibration import TextMeans, with_keys, without_keys
 from .model_copies import plain_copy
-from .new_entry import STORED
 from .prompts import Prompts, fill
-from .student import Student
 from .study.lessons import certain
 from .study.overview import MOST_TOKENS
-from .traces import Traces
+from .train.distill import EncodedLesson, Leaves, begin_training, learning_rate, train, with_new_entry
+from .train.gate_calibration import TextMeans, with_keys, without_keys
+from .train.new_entry import STORED
+from .train.student import Student
+from .verify.traces import Traces
 
 LEAST_STEPS = 24
 PASSES = 6  # over the questions that are to be declined, unless they all are before

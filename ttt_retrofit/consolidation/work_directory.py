@@ -25,10 +25,10 @@ from ..config import is_integer
 from ..errors import CheckpointError, InputError
 from ..util.files import parsed, private_directory, remove_unfinished
 from ..util.sealed import read_sealed, write_sealed
-from .distill import Leaves, TrainingState
-from .statements import Statement
 from .study.answers import Question
+from .study.statements import Statement
 from .study.studied import Studied
+from .train.distill import Leaves, TrainingState
 from .writer import Answer, one_after_the_other
 
 logger = logging.get_logger(__name__)

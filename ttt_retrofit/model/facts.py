@@ -16,10 +16,10 @@ from ..consolidation.config import Budget, ConsolidationConfig
 from ..consolidation.control import Control, Progress
 from ..consolidation.facts.turns import day_of
 from ..consolidation.forgetting import Forgetting
-from ..consolidation.forgotten import ForgottenVerification, counted, marked
-from ..consolidation.pieces import added_fact
 from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
+from ..consolidation.study.pieces import added_fact
+from ..consolidation.verify.deletion import ForgottenVerification, counted, marked
 from ..errors import ConfigError
 from ..memory.memory import Memory
 from ..memory.report import Report

@@ -27,10 +27,10 @@ from ..consolidation.facts.turns import day_of
 from ..consolidation.facts.writers import FactWriter, writer_of
 from ..consolidation.job import ConsolidationJob
 from ..consolidation.model_copies import plain_copy
-from ..consolidation.pieces import parse_context
 from ..consolidation.progress_bar import ProgressBar
 from ..consolidation.prompts import Prompts
-from ..consolidation.review import EVERYTHING, Policy, Review, Reviewer
+from ..consolidation.study.pieces import parse_context
+from ..consolidation.study.review import EVERYTHING, Policy, Review, Reviewer
 from ..consolidation.work_directory import default_directory
 from ..errors import CheckpointError, ConfigError, InputError
 from ..inner import hooks

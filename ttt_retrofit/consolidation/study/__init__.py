@@ -1,5 +1,6 @@
-"""From statements to lessons.
+"""From what was said to questions and answers.
 
-`questions` writes what may be asked, `answers` lets the teacher answer it, `updates` finds what no longer holds,
-`unknown` what is to be declined, `chats` and `overview` in which forms it is taught.
+`pieces` cuts a context, `statements` are what is studied, `questions` writes what may be asked, `ranking` keeps the best,
+`answers` lets the teacher answer, `unknown` and `near_misses` find what is to be declined, `chats` and `overview` in
+which forms it is taught.
 """

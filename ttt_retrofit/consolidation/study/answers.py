@@ -15,10 +15,10 @@ from ..facts.checks import WORD, alike, caseless, folded, holds, missing, names_
 from ..facts.related import Related, common, terms
 from ..facts.turns import ASKS
 from ..facts.verdicts import Judge
-from ..statements import TEXT, Statement
 from ..writer import Answer
 from .asking import BATCH, Asked, Asking
 from .questions import QuestionDraft
+from .statements import TEXT, Statement
 
 ANSWERED = 0.5  # share of a budget of seconds after which no more questions are answered
 MANY = 5  # questions that were written about one statement

@@ -16,8 +16,8 @@ from ..config import ConsolidationConfig
 from ..facts.languages import Language
 from ..facts.writers import FactWriter, beginnings, first_line
 from ..prompts import Prompts, fill
-from ..statements import Statement
 from ..writer import Answer, Writer
+from .statements import Statement
 
 BATCH = 64
 ACKNOWLEDGED = "OK."

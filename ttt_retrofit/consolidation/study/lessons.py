@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from ...memory.lessons import Lesson, LessonKind
 from ...util.prompt_formatter import PromptFormatter
 from ..facts.checks import WORD, verbatim
-from ..statements import Statement
 from ..writer import Answer
 from .answers import Question
+from .statements import Statement
 
 GAP = "____"
 

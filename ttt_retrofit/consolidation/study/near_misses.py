@@ -16,10 +16,10 @@ from functools import partial
 from ..facts.checks import WORD, alike, caseless, folded, verbatim
 from ..facts.languages import Language
 from ..facts.related import APOSTROPHE, terms
-from ..statements import Statement
 from .answers import Question
 from .asking import Asking
 from .ranking import tokens_of
+from .statements import Statement
 
 GAPS = 8  # words of questions that are changed
 WORDS = 3  # that one of them is changed for

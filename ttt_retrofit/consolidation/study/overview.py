@@ -10,10 +10,10 @@ from ...memory.lessons import Lesson
 from ...util.prompt_formatter import PromptFormatter
 from ..control import Control
 from ..facts.checks import missing, verbatim
-from ..pieces import Context
 from ..prompts import fill
 from .asking import Asking
 from .lessons import certain
+from .pieces import Context
 from .studied import Studied
 
 MOST_TOKENS = 128  # of what is retold

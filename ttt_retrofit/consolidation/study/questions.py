@@ -18,8 +18,8 @@ from ..facts.languages import Language, nearest
 from ..facts.related import APOSTROPHE, of_others, shared
 from ..facts.turns import USER
 from ..facts.writers import FactWriter, complete_without, first_line
-from ..statements import TEXT, Statement
 from .parts import parts_of, telling, trimmed, without, without_opening, words_telling
+from .statements import TEXT, Statement
 
 LONGEST = 64  # tokens of the questions about one statement
 MOST = 200  # characters of a question

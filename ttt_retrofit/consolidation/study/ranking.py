@@ -14,10 +14,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..facts.checks import WORD, alike, caseless, folded, words_of
 from ..facts.related import terms
-from ..statements import Statement
 from .answers import Question
 from .asking import Asking
 from .questions import QuestionDraft
+from .statements import Statement
 
 NO_QUESTION = "?"
 OWN = 6.0  # nats for a question in which the user speaks of themselves, as users do

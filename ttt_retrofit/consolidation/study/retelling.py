@@ -12,10 +12,10 @@ from ...util.messages import Message
 from ..facts.checks import alike, caseless, missing
 from ..facts.related import common, terms
 from ..facts.turns import ASKS, USER
-from ..statements import Statement
 from ..writer import Answer
 from .asking import Asked, Asking
 from .parts import without_opening
+from .statements import Statement
 
 
 def told_back(statements: Sequence[Statement], asking: Asking) -> dict[int, Answer]:

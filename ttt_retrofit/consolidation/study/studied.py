@@ -14,16 +14,16 @@ from ..facts.listing import Listed, facts_of
 from ..facts.related import Related, said_again
 from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
-from ..pieces import Context
-from ..review import EVERYTHING, Review
-from ..statements import Statement, of_conversation
 from ..writer import Answer
 from .answers import Answering, Question
 from .asking import Asking
 from .parts import parts_of
+from .pieces import Context
 from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, cut, resemblance
 from .ranking import ambiguous, best
 from .retelling import told_back
+from .review import EVERYTHING, Review
+from .statements import Statement, of_conversation
 
 FEW = 3  # questions about a statement that are too few
 WORDINGS = 2  # that ask for the same, of which one can be spared

@@ -11,7 +11,7 @@ from ...chat.fact_change import FactChange
 from ...chat.person_reviewer import PersonReviewer
 from ...chat.session import ChatSession
 from ...consolidation.control import Progress
-from ...consolidation.traces import Traces
+from ...consolidation.verify.traces import Traces
 from ...errors import InputError
 from ...memory.memory_file import HEADER
 from ...memory.report import Report

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ..memory.entry import Source
-from ..memory.facts import Fact
-from ..memory.notes import Note
-from ..util.files import parsed
-from ..util.messages import Message
-from .facts.checks import folded, names_in, words_of
-from .facts.languages import nearest
-from .facts.related import common, terms
-from .sentences import sentences
+from ...memory.entry import Source
+from ...memory.facts import Fact
+from ...memory.notes import Note
+from ...util.files import parsed
+from ...util.messages import Message
+from ..facts.checks import folded, names_in, words_of
+from ..facts.languages import nearest
+from ..facts.related import common, terms
+from ..study.sentences import sentences
 
 
 @dataclass(frozen=True)

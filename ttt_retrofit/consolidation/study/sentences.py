@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from sentencex import segment
 
-from .facts.languages import nearest
+from ..facts.languages import nearest
 
 # The end of a line so long that only its length ended it.
 WRAPPED = re.compile(r"(?<=[^\n]{50})(?<![.!? \t])[ \t]*\n(?=[ \t]*[\w\"'(])(?![ \t]*\d+[.)])")

@@ -11,16 +11,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..memory.entry import GateKeys
-from ..memory.gates import Background
-from ..memory.memory import Memory
-from ..util.messages import Message
-from ..util.prompt_formatter import PromptFormatter
+from ...memory.entry import GateKeys
+from ...memory.gates import Background
+from ...memory.memory import Memory
+from ...util.messages import Message
+from ...util.prompt_formatter import PromptFormatter
+from ..prompts import Prompts
+from ..writer import Answer, Writer
 from .distill import EncodedLesson
 from .gate_calibration import TextMeans, find_background, find_gate, highest
-from .prompts import Prompts
 from .student import Student
-from .writer import Answer, Writer
 
 BEGINNING = 8  # tokens of a general answer: whether a memory disturbs it shows in these
 AFTER_PERSONAL = 3  # every so manieth general question is asked after personal turns, too: one, two, …, so many

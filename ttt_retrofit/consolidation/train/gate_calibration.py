@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..memory.entry import GateKeys
-from ..memory.gates import MIN_TOKENS, MIN_TOKENS_OF_TURN, Background, running_mean, scores
-from ..memory.turns import last_turn
+from ...memory.entry import GateKeys
+from ...memory.gates import MIN_TOKENS, MIN_TOKENS_OF_TURN, Background, running_mean, scores
+from ...memory.turns import last_turn
 
 MOST_KEYS = 512
 DIRECTIONS = 128

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 import torch
 
-from ..memory.batch import MemoryBatch
-from ..memory.report import Report
-from ..util.messages import Message
-from ..util.prompt_formatter import PromptFormatter
-from .config import ConsolidationConfig
-from .control import Control
-from .facts.checks import WORD, folded, holds
-from .statements import TEXT
-from .student import Student
-from .study.answers import Question
-from .study.studied import Studied
-from .writer import Writer
+from ...memory.batch import MemoryBatch
+from ...memory.report import Report
+from ...util.messages import Message
+from ...util.prompt_formatter import PromptFormatter
+from ..config import ConsolidationConfig
+from ..control import Control
+from ..facts.checks import WORD, folded, holds
+from ..study.answers import Question
+from ..study.statements import TEXT
+from ..study.studied import Studied
+from ..train.student import Student
+from ..writer import Writer
 
 PARTS = 4  # of its progress: the base asked, the memory asked, a chat gone on with, unrelated texts read
 ASKED_AT_MOST = 48  # questions about a document; of a conversation every fact is asked for

@@ -9,16 +9,16 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..memory.entry import Entry, Source
-from ..memory.facts import Fact
-from ..memory.memory import free_name
-from .config import ConsolidationConfig
+from ...memory.entry import Entry, Source
+from ...memory.facts import Fact
+from ...memory.memory import free_name
+from ..config import ConsolidationConfig
+from ..note_selection import scored_notes
+from ..study.pieces import Context
+from ..study.statements import superseded
+from ..study.studied import Studied
 from .distill import Leaves
-from .note_selection import scored_notes
-from .pieces import Context
 from .plan import Plan
-from .statements import superseded
-from .study.studied import Studied
 
 STORED = torch.bfloat16  # of a memory's weights
 

@@ -11,17 +11,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..memory.collate import collate
-from ..memory.facts import Fact
-from ..memory.lessons import TAUGHT, Lesson
-from ..memory.memory import Memory
-from ..memory.report import Report
-from . import verify
-from .facts.checks import holds, words_of
-from .forgetting import Forgetting
-from .model_copies import private_copy
-from .study.answers import given_by
-from .writer import Writer
+from ...memory.collate import collate
+from ...memory.facts import Fact
+from ...memory.lessons import TAUGHT, Lesson
+from ...memory.memory import Memory
+from ...memory.report import Report
+from ..facts.checks import holds, words_of
+from ..forgetting import Forgetting
+from ..model_copies import private_copy
+from ..study.answers import given_by
+from ..writer import Writer
+from . import verification as verify
 
 MOST_LOST = 0.1  # share of the questions about other facts that may be lost; one may in any case
 

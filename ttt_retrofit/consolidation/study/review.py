@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import InputError, quoted
-from ..memory.facts import Fact
-from ..util.messages import Message
-from .facts.turns import Turn
-from .facts.writers import FactWriter
+from ...errors import InputError, quoted
+from ...memory.facts import Fact
+from ...util.messages import Message
+from ..facts.turns import Turn
+from ..facts.writers import FactWriter
 from .statements import Statement
 
 Policy = str | Callable[[Fact], bool]

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from ...memory.entry import Entry
 from ...memory.lessons import TAUGHT, Lesson
 from ...memory.memory import Memory
-from ..distill import EncodedLesson
 from ..earlier_lessons import LessonText
 from ..facts.checks import holds, missing
 from ..facts.related import Related
-from ..gate_calibration import TextMeans, without_keys
-from ..statements import Statement
+from ..study.answers import Question, given_by
+from ..study.statements import Statement
 from ..writer import Answer
-from .answers import Question, given_by
+from .distill import EncodedLesson
+from .gate_calibration import TextMeans, without_keys
 
 MAY_CHANGE = 3  # statements of the new context that are read about one earlier answer
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..memory.facts import Fact
-from ..util.messages import Message
-from .facts.checks import WORD, caseless, folded, verbatim
-from .facts.languages import Language, nearest
-from .facts.listing import ELLIPTIC, Listed
-from .facts.turns import ASKS, USER, Turn
+from ...memory.facts import Fact
+from ...util.messages import Message
+from ..facts.checks import WORD, caseless, folded, verbatim
+from ..facts.languages import Language, nearest
+from ..facts.listing import ELLIPTIC, Listed
+from ..facts.turns import ASKS, USER, Turn
 from .sentences import sentences
 
 TEXT = "Text"  # who says what stands in a document

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
-from ..inner.context import ForwardContext, entering
-from ..inner.discovery import decoder_layers
-from ..inner.hooks import bind
-from ..memory.batch import MemoryBatch, MemoryForward, hooks_for
-from ..memory.gates import GateState
-from ..memory.projections import Placement
+from ...inner.context import ForwardContext, entering
+from ...inner.discovery import decoder_layers
+from ...inner.hooks import bind
+from ...memory.batch import MemoryBatch, MemoryForward, hooks_for
+from ...memory.gates import GateState
+from ...memory.projections import Placement
+from ..prefix_cache import SHORTEST
 from .lesson_pasts import LessonPast, beginnings, together
-from .prefix_cache import SHORTEST
 
 
 class _Reached(Exception):

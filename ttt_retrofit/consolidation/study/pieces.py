@@ -11,9 +11,9 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..errors import InputError, quoted
-from ..streaming.cache import TTTCache
-from .facts.turns import USER, Turn, turns_of
+from ...errors import InputError, quoted
+from ...streaming.cache import TTTCache
+from ..facts.turns import USER, Turn, turns_of
 from .sentences import sentences
 from .statements import Statement, as_json, of_document
 

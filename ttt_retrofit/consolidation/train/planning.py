@@ -7,33 +7,33 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ..memory.lessons import Lesson
-from ..memory.memory import Memory
-from ..util.prompt_formatter import PromptFormatter
-from .config import ConsolidationConfig
-from .control import Control
-from .dependence import Dependence
+from ...memory.lessons import Lesson
+from ...memory.memory import Memory
+from ...util.prompt_formatter import PromptFormatter
+from ..config import ConsolidationConfig
+from ..control import Control
+from ..dependence import Dependence
+from ..earlier_lessons import EarlierLessons, LessonText
+from ..facts.languages import languages, nearest
+from ..facts.related import Related
+from ..prompts import Prompts
+from ..study.answers import Question, given_by
+from ..study.asking import Asking
+from ..study.chats import Chat, chats, in_chats, partly_in_chats
+from ..study.lessons import certain, lesson, quotes
+from ..study.near_misses import NearMiss, near_misses
+from ..study.overview import overview, retold
+from ..study.pieces import Context
+from ..study.statements import Statement, superseded
+from ..study.studied import Studied
+from ..study.unknown import unanswered
+from ..writer import Answer, Writer
 from .distill import EncodedLesson
-from .earlier_lessons import EarlierLessons, LessonText
-from .facts.languages import languages, nearest
-from .facts.related import Related
 from .new_entry import facts_of
-from .pieces import Context
 from .plan import Plan
-from .prompts import Prompts
 from .reference_set import ReferenceSet, beginnings
-from .statements import Statement, superseded
 from .student import Student
-from .study.answers import Question, given_by
-from .study.asking import Asking
-from .study.chats import Chat, chats, in_chats, partly_in_chats
-from .study.lessons import certain, lesson, quotes
-from .study.near_misses import NearMiss, near_misses
-from .study.overview import overview, retold
-from .study.studied import Studied
-from .study.unknown import unanswered
-from .study.updates import RevisedMemory, changes, revise
-from .writer import Answer, Writer
+from .updates import RevisedMemory, changes, revise
 
 CHECKED = 8  # one in so many of the questions to decline is kept for verification
 

@@ -18,18 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..memory.batch import MemoryBatch, Term
-from ..memory.collate import ALWAYS_OPEN, joined
-from ..memory.config import MemoryConfig
-from ..memory.entry import GateKeys
-from ..memory.gates import Background, Gates
-from ..memory.lessons import Lesson
-from ..memory.projections import Placement
-from ..memory.turns import opener_rows
-from .config import ConsolidationConfig
-from .control import Control
+from ...memory.batch import MemoryBatch, Term
+from ...memory.collate import ALWAYS_OPEN, joined
+from ...memory.config import MemoryConfig
+from ...memory.entry import GateKeys
+from ...memory.gates import Background, Gates
+from ...memory.lessons import Lesson
+from ...memory.projections import Placement
+from ...memory.turns import opener_rows
+from ..config import ConsolidationConfig
+from ..control import Control
+from ..writer import one_after_the_other
 from .student import Student
-from .writer import one_after_the_other
 
 Leaves = dict[str, dict[str, Tensor]]
 WARMUP = 0.15  # of the steps: without it the loss rises over the first twenty, and ends twice as high

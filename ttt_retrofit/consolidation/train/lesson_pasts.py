@@ -17,9 +17,9 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import CacheLayerMixin
 
-from ..memory.gates import GateState
-from ..memory.turns import last_turn
-from ..util.texts import common_beginning
+from ...memory.gates import GateState
+from ...memory.turns import last_turn
+from ...util.texts import common_beginning
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..memory.entry import GateKeys
-from ..memory.lessons import Lesson
-from ..memory.memory import Memory
+from ...memory.entry import GateKeys
+from ...memory.lessons import Lesson
+from ...memory.memory import Memory
+from ..study.answers import Question
 from .distill import EncodedLesson
-from .study.answers import Question
 
 
 @dataclass(frozen=True)
