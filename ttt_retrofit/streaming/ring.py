@@ -87,9 +87,10 @@ class Ring(IndexedCache):
             groups.append(replace(group, indices=indices))
         for layer, owner in zip(cache.layers, cache.group_of):
             group = cache.groups[owner]
-            assert group.indices is not None
+            ring = groups[owner].indices
+            assert group.indices is not None and ring is not None
             kept = group.indices[0]
-            recent = torch.isin(kept, groups[owner].indices[0])
+            recent = torch.isin(kept, ring[0])
             columns = _columns(group, kept[recent])
             buffers = [past.new_zeros(*past.shape[:2], _size(group), past.shape[3]) for past in layer.past()]
             for buffer, past in zip(buffers, layer.past()):
