@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import httpx
 import openai
@@ -48,7 +50,9 @@ def store(tmp_path_factory):
 def url(store, notes):
     # On a busy machine, that one is slow does not mean that it is dead.
     checks = dict.fromkeys(("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S"), "60")
-    os.environ |= {**checks, "RAY_worker_niceness": "0"}
+    # Replicas and workers import what loads the model from here.
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    os.environ |= {**checks, "RAY_worker_niceness": "0", "PYTHONPATH": paths}
     session = {"config": CONFIG, "questions": QUESTIONS}
     shared = SharedStore(partial(load, notes), store, idle=0.5, session=session)
     listening, at = listen("127.0.0.1", 0)
