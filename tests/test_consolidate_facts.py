@@ -12,7 +12,7 @@ from scripted import script
 from words import tokenizer
 
 from ttt_retrofit import Cancelled, Memory
-from ttt_retrofit.consolidation.verify.verification import verification as verify
+from ttt_retrofit.consolidation.verify import verification as verify
 
 TALK = [
     {"role": "system", "content": "the code is 7719 ."},

@@ -19,7 +19,7 @@ from words import OTHER_STORY
 
 from ttt_retrofit import Cancelled, InputError
 from ttt_retrofit.consolidation.study import answers
-from ttt_retrofit.consolidation.verify.verification import verification as verify
+from ttt_retrofit.consolidation.verify import verification as verify
 from ttt_retrofit.consolidation.writer import Writer
 
 

@@ -2,9 +2,8 @@
 
 import json
 
-from ttt_retrofit.consolidation.verify.verification.traces import Traces
-
 from ttt_retrofit.consolidation.dependence import Dependence
+from ttt_retrofit.consolidation.verify.traces import Traces
 from ttt_retrofit.memory.entry import Source
 from ttt_retrofit.memory.facts import Fact
 

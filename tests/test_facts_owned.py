@@ -8,7 +8,6 @@ import torch
 from converted import speaker
 from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, SETTINGS, STUDY, TALK, WORDS, ids, remembered, study, tells
 from remembered import digests
-from ttt_retrofit.consolidation.verify.verification.deletion import ForgottenVerification
 
 from benchmarks.conversations import Fact
 from benchmarks.left_on_disk import Left
@@ -18,6 +17,7 @@ from ttt_retrofit.consolidation.config import Budget
 from ttt_retrofit.consolidation.control import Control
 from ttt_retrofit.consolidation.forgetting import Forgetting
 from ttt_retrofit.consolidation.study.studied import Studying
+from ttt_retrofit.consolidation.verify.deletion import ForgottenVerification
 from ttt_retrofit.memory.facts import without
 from ttt_retrofit.memory.store import MemoryStore
 

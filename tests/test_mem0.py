@@ -6,12 +6,12 @@ from contextlib import contextmanager
 import pytest
 from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, WORDS, made_with, study
 from served import quick, served
-from ttt_retrofit.consolidation.verify.verification.deletion import ForgottenVerification
 
 from ttt_retrofit import ConfigError, InputError
 from ttt_retrofit.chat.directory import STORE
 from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.studied import Studying
+from ttt_retrofit.consolidation.verify.deletion import ForgottenVerification
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.directories import directory_name, write_identity
 from ttt_retrofit.serving.mem0 import Memory, MemoryClient

@@ -4,7 +4,12 @@ import re
 
 import pytest
 from scripted import CONTROL, Formatter, Teacher
-from ttt_retrofit.consolidation.verify.verification.verification import (
+
+from ttt_retrofit import ConsolidationConfig
+from ttt_retrofit.consolidation.study.answers import Question
+from ttt_retrofit.consolidation.study.statements import TEXT, Statement
+from ttt_retrofit.consolidation.study.studied import Studied
+from ttt_retrofit.consolidation.verify.verification import (
     ASKED_AT_MOST,
     Drift,
     InChat,
@@ -14,11 +19,6 @@ from ttt_retrofit.consolidation.verify.verification.verification import (
     inventions,
     recall,
 )
-
-from ttt_retrofit import ConsolidationConfig
-from ttt_retrofit.consolidation.study.answers import Question
-from ttt_retrofit.consolidation.study.statements import TEXT, Statement
-from ttt_retrofit.consolidation.study.studied import Studied
 
 STILL = Drift(0.0, 0.0)
 CONFIG = ConsolidationConfig(min_recall=0.5, max_drift=0.01, max_changed=0.1)
