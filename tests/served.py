@@ -58,12 +58,13 @@ def served(
     config: Any = CONFIG,
     origins: Sequence[str] = (),
     user_header: str | None = None,
+    words: Any = None,
 ) -> Iterator[tuple[str, Service]]:
     """The address of a running server, and its service."""
     known = users(model, store, config)
     service = Service(
         NAME,
-        Scheduler(model, tokenizer(), batch),
+        Scheduler(model, words or tokenizer(), batch),
         known,
         IdleConsolidator(known, idle),
         replace(limits, max_concurrent=most),

@@ -104,16 +104,20 @@ def test_an_assistant_s_message_may_be_empty_in_every_way(running):
     ("changes", "param", "message"),
     [
         ({"messages": []}, "messages", "at least 1"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role", "'system', 'developer'"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages.0.role", "'system', 'developer'"),
         ({"messages": [{"role": "user", "content": "  "}]}, "messages.0.content", "says nothing"),
-        ({"messages": said("a", "b")}, "messages", "role 'assistant', expected 'user'"),
+        ({"messages": said("a", "b")}, "messages", "role 'assistant', expected 'user' or 'tool'"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
          "messages.0.content.0.type", "'text'"),
         ({"n": 2}, "n", "can only be 1"),
         ({"logprobs": True}, "logprobs", "not supported"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "can only be 0"),
         ({"response_format": {"type": "json_object"}}, "response_format", "not supported"),
-        ({"tools": [{"type": "function"}]}, "tools", "not supported"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "Field required"),
+        ({"tools": [{"type": "function", "function": {"name": "look"}}]}, "tools", "not supported"),
+        ({"messages": [*HELLO, {"role": "tool", "content": "x"}]}, "tools", "not supported"),
+        ({"messages": [*HELLO, {"role": "user", "content": "x", "tool_call_id": "c"}]},
+         "messages.1.tool_call_id", "only for messages of role 'tool'"),
         ({"best_of": 2}, "best_of", "not supported"),
         ({"temperature": 2.5}, "temperature", "less than or equal to 2"),
         ({"temperature": "warm"}, "temperature", "valid number"),
@@ -173,6 +177,6 @@ def test_errors_do_not_repeat_long_paths_and_hosts(running):
 
 
 def test_the_client_of_openai_sees_what_is_refused(running):
-    with pytest.raises(openai.BadRequestError, match=r"tools=.* is not supported") as error:
+    with pytest.raises(openai.BadRequestError, match="tools are not supported") as error:
         ask(running.chat, tools=[{"type": "function", "function": {"name": "f"}}])
     assert error.value.param == "tools"

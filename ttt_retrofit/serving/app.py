@@ -31,6 +31,7 @@ from .memories import Memories
 from .protocol import ApiError, ChatRequest, ResponseBuilder
 from .sampling import Sampling
 from .scheduler import Scheduler
+from .tools import AnswerReader, Delta, calls_in_answer, response_template
 from .user import User
 from .users import Users
 
@@ -47,7 +48,7 @@ class ChatCompletion:
         self.service, self.request, self.params, self.user = service, request, params, user
         self.messages = params.conversation()
         self.builder = ResponseBuilder(service.name)
-        self.text = ""
+        self.reader = AnswerReader()
         self.prompt_ids: list[int] = []
         self.finished: Finished | None = None
         self._events: asyncio.Queue[str | Finished | Exception] = asyncio.Queue()
@@ -59,15 +60,26 @@ class ChatCompletion:
         Raises
         ------
         ApiError
-            400 where the chat template refuses the messages, or the prompt is too long.
+            400 where the chat template refuses the messages, the model knows no tools, or the prompt is too long.
         """
         service, params, events, loop = self.service, self.params, self._events, asyncio.get_running_loop()
-        model = service.scheduler.model
+        model, tokenizer = service.scheduler.model, service.scheduler.tokenizer
         service.consolidator.interrupt()
+        try:
+            template = await run_in_threadpool(response_template, tokenizer, model) if params.uses_tools else None
+        except InputError as error:
+            raise ApiError(400, str(error), "tools") from error
         try:
             self.prompt_ids = await run_in_threadpool(self._tokenize)
         except InputError as error:
             raise ApiError(400, str(error), "messages") from error
+        calling = template is not None and bool(params.offered)
+        if template is not None and calling:
+            try:
+                self.reader, begun = calls_in_answer(tokenizer, model, template, self.prompt_ids, params)
+            except InputError as error:
+                raise ApiError(400, str(error), "tool_choice") from error
+            self.prompt_ids += begun
         memory = None if self.user is None else self.user.memory  # read after the words that wait to become part of it
         max_new_tokens = min(params.max_new_tokens or service.limits.max_new_tokens, service.limits.max_new_tokens)
         if model.longest is not None:  # the last token is written, and never read
@@ -77,7 +89,7 @@ class ChatCompletion:
             memory=memory,
             sampling=Sampling.from_request(model, params.temperature, params.top_p, params.seed),
             max_new_tokens=max_new_tokens,
-            detokenizer=IncrementalDetokenizer(service.scheduler.tokenizer, params.stop or ()),
+            detokenizer=IncrementalDetokenizer(tokenizer, params.stop or (), skip_special_tokens=not calling),
             emit=lambda event: loop.call_soon_threadsafe(events.put_nowait, event),
             slot=slot,
         )
@@ -87,15 +99,17 @@ class ChatCompletion:
 
     def _tokenize(self) -> list[int]:
         """The tokens of the prompt. Raises ApiError if there are too many, where possible before they are counted."""
-        limits, messages = self.service.limits, self.messages
+        limits, messages, tools = self.service.limits, self.messages, self.params.offered
         size = sum(len(message["content"].encode()) for message in messages)
+        if self.params.uses_tools:
+            size += len(json.dumps([tools, *(message.get("tool_calls") for message in messages)]))
         if size > limits.max_text or len(messages) > limits.max_prompt:
             raise _too_long(
                 f"{len(messages):,} messages of {size:,} bytes are a longer prompt than this server reads: at most "
                 f"{limits.max_prompt:,} tokens, and {limits.max_text:,} bytes"
             )
         scheduler, user = self.service.scheduler, self.user
-        ids = scheduler.prompt(messages if user is None else user.with_notes(messages, scheduler.tokenizer))
+        ids = scheduler.prompt(messages if user is None else user.with_notes(messages, scheduler.tokenizer), tools)
         longest = scheduler.model.longest
         if longest is not None and len(ids) > longest:
             raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {longest:,} positions")
@@ -103,8 +117,8 @@ class ChatCompletion:
             raise _too_long(f"The prompt has {len(ids):,} tokens; this server reads at most {limits.max_prompt:,}")
         return ids
 
-    async def deltas(self) -> AsyncIterator[str]:
-        """The text in pieces, an empty one after `KEEP_ALIVE` seconds without text. At the end the turn is recorded.
+    async def deltas(self) -> AsyncIterator[Delta]:
+        """The message in pieces, an empty one after `KEEP_ALIVE` seconds without text. At the end the turn is recorded.
 
         Reading and writing stop when the iteration is abandoned.
         """
@@ -118,14 +132,24 @@ class ChatCompletion:
                     raise ApiError(500, "The answer failed; the server's log says why.") from event
                 if isinstance(event, Finished):
                     self.finished = event
-                else:
-                    self.text += event
-                    yield event
+                for delta in self._read(event):
+                    yield delta
             if self.finished.reason == "cancelled":
                 raise ApiError(503, "The server is being stopped.", headers={"Retry-After": str(RETRY_AFTER)})
             await run_in_threadpool(self._record)
         finally:
             self._generation.cancelled.set()
+
+    def _read(self, event: str | Finished) -> list[Delta]:
+        if isinstance(event, Finished):
+            return [] if event.reason == "cancelled" else self.reader.end(event.reason == "stop")
+        return self.reader.feed(event) if event else [{}]
+
+    @property
+    def reason(self) -> str:
+        """Why the answer ended, as OpenAI says it."""
+        assert self.finished is not None
+        return "tool_calls" if self.reader.calls and self.finished.reason == "stop" else self.finished.reason
 
     async def _next_event(self) -> str | Finished | Exception:
         try:
@@ -136,10 +160,10 @@ class ChatCompletion:
 
     def _record(self) -> None:
         identity = self.params.identity
-        if self.user is None or identity is None:
+        if self.user is None or identity is None or self.reader.calls:  # with calls the answer is yet to come
             return
         try:
-            self.service.users.record(identity, self.user, self.messages, self.text)
+            self.service.users.record(identity, self.user, self.messages, self.reader.text)
         except (OSError, TTTError) as error:
             logger.exception("A turn could not be recorded.")
             raise ApiError(500, "The answer could not be recorded; the server's log says why.") from error
@@ -150,8 +174,8 @@ class ChatCompletion:
                 if await self.request.is_disconnected():
                     raise ClientDisconnect
         assert self.finished is not None
-        reason, written = self.finished.reason, self.finished.tokens
-        return JSONResponse(self.builder.completion(self.text, reason, len(self.prompt_ids), written))
+        said, written = self.reader.message, self.finished.tokens
+        return JSONResponse(self.builder.completion(said, self.reason, len(self.prompt_ids), written))
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events. After the first one an error can only be sent as another event."""
@@ -159,9 +183,9 @@ class ChatCompletion:
             try:
                 yield _sse(self.builder.chunk({"role": "assistant", "content": ""}))
                 async for delta in self.deltas():
-                    yield _sse(self.builder.chunk({"content": delta})) if delta else ": keep-alive\n\n"
+                    yield _sse(self.builder.chunk(delta)) if delta else ": keep-alive\n\n"
                 assert self.finished is not None
-                yield _sse(self.builder.chunk({}, self.finished.reason))
+                yield _sse(self.builder.chunk({}, self.reason))
                 if self.params.include_usage:
                     yield _sse(self.builder.usage_chunk(len(self.prompt_ids), self.finished.tokens))
                 yield "data: [DONE]\n\n"

@@ -15,10 +15,16 @@ class IncrementalDetokenizer:
     Attributes
     ----------
     stopped : a stop string was found; the text ends before it.
+
+    Parameters
+    ----------
+    skip_special_tokens : leave special tokens out, such as the one that ends an answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = ()) -> None:
-        self.tokenizer, self.stops = tokenizer, tuple(stops)
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, stops: Sequence[str] = (), skip_special_tokens: bool = True
+    ) -> None:
+        self.tokenizer, self.stops, self.skip_special_tokens = tokenizer, tuple(stops), skip_special_tokens
         self.stopped = False
         self._context: list[int] = []  # the last tokens that were decoded: the text of the next ones depends on them
         self._pending: list[int] = []
@@ -42,7 +48,7 @@ class IncrementalDetokenizer:
         return self._decode(self._context + self._pending)[len(self._decode(self._context)) :]
 
     def _decode(self, ids: list[int]) -> str:
-        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+        return str(self.tokenizer.decode(ids, skip_special_tokens=self.skip_special_tokens))
 
     def _up_to_stop(self, new: str) -> str:
         if self.stopped:

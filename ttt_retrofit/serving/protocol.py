@@ -5,6 +5,7 @@ A parameter is supported or refused by name. One whose value asks for nothing is
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from typing import Annotated, Any, Literal, Self
@@ -123,13 +124,51 @@ Stops = Annotated[Annotated[list[str], Field(max_length=4)] | None, BeforeValida
 TokenLimit = Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_unlimited_to_none)]
 
 
+def _to_arguments(said: Any) -> Any:
+    return json.loads(said or "{}") if isinstance(said, str) else said
+
+
+class FunctionCall(StrictModel):
+    name: str
+    arguments: Annotated[dict[str, Any], BeforeValidator(_to_arguments)]
+
+
+class ToolCall(StrictModel):
+    id: str
+    type: Literal["function"] = "function"
+    index: int | None = None  # which some clients keep from a stream
+    function: FunctionCall
+
+
+class Function(StrictModel):
+    name: str = Field(pattern=r"^[\w.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class Tool(StrictModel):
+    type: Literal["function"]
+    function: Function
+
+
 class ChatMessage(StrictModel):
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Parts = []
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
 
     @property
     def text(self) -> str:
         return "\n".join(part.text for part in self.content)
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump(exclude={"index"}) for call in self.tool_calls]
+        if self.tool_call_id:
+            message["tool_call_id"] = self.tool_call_id
+        return message
 
 
 class StreamOptions(StrictModel):
@@ -151,6 +190,9 @@ class ChatRequest(StrictModel):
     stop: Stops = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
 
     @classmethod
     def parse(cls, body: bytes) -> ChatRequest:
@@ -163,11 +205,21 @@ class ChatRequest(StrictModel):
         """
         request = cls.read(body)
         last = request.messages[-1]
-        if last.role != "user":
-            raise ApiError(400, f"The last message is of role {last.role!r}, expected 'user'.", "messages")
+        if last.role not in ("user", "tool"):
+            raise ApiError(400, f"The last message is of role {last.role!r}, expected 'user' or 'tool'.", "messages")
         for index, message in enumerate(request.messages):
             if message.role == "user" and not message.text.strip():
                 raise ApiError(400, "A message of the user says nothing.", f"messages.{index}.content")
+            for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
+                if getattr(message, name) and message.role != role:
+                    raise ApiError(400, f"{name} is only for messages of role {role!r}.", f"messages.{index}.{name}")
+        if not request._can_choose():
+            raise ApiError(
+                400, f"tool_choice is {quoted(request.tool_choice)}; expected 'auto', 'none', and with tools 'required' or "
+                "{'type': 'function', 'function': {'name': NAME}}.", "tool_choice",
+            )  # fmt: skip
+        if request.offered and request.parallel_tool_calls is False:
+            raise ApiError(400, "parallel_tool_calls=False is not supported with tools.", "parallel_tool_calls")
         for one, other in (("max_tokens", "max_completion_tokens"), ("user", "safety_identifier")):
             first, second = getattr(request, one), getattr(request, other)
             if first is not None and second is not None and first != second:
@@ -210,10 +262,37 @@ class ChatRequest(StrictModel):
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    def conversation(self) -> list[dict[str, str]]:
+    @property
+    def offered(self) -> list[dict[str, Any]]:
+        """The tools that the model may call."""
+        return [] if self.tool_choice == "none" else [tool.model_dump(exclude_none=True) for tool in self.tools or ()]
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer is to be a call."""
+        return self.tool_choice == "required" or self.called is not None
+
+    @property
+    def called(self) -> str | None:
+        """The tool that is to be called, where it is named."""
+        choice = self.tool_choice
+        function = choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
+        return function.get("name") if isinstance(function, dict) else None
+
+    def _can_choose(self) -> bool:
+        names = [tool.function.name for tool in self.tools or ()]
+        if self.tool_choice == "required":
+            return bool(names)
+        return self.tool_choice in (None, "", "auto", "none") or self.called in names
+
+    @property
+    def uses_tools(self) -> bool:
+        """Whether the model must know of tools to read the request."""
+        return bool(self.offered) or any(message.role == "tool" or message.tool_calls for message in self.messages)
+
+    def conversation(self) -> list[dict[str, Any]]:
         """The messages with the roles that chat templates know: `developer` is the newer name of `system`."""
-        roles = {"developer": "system"}
-        return [{"role": roles.get(m.role, m.role), "content": m.text} for m in self.messages]
+        return [message.for_template() for message in self.messages]
 
 
 def _to_api_error(error: ValidationError) -> ApiError:
@@ -244,12 +323,13 @@ class ResponseBuilder:
     def __init__(self, model: str) -> None:
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
 
-    def completion(self, text: str, reason: str, prompt: int, written: int) -> dict[str, Any]:
-        message = {"role": "assistant", "content": text, "refusal": None}
+    def completion(self, said: dict[str, Any], reason: str, prompt: int, written: int) -> dict[str, Any]:
+        """said: fields of the message."""
+        message = {"role": "assistant", "refusal": None, **said}
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return {**self.head, "object": "chat.completion", "choices": [choice], "usage": usage(prompt, written)}
 
-    def chunk(self, delta: dict[str, str], reason: str | None = None) -> dict[str, Any]:
+    def chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
         return {**self.head, "object": "chat.completion.chunk", "choices": [choice]}
 

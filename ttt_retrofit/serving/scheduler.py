@@ -83,15 +83,16 @@ class Scheduler:
         """Whether a request waits or is being answered."""
         return bool(self._waiting or self._prefills or self._batches)
 
-    def prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """The token ids of a conversation that waits for an answer.
+    def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
+        """The token ids of a conversation that waits for an answer, or for a call of one of the tools.
 
         Raises
         ------
         InputError
             When the chat template refuses these messages.
         """
-        return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens)
+        settings = {"tools": list(tools)} if tools else {}
+        return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens, **settings)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. After `close` it is cancelled at once."""

@@ -40,10 +40,12 @@ def is_digest(item: Any) -> bool:
 
 
 def turns(messages: Sequence[Message]) -> list[Turn]:
-    """The turns of a conversation, without system prompts. Consecutive messages of one role are joined."""
+    """The turns of a conversation, without system prompts, calls of tools and what those gave back. Messages of
+    one role that follow each other are joined.
+    """
     merged: list[Message] = []
     for message in messages:
-        if message["role"] not in STUDIED:
+        if message["role"] not in STUDIED or (message.get("tool_calls") and not message["content"]):
             continue
         if merged and merged[-1]["role"] == message["role"]:
             merged[-1] = {**message, "content": f"{merged[-1]['content']}\n\n{message['content']}"}

@@ -8,8 +8,9 @@ contains is text, so that no message can begin a turn.
 from __future__ import annotations
 
 import datetime
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -121,7 +122,11 @@ def prompt_ids(
         When the template refuses the messages, and also refuses them as turns of user and assistant. When a tokenizer
         cannot encode a special token as text.
     """
-    if split_special_tokens and _has_special_tokens(tokenizer, messages):
+    tools = [settings.get("tools", ()), *(message.get("tool_calls") for message in messages)]
+    of_tools: Message = {"role": "tool", "content": json.dumps(tools, ensure_ascii=False)}
+    if split_special_tokens and _has_special_tokens(tokenizer, [*messages, of_tools]):
+        if _has_special_tokens(tokenizer, [{"role": "tool", "content": "\n".join(_keys(tools))}]):
+            raise InputError("A name of a tool's parameter spells a special token. Rename it.")
         settings = {**settings, "sanitize_control_tokens": True}
     try:
         try:
@@ -137,6 +142,14 @@ def prompt_ids(
             f"A message spells a special token, and this tokenizer cannot write it as text: {error}. Remove it from "
             "the message, or trust it and let it be a token with split_special_tokens=False."
         ) from error
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """The keys of dictionaries, which templates write, and transformers would leave as special tokens."""
+    if isinstance(value, dict):
+        yield from value
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _keys(part)
 
 
 def alternating(messages: Sequence[Message]) -> list[Message]:
