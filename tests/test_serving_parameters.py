@@ -132,7 +132,7 @@ def test_an_assistant_s_message_may_be_empty_in_every_way(running):
          "messages.0.name", "'ines' is not supported"),
         ({"n": 0}, "n", "can only be 1"),
         ({"max_tokens": -2}, "max_tokens", "greater than or equal to 1"),
-        ({"tool_choice": "required"}, "tool_choice", "'required' is not supported"),
+        ({"tool_choice": "required"}, "tool_choice", "tool_choice is 'required'; expected 'auto', 'none'"),
         ({"metadata": {"a": "b"}}, "metadata", "not supported"),
         ({"top_logprobs": 2}, "top_logprobs", "not supported"),
         ({"store": True}, "store", "not supported"),

@@ -182,7 +182,7 @@ def test_prompts_that_are_too_long_are_refused_before_anything_is_read(model, tm
         chat = client(url).chat.completions
         counted = []
         prompt = service.scheduler.prompt
-        service.scheduler.prompt = lambda messages: (counted.append(messages), prompt(messages))[1]
+        service.scheduler.prompt = lambda messages, tools: (counted.append(messages), prompt(messages, tools))[1]
         for messages, told in (
             (long(60), "50"),
             (said("a" * 500), "400 bytes"),
