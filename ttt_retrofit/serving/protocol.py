@@ -215,8 +215,7 @@ class ChatRequest(StrictModel):
                     raise ApiError(400, f"{name} is only for messages of role {role!r}.", f"messages.{index}.{name}")
         if not request._can_choose():
             expected = "'auto', 'none', and with tools 'required' or {'type': 'function', 'function': {'name': NAME}}"
-            message = f"tool_choice is {quoted(request.tool_choice)}; expected {expected}."
-            raise ApiError(400, message, "tool_choice")
+            raise ApiError(400, f"tool_choice is {quoted(request.tool_choice)}; expected {expected}.", "tool_choice")
         if request.offered and request.parallel_tool_calls is False:
             raise ApiError(400, "parallel_tool_calls=False is not supported with tools.", "parallel_tool_calls")
         for one, other in (("max_tokens", "max_completion_tokens"), ("user", "safety_identifier")):

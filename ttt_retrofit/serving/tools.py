@@ -52,7 +52,7 @@ def opening(tokenizer: PreTrainedTokenizerBase, name: str | None) -> str:
     InputError
         When the chat template writes no calls.
     """
-    asked = [{"role": "user", "content": "?"}]
+    asked: list[Any] = [{"role": "user", "content": "?"}]
     call = {"type": "function", "id": "call", "function": {"name": MARK, "arguments": {}}}
     before = str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
     called = [*asked, {"role": "assistant", "content": "", CALLS: [call]}]
@@ -185,7 +185,7 @@ def calls_in_answer(
     begun = opening(tokenizer, asked.called) if asked.must_call else ""
     special = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     ends = [str(tokenizer.decode([token])) for token in end_tokens(model, tokenizer)]
-    reader = CallReader(template, str(tokenizer.decode(prompt_ids)), asked.offered, special, ends, begun)
+    reader = CallReader(template, str(tokenizer.decode(list(prompt_ids))), asked.offered, special, ends, begun)
     return reader, list(tokenizer(begun, add_special_tokens=False).input_ids)
 
 
