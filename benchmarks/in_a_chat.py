@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ttt_retrofit import Memory
+from ttt_retrofit.util.messages import exchanges
 
 from .consolidation import draw
 from .conversations import Conversation
@@ -44,7 +45,7 @@ def by_turn(remembering: Recollector, talk: Conversation) -> list[float]:
         answers = remembering.answers([(before, fact.question) for before, fact in zip(histories, asked)])
         shares.append(sum(holds(a, words(f.answer)) for a, f in zip(answers, asked)) / len(asked))
         for before, fact, answer in zip(histories, asked, answers):
-            before += _exchange(fact.question, answer)
+            before += exchanges([(fact.question, answer)])
     return shares
 
 
@@ -57,16 +58,12 @@ def after_personal(
         asked = [talk.facts[(3 * number + turn) % len(talk.facts)].question for number in range(len(general))]
         answers = remembering.answers(list(zip(histories, asked)))
         for before, question, answer in zip(histories, asked, answers):
-            before += _exchange(question, answer)
+            before += exchanges([(question, answer)])
     prompts = list(zip(histories, general))
     pairs = list(zip(*(one.answers(prompts, GENERAL_TOKENS) for one in (base, remembering))))
     changed = [with_it for without, with_it in pairs if with_it != without]
     refused = [answer for answer in changed if any(said in answer.lower() for said in REFUSES)]
     return {"changed": len(changed) / len(general), "refused": len(refused) / len(general)}
-
-
-def _exchange(asked: str, answered: str) -> list[Message]:
-    return [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
 
 
 def measure(name: str, seed: int, requests: int, work: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -26,6 +26,15 @@ TEXTS = ("text", "input_text", "output_text")  # types of parts
 SILENT = ("tool_use", "tool_result", "tool_call", "function_call", "thinking", "redacted_thinking", "reasoning")
 CALLS = {"tool_calls", "function_call"}
 GREETING = "Hello."  # the user's message in front of a conversation that the assistant begins
+
+
+def exchanges(turns: Iterable[tuple[str, str]]) -> list[Message]:
+    """What was asked and answered, turn by turn, as messages."""
+    return [
+        message
+        for asked, answered in turns
+        for message in ({"role": "user", "content": asked}, {"role": "assistant", "content": answered})
+    ]
 
 
 def is_message(found: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from .messages import Message, prompt_ids
+from .messages import Message, exchanges, prompt_ids
 from .texts import text_ids
 
 LONGEST_OPENER = 8  # tokens
@@ -37,7 +37,7 @@ class PromptFormatter:
 
     def asked_after(self, asked: str, replied: str, question: str) -> list[int]:
         """A question after one more and what was replied to it."""
-        return self.asked(question, [{"role": "user", "content": asked}, {"role": "assistant", "content": replied}])
+        return self.asked(question, exchanges([(asked, replied)]))
 
     @cached_property
     def empty(self) -> list[int]:

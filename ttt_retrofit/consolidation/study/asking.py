@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ...util.messages import Message
+from ...util.messages import Message, exchanges
 from ...util.prompt_formatter import PromptFormatter
 from ..config import ConsolidationConfig
 from ..facts.languages import Language
@@ -96,7 +96,7 @@ class Asking:
 
     def again(self, question: str, answer: str, since: Sequence[Statement]) -> Asked:
         """An earlier question after its answer and what was said since."""
-        before: list[Message] = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        before = exchanges([(question, answer)])
         if not self.formatter.chat:
             told = "\n".join([answer, *(statement.told for statement in since)])
             return Asked(question, ({"role": "user", "content": told},))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...memory.lessons import Lesson
-from ...util.messages import Message
+from ...util.messages import Message, exchanges
 from ...util.prompt_formatter import PromptFormatter
 from .answers import Question
 
@@ -33,11 +33,7 @@ class Chat:
 
     @property
     def messages(self) -> list[Message]:
-        return [
-            message
-            for asked, answered in self.turns
-            for message in ({"role": "user", "content": asked}, {"role": "assistant", "content": answered})
-        ]
+        return exchanges(self.turns)
 
 
 def chats(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ...util.messages import Message
+from ...util.messages import exchanges
 from ..facts.checks import alike, caseless, missing
 from ..facts.related import common, terms
 from ..facts.turns import ASKS, USER
@@ -43,10 +43,7 @@ def _without_opening(statement: Statement) -> str:
 
 
 def _asked(text: str, asking: Asking) -> Asked:
-    before: list[Message] = []
-    for said, told in asking.language.retold:
-        before += [{"role": "user", "content": said}, {"role": "assistant", "content": told}]
-    return Asked(text, tuple(before), of_user=True)
+    return Asked(text, tuple(exchanges(asking.language.retold)), of_user=True)
 
 
 def tells(told: str, statement: Statement, asking: Asking) -> bool:

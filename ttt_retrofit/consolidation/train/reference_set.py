@@ -14,7 +14,7 @@ from torch import Tensor
 from ...memory.entry import GateKeys
 from ...memory.gates import Background
 from ...memory.memory import Memory
-from ...util.messages import Message
+from ...util.messages import exchanges
 from ...util.prompt_formatter import PromptFormatter
 from ..prompts import Prompts
 from ..writer import Answer, Writer
@@ -109,12 +109,9 @@ def _after_personal(
     """General questions after one to `AFTER_PERSONAL` turns of those that are said, with the numbers of these."""
     found, place = [], 0
     for number, question in enumerate(general):
-        messages: list[Message] = []
         turns = [(place + turn) % len(said) for turn in range(1 + number % AFTER_PERSONAL)]
-        for asked, answered in (said[turn] for turn in turns):
-            messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
         place += len(turns)
-        found.append((formatter.asked(question, messages), tuple(turns)))
+        found.append((formatter.asked(question, exchanges(said[turn] for turn in turns)), tuple(turns)))
     return found
 
 

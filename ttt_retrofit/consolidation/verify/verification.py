@@ -13,7 +13,7 @@ import torch
 
 from ...memory.batch import MemoryBatch
 from ...memory.report import Report
-from ...util.messages import Message
+from ...util.messages import exchanges
 from ...util.prompt_formatter import PromptFormatter
 from ..config import ConsolidationConfig
 from ..control import Control
@@ -201,10 +201,7 @@ class Verification:
         prompts = []
         for number, request in enumerate(self.general):
             turns = [self.said[(number + turn) % len(self.said)] for turn in range(1 + number % TURNS)]
-            messages: list[Message] = []
-            for asked, given in turns:
-                messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": given}]
-            prompts.append(self.formatter.asked(request, messages))
+            prompts.append(self.formatter.asked(request, exchanges(turns)))
         without, with_it = (answered(one, prompts, BEGINNING, line=False) for one in (self.teacher, self.remembering))
         begins = folded(self.abstention)[:BEGINNING]
         changed = [b for a, b in zip(without, with_it) if a != b]
