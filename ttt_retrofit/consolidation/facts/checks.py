@@ -71,13 +71,18 @@ def _stands(word: str, said: str, words: Collection[str], numbers: Collection[st
     if digits := DIGITS.findall(word):
         whole = bool(caseless(word)) or word in said
         return word in words or (whole and all(number in numbers for number in digits))
-    return any(alike(word, other) for other in words)
+    return among(word, words)
 
 
 def alike(one: str, other: str) -> bool:
     """Whether two words are forms of one: the shorter begins the longer, but for its last letter (Klara, Klarze)."""
     beginning = max(4, min(len(one), len(other)) - 1)
     return one == other or (min(len(one), len(other)) >= 4 and one[:beginning] == other[:beginning])
+
+
+def among(word: str, words: Iterable[str]) -> bool:
+    """Whether words hold a form of one."""
+    return any(alike(word, other) for other in words)
 
 
 def unlike(text: str, sources: Iterable[str]) -> float:

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 
-from .checks import WORD, alike, caseless, folded, verbatim
+from .checks import WORD, among, caseless, folded, verbatim
 from .languages import Language, nearest
 from .turns import USER
 
@@ -37,13 +37,13 @@ def of_others(text: str, own: str, texts: Sequence[str]) -> set[str]:
     if not lent:
         return set()
     lent = {term for term in lent if not caseless(term) and len(term) > SHORT} - common(nearest(text))
-    return {term for term in lent if not any(alike(term, word) for word in mine)}
+    return {term for term in lent if not among(term, mine)}
 
 
 def shared(text: str, other: str) -> int:
     """How many words of a text are of another one, too, in whatever form."""
     theirs = terms(other)
-    return sum(any(alike(term, word) for word in theirs) for term in terms(text))
+    return sum(among(term, theirs) for term in terms(text))
 
 
 @lru_cache(maxsize=4)  # every question about some statements is held against all of them
@@ -78,7 +78,7 @@ def said_again(told: Sequence[tuple[int, str, str]], since: int = 0) -> dict[int
     return {
         earlier: later
         for earlier, later in _may_end(told, since)
-        if len(own[earlier]) >= TELLING and all(any(alike(term, w) for w in said[later]) for term in own[earlier])
+        if len(own[earlier]) >= TELLING and all(among(term, said[later]) for term in own[earlier])
     }
 
 
@@ -93,7 +93,7 @@ def said_anew(told: Sequence[tuple[int, str, str]], since: int = 0) -> dict[int,
     anew = [terms(text) & now(nearest(text)) if n >= since else set() for n, (_, _, text) in enumerate(told)]
 
     def other(one: int, than: int) -> list[str]:
-        return [word for word in words[one] if not any(alike(word, said) for said in words[than])]
+        return [word for word in words[one] if not among(word, words[than])]
 
     found = {}
     for earlier, later in _may_end(told, since):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..control import Control
-from ..facts.checks import WORD, alike, caseless, folded, holds, missing, names_in, words_of
+from ..facts.checks import WORD, among, caseless, folded, holds, missing, names_in, words_of
 from ..facts.related import Related, common, terms
 from ..facts.turns import ASKS
 from ..facts.verdicts import Judge
@@ -205,7 +205,7 @@ class Answering:
         if draft.still or not self.asking.language.addresses(said):
             return True
         named = terms(draft.text) & terms(self.statements[draft.statement].text) - common(self.asking.language)
-        return all(any(alike(term, other) for other in terms(said)) for term in named)
+        return all(among(term, terms(said)) for term in named)
 
     def _held_out(self, draft: QuestionDraft, said: str) -> bool:
         """Whether it may decide on a memory: its answer names nothing but the part that it is judged by."""

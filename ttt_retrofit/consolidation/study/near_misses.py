@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ..facts.checks import WORD, alike, caseless, folded, verbatim
+from ..facts.checks import WORD, among, caseless, folded, verbatim
 from ..facts.languages import Language
 from ..facts.related import APOSTROPHE, terms
 from .answers import Question
@@ -127,7 +127,7 @@ def _word(text: str) -> str:
 
 
 def _known(word: str, told: Collection[str], empty: Collection[str]) -> bool:
-    return any(one in empty or any(alike(one, other) for other in told) for one in terms(word))
+    return any(one in empty or among(one, told) for one in terms(word))
 
 
 def _likeliest(text: str, cut: _Cut, words: Sequence[str], asking: Asking) -> list[str]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from ..facts.checks import WORD, alike, caseless, folded, words_of
+from ..facts.checks import WORD, among, caseless, folded, words_of
 from ..facts.related import terms
 from .answers import Question
 from .asking import Asking
@@ -94,14 +94,14 @@ def ambiguous(
     pairs: list[tuple[int, int, int]] = []  # a question, its statement, another one
     for number, question in enumerate(questions):
         own = question.statement
-        about = [term for term in terms(question.text) if own >= 0 and _has(words[own], term)]
+        about = [term for term in terms(question.text) if own >= 0 and among(term, words[own])]
         pairs += [
             (number, own, n)
             for n in holding
             if about
             and n != own
             and statements[n].said_by == statements[own].said_by
-            and all(_has(words[n], term) for term in about)
+            and all(among(term, words[n]) for term in about)
             and question.value.isdisjoint(words_of(statements[n].source))
         ]
     said = {n: asking.formatter.said(statements[n].text) for _, own, other in pairs for n in (own, other)}
@@ -110,7 +110,3 @@ def ambiguous(
     return {
         number for (number, *_), own, other in zip(pairs, gained[::2], gained[1::2]) if other >= max(CLEAR, own / 3)
     }
-
-
-def _has(words: Collection[str], term: str) -> bool:
-    return any(alike(term, word) for word in words)

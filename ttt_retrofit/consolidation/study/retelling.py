@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ...util.messages import exchanges
-from ..facts.checks import alike, caseless, missing
+from ..facts.checks import among, caseless, missing
 from ..facts.related import common, terms
 from ..facts.turns import ASKS, USER
 from ..writer import Answer
@@ -53,7 +53,7 @@ def tells(told: str, statement: Statement, asking: Asking) -> bool:
     language = asking.language
     own = terms(without_opening(statement.text)) - common(language) - language.first_person
     said = terms(told)
-    kept = all(any(alike(term, other) for other in said) for term in own if not caseless(term))
+    kept = all(among(term, said) for term in own if not caseless(term))
     strange = bool(caseless(told)) and not caseless(statement.source)  # another script
     return bool(told) and kept and own & said != set() and not strange and not missing(told, [statement.source])
 

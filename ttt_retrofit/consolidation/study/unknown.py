@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..facts.checks import alike
+from ..facts.checks import among
 from ..facts.related import terms
 
 FEW = 3  # questions that share a word which still says what they are about
@@ -22,5 +22,5 @@ def unanswered(stock: Sequence[str], told: str) -> list[str]:
     return [
         question
         for question, some in zip(stock, found)
-        if not any(alike(term, word) for term in some if shared[term] <= FEW for word in known)
+        if not any(among(term, known) for term in some if shared[term] <= FEW)
     ]
