@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from ...util.texts import text_ids
 from ..facts.checks import WORD, among, caseless, folded, verbatim
 from ..facts.languages import Language
 from ..facts.related import APOSTROPHE, terms
@@ -65,13 +66,14 @@ def near_misses(questions: Sequence[Question], statements: Sequence[Statement], 
     )
     lists = [_list(questions, cut) for cut in cuts]
     tokenizer = asking.formatter.tokenizer
-    begun = asking.teacher.answer([list(tokenizer(text).input_ids) for text in lists], 1, kept=LIKELY) if cuts else []
+    prompts = [text_ids(tokenizer, text, split_special_tokens=True) for text in lists]
+    begun = asking.teacher.answer(prompts, 1, kept=LIKELY) if cuts else []
     found: dict[NearMiss, str] = {}  # each with the word that it changes
-    for cut, text, answer in zip(cuts, lists, begun):
+    for cut, prompt, answer in zip(cuts, prompts, begun):
         some = dict.fromkeys(_word(str(tokenizer.decode([token]))) for token in answer.indices[0].tolist())
         name = cut.word[0].isupper()
         new = [one for one in some if one and one[0].isupper() is name and not _known(one, told, empty)]
-        found |= {cut.with_word(word): cut.word for word in _likeliest(text, cut, new[:TRIED], asking)}
+        found |= {cut.with_word(word): cut.word for word in _likeliest(prompt, cut, new[:TRIED], asking)}
     return _about_else(found, questions, asking)
 
 
@@ -130,15 +132,14 @@ def _known(word: str, told: Collection[str], empty: Collection[str]) -> bool:
     return any(one in empty or among(one, told) for one in terms(word))
 
 
-def _likeliest(text: str, cut: _Cut, words: Sequence[str], asking: Asking) -> list[str]:
+def _likeliest(prompt: Sequence[int], cut: _Cut, words: Sequence[str], asking: Asking) -> list[str]:
     """The `WORDS` with which the question is likeliest, of those with which it is not much less likely than before."""
     if not words:
         return []
-    tokenizer = asking.formatter.tokenizer
     space = cut.before[len(cut.before.rstrip()) :]
     rests = [f"{space}{word}{cut.after}" for word in (cut.word, *words)]
-    ids = [list(tokenizer(rest, add_special_tokens=False).input_ids) for rest in rests]
-    prompt = list(tokenizer(text).input_ids)
+    tokenizer = asking.formatter.tokenizer
+    ids = [text_ids(tokenizer, rest, begins=False, split_special_tokens=True) for rest in rests]
     before, *after = (float(found.sum()) for found in asking.teacher.likelihoods([prompt] * len(ids), ids))
     best = sorted(range(len(words)), key=lambda number: -after[number])[:WORDS]
     return [words[number] for number in best if after[number] >= before - UNLIKE]
