@@ -285,10 +285,12 @@ def short_and_long(
 
     length : of what is read of a lesson's tokens.
     """
-    ordered = sorted(chosen, key=lambda p: length(p.ids))
+    lengths = [length(p.ids) for p in chosen]
+    order = sorted(range(len(chosen)), key=lengths.__getitem__)
+    ordered = [chosen[index] for index in order]
 
     def cost(cut: int) -> int:
-        return sum(PASS + len(some) * length(some[-1].ids) for some in (ordered[:cut], ordered[cut:]) if some)
+        return sum(PASS + len(some) * lengths[some[-1]] for some in (order[:cut], order[cut:]) if some)
 
     cut = min(range(len(ordered)), key=cost)  # 0 leaves them together
     return [some for some in (ordered[:cut], ordered[cut:]) if some]

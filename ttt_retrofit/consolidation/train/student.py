@@ -141,20 +141,20 @@ class Student:
 
     def left(self, lesson: Sequence[int]) -> int:
         """How many tokens of a lesson are not read yet."""
-        return len(lesson) - self._begun(lesson)
+        past = self._past(lesson)
+        return len(lesson) - (0 if past is None else past.length)
 
-    def _begun(self, lesson: Sequence[int]) -> int:
+    def _past(self, lesson: Sequence[int]) -> LessonPast | None:
         """The longest of the pasts that a lesson goes on from."""
         lengths = sorted({len(ids) for ids in self.pasts}, reverse=True)
-        return next((n for n in lengths if tuple(lesson[:n]) in self.pasts), 0)
+        return next((self.pasts[ids] for n in lengths if (ids := tuple(lesson[:n])) in self.pasts), None)
 
     def _pasts(self, lessons: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> list[LessonPast | None]:
         """What each lesson goes on from."""
-        begun = [self._begun(lesson) for lesson in lessons]
-        begun = [length if span[0] >= length else 0 for length, span in zip(begun, positions)]
-        if len({*begun}) > 1 and not self.takes_positions:
-            begun = [0] * len(begun)
-        return [self.pasts[tuple(lesson[:n])] if n else None for lesson, n in zip(lessons, begun)]
+        found = [self._past(lesson) for lesson in lessons]
+        pasts = [past if past and span[0] >= past.length else None for past, span in zip(found, positions)]
+        alike = len({0 if past is None else past.length for past in pasts}) == 1
+        return pasts if alike or self.takes_positions else [None] * len(pasts)
 
     def opens(self, below: Tensor, ids: Sequence[int], memories: MemoryBatch) -> bool:
         """Whether any gate opens anywhere in the last turn of a text. below: (T, D)."""
