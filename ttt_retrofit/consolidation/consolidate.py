@@ -37,7 +37,6 @@ from .facts.writers import FactWriter, ModelWriter
 from .model_copies import plain_copy, private_copy
 from .note_selection import within_budget
 from .prompts import KEPT, Prompts
-from .study.answers import Question
 from .study.asking import Asking
 from .study.pieces import Context
 from .study.review import EVERYTHING, Review
@@ -151,7 +150,7 @@ class Consolidation:
 
         opener = self.formatter.opener if self.others is None else self.others.opener
         student = Student(plain_copy(self.model), placement, opener)
-        reference = self._reference_set(student, teacher, studied.asked)
+        reference = self._reference_set(student, asking, studied)
         planning = Planning(self.context, self.others, self.before, asking, student, self.control)
         plan = planning.plan(studied, reference)
         earlier = None if plan.before is None else collate([plan.before], plain.device, torch.float32)
@@ -175,7 +174,7 @@ class Consolidation:
         except FloatingPointError as error:
             return self._rejected(f"training diverged ({error}). Try a smaller lr.", teacher.tokens + student.tokens)
         candidate = self._candidate(plan, studied, state, reference, placement)
-        verified = self._verified(student, teacher, candidate, plan, studied, reference)
+        verified = self._verified(student, asking, candidate, plan, studied, reference)
         self.control.at("done", 1, 1)
         assert verified.report is not None
         report = dataclasses.replace(
@@ -188,10 +187,10 @@ class Consolidation:
         )
         return dataclasses.replace(verified, report=report)
 
-    def _reference_set(self, student: Student, teacher: Writer, asked: Sequence[Question]) -> ReferenceSet:
+    def _reference_set(self, student: Student, asking: Asking, studied: Studied) -> ReferenceSet:
         self.control.at("general", 0, len(self.prompts.general))
-        said = [(question.text, teacher.text(question.answer)) for question in asked]
-        return build_reference_set(student, teacher, self.formatter, self.prompts, said, self.others)
+        said = studied.said(asking)
+        return build_reference_set(student, asking.teacher, self.formatter, self.prompts, said, self.others)
 
     def _check_earlier(self, placement: Placement) -> None:
         """Gates of one memory depend on one layer, and all its entries have gates or none has."""
@@ -251,7 +250,7 @@ class Consolidation:
     def _verified(
         self,
         student: Student,
-        teacher: Writer,
+        asking: Asking,
         candidate: Memory,
         plan: Plan,
         studied: Studied,
@@ -266,12 +265,12 @@ class Consolidation:
         memories = collate([candidate], student.model.device, student.model.dtype)
         assert memories is not None
         verification = verify.Verification(
-            teacher,
+            asking.teacher,
             remembering,
             self.formatter,
             verify.chosen(studied, plan.held_out),
             plan.unknown,
-            [(question.text, teacher.text(question.answer)) for question in studied.asked],
+            studied.said(asking),
             self.kept_general,
             plan.abstention,
             partial(verify.drift, student, reference.texts, reference.below_texts, memories),

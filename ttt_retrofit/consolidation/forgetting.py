@@ -29,7 +29,7 @@ from .config import ConsolidationConfig
 from .control import Control
 from .earlier_lessons import EarlierLessons
 from .facts.checks import names_in, words_of
-from .facts.languages import languages, nearest
+from .facts.languages import nearest
 from .facts.related import common, terms
 from .model_copies import plain_copy
 from .prompts import Prompts, fill
@@ -103,7 +103,7 @@ class Forgetting:
             negatives=NEGATIVES,
         )  # fmt: skip
         language = nearest(" ".join(fact.text for fact in self.gone.values()))
-        self.abstention = self.prompts.abstention if language is languages()[0] else language.unknown
+        self.abstention = self.prompts.declining(language)
 
     def depends(self, lesson: Lesson) -> bool:
         """Whether a lesson goes; one of an earlier version does where it has a name of theirs."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..util.files import read_regular
+from .facts.languages import Language, languages
 
 KEPT = 5  # one in so many of the general requests is kept for verification
 FIELDS = {
@@ -50,6 +51,10 @@ class Prompts:
     def kept_general(self) -> tuple[str, ...]:
         """The general requests that are asked in verification, and nowhere else."""
         return self.general[KEPT - 1 :: KEPT]
+
+    def declining(self, language: Language) -> str:
+        """The answer to what was never said. Examples of other languages than the first have their own."""
+        return self.abstention if language is languages()[0] else language.unknown
 
     @classmethod
     def load(cls, path: str | os.PathLike | None = None) -> Prompts:

@@ -74,6 +74,11 @@ class Asking:
     def text(self, answer: Answer) -> str:
         return self.teacher.text(answer)
 
+    @property
+    def abstention(self) -> str:
+        """How what was never said is declined, in the language of what was said."""
+        return self.prompts.declining(self.language)
+
     def _ids(self, one: Asked) -> list[int]:
         return self.formatter.asked(one.question, one.before)
 

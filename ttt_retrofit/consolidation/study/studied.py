@@ -48,6 +48,10 @@ class Studied:
     def held_out(self) -> list[Question]:
         return [question for question in self.questions if question.held_out]
 
+    def said(self, asking: Asking) -> list[tuple[str, str]]:
+        """What is taught, each question with its answer in words."""
+        return [(question.text, asking.text(question.answer)) for question in self.asked]
+
     def covers(self, number: int) -> bool:
         """Whether questions ask for all the names, numbers and codes that only this statement has."""
         asked = {word for question in self.questions if question.statement == number for word in question.value}

@@ -14,7 +14,7 @@ from ..config import ConsolidationConfig
 from ..control import Control
 from ..dependence import Dependence
 from ..earlier_lessons import EarlierLessons, LessonText
-from ..facts.languages import languages, nearest
+from ..facts.languages import languages
 from ..facts.related import Related
 from ..prompts import Prompts
 from ..study.answers import Question, given_by
@@ -69,8 +69,7 @@ class Planning:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
         asked, dependence = studied.asked, self._dependence(studied)
         facts = self._encoded([self._lesson(question, dependence) for question in asked])
-        language = nearest(self.context.words)
-        abstention = self.prompts.abstention if language is languages()[0] else language.unknown
+        abstention = self.asking.abstention
         unknown = unanswered(self._stock(), f"{self.context.text} {self.before.told()}")
         unlike = self._near_misses(studied)
         untold = {question: () for i, question in enumerate(unknown) if i % CHECKED}
@@ -125,7 +124,7 @@ class Planning:
 
     def _stock(self) -> list[str]:
         """Questions about a person, in the language of the context, too."""
-        language = nearest(self.context.words)
+        language = self.asking.language
         lines = (line for _, asked in language.questions for line in asked.splitlines())
         own = [] if language is languages()[0] else [line.partition("|")[2].strip() for line in lines]
         return [*self.prompts.unknown, *own]
@@ -177,9 +176,8 @@ class Planning:
 
     def _chats(self, studied: Studied, declined: Sequence[tuple[str, str]]) -> list[Chat]:
         """What is said before questions in chats."""
-        said = [(question.text, self.teacher.text(question.answer)) for question in studied.asked]
         general = [(question, self.prompts.replied) for question in self.prompts.general]
-        return chats(studied.asked, said, general, declined)
+        return chats(studied.asked, studied.said(self.asking), general, declined)
 
     def _in_chats(
         self, questions: Sequence[Question], facts: Sequence[EncodedLesson], before: Sequence[Chat]
