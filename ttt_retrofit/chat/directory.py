@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..errors import InputError
 from ..memory.store import VERSIONS, MemoryStore
-from ..util.files import remove, remove_unfinished
+from ..util.files import read_list, remove, remove_unfinished
+from ..util.messages import Message, is_message
 
 TURNS, FACTS, STORE, WORK, LOCK = "turns.json", "facts.json", "memory", "work", "lock"  # in a user's directory
 CHANGES = "changes.json"  # beside them: changes of facts that wait
@@ -15,6 +16,17 @@ CHANGES = "changes.json"  # beside them: changes of facts that wait
 def is_session_directory(directory: Path) -> bool:
     """Whether it holds a session's messages or memory."""
     return (directory / TURNS).is_file() or (directory / STORE).is_dir()
+
+
+def stored_messages(directory: Path) -> list[Message]:
+    """The messages in a user's directory that are not memory yet.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is damaged.
+    """
+    return read_list(directory / TURNS, "messages", is_message, "Move it away to go on without its turns.")
 
 
 def open_store(directory: Path) -> MemoryStore:

@@ -11,9 +11,9 @@ from filelock import FileLock, Timeout
 from ..errors import InputError
 from ..memory.store import MemoryStore
 from ..util.display import Displayed
-from ..util.files import read_list, read_regular
-from ..util.messages import Message, is_message
-from .directory import TURNS
+from ..util.files import read_regular
+from ..util.messages import Message
+from .directory import TURNS, stored_messages
 
 LOCK_TIMEOUT = 30.0  # seconds to wait for another session's write
 
@@ -40,15 +40,11 @@ class SessionFiles(Displayed):
         """
         state = self._read_disk_state()
         if state != self._disk_state:
-            messages = self._read_messages()
+            messages = stored_messages(self.directory)
             if state[1] != self._disk_state[1] or messages[: len(self.messages)] != self.messages:
                 return False
             self.messages, self._disk_state = messages, state
         return True
-
-    def _read_messages(self) -> list[Message]:
-        otherwise = "Move it away to go on without its turns."
-        return read_list(self.directory / TURNS, "messages", is_message, otherwise)
 
     def _read_disk_state(self) -> tuple[bytes, bytes]:
         """What another session would have changed: the file of messages, and the store's state."""

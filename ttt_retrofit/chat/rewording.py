@@ -38,10 +38,8 @@ class Rewording:
         """The same, each with its place before; that of the text is None."""
         places = [place for place, message in enumerate(messages) if message in self.told]
         kept: list[tuple[int | None, Message]] = []
-        answered, begins = (
-            True,
-            False,
-        )  # whether answers stay; whether a conversation has lost the message it began with
+        answered = True  # whether answers stay
+        begins = False  # whether a conversation has lost the message it began with
         for place, message in enumerate(messages):
             parts = sentences(message["content"])
             some = [part for part in parts if not self.traces.tells(part)]

@@ -21,8 +21,8 @@ from ..memory.checks import is_fact
 from ..memory.facts import Fact
 from ..memory.notes import NoteForm, line_of
 from ..util.files import read_list
-from ..util.messages import Message, is_message
-from .directory import FACTS, TURNS
+from ..util.messages import Message
+from .directory import FACTS, stored_messages
 
 NEWEST = 128  # messages whose facts are held ready; with more, the oldest wait to become memory
 BEFORE = 2  # messages before the first that was not read, one of which it may reply to
@@ -104,9 +104,8 @@ class Waiting:
         CheckpointError
             When a file is damaged.
         """
-        turns = read_list(directory / TURNS, "messages", is_message, "Move it away to go on without its turns.")
         read = read_list(directory / FACTS, "facts", is_read, "Move it away; the turns are then read again.")
-        return cls(turns, tuple(map(ReadMessage.from_dict, read)))
+        return cls(stored_messages(directory), tuple(map(ReadMessage.from_dict, read)))
 
     def turns(self) -> list[Turn]:
         """The newest messages that say something."""
