@@ -10,7 +10,7 @@ from ttt_retrofit.consolidation.prompts import Prompts
 from ttt_retrofit.consolidation.study.answers import Question
 from ttt_retrofit.consolidation.study.asking import Asking
 from ttt_retrofit.consolidation.study.near_misses import APART, UNLIKE, near_misses
-from ttt_retrofit.consolidation.study.ranking import NO_QUESTION, ambiguous
+from ttt_retrofit.consolidation.study.ranking import NO_QUESTION, answered_by_others
 from ttt_retrofit.consolidation.study.statements import Statement
 from ttt_retrofit.consolidation.writer import Answer
 
@@ -33,6 +33,9 @@ class Teacher:
 
     def __init__(self, likely=(), rests=None, replies=None):
         self.likely, self.rests, self.replies = likely, rests or {}, replies or {}
+
+    def text(self, answer):
+        return WORDS.decode(answer.ids)
 
     def answer(self, prompts, longest, kept):
         row = torch.tensor([ids(" ".join(self.likely))], dtype=torch.int32)
@@ -86,6 +89,18 @@ def test_another_word_for_the_same_is_no_near_miss():
     assert not near_misses(ASKED, STATEMENTS, asking(Teacher(["son"], replies=close)))
 
 
+def test_what_is_confirmed_is_changed_for_what_was_not_told():
+    told = (Statement("my wife plays cello .", "User"),)
+    said = Answer.certain(ids("wife plays cello"))
+    yes = [Question("plays my wife cello ?", frozenset({"cello"}), said, 0)]
+    apart = {("plays my wife cello ?", word): -1.0 for word in ("wife", "cello")}
+    found = near_misses(yes, told, asking(Teacher(["oboe", "my"], replies=apart)))
+    assert [miss.text for miss in found] == ["plays my oboe cello ?", "plays my wife oboe ?"]
+    names = [Question("what plays my wife ?", frozenset({"cello"}), said, 0)]
+    found = near_misses(names, told, asking(Teacher(["oboe"], replies={("what plays my wife ?", "wife"): -1.0})))
+    assert [miss.text for miss in found] == ["what plays my oboe ?"], "of what it tells, nothing is changed"
+
+
 def test_a_question_that_two_statements_answer_is_found():
     told = (Statement("daughter Runa lives in Leeds .", "User"), Statement("boss Runa lives in Braga .", "User"))
     questions = [
@@ -93,7 +108,11 @@ def test_a_question_that_two_statements_answer_is_found():
         Question("where lives my daughter ?", frozenset({"leeds"}), None, 0),
     ]
     likely = {("where lives Runa ?", word): -1.0 for word in ("Leeds", "Braga", "daughter", "boss", "in", ".")}
-    assert ambiguous(questions, told, (), asking(Teacher(replies=likely))) == {0}
-    assert not ambiguous(questions, told, {1}, asking(Teacher(replies=likely))), "the other one no longer holds"
+    assert answered_by_others(questions, told, (), asking(Teacher(replies=likely))) == {0: [1]}
+    assert not answered_by_others(questions, told, {1}, asking(Teacher(replies=likely))), (
+        "the other one no longer holds"
+    )
     unlikely = {key: value for key, value in likely.items() if key[1] in ("Leeds", "daughter")}
-    assert not ambiguous(questions, told, (), asking(Teacher(replies=unlikely | {(NO_QUESTION, "boss"): -4.0})))
+    assert not answered_by_others(
+        questions, told, (), asking(Teacher(replies=unlikely | {(NO_QUESTION, "boss"): -4.0}))
+    )

@@ -259,13 +259,14 @@ class Consolidation:
         """The candidate with its report, its facts marked by whether they are known."""
         self.control.at("verify", 0, verify.PARTS)
         converted = private_copy(self.model)
-        remembering = Writer(
-            converted, self.tokenizer, self.control.check, converted.new_cache, memories=candidate, learn_from="none"
+        base, remembering = (
+            Writer(converted, self.tokenizer, self.control.check, converted.new_cache, memories=m, learn_from="none")
+            for m in (dataclasses.replace(candidate, entries=()), candidate)
         )
         memories = collate([candidate], student.model.device, student.model.dtype)
         assert memories is not None
         verification = verify.Verification(
-            asking.teacher,
+            base,
             remembering,
             self.formatter,
             verify.chosen(studied, plan.held_out),
@@ -276,7 +277,7 @@ class Consolidation:
             partial(verify.drift, student, reference.texts, reference.below_texts, memories),
         )
         report, known = verification.report(self.config, self.control)
-        self.tokens += remembering.tokens
+        self.tokens += base.tokens + remembering.tokens
         *earlier, entry = candidate.entries
         facts = tuple(
             dataclasses.replace(fact, learned=known.get(number, False) and studied.covers(number))

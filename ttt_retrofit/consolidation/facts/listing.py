@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ...memory.facts import Fact
-from .checks import WORD, caseless, folded, missing, unlike, verbatim
+from .checks import WORD, among, caseless, folded, missing, unlike, verbatim
 from .extraction import BEFORE, Written, written_facts
 from .related import of_others, terms
 from .turns import Turn
@@ -58,7 +58,25 @@ def facts_of(
             fact = Fact.of(one.text, one.turn.speaker, one.turn.date.isoformat(), [one.turn.place], source)
             kept.setdefault(folded(one.text), fact)
     dropped = {folded(one.text): (one.text, fault) for one, fault in faults.items() if fault is not None}
-    return Listed(tuple(kept.values()), tuple(one for text, one in dropped.items() if text not in kept))
+    facts = without_parts([*kept.values()])
+    return Listed(tuple(facts), tuple(one for text, one in dropped.items() if text not in kept))
+
+
+def without_parts(facts: Sequence[Fact]) -> list[Fact]:
+    """The facts without those that another one of the same message says, too, with more: "Alex lives in Lyon." beside
+    "My brother Alex lives in Lyon."
+    """
+    words = [terms(fact.text) for fact in facts]
+
+    def in_another(number: int) -> bool:
+        return any(
+            len(more) > len(words[number])
+            and facts[n].messages == facts[number].messages
+            and all(among(term, more) for term in words[number])
+            for n, more in enumerate(words)
+        )
+
+    return [fact for number, fact in enumerate(facts) if not in_another(number)]
 
 
 def _quotes(written: Written) -> bool:

@@ -16,6 +16,7 @@ from ..facts.related import Related, common, terms
 from ..facts.turns import ASKS
 from ..facts.verdicts import Judge
 from ..writer import Answer
+from .apart import apart
 from .asking import BATCH, Asked, Asking
 from .questions import QuestionDraft
 from .statements import TEXT, Statement
@@ -42,6 +43,7 @@ class Answered:
 
     questions: list[Question]
     overruled: dict[int, int]  # statements that a later one answers otherwise, whatever is asked about them
+    also: dict[str, list[int]]  # questions, folded, that other statements answer in another way, with these
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,16 @@ class Answering:
         ]
         last = {folded(question.text): question for question in sorted(found, key=lambda q: q.statement)}
         kept = [*last.values(), *self._by_user([draft for draft in drafts if draft.by_user])]
-        lost = {q.statement: last[folded(q.text)].statement for q in found if last[folded(q.text)].value != q.value}
         left = {question.statement for question in kept}
-        return Answered(kept, {number: by for number, by in lost.items() if number not in left})
+        overruled: dict[int, int] = {}
+        also: dict[str, list[int]] = {}
+        for question in found:
+            by = last[folded(question.text)]
+            if by.value != question.value and apart(by.statement, by.value, question.statement, self.statements):
+                also.setdefault(folded(question.text), []).append(question.statement)
+            elif by.value != question.value and question.statement not in left:
+                overruled[question.statement] = by.statement
+        return Answered(kept, overruled, also)
 
     # ------------------------------------------------------------------ readings
 

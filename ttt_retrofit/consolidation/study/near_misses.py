@@ -9,18 +9,19 @@ to "What is my dog called?", and far less to "What is my cat called?".
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from ...util.texts import text_ids
-from ..facts.checks import WORD, among, caseless, folded, verbatim
+from ..facts.checks import WORD, among
 from ..facts.languages import Language
-from ..facts.related import APOSTROPHE, terms
+from ..facts.related import common, terms
 from .answers import Question
 from .asking import Asking
 from .ranking import tokens_of
 from .statements import Statement
+from .subjects import Cut, cuts_of, known
 
 GAPS = 8  # words of questions that are changed
 WORDS = 3  # that one of them is changed for
@@ -40,30 +41,12 @@ class NearMiss:
     number: int
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """A question around one of its words."""
-
-    number: int
-    before: str
-    word: str
-    after: str
-
-    @property
-    def around(self) -> tuple[str, str]:
-        return folded(self.before), folded(self.after)
-
-    def with_word(self, word: str) -> NearMiss:
-        return NearMiss(f"{self.before}{word}{self.after}", self.number)
-
-
 def near_misses(questions: Sequence[Question], statements: Sequence[Statement], asking: Asking) -> list[NearMiss]:
     """At most `WORDS` for each of `GAPS` words, of as many statements as possible."""
     told = terms(" ".join([*(statement.source for statement in statements), *(one.text for one in questions)]))
     empty = _empty(asking.language)
-    cuts = _spread(
-        questions, [c for n, one in enumerate(questions) for c in _cuts(n, one, statements, asking.language)]
-    )
+    confirmed = [number for number, question in enumerate(questions) if _confirms(question, asking)]
+    cuts = _spread(questions, [*cuts_of(questions, statements, asking.language, confirmed)])
     lists = [_list(questions, cut) for cut in cuts]
     tokenizer = asking.formatter.tokenizer
     prompts = [text_ids(tokenizer, text, split_special_tokens=True) for text in lists]
@@ -72,9 +55,16 @@ def near_misses(questions: Sequence[Question], statements: Sequence[Statement], 
     for cut, prompt, answer in zip(cuts, prompts, begun):
         some = dict.fromkeys(_word(str(tokenizer.decode([token]))) for token in answer.indices[0].tolist())
         name = cut.word[0].isupper()
-        new = [one for one in some if one and one[0].isupper() is name and not _known(one, told, empty)]
-        found |= {cut.with_word(word): cut.word for word in _likeliest(prompt, cut, new[:TRIED], asking)}
+        new = [one for one in some if one and one[0].isupper() is name and not known(one, told, empty)]
+        best = _likeliest(prompt, cut, new[:TRIED], asking)
+        found |= {NearMiss(cut.with_word(word), cut.number): cut.word for word in best}
     return _about_else(found, questions, asking)
+
+
+def _confirms(question: Question, asking: Asking) -> bool:
+    """Whether an answer tells nothing but what its question says: a yes or a no."""
+    asked = terms(question.text) | common(asking.language)
+    return all(among(term, asked) for term in terms(asking.text(question.answer)))
 
 
 def _empty(language: Language) -> set[str]:
@@ -83,33 +73,11 @@ def _empty(language: Language) -> set[str]:
     return {term for term, count in lines.items() if count >= OFTEN} | {*language.first_person}
 
 
-def _cuts(number: int, question: Question, statements: Sequence[Statement], language: Language) -> Iterator[_Cut]:
-    """At every name, and at what is the user's ("my brother"), where the question shares it with its statement: another
-    verb often asks for the same.
-    """
-    own, text = terms(statements[question.statement].source), question.text
-    names = {*verbatim(text)} if language.names else set()
-    for match in WORD.finditer(text):
-        places = [(match.start() + n, match.start() + n + 1) for n, c in enumerate(match[0]) if caseless(c)]
-        stem = APOSTROPHE.split(match[0])[0]  # "boss's"
-        for first, last in places or [(match.start(), match.start() + len(stem))]:
-            word = text[first:last]
-            owned = any(language.speaks(before) for before in _just_before(text[:first]))
-            if first and _known(word, own, ()) and (word in names or owned) and not language.speaks(word):
-                yield _Cut(number, text[:first], word, text[last:])
-
-
-def _just_before(text: str) -> list[str]:
-    """The last word; of scripts without spaces, the last two characters as well."""
-    words = WORD.findall(text)
-    return [*words[-1:], text[-2:]] if text and caseless(text[-1]) else words[-1:]
-
-
-def _spread(questions: Sequence[Question], cuts: Sequence[_Cut]) -> list[_Cut]:
+def _spread(questions: Sequence[Question], cuts: Sequence[Cut]) -> list[Cut]:
     """At most `GAPS`, one about each statement before the next about any; of those around one gap, one."""
     unlike = {cut.around: cut for cut in reversed(cuts)}
     turns: Counter[int] = Counter()
-    order: list[tuple[int, int, _Cut]] = []
+    order: list[tuple[int, int, Cut]] = []
     for cut in reversed(unlike.values()):
         about = questions[cut.number].statement
         turns[about] += 1
@@ -117,7 +85,7 @@ def _spread(questions: Sequence[Question], cuts: Sequence[_Cut]) -> list[_Cut]:
     return [cut for *_, cut in sorted(order, key=lambda one: one[:2])[:GAPS]]
 
 
-def _list(questions: Sequence[Question], cut: _Cut) -> str:
+def _list(questions: Sequence[Question], cut: Cut) -> str:
     """Questions, the last one up to where it is cut."""
     others = [question.text for number, question in enumerate(questions) if number != cut.number][:SHOWN]
     return "\n".join([*others, cut.before.rstrip()])
@@ -128,11 +96,7 @@ def _word(text: str) -> str:
     return word if WORD.fullmatch(word) and not word.isdigit() else ""
 
 
-def _known(word: str, told: Collection[str], empty: Collection[str]) -> bool:
-    return any(one in empty or among(one, told) for one in terms(word))
-
-
-def _likeliest(prompt: Sequence[int], cut: _Cut, words: Sequence[str], asking: Asking) -> list[str]:
+def _likeliest(prompt: Sequence[int], cut: Cut, words: Sequence[str], asking: Asking) -> list[str]:
     """The `WORDS` with which the question is likeliest, of those with which it is not much less likely than before."""
     if not words:
         return []
@@ -156,7 +120,7 @@ def _about_else(found: Mapping[NearMiss, str], questions: Sequence[Question], as
     studied = dict(zip(numbers, likely[len(found) :]))
     kept = []
     for (miss, word), changed in zip(found.items(), likely):
-        same = partial(_known, told=terms(word), empty=())
+        same = partial(known, told=terms(word))
         named = tokens_of(questions[miss.number].answer.ids, same, asking)
         if not named or float(changed[named].sum()) < float(studied[miss.number][named].sum()) - APART:
             kept.append(miss)

@@ -194,7 +194,7 @@ def ask_whether_still(
 
 def whether_still(statement: Statement, languages: Sequence[Language]) -> list[Message]:
     """The prompt for it; of every language there is one example."""
-    messages: list[Message] = [{"role": "system", "content": _asked()["instruction_for_still"].strip()}]
+    messages: list[Message] = [{"role": "system", "content": instruction("instruction_for_still")}]
     for language in languages:
         said, question = language.still
         messages += [{"role": "user", "content": said}, {"role": "assistant", "content": question}]
@@ -203,7 +203,7 @@ def whether_still(statement: Statement, languages: Sequence[Language]) -> list[M
 
 def prompt(statement: Statement, languages: Sequence[Language]) -> list[Message]:
     """What the writer is asked about one statement."""
-    messages = [{"role": "system", "content": _asked()["instruction"].strip()}]
+    messages = [{"role": "system", "content": instruction("instruction")}]
     for language in languages:
         for said, asked in [language.document] if statement.said_by == TEXT else language.questions:
             messages += [{"role": "user", "content": said}, {"role": "assistant", "content": asked}]
@@ -212,8 +212,7 @@ def prompt(statement: Statement, languages: Sequence[Language]) -> list[Message]
 
 def asking_for(part: str, told: str, statement: Statement, languages: Sequence[Language]) -> list[Message]:
     """The prompt for one question whose answer is a given part of a statement, after all that is told."""
-    asked = _asked()
-    messages = [{"role": "system", "content": asked["instruction_for_one"].strip()}]
+    messages = [{"role": "system", "content": instruction("instruction_for_one")}]
     for language in languages:
         for said, lines in [language.document] if statement.said_by == TEXT else language.questions:
             for line in lines.splitlines()[:2]:
@@ -224,6 +223,11 @@ def asking_for(part: str, told: str, statement: Statement, languages: Sequence[L
 
 def _one(told: str, part: str) -> Message:
     return {"role": "user", "content": f"{told}\n→ {part}"}
+
+
+def instruction(name: str) -> str:
+    """What a writer is told."""
+    return _asked()[name].strip()
 
 
 @cache

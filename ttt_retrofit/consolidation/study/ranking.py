@@ -81,13 +81,13 @@ def _spans(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> tuple[str,
     return str(tokenizer.decode(list(ids), skip_special_tokens=True)), list(itertools.pairwise(ends))
 
 
-def ambiguous(
+def answered_by_others(
     questions: Sequence[Question], statements: Sequence[Statement], outdated: Collection[int], asking: Asking
-) -> set[int]:
-    """Numbers of those that two statements answer: "Where does Alex live?" of two people.
+) -> dict[int, list[int]]:
+    """Of those that more than one statement answers, the others: "Where does Alex live?" of two people.
 
-    The other one has all the words by which the question is about its own, and is about as likely a reply. What no
-    longer holds makes nothing ambiguous.
+    Another one has all the words by which the question is about its own, and is about as likely a reply. What no
+    longer holds answers nothing.
     """
     words = [terms(statement.source) for statement in statements]
     holding = [n for n in range(len(statements)) if n not in outdated]
@@ -107,6 +107,8 @@ def ambiguous(
     said = {n: asking.formatter.said(statements[n].text) for _, own, other in pairs for n in (own, other)}
     drafts = [QuestionDraft(questions[number].text, n) for number, *both in pairs for n in both]
     gained = gains(drafts, said, asking) if drafts else []
-    return {
-        number for (number, *_), own, other in zip(pairs, gained[::2], gained[1::2]) if other >= max(CLEAR, own / 3)
-    }
+    found: dict[int, list[int]] = {}
+    for (number, _, n), own, other in zip(pairs, gained[::2], gained[1::2]):
+        if other >= max(CLEAR, own / 3):
+            found.setdefault(number, []).append(n)
+    return found

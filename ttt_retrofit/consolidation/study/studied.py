@@ -15,14 +15,15 @@ from ..facts.related import Related, said_again
 from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from ..writer import Answer
-from .answers import Answering, Question
+from .answers import Answered, Answering, Question
 from .asking import Asking
 from .parts import parts_of
 from .pieces import Context
 from .questions import ALIKE, QuestionDraft, ask, ask_freely, ask_whether_still, cut, resemblance
-from .ranking import ambiguous, best
+from .ranking import answered_by_others, best
 from .retelling import told_back
 from .review import EVERYTHING, Review
+from .several import told_together
 from .statements import Statement, of_conversation
 
 FEW = 3  # questions about a statement that are too few
@@ -89,21 +90,30 @@ class Studying:
             return Studied(statements, tuple(own.questions), outdated, dropped, refused)
         answered = answering.answer(self._written(statements, outdated, retold))
         outdated = outdated | answered.overruled
-        questions = self._clear(answered.questions, statements, outdated)
+        questions = self._clear(answered, statements, outdated, retold)
         left = without_one_held_out(questions, statements, outdated)
         if left:
             some, known = [statements[number] for number in left], {folded(question.text) for question in questions}
             more = [replace(d, statement=left[d.statement]) for d in ask_freely(some, self.writer, self.languages, 1)]
-            added = answering.answer([draft for draft in more if folded(draft.text) not in known]).questions
-            questions += self._clear(added, statements, outdated)
+            added = answering.answer([draft for draft in more if folded(draft.text) not in known])
+            questions += self._clear(added, statements, outdated, retold)
         return Studied(statements, tuple(held_out(questions, statements)), outdated, dropped, refused)
 
     def _clear(
-        self, questions: Sequence[Question], statements: Sequence[Statement], outdated: Mapping[int, int]
+        self,
+        answered: Answered,
+        statements: Sequence[Statement],
+        outdated: Mapping[int, int],
+        retold: Mapping[int, Answer],
     ) -> list[Question]:
-        """Questions about a conversation that one statement alone answers."""
-        doubtful = ambiguous(questions, statements, outdated, self.asking) if self.context.conversation else ()
-        return [question for number, question in enumerate(questions) if number not in doubtful]
+        """The questions; those about a conversation that several statements answer, with all of them."""
+        if not self.context.conversation:
+            return answered.questions
+        others = answered_by_others(answered.questions, statements, outdated, self.asking)
+        for number, question in enumerate(answered.questions):
+            if also := answered.also.get(folded(question.text)):
+                others[number] = sorted({*others.get(number, ()), *also})
+        return [*told_together(answered.questions, others, statements, self.asking, retold)]
 
     def _written(
         self, statements: Sequence[Statement], outdated: Mapping[int, int], retold: Mapping[int, Answer]

@@ -27,6 +27,7 @@ from ..study.pieces import Context
 from ..study.statements import Statement, superseded
 from ..study.studied import Studied
 from ..study.unknown import unanswered
+from ..study.untold import untold
 from ..writer import Answer, Writer
 from .distill import EncodedLesson
 from .new_entry import facts_of
@@ -134,7 +135,9 @@ class Planning:
         if not self.context.conversation:
             return []
         self.control.at("unknown", 0, 1)
-        return near_misses(studied.asked, studied.statements, self.asking)
+        told = f"{self.context.text} {self.before.told()}"
+        near = near_misses(studied.asked, studied.statements, self.asking)
+        return near + untold(studied.asked, studied.statements, told, self.asking)
 
     def _encoded(self, lessons: Sequence[Lesson]) -> list[EncodedLesson]:
         below = self.student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])

@@ -58,7 +58,7 @@ class ForgottenVerification:
                     told = " ".join(facts[name].text for name in lesson.facts or () if name in facts)
                     value = self._given(lesson, told)
                     others += [(lesson, value)] if value else []
-        with_it, alone = self._remembering(candidate), self._teacher
+        with_it, alone = self._writer(candidate), self._writer(dataclasses.replace(candidate, entries=()))
         prompts = [[*lesson.prompt] for lesson, _ in (*values, *others)]
         answers = self._answers(with_it, prompts)
         about, rest = answers[: len(values)], answers[len(values) :]
@@ -67,7 +67,7 @@ class ForgottenVerification:
         known = self._answers(alone, [[*lesson.prompt] for lesson, _, _ in telling])
         still = [said for (lesson, value, said), base in zip(telling, known) if not _tells(base, lesson, value)]
         wrong = [lesson for (lesson, value), said in zip(others, rest) if not holds(said, value)]
-        before = self._answers(self._remembering(self.work.memory), [[*lesson.prompt] for lesson in wrong])
+        before = self._answers(self._writer(self.work.memory), [[*lesson.prompt] for lesson in wrong])
         given = {id(lesson): value for lesson, value in others}
         lost = [lesson for lesson, said in zip(wrong, before) if holds(said, given[id(lesson)])]
         ids = dict.fromkeys(name for lesson in lost for name in (lesson.facts or ())[:1])
@@ -84,11 +84,7 @@ class ForgottenVerification:
         said = self.work.told.in_words(lesson)
         return given_by(said.answer, said.question, told)
 
-    @property
-    def _teacher(self) -> Writer:
-        return Writer(self.work.student.model, self.work.tokenizer, self.work.control.check)
-
-    def _remembering(self, memory: Memory) -> Writer:
+    def _writer(self, memory: Memory) -> Writer:
         converted = private_copy(self.work.model)
         return Writer(
             converted,
@@ -171,7 +167,7 @@ class ForgottenVerification:
         lessons = (x for entry in candidate.entries for x in entry.lessons if x.kind == "fact" and not x.held_out)
         said = [self.work.told.in_words(lesson) for lesson in lessons]
         verification = verify.Verification(
-            self._teacher, self._remembering(candidate), self.work.formatter, [], [],
+            self._writer(dataclasses.replace(candidate, entries=())), self._writer(candidate), self.work.formatter, [], [],
             [(one.question, one.answer) for one in said], self.work.prompts.kept_general, self.work.abstention,
             partial(verify.drift, self.work.student, texts, below, memories),
         )  # fmt: skip

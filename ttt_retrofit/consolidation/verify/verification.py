@@ -135,13 +135,14 @@ class Verification:
 
     Attributes
     ----------
-    teacher, remembering : the base alone, and with the candidate.
+    base, remembering : the converted model without the candidate and with it. Both compute alike: in bfloat16, the base
+        as it came would decide otherwise where two tokens are about as likely.
     unknown : questions that nothing was told about, which are answered by `abstention`.
     said : questions about the context with their answers, as turns before `general` requests.
     moved : measures the candidate's drift.
     """
 
-    teacher: Writer
+    base: Writer
     remembering: Writer
     formatter: PromptFormatter
     questions: Sequence[Question]
@@ -155,7 +156,7 @@ class Verification:
         """What the candidate knows that the base alone does not, whether it is accepted; and by statement whether all
         that was asked about it was right.
         """
-        _, before, false_before = self._asked(self.teacher, config)
+        _, before, false_before = self._asked(self.base, config)
         control.at("verify", 1, PARTS)
         answers, after, false = self._asked(self.remembering, config)
         control.at("verify", 2, PARTS)
@@ -202,7 +203,7 @@ class Verification:
         for number, request in enumerate(self.general):
             turns = [self.said[(number + turn) % len(self.said)] for turn in range(1 + number % TURNS)]
             prompts.append(self.formatter.asked(request, exchanges(turns)))
-        without, with_it = (answered(one, prompts, BEGINNING, line=False) for one in (self.teacher, self.remembering))
+        without, with_it = (answered(one, prompts, BEGINNING, line=False) for one in (self.base, self.remembering))
         begins = folded(self.abstention)[:BEGINNING]
         changed = [b for a, b in zip(without, with_it) if a != b]
         refused = [b for b in changed if folded(b).startswith(begins)]
