@@ -26,16 +26,18 @@ import torch
 
 import ttt_retrofit
 from ttt_retrofit import TTTConfig
+from ttt_retrofit.config import PRESETS as NAMED
 
 from .harness.loading import base_model, tokenizer_of
 from .harness.options import command_line, stored_as
 from .harness.store import Store
-from .measure import FULL, PRESETS, SINKS, TTT, Reading, converted, full_attention, progress_bars, streaming
+from .measure import FULL, SINKS, TTT, Reading, converted, full_attention, progress_bars, streaming
 from .perplexity_report import BLOCK, KINDS, META, lines, plot
 from .texts import beginnings, text
 
 NAME = "perplexity_by_position"
 LENGTHS, QUICK = (8192, 16384), 2048
+PRESETS = {name: NAMED[name] for name in ("default", "fast", "small")}
 WITH_UPDATES = {f"{TTT} ({preset})": preset for preset in PRESETS}
 SYSTEMS = (FULL, SINKS, *WITH_UPDATES, META)
 

@@ -13,7 +13,7 @@ from ttt_retrofit import InputError
 from ttt_retrofit.consolidation.facts.checks import folded, holds, missing, unlike, verbatim
 from ttt_retrofit.consolidation.facts.dates import relative_days
 from ttt_retrofit.consolidation.facts.extraction import prompt, read
-from ttt_retrofit.consolidation.facts.listing import facts_of
+from ttt_retrofit.consolidation.facts.listing import facts_of, without_parts
 from ttt_retrofit.consolidation.facts.turns import turns_of
 from ttt_retrofit.consolidation.facts.verdicts import Judge
 from ttt_retrofit.consolidation.facts.writers import EndpointWriter
@@ -364,3 +364,13 @@ def test_a_fact_in_other_words_is_judged_and_one_that_quotes_its_message_is_not(
     listed = facts_of(turns_of(said, MONDAY), writer := Scripted(write), judge=Judge(writer, {"tells": True}))
     assert [fact.text for fact in listed.facts] == ["My dog is Bolt."]
     assert listed.dropped == (("I grow roses in Graz.", "it was not told"),) and len(judged) == 1
+
+
+def test_a_fact_that_another_one_of_its_message_says_with_more_is_not_kept():
+    def fact(text, message=0):
+        return Fact.of(text, "user", "2026-03-09", [message], "0")
+
+    whole, part = fact("My brother Alex lives in Lyon."), fact("Alex lives in Lyon.")
+    other, ended = fact("Alex lives in Lyon", 2), fact("I do not live in Oslo any more.")
+    assert without_parts([part, whole, other, fact("I live in Oslo."), ended]) == [whole, other, ended]
+    assert without_parts([whole, fact("In Lyon lives my brother Alex.")])[0] is whole, "neither has more"

@@ -141,7 +141,7 @@ def test_a_fact_that_is_answered_all_the_same_is_refused_and_the_version_before_
     monkeypatch.setattr(
         ForgottenVerification,
         "_answers",
-        lambda self, writer, prompts: [BOLT if "memories" in writer.forwarded else "Otto"] * len(prompts),
+        lambda self, writer, prompts: [BOLT if writer.forwarded["memories"].entries else "Otto"] * len(prompts),
     )
     refused = forget(model, ids(made)[BOLT])
     assert not refused.report.accepted and refused.report.still_answered

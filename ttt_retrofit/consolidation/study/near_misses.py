@@ -15,13 +15,12 @@ from functools import partial
 
 from ...util.texts import text_ids
 from ..facts.checks import WORD, among
-from ..facts.languages import Language
 from ..facts.related import common, terms
 from .answers import Question
 from .asking import Asking
 from .ranking import tokens_of
 from .statements import Statement
-from .subjects import Cut, cuts_of, known
+from .subjects import Cut, about_nothing, cuts_of, known
 
 GAPS = 8  # words of questions that are changed
 WORDS = 3  # that one of them is changed for
@@ -30,7 +29,6 @@ LIKELY = 20  # words that may follow
 TRIED = 6  # of them, with the rest of the question
 UNLIKE = 10.0  # nats by which the changed question may be less likely than the studied one
 APART = 5.0  # nats by which the changed word of an answer must be less likely after the changed question
-OFTEN = 3  # lines of a language's examples that have a word which is about nothing
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class NearMiss:
 def near_misses(questions: Sequence[Question], statements: Sequence[Statement], asking: Asking) -> list[NearMiss]:
     """At most `WORDS` for each of `GAPS` words, of as many statements as possible."""
     told = terms(" ".join([*(statement.source for statement in statements), *(one.text for one in questions)]))
-    empty = _empty(asking.language)
+    empty = about_nothing(asking.language)
     confirmed = [number for number, question in enumerate(questions) if _confirms(question, asking)]
     cuts = _spread(questions, [*cuts_of(questions, statements, asking.language, confirmed)])
     lists = [_list(questions, cut) for cut in cuts]
@@ -65,12 +63,6 @@ def _confirms(question: Question, asking: Asking) -> bool:
     """Whether an answer tells nothing but what its question says: a yes or a no."""
     asked = terms(question.text) | common(asking.language)
     return all(among(term, asked) for term in terms(asking.text(question.answer)))
-
-
-def _empty(language: Language) -> set[str]:
-    """Terms of a language that are about nothing: "is", "the", "my"."""
-    lines = Counter(term for line in language.text.splitlines() for term in terms(line))
-    return {term for term, count in lines.items() if count >= OFTEN} | {*language.first_person}
 
 
 def _spread(questions: Sequence[Question], cuts: Sequence[Cut]) -> list[Cut]:

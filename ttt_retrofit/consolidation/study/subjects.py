@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from ..facts.checks import WORD, among, caseless, folded, verbatim
 from ..facts.languages import Language
@@ -11,6 +13,8 @@ from ..facts.related import APOSTROPHE, terms
 from .answers import Question
 from .parts import telling
 from .statements import Statement
+
+OFTEN = 2  # examples of a language, each about something else, that have a word which is about nothing
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,14 @@ def cuts_of(
 def known(word: str, told: Collection[str], empty: Collection[str] = ()) -> bool:
     """Whether a word was told, or is about nothing."""
     return any(one in empty or among(one, told) for one in terms(word))
+
+
+@cache
+def about_nothing(language: Language) -> frozenset[str]:
+    """Terms of a language that are about nothing: "is", "the", "my"."""
+    examples = [" ".join(pair) for pair in (*language.questions, language.document)]
+    counts = Counter(term for text in examples for term in terms(text))
+    return frozenset(term for term, count in counts.items() if count >= OFTEN) | language.first_person
 
 
 def _words(text: str) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from ...util.messages import Message
 from ..facts.checks import among
 from ..facts.languages import Language, shown
-from ..facts.related import common, terms
+from ..facts.related import terms
 from ..facts.writers import ModelWriter
 from .answers import Question
 from .asking import Asking
@@ -19,7 +19,7 @@ from .near_misses import NearMiss
 from .questions import QuestionDraft, instruction
 from .ranking import gains
 from .statements import Statement
-from .subjects import Cut, cuts_of
+from .subjects import Cut, about_nothing, cuts_of
 
 SUBJECTS = 8  # that are asked about
 ASKED = 3  # questions about each
@@ -36,7 +36,7 @@ def untold(questions: Sequence[Question], statements: Sequence[Statement], told:
     subjects = _subjects(questions, statements, asking.language)
     prompts = [asking_about(cut.subject, shown(told)) for cut in subjects]
     writer = asking.writer or ModelWriter("", asking.teacher, asking.formatter)
-    known = terms(told) | common(asking.language)
+    known = terms(told) | about_nothing(asking.language)
     drafts: dict[str, Cut] = {}
     for seed in SEEDS if subjects else ():
         for cut, written in zip(subjects, writer.complete(prompts, LONGEST, seed)):

@@ -166,8 +166,9 @@ class ForgottenVerification:
         below = self.work.student.below(texts)
         lessons = (x for entry in candidate.entries for x in entry.lessons if x.kind == "fact" and not x.held_out)
         said = [self.work.told.in_words(lesson) for lesson in lessons]
+        base = self._writer(dataclasses.replace(candidate, entries=()))
         verification = verify.Verification(
-            self._writer(dataclasses.replace(candidate, entries=())), self._writer(candidate), self.work.formatter, [], [],
+            base, self._writer(candidate), self.work.formatter, [], [],
             [(one.question, one.answer) for one in said], self.work.prompts.kept_general, self.work.abstention,
             partial(verify.drift, self.work.student, texts, below, memories),
         )  # fmt: skip
