@@ -42,7 +42,7 @@ def test_short_cuts_give_the_logits_of_a_plain_forward(family, lowest, shared):
     lessons = [beginning + tokens(1, length, seed=length)[0].tolist() for length in (11, 7, 9)]
     below = student.below(lessons)
     student.share([(*beginning[:shared], ends) for ends in (1, 2)], added)
-    assert {*student.pasts} == {tuple(beginning[:shared])} - {()}
+    assert student.begun == {tuple(beginning[:shared])} - {()} and not student.pasts
     positions = [range(8, len(lesson) - 1) for lesson in lessons]
     quick = student.logits(below, lessons, positions, added)
     model.configure_ttt(sliding_window=None, learn_from="none")
@@ -57,8 +57,10 @@ def test_a_beginning_in_which_a_memory_speaks_is_not_shared():
     model = converted()
     made = memory(model, 1, gated=False)
     student = Student(plain_copy(model), find_placement(model, made.config))
-    student.share([(*tokens(1, 6)[0].tolist(), ends) for ends in (1, 2)], collate([made], model.device, model.dtype))
-    assert not student.pasts
+    lessons, added = [[*tokens(1, 6)[0].tolist(), ends] for ends in (1, 2)], collate([made], model.device, model.dtype)
+    student.share(lessons, added)
+    student.logits(student.below(lessons), lessons, [range(5, 6)] * 2, added)
+    assert [*student.pasts.values()] == [None]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -75,10 +77,14 @@ def test_earlier_turns_of_any_length_are_read_once_and_change_no_logits(family):
     expected = student.logits(below, lessons, positions, added)
     student.share(lessons, added)
     window = getattr(model.config, "sliding_window", None) or 100  # what a layer's window cuts is not kept
-    assert sorted(map(len, student.pasts)) == [length for length in (16, 27) if length < window]
+    assert not student.pasts, "nothing was asked for yet"
     before = student.tokens
     assert torch.allclose(student.logits(below, lessons, positions, added), expected, atol=1e-5)
-    assert student.tokens - before == sum(map(student.left, lessons))
+    read = sorted(len(ids) for ids, past in student.pasts.items() if past is not None)
+    assert read == [length for length in (16, 27) if length < window]
+    left = list(map(student.left, lessons))
+    assert left == [11, 13, 13, 11] if window == 100 else student.tokens - before > sum(left)
+    assert window < 100 or student.tokens - before == sum(left)
     gates_shut = student.logits(below, lessons, positions, None)
     assert not torch.allclose(gates_shut, expected, atol=1e-3), "the memory says nothing in these lessons"
 

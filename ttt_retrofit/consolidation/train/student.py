@@ -46,22 +46,23 @@ class Student:
         self.wrapper: type | None = None  # of what a layer returns, where that is a tuple
         self.positions: tuple[Tensor, Tensor] | None = None
         self.tokens = 0  # processed by the layers from the memory up
-        self.pasts: dict[tuple[int, ...], LessonPast] = {}
+        self.begun: set[tuple[int, ...]] = set()
+        self.pasts: dict[tuple[int, ...], LessonPast | None] = {}  # of these, as far as they were read
+        self.before: MemoryBatch | None = None
         self.takes_positions = "position_ids" in inspect.signature(plain.forward).parameters
         bind(plain, hooks_for(placement.layer, [projection.path for projection in placement.projections]))
         for index in range(placement.index):
             _make_replaying(self, self.layers[index], last=index == placement.index - 1)
         plain.get_output_embeddings().register_forward_pre_hook(self._only_positions)
 
-    @torch.no_grad()
     def share(self, prompts: Sequence[Sequence[int]], memories: MemoryBatch) -> None:
-        """Read once what comes before the last turns of lessons that come; `logits` then takes it as read.
+        """What comes before the last turns of these lessons is read once, when `logits` first meets it.
 
         Nothing is shared where a gate opens in it: what a memory says there would change while it learns.
         """
-        found = {ids: self._read(ids, memories) for ids in dict.fromkeys(beginnings(prompts, self.opener)) if ids}
-        self.pasts = {ids: past for ids, past in found.items() if past is not None}
+        self.begun, self.pasts, self.before = {ids for ids in beginnings(prompts, self.opener) if ids}, {}, memories
 
+    @torch.no_grad()
     def _read(self, ids: Sequence[int], memories: MemoryBatch) -> LessonPast | None:
         """The past that these tokens are; None where it cannot be kept."""
         cache = DynamicCache(config=self.model.config)
@@ -140,14 +141,22 @@ class Student:
             self.positions, self.replayed = None, None
 
     def left(self, lesson: Sequence[int]) -> int:
-        """How many tokens of a lesson are not read yet."""
-        past = self._past(lesson)
-        return len(lesson) - (0 if past is None else past.length)
+        """How many tokens of a lesson come after what may be shared; the same before it is read and afterwards."""
+        return len(lesson) - max(map(len, self._begun(lesson)), default=0)
+
+    def _begun(self, lesson: Sequence[int]) -> list[tuple[int, ...]]:
+        """What a lesson goes on from, the longest first."""
+        lengths = sorted({len(ids) for ids in self.begun}, reverse=True)
+        return [ids for n in lengths if (ids := tuple(lesson[:n])) in self.begun]
 
     def _past(self, lesson: Sequence[int]) -> LessonPast | None:
         """The longest of the pasts that a lesson goes on from."""
-        lengths = sorted({len(ids) for ids in self.pasts}, reverse=True)
-        return next((self.pasts[ids] for n in lengths if (ids := tuple(lesson[:n])) in self.pasts), None)
+        for ids in self._begun(lesson):
+            if ids not in self.pasts and self.before is not None:
+                self.pasts[ids] = self._read(ids, self.before)
+            if past := self.pasts[ids]:
+                return past
+        return None
 
     def _pasts(self, lessons: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]) -> list[LessonPast | None]:
         """What each lesson goes on from."""
