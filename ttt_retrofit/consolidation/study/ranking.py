@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from ..facts.checks import WORD, among, caseless, folded, words_of
 from ..facts.related import terms
 from .answers import Question
+from .apart import apart
 from .asking import Asking
 from .questions import QuestionDraft
 from .statements import Statement
@@ -86,8 +87,8 @@ def answered_by_others(
 ) -> dict[int, list[int]]:
     """Of those that more than one statement answers, the others: "Where does Alex live?" of two people.
 
-    Another one has all the words by which the question is about its own, and is about as likely a reply. What no
-    longer holds answers nothing.
+    Another one has all the words by which the question is about its own, and is about as likely a reply; of somebody
+    else (`apart`), a reply that the question makes likelier. What no longer holds answers nothing.
     """
     words = [terms(statement.source) for statement in statements]
     holding = [n for n in range(len(statements)) if n not in outdated]
@@ -108,7 +109,7 @@ def answered_by_others(
     drafts = [QuestionDraft(questions[number].text, n) for number, *both in pairs for n in both]
     gained = gains(drafts, said, asking) if drafts else []
     found: dict[int, list[int]] = {}
-    for (number, _, n), own, other in zip(pairs, gained[::2], gained[1::2]):
-        if other >= max(CLEAR, own / 3):
+    for (number, at, n), own, other in zip(pairs, gained[::2], gained[1::2]):
+        if other >= (0.0 if apart(at, questions[number].value, n, statements) else max(CLEAR, own / 3)):
             found.setdefault(number, []).append(n)
     return found
