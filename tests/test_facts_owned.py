@@ -239,6 +239,7 @@ def test_a_refused_deletion_leaves_the_store_as_it_was(chat, made, tmp_path, mon
     ("call", "error", "words"),
     [
         (lambda model: model.forget_fact("nobody", tokenizer=WORDS), ConfigError, "No fact has the id 'nobody'"),
+        (lambda model: model.forget_fact("x", tokeniser=WORDS), ConfigError, "no \\['tokeniser'\\].*tokenizer"),
         (lambda model: model.add_fact(" ", tokenizer=WORDS), InputError, "expected a sentence"),
         (lambda model: model.correct_fact("x", "", tokenizer=WORDS), InputError, "expected a sentence"),
         (lambda model: model.add_fact(BOLT, "soon", tokenizer=WORDS), InputError, "date is 'soon'"),

@@ -1,7 +1,7 @@
 """`memory`: memories on disk."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,7 +20,9 @@ Store = Annotated[
                    show_default=False),
 ]  # fmt: skip
 Target = Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist.", show_default=False)]
-Shown = Literal["known", "current", "waiting", "superseded", "retracted", "all"]
+Status = Annotated[
+    str, typer.Option(help="'current', 'waiting', both as 'known', 'superseded', 'retracted', or 'all'.")
+]
 Version = Annotated[int | None, typer.Option(help="Of a store; the current one when not given.")]
 FIRST = 5  # facts that `show` shows
 
@@ -119,17 +121,17 @@ def show_facts(
     memory: Saved,
     user: User = None,
     version: Version = None,
-    status: Annotated[Shown, typer.Option(help="Facts that are shown; known are current and waiting.")] = "known",
+    status: Status = "known",
 ) -> None:
     """What is known, fact by fact: of a memory, and what waits to become part of it."""
-    from ttt_retrofit.chat.all_facts import shown as of_status
+    from ttt_retrofit.chat.all_facts import shown
     from ttt_retrofit.serving.stores import directory_of
 
     from .stores import Kept
 
-    found = of_status(Kept.read(directory_of(memory, user), version).told, status)
-    shown = _facts_table(f"Facts in {memory}", found)
-    out.result({"memory": str(memory), "facts": [fact.to_dict() for fact in found]}, shown)
+    found = shown(Kept.read(directory_of(memory, user), version).told, status)
+    document = {"memory": str(memory), "facts": [fact.to_dict() for fact in found]}
+    out.result(document, _facts_table(f"Facts in {memory}", found))
 
 
 def _facts_table(title: str, facts: "list[Fact]") -> "Table":

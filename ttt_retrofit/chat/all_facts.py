@@ -46,7 +46,7 @@ def shown(facts: Sequence[Fact], status: str) -> list[Fact]:
         For another status.
     """
     if status not in SHOWN:
-        raise InputError(f"facts(status={status!r}): expected one of {list(SHOWN)}.")
+        raise InputError(f"status is {status!r}; expected one of {list(SHOWN)}.")
     return [fact for fact in facts if is_shown(fact.status, status)]
 
 

@@ -7,7 +7,7 @@ import datetime
 import os
 from collections.abc import Callable
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -24,9 +24,24 @@ from ..errors import ConfigError
 from ..memory.memory import Memory
 from ..memory.report import Report
 from ..util.given import check_tokenizer
+from ..util.settings import did_you_mean
 from .remembering import LOADED, MemoryMixin
 
 logger = logging.get_logger(__name__)
+
+
+class ForgettingSettings(TypedDict, total=False):
+    """What a change of facts takes, as `consolidate` does."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    budget: Budget | float | dict[str, Any] | None
+    config: ConsolidationConfig | None
+    prompts: str | os.PathLike | Prompts | None
+    progress: bool | Callable[[Progress], None]
+    earlier: Memory | str | None  # the memory; by default the loaded one
+
+
+SETTINGS = ForgettingSettings.__annotations__.keys()
 
 
 class FactsMixin(MemoryMixin):
@@ -36,13 +51,8 @@ class FactsMixin(MemoryMixin):
         self,
         fact: str,
         *others: str,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        budget: Budget | float | dict[str, Any] | None = None,
-        config: ConsolidationConfig | None = None,
-        prompts: str | os.PathLike | Prompts | None = None,
-        progress: bool | Callable[[Progress], None] = False,
-        earlier: Memory | str | None = LOADED,
         load: bool = True,
+        **settings: Unpack[ForgettingSettings],
     ) -> Memory:
         """Delete facts: their sentences, what was learned of them, and the keys by which gates open for them.
 
@@ -53,8 +63,9 @@ class FactsMixin(MemoryMixin):
         Parameters
         ----------
         fact, others : ids, as in `memory.facts(None)`.
-        tokenizer, budget, config, prompts, progress, load : as of `consolidate`. The memory's own `MemoryConfig` holds.
-        earlier : the memory. Default: the loaded one.
+        load : as of `consolidate`.
+        settings : tokenizer, budget, config, prompts, progress, earlier, as of `consolidate`. The memory's own
+            `MemoryConfig` holds.
 
         Returns
         -------
@@ -66,9 +77,9 @@ class FactsMixin(MemoryMixin):
         ------
         ConfigError
             When no memory is loaded, no fact has such an id, or its entry was made by an earlier version, which did not
-            write what depends on which fact.
+            write what depends on which fact. For a setting of another name.
         """
-        work, before = self._forgetting((fact, *others), earlier, tokenizer, budget, config, prompts, progress)
+        work, before = self._forgetting((fact, *others), **settings)
         try:
             made = ForgottenVerification(work).verified(work.distilled())
         except FloatingPointError as error:
@@ -83,12 +94,6 @@ class FactsMixin(MemoryMixin):
         text: str,
         *,
         date: datetime.date | str | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        budget: Budget | float | dict[str, Any] | None = None,
-        config: ConsolidationConfig | None = None,
-        prompts: str | os.PathLike | Prompts | None = None,
-        progress: bool | Callable[[Progress], None] = False,
-        earlier: Memory | str | None = LOADED,
         load: bool = True,
         **settings: Any,
     ) -> Memory:
@@ -101,8 +106,8 @@ class FactsMixin(MemoryMixin):
         fact : its id.
         text : what is right, as a sentence of the user.
         date : since when; today when not given.
-        budget : of each of the two.
-        settings : more of `consolidate`, such as writer=.
+        load : as of `consolidate`.
+        settings : as of `forget_fact`, the budget for each of the two; and more of `consolidate`, such as writer=.
 
         Returns
         -------
@@ -117,7 +122,8 @@ class FactsMixin(MemoryMixin):
         """
         day = datetime.date.today() if date is None else day_of(date, "date")
         added_fact(text, day)  # raises before the work
-        work, before = self._forgetting((fact,), earlier, tokenizer, budget, config, prompts, progress, text)
+        shared: Any = {name: settings[name] for name in SETTINGS & settings.keys()}
+        work, before = self._forgetting((fact,), text, **shared)
         try:
             left = work.distilled()
         except FloatingPointError as error:
@@ -125,11 +131,10 @@ class FactsMixin(MemoryMixin):
         finally:
             work.control.end()
         with TemporaryDirectory() as directory:  # nothing of the old fact is to be left by a kill
-            made = self.consolidate(
-                added_fact(text, day, work.asked_before()), tokenizer=work.tokenizer, budget=budget,
-                config=work.config, prompts=prompts, progress=progress, earlier=left, load=False, work_dir=directory,
-                **settings,
-            )  # fmt: skip
+            changed = {"tokenizer": work.tokenizer, "config": work.config, "earlier": left, "work_dir": directory}
+            made: Memory = self.consolidate(
+                added_fact(text, day, work.asked_before()), load=False, **{**settings, **changed}
+            )
         assert made.report is not None
         if not made.report.accepted:
             return self._accept(_refused(work.memory, made.report.reason), before, load)
@@ -180,29 +185,26 @@ class FactsMixin(MemoryMixin):
         return made
 
     def _forgetting(
-        self,
-        ids: tuple[str, ...],
-        earlier: Memory | str | None,
-        tokenizer: PreTrainedTokenizerBase | None,
-        budget: Budget | float | dict[str, Any] | None,
-        config: ConsolidationConfig | None,
-        prompts: str | os.PathLike | Prompts | None,
-        progress: bool | Callable[[Progress], None],
-        instead: str = "",
+        self, ids: tuple[str, ...], instead: str = "", **settings: Unpack[ForgettingSettings]
     ) -> tuple[Forgetting, Memory | None]:
         """The work to be done, and the memory that is active before it."""
+        unknown = sorted(settings.keys() - SETTINGS)
+        if unknown:
+            raise ConfigError(f"A change of facts takes no {unknown}{did_you_mean(unknown, [*SETTINGS])}.")
+        tokenizer, prompts = settings.get("tokenizer"), settings.get("prompts")
         check_tokenizer(tokenizer)
-        memory = self._earlier(earlier)
+        memory = self._earlier(settings.get("earlier", LOADED))
         if memory is None:
             raise ConfigError("No memory is loaded, so there is no fact to delete. load_memory() first.")
-        bar = ProgressBar()
+        bar, progress = ProgressBar(), settings.get("progress")
+        shown = bar if progress is True else progress or None
         work = Forgetting(
             model=self,
             tokenizer=tokenizer or self._own_tokenizer(),
             memory=memory,
             ids=ids,
-            config=config or ConsolidationConfig(memory=memory.config),
-            control=Control(Budget.of(budget), bar if progress is True else progress or None, bar.close),
+            config=settings.get("config") or ConsolidationConfig(memory=memory.config),
+            control=Control(Budget.of(settings.get("budget")), shown, bar.close),
             prompts=prompts if isinstance(prompts, Prompts) else Prompts.load(prompts),
             instead=instead,
         )

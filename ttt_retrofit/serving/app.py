@@ -1,4 +1,4 @@
-"""The routes: OpenAI's chat completions and models, health, and the memories of users."""
+"""The routes: OpenAI's chat completions, responses and models, health, and the memories of users."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ from .browsers import SameOriginMiddleware
 from .changes import FactChanges
 from .detokenizer import IncrementalDetokenizer
 from .memories import Memories
-from .protocol import ApiError, ChatRequest, ResponseBuilder
+from .protocol import ApiError, ChatReply, ChatRequest, Reply
+from .responses import ResponseReply, ResponseRequest, renamed
 from .sampling import Sampling
 from .scheduler import Scheduler
 from .tools import AnswerReader, Delta, calls_in_answer, response_template
@@ -41,13 +42,14 @@ RETRY_AFTER = 2  # seconds
 KEEP_ALIVE = 1.0  # seconds without text, after which a keep-alive is sent and the client's connection is checked
 
 
-class ChatCompletion:
+class Answer:
     """One request being answered. The scheduler's thread sends it the text as it is written."""
 
-    def __init__(self, service: Service, request: Request, params: ChatRequest, user: User | None) -> None:
-        self.service, self.request, self.params, self.user = service, request, params, user
+    def __init__(
+        self, service: Service, request: Request, params: ChatRequest, reply: Reply, user: User | None
+    ) -> None:
+        self.service, self.request, self.params, self.reply, self.user = service, request, params, reply, user
         self.messages = params.conversation()
-        self.builder = ResponseBuilder(service.name)
         self.reader = AnswerReader()
         self.prompt_ids: list[int] = []
         self.finished: Finished | None = None
@@ -175,22 +177,19 @@ class ChatCompletion:
                     raise ClientDisconnect
         assert self.finished is not None
         said, written = self.reader.message, self.finished.tokens
-        return JSONResponse(self.builder.completion(said, self.reason, len(self.prompt_ids), written))
+        return JSONResponse(self.reply.whole(said, self.reason, len(self.prompt_ids), written))
 
     async def stream(self) -> AsyncIterator[str]:
         """Server-sent events. After the first one an error can only be sent as another event."""
         with self.user or nullcontext():
             try:
-                yield _sse(self.builder.chunk({"role": "assistant", "content": ""}))
+                yield self.reply.begun()
                 async for delta in self.deltas():
-                    yield _sse(self.builder.chunk(delta)) if delta else ": keep-alive\n\n"
+                    yield self.reply.piece(delta) if delta else ": keep-alive\n\n"
                 assert self.finished is not None
-                yield _sse(self.builder.chunk({}, self.reason))
-                if self.params.include_usage:
-                    yield _sse(self.builder.usage_chunk(len(self.prompt_ids), self.finished.tokens))
-                yield "data: [DONE]\n\n"
+                yield self.reply.ended(self.reason, len(self.prompt_ids), self.finished.tokens)
             except ApiError as error:
-                yield _sse(error.body())
+                yield self.reply.failed(error)
 
 
 def _rate_limited(message: str) -> ApiError:
@@ -199,10 +198,6 @@ def _rate_limited(message: str) -> ApiError:
 
 def _too_long(message: str) -> ApiError:
     return ApiError(400, f"{message}. Send less of the conversation.", "messages", "context_length_exceeded")
-
-
-def _sse(document: dict[str, Any]) -> str:
-    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"
 
 
 class Consolidator(Protocol):
@@ -253,6 +248,17 @@ class Service:
 
     async def chat_completions(self, request: Request) -> Response:
         params = await run_in_threadpool(ChatRequest.parse, await read_body(request, self.limits.max_body))
+        return await self._answer(request, params, ChatReply(self.name, params.include_usage))
+
+    async def create_response(self, request: Request) -> Response:
+        asked = await run_in_threadpool(ResponseRequest.read, await read_body(request, self.limits.max_body))
+        try:
+            return await self._answer(request, await run_in_threadpool(asked.chat), ResponseReply(asked))
+        except ApiError as error:
+            error.param = renamed(error.param)
+            raise
+
+    async def _answer(self, request: Request, params: ChatRequest, reply: Reply) -> Response:
         if self.user_header is not None:
             sent = request.headers.get(self.user_header, "")
             params = params.by(sent.encode("latin-1").decode(errors="replace"))
@@ -271,16 +277,14 @@ class Service:
                     f"{user.waiting:,} messages of this user wait to become memory, at most "
                     f"{self.limits.max_unlearned:,} may. They are consolidated when the user is silent."
                 )
-            completion = ChatCompletion(self, request, params, user)
-            await completion.submit(slot)
+            answer = Answer(self, request, params, reply, user)
+            await answer.submit(slot)
         except BaseException:
             slot.release()
             raise
         if not params.stream:
-            return await completion.response()
-        return StreamingResponse(
-            completion.stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
-        )
+            return await answer.response()
+        return StreamingResponse(answer.stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
 
     async def list_models(self, request: Request) -> Response:
         return JSONResponse({"object": "list", "data": [self._model()]})
@@ -337,6 +341,7 @@ def application(service: Service, key: str | None, origins: Sequence[str] = ()) 
             Route("/v1/models", service.list_models),
             Route("/v1/models/{name:path}", service.get_model),
             Route("/v1/chat/completions", service.chat_completions, methods=["POST"]),
+            Route("/v1/responses", service.create_response, methods=["POST"]),
             Route("/v1/memories", service.memories.list_memories),
             Route("/v1/memories/{user:rest}", service.memories.handle, methods=["GET", "POST", "DELETE"]),
             Route("/openapi.json", openapi.document),

@@ -16,10 +16,12 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from ..chat.all_facts import SHOWN
 from .memories import ITEM, MAX_LISTED, RESOURCES, Correction, NewFact, Said
 from .protocol import ChatRequest, StrictModel
+from .responses import ResponseRequest
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 BODIES: dict[str, type[StrictModel]] = {
     "chat_completions": ChatRequest,
+    "create_response": ResponseRequest,
     "add_fact": NewFact,
     "correct_fact": Correction,
     "add_messages": Said,
@@ -27,6 +29,7 @@ BODIES: dict[str, type[StrictModel]] = {
 # By handler: what it does, and the status of its reply.
 SUMMARIES: dict[str, tuple[str, int]] = {
     "chat_completions": ("Answer a conversation; with `user` by that user's memory. `stream` sends events.", 200),
+    "create_response": ("The same as chat completions, as OpenAI's Responses API has it. Nothing is stored.", 200),
     "list_models": ("The model.", 200),
     "get_model": ("The model.", 200),
     "health": ("Whether the server answers. Needs no key.", 200),
@@ -73,6 +76,7 @@ ERROR = {
 def operations() -> Iterator[tuple[str, str, str]]:
     """Address, HTTP method and handler of everything that is answered."""
     yield "/v1/chat/completions", "POST", "chat_completions"
+    yield "/v1/responses", "POST", "create_response"
     yield "/v1/models", "GET", "list_models"
     yield "/v1/models/{model}", "GET", "get_model"
     yield "/health", "GET", "health"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +37,9 @@ DEFAULTS: dict[str, Any] = {
     "reasoning_effort": "medium",
     "verbosity": "medium",
     "include_obfuscation": True,
+    "truncation": "disabled",
+    "format": {"type": "text"},
+    "effort": "medium",
 }
 NEVER_NO_OP = ("n",)  # n=0 asks for something
 
@@ -203,30 +206,33 @@ class ChatRequest(StrictModel):
         ApiError
             400, naming the parameter and what was expected.
         """
-        request = cls.read(body)
-        last = request.messages[-1]
+        return cls.read(body).checked()
+
+    def checked(self) -> ChatRequest:
+        """The request itself. Raises ApiError where its parameters do not go together."""
+        last = self.messages[-1]
         if last.role not in ("user", "tool"):
             raise ApiError(400, f"The last message is of role {last.role!r}, expected 'user' or 'tool'.", "messages")
-        for index, message in enumerate(request.messages):
+        for index, message in enumerate(self.messages):
             if message.role == "user" and not message.text.strip():
                 raise ApiError(400, "A message of the user says nothing.", f"messages.{index}.content")
             for name, role in (("tool_calls", "assistant"), ("tool_call_id", "tool")):
                 if getattr(message, name) and message.role != role:
                     raise ApiError(400, f"{name} is only for messages of role {role!r}.", f"messages.{index}.{name}")
-        if not request._can_choose():
+        if not self._can_choose():
             expected = "'auto', 'none', and with tools 'required' or {'type': 'function', 'function': {'name': NAME}}"
-            raise ApiError(400, f"tool_choice is {quoted(request.tool_choice)}; expected {expected}.", "tool_choice")
-        if request.offered and request.parallel_tool_calls is False:
+            raise ApiError(400, f"tool_choice is {quoted(self.tool_choice)}; expected {expected}.", "tool_choice")
+        if self.offered and self.parallel_tool_calls is False:
             raise ApiError(400, "parallel_tool_calls=False is not supported with tools.", "parallel_tool_calls")
         for one, other in (("max_tokens", "max_completion_tokens"), ("user", "safety_identifier")):
-            first, second = getattr(request, one), getattr(request, other)
+            first, second = getattr(self, one), getattr(self, other)
             if first is not None and second is not None and first != second:
                 raise ApiError(
                     400, f"{one}={quoted(first)} and {other}={quoted(second)} contradict each other; give one.", one
                 )
-        if request.include_usage and not request.stream:
+        if self.include_usage and not self.stream:
             raise ApiError(400, "stream_options is only for stream=true.", "stream_options")
-        return request
+        return self
 
     def by(self, sender: str | None) -> ChatRequest:
         """The request of a user whom an application in front of the server has authenticated; None for nobody.
@@ -315,21 +321,54 @@ def usage(prompt: int, written: int) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": written, "total_tokens": prompt + written}
 
 
-class ResponseBuilder:
-    """The JSON documents of one reply, as a whole or as a stream of chunks."""
+class Reply(Protocol):
+    """The JSON documents of one reply: one of them, or server-sent events, each as the text that is sent."""
 
-    def __init__(self, model: str) -> None:
+    def whole(self, said: dict[str, Any], reason: str, prompt: int, written: int) -> dict[str, Any]:
+        """said: fields of the message. reason: why it ended. Then the numbers of tokens."""
+        ...
+
+    def begun(self) -> str: ...
+
+    def piece(self, delta: dict[str, Any]) -> str:
+        """delta: fields of the message, and what is added to them."""
+        ...
+
+    def ended(self, reason: str, prompt: int, written: int) -> str: ...
+
+    def failed(self, error: ApiError) -> str: ...
+
+
+def event(document: dict[str, Any], kind: str | None = None) -> str:
+    """A server-sent event."""
+    name = "" if kind is None else f"event: {kind}\n"
+    return f"{name}data: {json.dumps(document, ensure_ascii=False)}\n\n"
+
+
+class ChatReply:
+    """A reply of chat completions. include_usage : a stream tells the numbers of tokens, too."""
+
+    def __init__(self, model: str, include_usage: bool) -> None:
         self.head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": model}
+        self.include_usage = include_usage
 
-    def completion(self, said: dict[str, Any], reason: str, prompt: int, written: int) -> dict[str, Any]:
-        """said: fields of the message."""
+    def whole(self, said: dict[str, Any], reason: str, prompt: int, written: int) -> dict[str, Any]:
         message = {"role": "assistant", "refusal": None, **said}
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         return {**self.head, "object": "chat.completion", "choices": [choice], "usage": usage(prompt, written)}
 
-    def chunk(self, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}
-        return {**self.head, "object": "chat.completion.chunk", "choices": [choice]}
+    def begun(self) -> str:
+        return self.piece({"role": "assistant", "content": ""})
 
-    def usage_chunk(self, prompt: int, written: int) -> dict[str, Any]:
-        return {**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage(prompt, written)}
+    def piece(self, delta: dict[str, Any], reason: str | None = None) -> str:
+        return self._chunk(choices=[{"index": 0, "delta": delta, "finish_reason": reason, "logprobs": None}])
+
+    def ended(self, reason: str, prompt: int, written: int) -> str:
+        counted = self._chunk(choices=[], usage=usage(prompt, written)) if self.include_usage else ""
+        return self.piece({}, reason) + counted + "data: [DONE]\n\n"
+
+    def failed(self, error: ApiError) -> str:
+        return event(error.body())
+
+    def _chunk(self, **fields: Any) -> str:
+        return event({**self.head, "object": "chat.completion.chunk", **fields})

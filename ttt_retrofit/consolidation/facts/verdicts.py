@@ -1,4 +1,5 @@
-"""What a writer judges: whether a fact was told, whether a later one ends it, and whether an answer says what was told.
+"""What a writer judges: whether a fact was told, whether a later one ends it, whether an answer says what was told, and
+whether a policy allows to keep it.
 
 A verdict is a digit or a dash, so examples in one language serve all of them.
 """
@@ -18,6 +19,7 @@ from .turns import USER
 from .writers import FactWriter
 
 Kind = Literal["changes", "supports", "tells"]
+Asked = Kind | Literal["allows"]
 TRUSTED = 0.75  # share of known cases that a writer must judge rightly; chance is a half
 COMPARED = 3  # earlier facts that one is compared with
 YES = "1"
@@ -66,6 +68,10 @@ class Judge:
         """Whether each fact was told, and not asked, imagined or ordered. facts : what was said, and a fact of it."""
         return self._verdicts("tells", facts, True)
 
+    def allowed(self, policy: str, facts: Sequence[str]) -> list[bool]:
+        """Whether a policy allows to keep each fact. Any judge is asked: what it does not allow is refused."""
+        return self._given("allows", [(policy, fact) for fact in facts])
+
     def _verdicts(self, kind: Kind, asked: Sequence[tuple[str, ...]], otherwise: bool) -> list[bool]:
         if not asked:
             return []
@@ -80,12 +86,12 @@ class Judge:
             self.believed[kind] = right >= TRUSTED * len(known)
         return self.believed[kind]
 
-    def _given(self, kind: Kind, asked: Sequence[Sequence[str]]) -> list[bool]:
+    def _given(self, kind: Asked, asked: Sequence[Sequence[str]]) -> list[bool]:
         verdicts = self.writer.complete([judging(kind, *parts) for parts in asked], LONGEST)
         return [verdict.strip().startswith(YES) for verdict in verdicts]
 
 
-def judging(kind: Kind, *parts: str) -> list[Message]:
+def judging(kind: Asked, *parts: str) -> list[Message]:
     """The prompt about some parts, in the form that `verdicts.toml` gives."""
     asked = _asked()[kind]
     messages: list[Message] = [{"role": "system", "content": asked["instruction"].strip()}]

@@ -14,26 +14,14 @@ from ...errors import InputError, quoted
 from ...memory.facts import Fact
 from ...util.messages import Message
 from ..facts.turns import Turn
+from ..facts.verdicts import Judge
 from ..facts.writers import FactWriter
 from .statements import Statement
 
 Policy = str | Callable[[Fact], bool]
 Reviewer = Callable[[list[Fact]], Sequence[Fact]]
 
-MAY, MAY_NOT = "1", "-"
-LONGEST = 4  # tokens of a verdict
 INSTRUCTION = "- Keep to this policy of the user, and leave out what it forbids: "
-ASKED = (
-    "A user has a policy about what may be kept of what is said. Then comes a fact. Answer "
-    f'"{MAY}" where the policy allows to keep it, or "{MAY_NOT}" where it does not.'
-)
-EXAMPLES = (
-    ("Nothing about health.", "I have asthma.", MAY_NOT),
-    ("Nothing about health.", "My boat is called Pelican.", MAY),
-    ("Keep what is about work. Never the number of a card.", "My card is 4417 1200.", MAY_NOT),
-    ("Keep what is about work. Never the number of a card.", "The project ends in May.", MAY),
-    ("Keep what is about work. Never the number of a card.", "My niece Klara is six.", MAY_NOT),
-)
 
 
 @dataclass(frozen=True)
@@ -92,23 +80,11 @@ class Review:
             return facts
         if callable(self.policy):
             return [fact for fact in facts if self.policy(fact)]
-        verdicts = writer.complete([asking(self.policy, fact.text) for fact in facts], LONGEST)
-        return [fact for fact, said in zip(facts, verdicts) if said.strip().startswith(MAY)]
+        allowed = Judge(writer).allowed(" ".join(self.policy.split()), [fact.text for fact in facts])
+        return [fact for fact, yes in zip(facts, allowed) if yes]
 
 
 EVERYTHING = Review()  # is kept
-
-
-def asking(policy: str, fact: str) -> list[Message]:
-    """The prompt about one fact."""
-    messages: list[Message] = [{"role": "system", "content": ASKED}]
-    for words, said, verdict in EXAMPLES:
-        messages += [_question(words, said), {"role": "assistant", "content": verdict}]
-    return [*messages, _question(policy, fact)]
-
-
-def _question(policy: str, fact: str) -> Message:
-    return {"role": "user", "content": f"Policy: {' '.join(policy.split())}\nFact: {fact}"}
 
 
 def _as_reviewed(statement: Statement, fact: Fact, source: str, hidden: set[str]) -> Statement:

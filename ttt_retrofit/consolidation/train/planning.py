@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ...memory.entry import GateKeys
 from ...memory.lessons import Lesson
 from ...memory.memory import Memory
-from ...util.prompt_formatter import PromptFormatter
-from ..config import ConsolidationConfig
 from ..control import Control
 from ..dependence import Dependence
 from ..earlier_lessons import EarlierLessons, LessonText
 from ..facts.languages import languages
 from ..facts.related import Related
-from ..prompts import Prompts
 from ..study.answers import Question, given_by
 from ..study.asking import Asking
 from ..study.chats import Chat, chats, in_chats, partly_in_chats
@@ -28,7 +26,7 @@ from ..study.statements import Statement, superseded
 from ..study.studied import Studied
 from ..study.unknown import unanswered
 from ..study.untold import untold
-from ..writer import Answer, Writer
+from ..writer import Answer
 from .distill import EncodedLesson
 from .new_entry import facts_of
 from .plan import Plan
@@ -37,6 +35,16 @@ from .student import Student
 from .updates import RevisedMemory, changes, revise
 
 CHECKED = 8  # one in so many of the questions to decline is kept for verification
+
+
+@dataclass(frozen=True)
+class Declined:
+    """What is to be declined."""
+
+    chats: Sequence[Chat]  # what is said before questions in chats
+    prompts: dict[tuple[int, ...], tuple[int, ...]]  # each with the numbers of the studied questions that it tells
+    near: Collection[tuple[int, ...]]  # those of them that come near to what was told
+    verified: Sequence[str]  # other questions, which are asked in verification
 
 
 @dataclass(frozen=True)
@@ -50,85 +58,57 @@ class Planning:
     student: Student
     control: Control
 
-    @property
-    def teacher(self) -> Writer:
-        return self.asking.teacher
-
-    @property
-    def formatter(self) -> PromptFormatter:
-        return self.asking.formatter
-
-    @property
-    def prompts(self) -> Prompts:
-        return self.asking.prompts
-
-    @property
-    def config(self) -> ConsolidationConfig:
-        return self.asking.config
-
     def plan(self, studied: Studied, reference: ReferenceSet) -> Plan:
         """What is taught out of the context, what must not be unlearned, and what is to be declined."""
-        asked, dependence = studied.asked, self._dependence(studied)
-        facts = self._encoded([self._lesson(question, dependence) for question in asked])
-        abstention = self.asking.abstention
-        unknown = unanswered(self._stock(), f"{self.context.text} {self.before.told()}")
-        unlike = self._near_misses(studied)
-        untold = {question: () for i, question in enumerate(unknown) if i % CHECKED}
-        near = {miss.text: (miss.number,) for i, miss in enumerate(unlike) if i % CHECKED}
-        before_asked = self._chats(studied, [(question, abstention) for question in untold])
-        declined_near = partly_in_chats(near, before_asked, self.formatter)
-        studied_unknown = partly_in_chats(untold, before_asked, self.formatter) | declined_near
-        taught_facts = self._in_chats(asked, facts, before_asked)
-        told_in_chats = [one for turns in taught_facts for one in turns[::2]]
-        gate = reference.gate_of([*facts, *told_in_chats])
-        gated = self.config.memory.gated  # without gates, the new entry acts on everything that was learned before
-        before = self._revised(studied, lambda p: not gated or reference.opens(gate, p.ids, p.below))
-        before = dataclasses.replace(before, taught=[*before.taught, *self._corrected(studied)])
-        whole = self._overview(studied, dependence)
-        # Earlier questions with new answers are learned as the context's own.
-        known = {question.text for question in asked}
-        anew = [self._lesson(question, dependence) for question in before.taught if question.text not in known]
-        facts += self._encoded([*whole, *anew])
-        gate = reference.gate_of([*facts, *told_in_chats])
-        taught = {question.text for question in before.taught}
-        held_out = [question for question in studied.held_out if question.text not in taught]
-        declined, general = [*studied_unknown], reference.prompts
-        if gated:
-            below = self.student.below(declined)
-            declined = [ids for ids, hidden in zip(declined, below) if reference.opens(gate, ids, hidden)]
-            general = reference.opened(gate)
-        told = studied_unknown | reference.told
-        memory, gone = _with_superseded(before, studied, self.context.sha256)
+        dependence = self._dependence(studied)
+        facts = self._encoded([self._lesson(question, dependence) for question in studied.asked])
+        declined = self._declined(studied)
+        taught = self._in_chats(studied.asked, facts, declined.chats)
+        told_in_chats = [one for turns in taught for one in turns[::2]]
+        before = self._revised(studied, reference, reference.gate_of([*facts, *told_in_chats]))
+        more = self._encoded([*self._overview(studied, dependence), *self._anew(studied, before, dependence)])
+        gate = reference.gate_of([*facts, *more, *told_in_chats])
+        negatives = self._negatives(declined, facts, reference, gate)
         texts = self._texts(studied, dependence)
-
-        def depends(ids: Sequence[int]) -> tuple[str, ...]:
-            """On what was told in a prompt before its question."""
-            some = [facts[number].lesson.facts or () for number in told.get(tuple(ids), ())]
-            return tuple(dict.fromkeys(itertools.chain(*some)))
-
-        negatives = self._negatives(declined, general, abstention, depends)
+        memory, gone = _with_superseded(before, studied, self.context.sha256)
+        changed = {question.text for question in before.taught}
+        held_out = [question for question in studied.held_out if question.text not in changed]
         return Plan(
             before=memory,
             gate=gate,
-            facts=facts,
-            taught=[*taught_facts, *([fact] for fact in (*facts[len(asked) :], *texts))],
-            negatives=[one for one in negatives if one.lesson.prompt not in declined_near],
-            near_misses=[one for one in negatives if one.lesson.prompt in declined_near],
+            facts=[*facts, *more],
+            taught=[*taught, *([fact] for fact in (*more, *texts))],
+            negatives=[one for one in negatives if one.lesson.prompt not in declined.near],
+            near_misses=[one for one in negatives if one.lesson.prompt in declined.near],
             replays=before.replays,
             checks=self._encoded([self._lesson(question, dependence) for question in held_out]),
             texts=texts,
             held_out=held_out,
-            unknown=[*unknown[::CHECKED], *(miss.text for miss in unlike[::CHECKED])],
-            abstention=abstention,
+            unknown=declined.verified,
+            abstention=self.asking.abstention,
             superseded=gone,
         )
+
+    # ------------------------------------------------------------------ what is to be declined
+
+    def _declined(self, studied: Studied) -> Declined:
+        """Questions that nothing of the context answers, and those that come near to what was told."""
+        unknown = unanswered(self._stock(), f"{self.context.text} {self.before.told()}")
+        unlike = self._near_misses(studied)
+        stock = {question: () for i, question in enumerate(unknown) if i % CHECKED}
+        near = {miss.text: (miss.number,) for i, miss in enumerate(unlike) if i % CHECKED}
+        before = self._chats(studied, [(question, self.asking.abstention) for question in stock])
+        prompts_near = partly_in_chats(near, before, self.asking.formatter)
+        prompts = partly_in_chats(stock, before, self.asking.formatter) | prompts_near
+        verified = [*unknown[::CHECKED], *(miss.text for miss in unlike[::CHECKED])]
+        return Declined(before, prompts, prompts_near.keys(), verified)
 
     def _stock(self) -> list[str]:
         """Questions about a person, in the language of the context, too."""
         language = self.asking.language
         lines = (line for _, asked in language.questions for line in asked.splitlines())
         own = [] if language is languages()[0] else [line.partition("|")[2].strip() for line in lines]
-        return [*self.prompts.unknown, *own]
+        return [*self.asking.prompts.unknown, *own]
 
     def _near_misses(self, studied: Studied) -> list[NearMiss]:
         """Of a conversation; a document may answer what it was not asked."""
@@ -138,6 +118,36 @@ class Planning:
         told = f"{self.context.text} {self.before.told()}"
         near = near_misses(studied.asked, studied.statements, self.asking)
         return near + untold(studied.asked, studied.statements, told, self.asking)
+
+    def _chats(self, studied: Studied, declined: Sequence[tuple[str, str]]) -> list[Chat]:
+        """What is said before questions in chats."""
+        general = [(question, self.asking.prompts.replied) for question in self.asking.prompts.general]
+        return chats(studied.asked, studied.said(self.asking), general, declined)
+
+    def _negatives(
+        self, declined: Declined, facts: Sequence[EncodedLesson], reference: ReferenceSet, gate: GateKeys
+    ) -> list[EncodedLesson]:
+        """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
+        declined, and general ones, which are to be answered as the base alone does.
+        """
+        asking, asked, general = self.asking, [*declined.prompts], reference.prompts
+        if asking.config.memory.gated:
+            below = self.student.below(asked)
+            asked = [ids for ids, hidden in zip(asked, below) if reference.opens(gate, ids, hidden)]
+            general = reference.opened(gate)
+        answers = beginnings(asking.teacher, asking.formatter, general, asking.config.kept_logits)
+        lessons = [certain("unknown", list(ids), asking.formatter.said(asking.abstention)) for ids in asked]
+        lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
+        told = declined.prompts | reference.told
+
+        def depends(prompt: tuple[int, ...]) -> tuple[str, ...]:
+            """On what was told in a prompt before its question."""
+            some = [facts[number].lesson.facts or () for number in told.get(prompt, ())]
+            return tuple(dict.fromkeys(itertools.chain(*some)))
+
+        return self._encoded([dataclasses.replace(one, facts=depends(one.prompt)) for one in lessons])
+
+    # ------------------------------------------------------------------ what is taught
 
     def _encoded(self, lessons: Sequence[Lesson]) -> list[EncodedLesson]:
         below = self.student.below([(*lesson.prompt, *lesson.answer) for lesson in lessons])
@@ -149,8 +159,61 @@ class Planning:
 
     def _lesson(self, question: Question, dependence: Dependence) -> Lesson:
         """With the facts that it depends on."""
-        depends = dependence.of([question.statement], question.text, self.teacher.text(question.answer))
-        return dataclasses.replace(lesson(question, self.formatter), facts=depends)
+        depends = dependence.of([question.statement], question.text, self.asking.teacher.text(question.answer))
+        return dataclasses.replace(lesson(question, self.asking.formatter), facts=depends)
+
+    def _overview(self, studied: Studied, dependence: Dependence) -> list[Lesson]:
+        """Of a fact that is added by hand only where nothing else is known: it is not all that was told."""
+        if self.context.kind == "added" and self.others is not None:
+            return []
+        told = retold(studied, self.asking.formatter) if self.context.has_facts else []
+        depends = dependence.of(told, *(studied.statements[number].text for number in told))
+        whole = overview(self.context, studied, self.asking, self.control)
+        return [dataclasses.replace(one, facts=depends) for one in whole]
+
+    def _texts(self, studied: Studied, dependence: Dependence) -> list[EncodedLesson]:
+        """Statements of which nothing was answered, word by word."""
+        asked = {question.statement for question in studied.asked}
+        left = [n for n in range(len(studied.statements)) if n not in asked and n not in studied.outdated]
+        quoted = quotes([studied.statements[n] for n in left], (), (), self.asking.formatter)
+        depends = [dependence.of([n], studied.statements[n].text) for n in left]
+        return self._encoded([dataclasses.replace(one, facts=ids) for one, ids in zip(quoted, depends)])
+
+    def _in_chats(
+        self, questions: Sequence[Question], facts: Sequence[EncodedLesson], before: Sequence[Chat]
+    ) -> list[list[EncodedLesson]]:
+        """The questions' lessons as they are taught: in chats, and alone."""
+        lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
+        turns = in_chats(questions, lessons, before, self.asking.formatter)
+        more = [lesson for turn in turns for lesson in turn if lesson.prompt not in alone]
+        known = alone | {encoded.lesson.prompt: encoded for encoded in self._encoded(more)}
+        return [[known[lesson.prompt] for lesson in turn] for turn in turns]
+
+    # ------------------------------------------------------------------ the earlier memory
+
+    def _revised(self, studied: Studied, reference: ReferenceSet, gate: GateKeys) -> RevisedMemory:
+        """The earlier memory, as the new context leaves it; with what a corrected fact was asked before.
+
+        gate : of the new entry.
+        """
+        gated = self.asking.config.memory.gated  # without gates, it acts on everything that was learned before
+        revised = RevisedMemory()
+        if self.others is not None:
+            revised = revise(
+                self.others,
+                studied.statements,
+                studied.outdated,
+                self._encoded,
+                self.before.in_words,
+                self._asked_anew,
+                lambda p: not gated or reference.opens(gate, p.ids, p.below),
+            )
+        return dataclasses.replace(revised, taught=[*revised.taught, *self._corrected(studied)])
+
+    def _anew(self, studied: Studied, before: RevisedMemory, dependence: Dependence) -> list[Lesson]:
+        """Earlier questions with new answers, which are learned as the context's own."""
+        known = {question.text for question in studied.asked}
+        return [self._lesson(question, dependence) for question in before.taught if question.text not in known]
 
     def _corrected(self, studied: Studied) -> list[Question]:
         """Questions about a fact that this one takes the place of, with the answers that it gives."""
@@ -160,71 +223,10 @@ class Planning:
         related = Related([statement.source for statement in studied.statements])
         return [*changes(asked, studied.statements, related, self._asked_anew).values()]
 
-    def _overview(self, studied: Studied, dependence: Dependence) -> list[Lesson]:
-        """Of a fact that is added by hand only where nothing else is known: it is not all that was told."""
-        if self.context.kind == "added" and self.others is not None:
-            return []
-        told = retold(studied, self.formatter) if self.context.has_facts else []
-        depends = dependence.of(told, *(studied.statements[number].text for number in told))
-        whole = overview(self.context, studied, self.asking, self.control)
-        return [dataclasses.replace(one, facts=depends) for one in whole]
-
-    def _texts(self, studied: Studied, dependence: Dependence) -> list[EncodedLesson]:
-        """Statements of which nothing was answered, word by word."""
-        asked = {question.statement for question in studied.asked}
-        left = [n for n in range(len(studied.statements)) if n not in asked and n not in studied.outdated]
-        quoted = quotes([studied.statements[n] for n in left], (), (), self.formatter)
-        depends = [dependence.of([n], studied.statements[n].text) for n in left]
-        return self._encoded([dataclasses.replace(one, facts=ids) for one, ids in zip(quoted, depends)])
-
-    def _chats(self, studied: Studied, declined: Sequence[tuple[str, str]]) -> list[Chat]:
-        """What is said before questions in chats."""
-        general = [(question, self.prompts.replied) for question in self.prompts.general]
-        return chats(studied.asked, studied.said(self.asking), general, declined)
-
-    def _in_chats(
-        self, questions: Sequence[Question], facts: Sequence[EncodedLesson], before: Sequence[Chat]
-    ) -> list[list[EncodedLesson]]:
-        """The questions' lessons as they are taught: in chats, and alone."""
-        lessons, alone = [fact.lesson for fact in facts], {fact.lesson.prompt: fact for fact in facts}
-        turns = in_chats(questions, lessons, before, self.formatter)
-        more = [lesson for turn in turns for lesson in turn if lesson.prompt not in alone]
-        known = alone | {encoded.lesson.prompt: encoded for encoded in self._encoded(more)}
-        return [[known[lesson.prompt] for lesson in turn] for turn in turns]
-
-    def _negatives(
-        self,
-        declined: Sequence[Sequence[int]],
-        general: Sequence[list[int]],
-        abstention: str,
-        depends: Callable[[Sequence[int]], tuple[str, ...]],
-    ) -> list[EncodedLesson]:
-        """What the context does not answer, by prompts that the gate opens for: personal questions, which are to be
-        declined, and general ones, which are to be answered as the base alone does.
-        """
-        answers = beginnings(self.teacher, self.formatter, general, self.config.kept_logits)
-        lessons = [certain("unknown", list(ids), self.formatter.said(abstention)) for ids in declined]
-        lessons += [Lesson("general", tuple(ids), a.ids, a.indices, a.logprobs) for ids, a in zip(general, answers)]
-        return self._encoded([dataclasses.replace(one, facts=depends(one.prompt)) for one in lessons])
-
-    def _revised(self, studied: Studied, opens: Callable[[EncodedLesson], bool]) -> RevisedMemory:
-        """The earlier memory, as the new context leaves it."""
-        if self.others is None:
-            return RevisedMemory()
-        return revise(
-            self.others,
-            studied.statements,
-            studied.outdated,
-            self._encoded,
-            self.before.in_words,
-            self._asked_anew,
-            opens,
-        )
-
     def _asked_anew(self, asked: Sequence[tuple[LessonText, list[Statement]]]) -> list[tuple[Answer, str]]:
         """What the teacher answers to earlier questions, having read the earlier answer and what was said since."""
         answers = self.asking.answers([self.asking.again(one.question, one.answer, since) for one, since in asked])
-        return [(answer, self.teacher.text(answer)) for answer in answers]
+        return [(answer, self.asking.teacher.text(answer)) for answer in answers]
 
 
 def _with_superseded(revised: RevisedMemory, studied: Studied, source: str) -> tuple[Memory | None, int]:
