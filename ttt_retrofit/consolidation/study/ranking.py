@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from transformers import PreTrainedTokenizerBase
 
 from ..facts.checks import WORD, among, caseless, folded, words_of
-from ..facts.related import terms
+from ..facts.related import TELLING, terms
 from .answers import Question
 from .apart import apart
 from .asking import Asking
 from .questions import QuestionDraft
 from .statements import Statement
+from .subjects import about_nothing
 
 NO_QUESTION = "?"
 OWN = 6.0  # nats for a question in which the user speaks of themselves, as users do
@@ -88,28 +89,30 @@ def answered_by_others(
     """Of those that more than one statement answers, the others: "Where does Alex live?" of two people.
 
     Another one has all the words by which the question is about its own, and is about as likely a reply; of somebody
-    else (`apart`), a reply that the question makes likelier. What no longer holds answers nothing.
+    else (`apart`), it has two words that tell something, or is a reply that the question makes likelier. What no longer
+    holds answers nothing.
     """
     words = [terms(statement.source) for statement in statements]
     holding = [n for n in range(len(statements)) if n not in outdated]
-    pairs: list[tuple[int, int, int]] = []  # a question, its statement, another one
+    empty = about_nothing(asking.language)
+    found: dict[int, list[int]] = {}
+    pairs: list[tuple[int, int]] = []  # a question, and another statement than its own
     for number, question in enumerate(questions):
         own = question.statement
         about = [term for term in terms(question.text) if own >= 0 and among(term, words[own])]
-        pairs += [
-            (number, own, n)
-            for n in holding
-            if about
-            and n != own
-            and statements[n].said_by == statements[own].said_by
-            and all(among(term, words[n]) for term in about)
-            and question.value.isdisjoint(words_of(statements[n].source))
-        ]
-    said = {n: asking.formatter.said(statements[n].text) for _, own, other in pairs for n in (own, other)}
-    drafts = [QuestionDraft(questions[number].text, n) for number, *both in pairs for n in both]
+        for n in holding:
+            alike = n != own and statements[n].said_by == statements[own].said_by
+            if not alike or not about or not all(among(term, words[n]) for term in about):
+                continue
+            if len({*about} - empty) >= TELLING and apart(own, question.value, n, statements):
+                found.setdefault(number, []).append(n)
+            elif question.value.isdisjoint(words_of(statements[n].source)):
+                pairs.append((number, n))
+    said = {n: asking.formatter.said(statements[n].text) for q, n in pairs for n in (questions[q].statement, n)}
+    drafts = [QuestionDraft(questions[q].text, n) for q, n in pairs for n in (questions[q].statement, n)]
     gained = gains(drafts, said, asking) if drafts else []
-    found: dict[int, list[int]] = {}
-    for (number, at, n), own, other in zip(pairs, gained[::2], gained[1::2]):
-        if other >= (0.0 if apart(at, questions[number].value, n, statements) else max(CLEAR, own / 3)):
+    for (number, n), own_gain, other in zip(pairs, gained[::2], gained[1::2]):
+        somebody_else = apart(questions[number].statement, questions[number].value, n, statements)
+        if other >= (0.0 if somebody_else else max(CLEAR, own_gain / 3)):
             found.setdefault(number, []).append(n)
     return found
