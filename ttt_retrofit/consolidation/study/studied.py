@@ -55,7 +55,7 @@ class Studied:
 
     def covers(self, number: int) -> bool:
         """Whether questions ask for all the names, numbers and codes that only this statement has."""
-        asked = {word for question in self.questions if question.statement == number for word in question.value}
+        asked = {word for question in self.questions for word in question.value}
         return own_words(number, self.statements) <= asked
 
     @property
