@@ -9,6 +9,7 @@ import torch
 from converted import converted, logits
 from remembered import memory
 from tiny import tiny, tokens
+from torch.testing import assert_close
 
 from ttt_retrofit import UnsupportedModelError, wrap
 
@@ -34,16 +35,17 @@ OFFLOADED = {
 @pytest.mark.parametrize("kind", ["delta", "lora", "prime"])
 @pytest.mark.parametrize("how", OFFLOADED)
 def test_a_model_that_is_offloaded_after_wrap_reads_and_remembers_as_before(how, kind, tmp_path):
-    model, whole = converted("llama", kind), converted("llama", kind)
+    model, whole = (converted("llama", kind, inner_optimizer="sgd") for _ in range(2))
     for each in (model, whole):
         each.load_memory(memory(each, 1))
     offloaded = OFFLOADED[how](model, tmp_path)
-    assert torch.equal(logits(offloaded, IDS), logits(whole, IDS))
+    # To rounding: norms that are offloaded go back as the family wrote them.
+    assert_close(logits(offloaded, IDS), logits(whole, IDS))
     assert torch.equal(generated(offloaded), generated(whole))
-    assert torch.equal(model.read(IDS[0].tolist()).loss_by_chunk, whole.read(IDS[0].tolist()).loss_by_chunk)
+    assert_close(*(each.read(IDS[0].tolist()).loss_by_chunk for each in (model, whole)))
     offloaded.load_memory(memory(whole, 2))
     whole.load_memory(memory(whole, 2))
-    assert torch.equal(logits(offloaded, IDS), logits(whole, IDS))
+    assert_close(logits(offloaded, IDS), logits(whole, IDS))
 
 
 COMPILED = {

@@ -30,7 +30,8 @@ class FastTerms:
     weights: dict[str, Weights]
     rows: int
     record: bool = False  # build a graph from the first site on; the layers below stay without one
-    withheld: dict[str, Tensor] = field(default_factory=dict)  # inputs kept from projections that are folded
+    withheld: dict[str, Tensor] = field(default_factory=dict)  # inputs kept from modules whose work is done elsewhere
+    zeros: dict[Any, Tensor] = field(default_factory=dict)  # by shape and device, made once (`rms_norm`)
     seen: dict[str, Tensor] | None = None  # if given, each projection's input is put here, (B, T, I), without a graph
     added: set[str] = field(default_factory=set)  # sites that the forward has come by
 

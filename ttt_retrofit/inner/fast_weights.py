@@ -79,7 +79,10 @@ class FastWeights(Protocol):
         return {}
 
     def unit(self, site: Site, norm: Tensor) -> Tensor:
-        """The scale of a step, beside a projection of this Frobenius norm: the root mean square of entries; scalars."""
+        """The scale of a step, beside a projection of this Frobenius norm: the root mean square of entries.
+
+        norm: a scalar, or those of several sites of the same shape, (S,).
+        """
         return norm / math.sqrt(site.out_features * site.in_features)
 
     @abstractmethod
@@ -312,7 +315,7 @@ class Prime(FastWeights):
 def _largest_step(displacement: Tensor, bound: float) -> Tensor:
     """The factor in (0, 1] that brings a displacement down to `bound`; 0, back to the start, where it overflowed."""
     factor = (bound / displacement.clamp_min(torch.finfo(displacement.dtype).tiny)).clamp_max(1.0)
-    return torch.where(torch.isfinite(displacement), factor, 0)
+    return torch.where(displacement < math.inf, factor, 0)  # NaN is not
 
 
 def fast_weights(config: TTTConfig) -> FastWeights:

@@ -8,6 +8,7 @@ B batch rows, T tokens, S sites, I in features, O out features.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -198,8 +199,20 @@ def rates(sites: list[TTTSite], ttt: TTTConfig) -> Tensor:
     learned = torch.stack([site.log_lr for site in sites]).exp()
     if not relative:
         return lr * learned
-    units = torch.stack([site.unit for site in sites])
-    return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, units) * learned
+    return inner_optimizer(ttt.inner_optimizer).absolute_lr(lr, _units(sites)) * learned
+
+
+def _units(sites: list[TTTSite]) -> Tensor:
+    """(S,) the `unit` of each, those of the same shape at once."""
+    alike: dict[tuple[int, int], list[TTTSite]] = defaultdict(list)
+    for site in sites:
+        alike[site.site.out_features, site.site.in_features].append(site)
+    units: dict[str, Tensor] = {}
+    for group in alike.values():
+        base = torch.stack([site.get_buffer("base_norm") for site in group])
+        found = group[0].kind.unit(group[0].site, base).expand_as(base)
+        units |= {site.site.name: unit for site, unit in zip(group, found)}
+    return torch.stack([units[site.site.name] for site in sites])
 
 
 def constants(sites: list[TTTSite], ttt: TTTConfig) -> dict[str, SiteConstants]:

@@ -122,16 +122,16 @@ def leaves_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> dic
 
     A folded leaf stands for the fast matrix in it: the gradient with respect to either is the same.
     """
+    folds = fast.sites and (outer.folded or not outer.everywhere)
+    folded = _folded(fast, _kept_bases(decoder, rows)) if folds else {}
     leaves: dict[str, Weights] = {}
-    for site in decoder.sites if fast.sites else []:
-        name, weights = site.site.name, fast.sites[site.site.name].weights
-        base = None if outer.everywhere and not outer.folded else site.foldable(rows)
-        if base is not None:
-            leaves[name] = {FOLDED: (base + weights["delta"].squeeze(0)).requires_grad_()}
+    for name, state in fast.sites.items():
+        if name in folded:
+            leaves[name] = {FOLDED: folded[name].requires_grad_()}
         else:
             leaves[name] = {
                 key: weight if outer.record and weight.requires_grad else weight.detach().requires_grad_()
-                for key, weight in weights.items()
+                for key, weight in state.weights.items()
             }
     return leaves
 
@@ -168,17 +168,22 @@ def _kept_bases(decoder: Decoder, rows: int) -> dict[str, Tensor]:
     return {name: base for name, base in bases.items() if base is not None}
 
 
+def _folded(fast: FastState, bases: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Base plus fast matrix, (O, I) each, of these sites."""
+    deltas = [fast.sites[name].weights["delta"].squeeze(0) for name in bases]
+    return dict(zip(bases, torch._foreach_add(list(bases.values()), deltas))) if bases else {}
+
+
 def _prepare(decoder: Decoder, fast: FastState, bases: dict[str, Tensor]) -> dict[str, Weights]:
     """The fast weights in the form that is cheapest to apply token by token."""
-    prepared: dict[str, Weights] = {}
     with torch.no_grad():
-        for site in decoder.sites:
-            name, weights = site.site.name, fast.sites[site.site.name].weights
-            if name in bases:
-                prepared[name] = {FOLDED: bases[name] + weights["delta"].squeeze(0)}
-            else:
-                prepared[name] = {key: weight.to(decoder.compute_dtype) for key, weight in weights.items()}
-    return prepared
+        folded = _folded(fast, bases)
+        return {
+            name: {FOLDED: folded[name]}
+            if name in folded
+            else {key: weight.to(decoder.compute_dtype) for key, weight in state.weights.items()}
+            for name, state in fast.sites.items()
+        }
 
 
 def losses_of(logits: Tensor, ids: Tensor, outer: Outer) -> Tensor:

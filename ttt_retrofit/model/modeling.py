@@ -22,6 +22,7 @@ from ..inner import hooks, layer
 from ..inner.discovery import find_sites, learned_positions
 from ..inner.fast_weights import fast_weights
 from ..inner.inner_rules import inner_rule
+from ..inner.rms_norm import rms_norms
 from ..memory.batch_cache import BatchCache
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
@@ -91,7 +92,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin, FactsMix
         Memories are hooked on after them, when they are next collated.
         """
         sites = layer.ttt_sites(self)
-        hooks.bind(self, sites, alone=True)
+        hooks.bind(self, [*sites, *rms_norms(self, sites[0].module_in(self))], alone=True)
         layer.keep_gradients(self)
         self._places, self._memory_batches = [site.site for site in sites], BatchCache()
         if self.device.type != "meta":  # else the family has still to fill in its frequencies
