@@ -28,7 +28,7 @@ SHOWN = 3  # questions before one, as a list
 LIKELY = 20  # words that may follow
 TRIED = 6  # of them, with the rest of the question
 UNLIKE = 10.0  # nats by which the changed question may be less likely than the studied one
-APART = 5.0  # nats by which the changed word of an answer must be less likely after the changed question
+APART = 8.0  # nats by which the changed word of an answer must be less likely after the changed question
 
 
 @dataclass(frozen=True)
