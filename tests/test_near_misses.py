@@ -48,7 +48,7 @@ class Teacher:
                 found.append(torch.tensor([self.rests.get(WORDS.decode(answer), 0.0)]))
             else:
                 asked = prompt[-1]["content"]
-                by_word = [self.replies.get((asked, WORDS.decode([token])), -9.0) for token in answer]
+                by_word = [self.replies.get((asked, WORDS.decode([token])), -12.0) for token in answer]
                 found.append(torch.tensor(by_word))
         return found
 
