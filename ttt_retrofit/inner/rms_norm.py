@@ -98,7 +98,8 @@ class RMSNorm(Hook):
 
 def rms_norms(model: nn.Module, first: nn.Module) -> list[RMSNorm]:
     """Of the modules behind `first`, those whose formula is known."""
-    found, known = [], {}
+    found: list[RMSNorm] = []
+    known: dict[tuple[type, float], Formula | None] = {}
     behind = dropwhile(lambda named: named[1] is not first, model.named_modules())
     for path, module in behind:
         eps = vars(module).get("variance_epsilon", vars(module).get("eps"))  # families name it either way
@@ -131,7 +132,7 @@ def _agrees(module: nn.Module, formula: Formula, dtype: torch.dtype) -> bool:
         x = torch.linspace(1, 90, 3 * width, device="cpu").sin().view(3, width).to(dtype)
         weight = x[0].flip(0)
         vars(twin)["_parameters"] = {"weight": nn.Parameter(weight)}
-        y = type(module).forward(twin, x)
+        y: Tensor = type(module).forward(twin, x)
         return y.dtype == dtype and torch.equal(y, formula(x, formula.rstd(x), formula.scale(weight)))
 
 
