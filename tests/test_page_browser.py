@@ -224,6 +224,10 @@ def test_an_answer_is_markdown_without_scripts_or_pictures(opened):
 
 def test_in_a_narrow_window_words_are_whole_and_every_control_has_a_name(opened):
     page, _ = opened
+    page.locator(".message").first.evaluate("(drawn) => (drawn.dataset.drawn = 'once')")
+    for _ in range(2):
+        page.wait_for_event("response", lambda reply: reply.url.endswith("page/state"))
+    expect(page.locator(".message").first).to_have_attribute("data-drawn", "once")
     assert page.evaluate(UNNAMED) == []
     page.set_viewport_size({"width": 400, "height": 700})
     assert page.evaluate("document.documentElement.scrollWidth") == 400

@@ -115,12 +115,13 @@ class ResponseRequest(StrictModel):
             400 where parameters do not go together.
         """
         same = {"model", "user", "safety_identifier", "temperature", "top_p", "stream", "parallel_tool_calls"}
-        tools = [tool.model_dump(exclude={"type"}, exclude_none=True) for tool in self.tools or ()]
+        functions = [tool.model_dump(exclude={"type"}, exclude_none=True) for tool in self.tools or ()]
+        tools: list[Any] = [{"type": "function", "function": one} for one in functions]
         return ChatRequest(
             **self.model_dump(include=same),
             messages=self._messages(),
             max_tokens=self.max_output_tokens,
-            tools=[{"type": "function", "function": tool} for tool in tools],
+            tools=tools,
             tool_choice=self._choice(),
         ).checked()
 

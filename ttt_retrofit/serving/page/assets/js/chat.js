@@ -13,11 +13,16 @@ const BUSY = "An answer is being written. Wait for it, or stop it.";
 
 let chats = [];
 let shown = { id: null, messages: [] };
-let drawnWith; // the version of the memory, and how often the chat was changed, when the messages were shown
+let version; // of the memory
+let drawnWith; // the `stamp` when the messages were shown
 let answering = null; // the id of the chat in which an answer is written
 let writing = false; // whether this tab asked for it
 
 const busy = () => writing || answering !== null;
+
+const current = () => chats.find((chat) => chat.id === shown.id);
+/** The version of the memory, and how often the chat was changed. */
+const stamp = () => `${version} ${current()?.changed}`;
 
 const messages = find("messages");
 const scroll = find("scroll");
@@ -26,7 +31,7 @@ const message = find("message");
 const drawChats = drawing(find("chat-list"), ({ id, title, current }) => {
   const name = title || "New chat";
   const open = button(name, () => pick(id), { class: "chat-name", "aria-current": current ? "true" : null, title: name });
-  const gone = button("Delete", () => drop(id, name), { "aria-label": `Delete the chat ${name}` });
+  const gone = button("×", () => drop(id, name), { "aria-label": `Delete the chat ${name}`, title: "Delete" });
   return element("li", {}, open, gone);
 });
 
@@ -34,18 +39,16 @@ const drawChats = drawing(find("chat-list"), ({ id, title, current }) => {
 export async function update(state) {
   if (state.unreachable) return;
   const ended = answering !== null && state.answering === null && !writing;
-  answering = state.answering;
-  const known = state.chats.find((chat) => chat.id === shown.id);
-  const now = `${state.memory.version} ${known?.changed}`;
-  if (!known && !writing) {
+  ({ answering, chats } = state);
+  ({ version } = state.memory);
+  if (!writing && !current()) {
     const kept = sessionStorage.getItem(KEPT);
-    const next = state.chats.find((chat) => chat.id === kept) ?? state.chats.at(-1);
+    const next = chats.find((chat) => chat.id === kept) ?? chats.at(-1);
     await trying(() => show(next.id));
-  } else if (!writing && !editing() && (ended || now !== drawnWith)) {
+  } else if (!writing && !editing() && (ended || stamp() !== drawnWith)) {
     await trying(() => show(shown.id));
   }
-  drawnWith = now;
-  chats = state.chats;
+  drawnWith = stamp();
   listing();
   composing();
 }
@@ -60,6 +63,7 @@ async function show(id) {
   shown = await get(`page/chats/${id}`);
   sessionStorage.setItem(KEPT, id);
   draw(shown.messages);
+  drawnWith = stamp();
   if (other) scroll.scrollTop = scroll.scrollHeight;
   listing();
 }
