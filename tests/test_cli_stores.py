@@ -58,6 +58,16 @@ def test_one_user_is_shown_by_facts_and_dates(stores):
     assert len(document("memory", "facts", stores, "--user", "runa")["facts"]) == 2
     assert [each["version"] for each in document("memory", "list", stores, "--user", "runa")["versions"]] == [1]
     assert "memory list" in fails("memory", "show", stores, "--user", "nobody")
+
+
+@pytest.mark.parametrize(
+    "verb", [["show"], ["facts"], ["ask", "who ?"], ["rollback"], ["add-fact", "I am."], ["erase"]]
+)
+def test_a_user_is_to_be_named_of_several_and_a_file_is_no_directory(stores, verb):
+    name, *more = verb
+    assert "several users. Name one" in fails("memory", name, stores, *more)
+    (stores / "file").touch()
+    assert "is a file" in fails("memory", name, stores / "file", *more)
     assert "of one user" in fails("memory", "show", stores / "ines", "--user", "ines")
 
 

@@ -3,6 +3,7 @@
 import inspect
 from contextlib import contextmanager
 
+import httpx
 import pytest
 from owned import ANTWERP, BOLT, LEEDS, PROMPTS, RECIPE, WORDS, made_with, study
 from served import quick, served
@@ -185,3 +186,49 @@ def test_a_memory_without_a_store_or_a_server_says_what_it_needs(monkeypatch):
         monkeypatch.delenv(f"TTT_RETROFIT_{name}", raising=False)
     with pytest.raises(ConfigError, match=r"expected \{\"store\": DIRECTORY"):
         Memory()
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda m: m.get(None), "memory_id is None; expected 'USER/FACT'"),
+        (lambda m: m.search(None, filters=INES), "query is None; expected words"),
+        (lambda m: m.search("a", filters=["ines"]), "filters is \\['ines'\\]; expected {'user_id': USER}"),
+        (lambda m: m.search("a", filters={"AND": ["ines"]}), "expected {'user_id': USER}"),
+        (lambda m: m.add([{"role": "user", "content": None}], user_id="ines"), "expected .* with a text"),
+        (lambda m: m.add([{"role": "user", "content": [{"type": "image_url"}]}], user_id="ines"), "'image_url'"),
+        (lambda m: m.add([{"role": "robot", "content": "beep"}], user_id="ines"), "'robot'.* with one of the roles"),
+        (lambda m: m.add([{"role": "system", "content": "be kind"}], user_id="ines"), "nothing to remember"),
+    ],
+)
+def test_what_a_stranger_gives_is_named_with_what_was_expected(tmp_path, call, words):
+    memory = Memory({"store": tmp_path / "new", "model": "is loaded with the first change"})
+    assert texts(memory.get_all(filters={"user_id": "Ωλ/é 🙂"})) == [] and memory.get("no user") is None
+    with pytest.raises(InputError, match=words):
+        call(memory)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_memory_of_unknown_settings_or_a_file_is_refused_when_it_is_made(tmp_path):
+    (tmp_path / "file").touch()
+    for config, error, words in (
+        ({"store": tmp_path, "model": "x", "not_tokens": 9}, ConfigError, "no \\['not_tokens'\\].*'note_tokens'"),
+        ({"store": tmp_path / "file", "model": "x"}, InputError, "is a file; expected a directory"),
+        ({"url": "http://127.0.0.1:9", "model": "x"}, ConfigError, "takes url, key and client"),
+    ):
+        with pytest.raises(error, match=words):
+            Memory(config)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(200, "<html>hello</html>"), (404, "<html>"), (404, '{"detail": "Not Found"}'), (200, "[]")]
+)
+def test_an_address_where_something_else_answers_is_named(status, said):
+    transport = httpx.MockTransport(lambda request: httpx.Response(status, text=said))
+    other = MemoryClient("key", "http://other", httpx.Client(transport=transport))
+    for call in (other.users, lambda: other.get_all(user_id="ines"), lambda: other.delete_all(user_id="ines")):
+        with pytest.raises(InputError, match=f"http://other/v1/memories.* answered {status}: .*the right address"):
+            call()
+    for url, words in (("nowhere", "http://"), ("http://[::1", "Invalid port"), ("http://127.0.0.1:9", "running")):
+        with pytest.raises(InputError, match=f"cannot be reached: .*{words}"):
+            MemoryClient(host=url).users()

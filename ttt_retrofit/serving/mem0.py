@@ -15,6 +15,7 @@ import httpx
 
 from ..chat.fact_change import FactChange
 from ..errors import ConfigError, InputError, quoted
+from ..util.messages import studied
 from .fact_access import Facts, Fields, known, succession
 from .served_facts import PAGE, ServedFacts
 from .stored_facts import StoredFacts, session_opener
@@ -107,7 +108,7 @@ class Memory:
         *,
         top_k: int = 20,
         filters: Fields | None = None,
-        threshold: float = 0.1,
+        threshold: float | None = 0.1,
         rerank: bool = False,
         explain: bool = False,
         reference_date: Any = None,
@@ -117,8 +118,10 @@ class Memory:
         """The facts that hold and share words with a query, best first, with a "score" of at least the threshold."""
         _refuse(rerank=rerank or None, explain=explain or None, reference_date=reference_date)
         user, most = _scope(filters, top_k, kwargs)
+        if not isinstance(query, str):
+            raise InputError(f"query is {quoted(query)}; expected words.")
         found = self._facts.search(user, query, most)
-        return {"results": [_item(user, fact) for fact in found if fact["score"] >= threshold]}
+        return {"results": [_item(user, fact) for fact in found if fact["score"] >= (threshold or 0.0)]}
 
     def update(
         self,
@@ -179,8 +182,12 @@ class Memory:
     def _found(self, memory_id: str, known: bool = False) -> tuple[str, list[Fields], Any]:
         """The user, the fact with what superseded it, and the last of these; None where there is none.
 
-        known : raise `InputError` for None.
+        known : raise `InputError` for None. It is always raised for what is no text.
         """
+        if not isinstance(memory_id, str):
+            raise InputError(
+                f"memory_id is {quoted(memory_id)}; expected 'USER/FACT', as search() and get_all() give it."
+            )
         user, _, name = memory_id.rpartition("/")
         chain = succession(self._facts.facts(user), name) if user else []
         if known and not chain:
@@ -252,9 +259,12 @@ def _opened(config: Mapping[str, Any]) -> Facts:
             f'Memory was given {quoted(config)}; expected {{"store": DIRECTORY, "model": NAME}} or {{"url": URL}}, or '
             f"{STORE} and {MODEL}, or {URL}, in the environment."
         )
-    if "url" in config:
-        return ServedFacts(**config)
     given = dict(config)
+    if "url" in given:
+        unknown = sorted(given.keys() - {"url", "key", "client"})
+        if unknown:
+            raise ConfigError(f"Memory was given {unknown}; of a server it takes url, key and client.")
+        return ServedFacts(**given)
     store = given.pop("store")
     return StoredFacts(store, session_opener(**given), KEEP_VERSIONS)
 
@@ -288,9 +298,12 @@ def _named(user: Any) -> str:
 
 def _scope(filters: Fields | None, top_k: int, more: Fields) -> tuple[str, int]:
     """The user and the number of results; mem0ai 1 takes both by name (user_id, limit)."""
-    given = dict(filters or {})
-    for one in given.pop("AND", ()):
+    given: Fields = {}
+    for one in (filters or {}, *(filters.get("AND", ()) if isinstance(filters, Mapping) else ())):
+        if not isinstance(one, Mapping):
+            raise InputError(f"filters is {quoted(filters)}; expected {{'user_id': USER}}.")
         given |= one
+    given.pop("AND", None)
     given |= {name: value for name, value in more.items() if name != "limit" and value is not None}
     _refuse(**{name: value for name, value in given.items() if name != "user_id"})
     most = more.get("limit") or top_k
@@ -306,14 +319,12 @@ def _messages(messages: Any) -> list[Fields]:
         said = [{"role": "user", "content": messages}]
     elif isinstance(messages, dict):
         said = [messages]
-    if not isinstance(said, Sequence) or not all(
-        isinstance(one, dict) and {"role", "content"} <= set(one) for one in said
-    ):
+    if not isinstance(said, Sequence):
         raise InputError(f"add() was given {quoted(messages)}; expected a text, a message, or a list of messages.")
-    kept = [{"role": one["role"], "content": one["content"]} for one in said if one["role"] != "system"]
-    if not any(one["content"].strip() for one in kept):
+    kept = studied(said)
+    if not kept:
         raise InputError("add() was given nothing to remember.")
-    return kept
+    return list(kept)
 
 
 def _item(user: str, fact: Fields) -> Fields:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 
 from ..chat.fact_change import FactChange
-from ..errors import InputError
+from ..errors import InputError, quoted
 from .fact_access import Changed, Facts, Fields
 
 POLL = 0.1  # seconds
@@ -32,7 +32,7 @@ class ServedFacts(Facts):
         self._client = client or httpx.Client(timeout=60)
 
     def _ask(self, method: str, user: str | None, *behind: str, **request: Any) -> Any:
-        """The reply, None for 404. Raises `InputError` with the server's own words, or where it cannot be reached."""
+        """The reply, None for 404. Raises `InputError` with the server's own words, and where none can be reached."""
         if user is None:
             raise InputError("A server has several users. Name one.")
         return self._send(method, quote(user, safe=""), *behind, **request)
@@ -41,13 +41,22 @@ class ServedFacts(Facts):
         address = "/".join([self._url, "v1", "memories", *behind])
         try:
             reply = self._client.request(method, address, headers=self._headers, **request)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, httpx.InvalidURL) as error:
             raise InputError(f"The server {self._url} cannot be reached: {error}. Is it running?") from error
+        try:
+            said = reply.json()
+        except ValueError:
+            said = None
+        if not isinstance(said, dict) or (reply.is_error and not isinstance(said.get("error"), dict)):
+            raise InputError(
+                f"{address} answered {reply.status_code}: {quoted(reply.text)}; expected what a server that "
+                "`ttt-retrofit serve` started answers. Is it the right address?"
+            )
         if reply.status_code == 404 and method == "GET":
             return None
         if reply.is_error:
-            raise InputError(f"The server answered {reply.status_code}: {reply.text}")
-        return reply.json()
+            raise InputError(f"The server answered {reply.status_code}: {said['error'].get('message')}")
+        return said
 
     def facts(self, user: str | None) -> list[Fields]:
         found: list[Fields] = []
@@ -84,7 +93,7 @@ class ServedFacts(Facts):
             self._ask("DELETE", user)
 
     def users(self) -> list[str]:
-        return [one["id"] for one in self._send("GET")["data"] if one["id"] is not None]
+        return [one["id"] for one in (self._send("GET") or {"data": []})["data"] if one["id"] is not None]
 
     def close(self) -> None:
         self._client.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import threading
 import time
@@ -17,9 +18,11 @@ from ..chat.all_facts import shown
 from ..chat.fact_change import FactChange
 from ..chat.session import ChatSession
 from ..config import TTTConfig
+from ..errors import ConfigError, InputError
 from ..memory.facts import Fact
 from ..memory.search import search
 from ..model.auto import wrap
+from ..util.settings import did_you_mean
 from .directories import directory_name, write_identity
 from .fact_access import Changed, Facts, Fields
 from .stores import changing, erase_one, facts_in, find_directory, users_in
@@ -37,7 +40,16 @@ def session_opener(model: Any, tokenizer: Any = None, **settings: Any) -> OpenSe
     ----------
     tokenizer : None is the one of the model's name.
     settings : of every `ChatSession`, such as config= or writer=.
+
+    Raises
+    ------
+    ConfigError
+        For a setting of another name.
     """
+    known = inspect.signature(ChatSession).parameters.keys() - {"model", "tokenizer", "store", "keep_turns"}
+    unknown = sorted(settings.keys() - known)
+    if unknown:
+        raise ConfigError(f"Sessions take no {unknown}{did_you_mean(unknown, known)}. They take {sorted(known)}.")
 
     @cache
     def loaded() -> tuple[Any, Any]:
@@ -56,12 +68,19 @@ class StoredFacts(Facts):
     ----------
     open_session : opens the session in a user's directory, for one change.
     keep_versions : versions of a memory that stay on disk after a change; None keeps all.
+
+    Raises
+    ------
+    InputError
+        When the store is a file.
     """
 
     def __init__(
         self, store: str | os.PathLike[str], open_session: OpenSession, keep_versions: int | None = None
     ) -> None:
         self.store, self._open, self._keep = Path(store), open_session, keep_versions
+        if self.store.is_file():
+            raise InputError(f"{self.store} is a file; expected a directory, which may be new.")
         self._one = threading.Lock()  # changes wait for each other: each begins with the memory after the one before
 
     def _facts(self, user: str | None) -> list[Fact]:

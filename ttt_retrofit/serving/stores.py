@@ -45,8 +45,15 @@ def directory_of(where: Path, user: str | None) -> Path:
     Raises
     ------
     InputError
-        When nothing is stored of that user.
+        When nothing is stored of that user, when none of several is named, and for a file.
     """
+    if where.is_file():
+        raise InputError(f"{where} is a file; expected what was given to --memory or --store, or a memory saved alone.")
+    if user is None and users_in(where):
+        raise InputError(
+            f"{where} is a directory of several users. Name one with --user, or where you erase, as in: ttt-retrofit "
+            f"memory erase {where} USER. `ttt-retrofit memory list {where}` lists them."
+        )
     found = find_directory(where, user)
     if found is None:
         raise InputError(
