@@ -160,8 +160,12 @@ class RingReader:
             return ring.read(decoder, weights, keep, ids, positions, start)
         recordings = self._recordings(self.model, ring, fast)
         recorded = recordings.of.setdefault(("read", ids.shape, keep), Recorded())
-        function = partial(ring.read, decoder, recordings.in_place(weights), keep)
-        return _handed_on(recorded, recorded(function, ids.device, ids, positions, start))
+        kept = recordings.in_place(weights)
+
+        def segment(*given: Tensor) -> Any:
+            return _without_cache(ring.read(decoder, kept, keep, *given))
+
+        return _handed_on(recorded, recorded(segment, ids.device, ids, positions, start))
 
     def learn(
         self,
@@ -180,7 +184,8 @@ class RingReader:
         sites, recordings = fast.sites, self._recordings(self.model, ring, fast)
 
         def chunk(steps: Tensor, *given: Tensor) -> tuple[Any, Tensor, FastState]:
-            return ring.learn(decoder, FastState(sites, steps), *given)
+            output, losses, new = ring.learn(decoder, FastState(sites, steps), *given)
+            return _without_cache(output), losses, new
 
         recorded, step = (recordings.of.setdefault(name, Recorded()) for name in ("chunk", "step"))
         output, losses, new = recorded(chunk, ids.device, fast.steps, ids, positions, start, targets)
@@ -201,6 +206,12 @@ class RingReader:
         if recordings is None or not recordings.fit(model, sites):
             recordings = ring.recordings = Recordings(model, sites)
         return recordings
+
+
+def _without_cache(output: Any) -> Any:
+    """An output that can be kept beside a ring, and does not keep the ring."""
+    output["past_key_values"] = None
+    return output
 
 
 def _handed_on(recorded: Recorded, output: Any) -> Any:

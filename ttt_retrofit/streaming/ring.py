@@ -172,11 +172,9 @@ class Ring(IndexedCache):
         self._begin(ids, start)
         context = ForwardContext(FastTerms(weights, len(ids)), attended=self.attended)
         with torch.no_grad(), entering(context):
-            output = decoder.base_forward(
+            return decoder.base_forward(
                 input_ids=ids, position_ids=positions, past_key_values=self, use_cache=True, logits_to_keep=keep
             )
-        output["past_key_values"] = None  # what is kept of an output must not keep the ring
-        return output
 
     def learn(
         self, decoder: Decoder, fast: FastState, ids: Tensor, positions: Tensor, start: Tensor, targets: Tensor
@@ -195,7 +193,6 @@ class Ring(IndexedCache):
             losses = losses_of(output.logits, ids, outer)
             new, by_row = inner_step(decoder, fast, terms, ids, losses, targets, [True] * rows, outer)
         drop_graph(output)
-        output["past_key_values"] = None
         return output, by_row, new
 
 
