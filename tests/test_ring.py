@@ -118,7 +118,8 @@ def test_generate_says_the_same_over_a_ring(how):
 
 
 @torch.no_grad()
-def test_a_chunk_with_its_step_is_traced_without_a_break():
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+def test_a_chunk_with_its_step_is_traced_without_a_break(backend):
     torch.compiler.reset()
     model, ids = converted(), tokens(1, 60)
     cache = model.read(ids[:, :30])
@@ -129,7 +130,7 @@ def test_a_chunk_with_its_step_is_traced_without_a_break():
         return output.logits, losses, new.tensors()
 
     with torch._dynamo.config.patch(trace_autograd_ops=True):
-        learn = torch.compile(learn, fullgraph=True, backend="aot_eager")
+        learn = torch.compile(learn, fullgraph=True, backend=backend)
         for first in (30, 30 + CHUNK):
             span = torch.arange(first, first + CHUNK)
             logits, losses, state = learn(ids[:, span], span[None], span[0])
