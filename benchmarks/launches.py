@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ttt_retrofit import TTTConfig, wrap
+from ttt_retrofit.streaming import captured
 
 from .harness.options import command_line
 from .harness.store import Report, Store
@@ -36,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fast": {"name": "fast"},
     "window and sinks": {"learn_from": "none"},
 }
+IN_RING = ("default", "window and sinks")  # are read with static shapes as well
 
 
 @dataclass
@@ -144,8 +147,16 @@ def counts_of(model: Any, tokens: int, calls: int, rows: int = 1) -> Counts:
     return counts
 
 
-def measure(case: dict[str, Any]) -> dict[str, float]:
+@contextmanager
+def replayed() -> Iterator[None]:
+    """What is read in a ring is recorded, and a replay counts as nothing; its results mean nothing then."""
+    with patch.multiple(captured, DEVICES=("cpu",), record=lambda function, device: (function(), lambda: None)):
+        yield
+
+
+def measure(case: dict[str, Any], in_ring: bool = False) -> dict[str, float]:
     model = converted(**case)
+    model.static_shapes = in_ring
     chunk, token = counts_of(model, CHUNK, CHUNKS), counts_of(model, 1, CHUNK)
     return {
         "launches a chunk": chunk.launches.total() / CHUNKS,
@@ -160,7 +171,8 @@ def page(report: Report) -> list[str]:
     rows = [[name, *(f"{count:,.0f}" for count in found.values())] for name, found in report["rows"].items()]
     return [
         f"A Llama of {LAYERS} layers, one sequence, behind a full window, counted at dispatch. A chunk of tokens is "
-        "decoded one by one, with the step at its end.",
+        "decoded one by one, with the step at its end. What is done in a ring is recorded on CUDA: "
+        "what is launched beside replays is counted as well, without two replays a chunk and one a token.",
         "",
         *markdown_table(columns, rows),
         "",
@@ -174,6 +186,10 @@ def main() -> None:
     store = Store.of_all("launches", {"layers": LAYERS}, page)
     for name, case in CASES.items():
         store.add({f"{name}, {options.state}": measure(case)})
+    for name in IN_RING:
+        store.add({f"{name}, in a ring": measure(CASES[name], in_ring=True)})
+        with replayed():
+            store.add({f"{name}, in a ring, beside replays": measure(CASES[name], in_ring=True)})
     store.show()
 
 

@@ -34,11 +34,11 @@ def state_of(cache):
     return found
 
 
-def interrupted_at(
-    line,
-    function,
-    files=("reading.py", "cache.py", "kv.py", "learning.py", "inner_loop.py", "inner_optimizers.py", "state.py"),
-):
+STREAMING = ("reading.py", "cache.py", "kv.py", "views.py", "ring.py", "captured.py", "state.py")
+INNER = ("learning.py", "inner_loop.py", "inner_optimizers.py")
+
+
+def interrupted_at(line, function, files=(*STREAMING, *INNER)):
     """Run `function`, with an interrupt at the `line`-th line that it executes in these files of the library.
 
     Returns
@@ -108,6 +108,23 @@ def test_after_an_interrupt_at_any_line_a_read_goes_on_as_if_nothing_had_been(op
 
 
 @pytest.mark.slow
+def test_a_read_over_a_ring_goes_on_as_well():
+    model = converted()
+    model.static_shapes = True
+    ids = tokens(1, 41)
+
+    def begun():
+        return model.read(ids[:, :24])
+
+    def go_on(cache):
+        if cache.get_seq_length() < 41:
+            model.read(ids[:, cache.get_seq_length() :], past_key_values=cache)
+        cache.fast.settle()
+
+    check_lines(begun, go_on, stride=47)
+
+
+@pytest.mark.slow
 def test_rows_of_a_padded_batch_go_on_each_from_where_it_was():
     model = converted()
     ids = tokens(3, 30)
@@ -125,9 +142,10 @@ def test_rows_of_a_padded_batch_go_on_each_from_where_it_was():
 
 
 @pytest.mark.parametrize("layer", [0, 3])
-@pytest.mark.parametrize("call", [1, 2, 5])
-def test_a_device_that_runs_out_of_memory_in_a_layer_costs_at_most_one_segment(layer, call):
+@pytest.mark.parametrize("call, static", [(1, False), (2, False), (5, False), (5, True)])
+def test_a_device_that_runs_out_of_memory_in_a_layer_costs_at_most_one_segment(layer, call, static):
     model = converted()
+    model.static_shapes = static
     ids = tokens(1, 40)
     expected = model.read(ids)
     calls = 0

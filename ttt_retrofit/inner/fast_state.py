@@ -6,6 +6,7 @@ B batch rows. Every tensor is batch-first, so that rows can be selected, repeate
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,6 +46,12 @@ class FastState:
             with torch.inference_mode(False), torch.no_grad():
                 self._due(self._sites)
             self._due = None
+
+    def replayed(self, take: Callable[[Callable[[], None]], None]) -> FastState:
+        """The state after the step that was due here, decided anew in the same tensors; `take` is handed the step."""
+        assert self.steps is not None and self._due is not None
+        step = partial(self._due, self._sites)
+        return FastState(self._sites, self.steps.clone(), lambda _: take(step))
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles: how far a step has come is known of these very tensors only."""

@@ -148,6 +148,8 @@ class Adam(InnerOptimizer):
         A row that is skipped it takes for one in which scaled gradients had overflowed. `done` is the first moment of
         a scalar beside the row, whose gradient is the number of the step.
         """
+        if torch.compiler.is_compiling():  # the fused form needs data, which a trace has none of
+            return super().step_(weight, gradient, state, step, lr, skipped, done)
         beta1, beta2 = ADAM_BETAS
         gradient, of_scalar, unused = gradient.contiguous(), step.to(done.dtype), torch.empty_like(done)
         m, v = state["m"], state["v"]

@@ -262,10 +262,10 @@ def add_sites(model: PreTrainedModel, sites: list[Site], kind: FastWeights) -> N
     for site in sites:
         container = model.get_submodule(site.container)
         if TTT not in container._modules:
-            container.add_module(TTT, nn.Module())
+            container.add_module(TTT, nn.Module().train(model.training))
         device = next(model.get_submodule(site.path).parameters()).device
         assert site.key not in container.get_submodule(TTT)._modules, f"two sites {site.name}"
-        container.get_submodule(TTT).add_module(site.key, TTTSite(site, kind, device))
+        container.get_submodule(TTT).add_module(site.key, TTTSite(site, kind, device).train(model.training))
 
 
 def ttt_sites(model: nn.Module) -> list[TTTSite]:

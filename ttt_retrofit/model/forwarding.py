@@ -26,6 +26,7 @@ from ..inner.learning import Outer, attach_parameters
 from ..memory import Memory
 from ..streaming import call, inputs, packed
 from ..streaming.cache import TTTCache
+from ..streaming.captured import Latest, RingReader, surroundings
 from ..streaming.reading import Settings
 from ..util.fingerprint import fingerprint, same_base
 from ..util.given import check_text_or_ids, check_tokenizer
@@ -44,10 +45,16 @@ class ForwardMixin(MemoryMixin):
     _identity: str  # of the model in memory
     _rematerialise: bool  # whether each chunk is recomputed in the backward pass
     _places: list[Site]
+    _latest: Latest  # ring
     _reach: int | None  # how far apart two tokens may be, where rotary frequencies would change beyond
     ttt: TTTConfig
     kind: FastWeights
     learned_positions: int | None
+
+    static_shapes: bool | None = None
+    """Whether, behind a full window, keys and values stay in a ring, so that all shapes are the same from chunk to
+    chunk, and from token to token. On CUDA a chunk, its step and a token are then one graph each. None, the default,
+    is True on CUDA and False elsewhere. The results are the same to rounding."""
 
     def check_bound(self) -> None:
         raise NotImplementedError
@@ -171,6 +178,7 @@ class ForwardMixin(MemoryMixin):
             hidden_of=hidden_of,
             logits_to_keep=keep,
             family=kwargs,
+            ring=self._ring_reader(),
         )
         segments = aligned.read(self, cache, settings)
         if on_segment is not None:
@@ -305,6 +313,15 @@ class ForwardMixin(MemoryMixin):
     def _outer(self) -> Outer:
         record = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         return Outer(record=record, rematerialise=self._rematerialise and self.training)
+
+    def _ring_reader(self) -> RingReader | None:
+        on = self.device.type == "cuda" if self.static_shapes is None else self.static_shapes
+        attention = self.config.get_text_config(decoder=True)._attn_implementation
+        # FlashAttention takes tokens in their order; under autocast keys may come in another dtype than those before.
+        if not on or attention == "ttt_flash_attention_2" or torch.is_autocast_enabled(self.device.type):
+            return None
+        found = surroundings(self, self.device)
+        return RingReader(None if found is None else (*found, self.ttt, attention), self._latest)
 
     def _to_ids(
         self,

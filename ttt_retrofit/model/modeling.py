@@ -26,6 +26,7 @@ from ..inner.rms_norm import rms_norms
 from ..memory.batch_cache import BatchCache
 from ..streaming import rotary
 from ..streaming.cache import TTTCache
+from ..streaming.captured import Latest
 from ..streaming.window import restore_attention, set_windowed_attention, windowed_name
 from ..util.given import check_ids
 from . import backbone, hub
@@ -42,6 +43,8 @@ ATTACHED = (
     "kind",
     "_places",
     "_reach",
+    "_latest",
+    "static_shapes",
     "_identity",
     "_rematerialise",
     "learned_positions",
@@ -79,7 +82,7 @@ class TTTMixin(AlikeMixin, hub.CheckpointMixin, SummaryMixin, AskMixin, FactsMix
         layer.add_sites(self, sites, self.kind)
         backbone.attach(self)
         self.learned_positions, self._reach = learned_positions(self), None
-        self._identity = uuid4().hex
+        self._identity, self._latest = uuid4().hex, Latest()
         self._rematerialise = super().is_activation_checkpointing
         if self._rematerialise:  # the layers' own switch, which drops the cache between chunks
             super()._activation_checkpointing_disable()

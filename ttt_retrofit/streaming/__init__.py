@@ -10,6 +10,9 @@ The way of `input_ids` to the fast weights and back:
 4. A full chunk goes through `inner.learning.inner_step`; its new fast weights go into the cache.
 5. `call.Collector` puts the logits back into the columns that their tokens came from.
 
+Behind a full window 2 to 4 can be done over keys and values that never move (`ring.py`), on CUDA by graphs
+(`captured.py`). `reading.py` remains the definition: tests compare.
+
 Three words, used this way everywhere:
 
 - The *cache* (`TTTCache`, `cache.py`) is all that a conversation carries from call to call, for every row of a batch.

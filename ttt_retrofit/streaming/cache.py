@@ -24,7 +24,8 @@ from ..inner.learning import warn_of_dropped
 from ..util.devices import on_device
 from ..util.display import Bare, Displayed, Rows, in_bytes, span
 from .digest import carried_on
-from .kv import AppendingLayer, IndexedCache, ViewLayer, layout
+from .kv import LayerGroup, layout
+from .ring import Ring, can_hold
 from .saved_cache import SavedCache
 from .state import Held, Log, Pending, RowState, Sinks
 from .tokens import marks_of
@@ -45,6 +46,8 @@ class TTTCache(Displayed, SavedCache):
     """
 
     is_croppable = False  # an update cannot be taken back
+    is_compileable = False  # transformers' word for a cache that its own graphs can be made of
+    ring: Ring | None = None  # where keys and values are while they are in one
 
     def __init__(self, config: PreTrainedConfig, ttt: TTTConfig, base: str) -> None:
         layers, groups, group_of = layout(config.get_text_config(decoder=True), ttt)
@@ -67,6 +70,56 @@ class TTTCache(Displayed, SavedCache):
         self.fast = FastState()
         self._losses = Log([])
         self._text: Log | None = None
+
+    @property
+    def layers(self) -> list[Any]:
+        """Keys and values by layer (`WindowedLayer`). Whoever asks for them takes them out of the ring."""
+        self._unroll()
+        return self._layers
+
+    @layers.setter
+    def layers(self, layers: list[Any]) -> None:
+        self._layers = layers
+
+    @property
+    def groups(self) -> list[LayerGroup]:
+        """Layers that keep the same tokens, and which tokens these are. Likewise."""
+        self._unroll()
+        return self._groups
+
+    @groups.setter
+    def groups(self, groups: list[LayerGroup]) -> None:
+        self._groups = groups
+
+    @property
+    def steady(self) -> bool:
+        """Whether a ring can hold keys and values: all rows are in step behind a full window, and no memory acts."""
+        alike = self.rows is not None and self.uniform and not self.padded and self.in_step
+        if not alike or self.turn is not None or self.gate_state is not None:
+            return False
+        return self.ring is not None or can_hold(self._groups, self.counts[0], self._waiting)
+
+    def roll(self) -> Ring:
+        """Put keys and values into a ring, for a cache that is `steady`."""
+        if self.ring is None:
+            with torch.no_grad():
+                self.ring = Ring(self._layers, self._groups, self.group_of, self.counts[0], self._waiting)
+            self._layers = [layer.empty() for layer in self._layers]
+            self._groups = [group.empty() for group in self._groups]
+        return self.ring
+
+    def _unroll(self) -> None:
+        if self.ring is None:
+            return
+        layers, groups = [layer.empty() for layer in self._layers], [group.empty() for group in self._groups]
+        with torch.inference_mode(False), torch.no_grad():
+            self.ring.unroll(layers, groups, self.counts[0], self._waiting)
+        self.__dict__ = {**vars(self), "ring": None, "_layers": layers, "_groups": groups}
+
+    @property
+    def _waiting(self) -> int:
+        """Tokens of the unfinished chunk, where rows are in step."""
+        return self.pending.lengths[0] if self.pending else 0
 
     def _rows(self) -> Rows:
         if self.rows is None:
@@ -146,10 +199,10 @@ class TTTCache(Displayed, SavedCache):
 
     @property
     def nbytes(self) -> int:
-        indices = sum(group.indices.nbytes for group in self.groups if group.indices is not None)
+        indices = sum(group.indices.nbytes for group in self._groups if group.indices is not None)
         fast = self.fast.nbytes
         waiting = (part.nbytes for part in (self.pending, self.gate_state) if part is not None)
-        kept: int = sum(layer.nbytes for layer in self.layers)
+        kept: int = sum(layer.nbytes for layer in self._layers) + (self.ring.nbytes if self.ring else 0)
         if self.turn is not None:
             before = self.turn.before
             kept += before.fast.nbytes + sum(
@@ -192,8 +245,8 @@ class TTTCache(Displayed, SavedCache):
         Only what is small is copied. Buffers are shared, and written to only where this one has nothing yet.
         """
         forked = copy.copy(self)
-        forked.layers = [copy.copy(layer) for layer in self.layers]
-        forked.groups = [replace(group) for group in self.groups]
+        forked._layers = [copy.copy(layer) for layer in self._layers]
+        forked._groups = [replace(group) for group in self._groups]
         forked.counts = list(self.counts)
         forked.pending = None if self.pending is None else self.pending.fork()
         forked.sinks = None if self.sinks is None else self.sinks.fork()
@@ -207,6 +260,7 @@ class TTTCache(Displayed, SavedCache):
         assert self.next_index is not None
         everyone = torch.arange(self.next_index.shape[0], device=self.next_index.device)
         kept = self.fork()
+        kept._unroll()  # what stands in a ring is written over
         kept.turn = None
         kept.fast = self.fast.select(everyone)
         kept.pending = None if self.pending is None else self.pending.select(everyone, list(range(len(self.counts))))
@@ -240,11 +294,11 @@ class TTTCache(Displayed, SavedCache):
         """Number the columns anew, as `columns` in all: which of them are real, nobody can compare any more."""
         self.columns, self.marks, self.held, self.ahead = columns, None, None, [0] * len(self.counts)
 
-    def begin(self, incoming: Tensor, width: int) -> None:
-        """Announce the indices (B, T) of the tokens that come next, and make room for them."""
+    def begin(self, incoming: Tensor, width: int, in_ring: bool = False) -> None:
+        """Announce the indices (B, T) of the tokens that come next, and make room for them, which a ring has."""
         self.incoming = incoming
         pending = self.pending.lengths if self.pending else [0] * incoming.shape[0]
-        for number, group in enumerate(self.groups):
+        for number, group in enumerate([] if in_ring else self.groups):
             if group.capacity is None or group.length + width <= group.capacity:
                 continue
             assert group.indices is not None
@@ -260,70 +314,16 @@ class TTTCache(Displayed, SavedCache):
     def finish(self, taken: list[int]) -> None:
         """Record the tokens announced by `begin`, `taken` by row, now that every layer holds them."""
         assert self.incoming is not None and self.next_index is not None
-        for group in self.groups:
+        for group in self._groups if self.ring is None else ():  # a ring knows them already
             group.indices = self.incoming if group.indices is None else torch.cat([group.indices, self.incoming], dim=1)
         read = (self.incoming >= 0).sum(1) if self.padded else self.incoming.shape[1]
         self.next_index = self.next_index + read
         self.counts = [count + take for count, take in zip(self.counts, taken)]
         self.incoming = None
 
-    def view(self, with_graph: bool) -> IndexedCache:
-        """A look at the present past, for a forward that is learned from.
-
-        with_graph: gradients go through the past. Otherwise keys and values are written into the buffers, at once.
-        """
-        layers: list[ViewLayer] = [
-            ViewLayer(layer.past() if layer.is_initialized else None, layer.is_sliding)
-            if with_graph
-            else AppendingLayer(layer)
-            for layer in self.layers
-        ]
-        # Copies of the groups: a recomputation, later, must find the indices of now.
-        view = IndexedCache(layers, [replace(group) for group in self.groups], self.group_of)
-        view.incoming, view.padded = self.incoming, self.padded
-        return view
-
-    def view_before_pending(self, rows: list[int]) -> IndexedCache:
-        """The past of `rows` as it was before their unfinished chunk, to read that chunk again."""
-        assert self.next_index is not None and self.pending is not None
-        device = self.next_index.device
-        chosen = None if len(rows) == self.rows else on_device(rows, device)
-
-        def of_rows(tensor: Tensor) -> Tensor:
-            return tensor if chosen is None else tensor.index_select(0, chosen)
-
-        size = self.pending.ids.shape[1]
-        assert all(self.pending.lengths[row] == size for row in rows)
-        start = of_rows(self.next_index) - size
-        groups = []
-        for group in self.groups:
-            assert group.indices is not None
-            indices = of_rows(group.indices)
-            groups.append(replace(group, indices=indices.masked_fill(indices >= start[:, None], -1)))
-        layers = []
-        for layer in self.layers:
-            past = None
-            if layer.is_initialized:
-                keys, values = layer.past()
-                past = of_rows(keys), of_rows(values)
-            layers.append(ViewLayer(past, layer.is_sliding))
-        view = IndexedCache(layers, groups, self.group_of)
-        chunk = torch.arange(size, device=device)
-        view.incoming, view.padded = start[:, None] + chunk, True
-        return view
-
-    def absorb(self, view: IndexedCache, with_graph: bool) -> None:
-        """Take over the keys and values that a forward through `view` added."""
-        for layer, added in zip(self.layers, view.layers):
-            keys, values = added.keys, added.values
-            if keys is not None and isinstance(added, AppendingLayer):
-                layer.length += keys.shape[2]
-            elif keys is not None:
-                layer.update(*((keys, values) if with_graph else (keys.detach(), values.detach())))
-
     def detach_(self) -> TTTCache:
         """Forget the graph, keep the values."""
-        for layer in self.layers:
+        for layer in self._layers:
             if layer.is_initialized and layer.keys.requires_grad:
                 # A copy: the buffer will be written in place, and the graph still holds the original.
                 layer.keys, layer.values = layer.keys.detach().clone(), layer.values.detach().clone()
@@ -333,6 +333,7 @@ class TTTCache(Displayed, SavedCache):
 
     def reset(self) -> None:
         """Back to the state before the first token."""
+        self.ring = None
         super().reset()
         for group in self.groups:
             group.indices = None
@@ -378,9 +379,10 @@ class TTTCache(Displayed, SavedCache):
 
     def _take_rows(self, rows: Tensor, listed: list[int]) -> None:
         assert self.next_index is not None
-        for layer in self.layers:
+        self.ring = self.ring and self.ring.select(rows)
+        for layer in self._layers:
             layer.select(rows)
-        for group in self.groups:
+        for group in self._groups:
             group.indices = None if group.indices is None else group.indices.index_select(0, rows)
         self.next_index = self.next_index.index_select(0, rows)
         self.fast = self.fast.select(rows)

@@ -88,6 +88,10 @@ class WindowedLayer(CacheLayerMixin):
         self.is_sliding = is_sliding
         self.length = 0
 
+    def empty(self) -> WindowedLayer:
+        """The same, before the first token."""
+        return WindowedLayer(self.capacity, self.is_sliding)
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.dtype, self.device = key_states.dtype, key_states.device
         self.keys, self.values = key_states[:, :, :0], value_states[:, :, :0]
@@ -214,60 +218,10 @@ class _Put(torch.autograd.Function):
         return gradient[:, :, ctx.start :], None, None
 
 
-class ViewLayer(CacheLayerMixin):
-    """The past of one layer, read-only, and what one forward adds to it; a layer that borrows its keys adds nothing."""
-
-    def __init__(self, past: tuple[Tensor, Tensor] | None, is_sliding: bool) -> None:
-        super().__init__()
-        self.past = past
-        self.is_sliding = is_sliding
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        # Assigning, not appending: a recomputation under activation checkpointing must find the same past.
-        self.keys, self.values = key_states, value_states
-        if self.past is None:
-            return key_states, value_states
-        keys, values = self.past
-        return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
-
-    def copy_past(self) -> None:
-        """The cache overwrites its buffers; a recomputation must find what they hold now."""
-        if self.past is not None:
-            keys, values = self.past
-            self.past = (keys, values) if keys.requires_grad else (keys.clone(), values.clone())
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return (0 if self.past is None else self.past[0].shape[2]) + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.get_mask_sizes(0)[0]
-
-    def get_max_length(self) -> int:
-        return -1
-
-
-class AppendingLayer(ViewLayer):
-    """Likewise, where no gradient goes through the past: what is added is written behind it, in its buffer."""
-
-    def __init__(self, layer: WindowedLayer) -> None:
-        super().__init__(None, layer.is_sliding)
-        self.layer, self.start = layer, layer.length
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = key_states, value_states
-        return self.layer.put(self.start, key_states, value_states)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.start + query_length, 0
-
-
 class IndexedCache(Cache):
     """A cache that can say what the tokens of the present forward attend to."""
 
-    layers: list[Any]  # WindowedLayer or ViewLayer: transformers' union of kinds knows neither
+    layers: list[Any]  # WindowedLayer, ViewLayer or RingLayer: transformers' union of kinds knows none
 
     def __init__(self, layers: list[Any], groups: list[LayerGroup], group_of: list[int]) -> None:
         super().__init__(layers=layers)

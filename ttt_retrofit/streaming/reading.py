@@ -29,10 +29,13 @@ from ..memory.gates import GateState
 from ..util.devices import on_device
 from . import sinks
 from .cache import TTTCache
+from .captured import RingReader
 from .kv import IndexedCache
+from .outputs import drop_graph
 from .state import Held, Pending, RowState
 from .tokens import Tokens, align, marks_of
 from .turn import Turn
+from .views import absorb, view_before_pending, view_of
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,12 @@ class Settings:
     hidden_of: int | None = None  # as in `ForwardContext`
     logits_to_keep: int = 0  # for the family's forward, where nothing else needs the logits; 0 keeps all
     family: dict[str, Any] = field(default_factory=dict)  # more arguments for the family's forward
+    ring: RingReader | None = None  # what reads where keys and values can be in a ring; None where none is wanted
+
+    def ring_for(self, cache: TTTCache) -> RingReader | None:
+        """What reads the next segment over a ring, where that is wanted and can be."""
+        plain = self.memory is None and self.hidden_of is None and not self.family and not self.outer.record
+        return self.ring if plain and cache.steady else None
 
 
 def read(
@@ -198,7 +207,8 @@ def _read_segment(
             sinks.move(decoder, cache, moving, shift, FastTerms(starting_weights(decoder), len(moving)))
     sinks.note_ids(cache, ids, taken)
     cache.note_tokens(ids, taken)
-    cache.begin(indices, ids.shape[1])
+    ring = None if moving else settings.ring_for(cache)
+    cache.begin(indices, ids.shape[1], in_ring=ring is not None)
     inputs = {"input_ids": ids, "position_ids": positions, "use_cache": True, **settings.family}
     before = cache.gate_state
     assert before is None or isinstance(before, GateState)
@@ -206,16 +216,17 @@ def _read_segment(
     if settings.memory is not None:
         earlier = [max(turn - count, 0) for turn, count in zip(settings.turns, cache.counts)]
         memory = MemoryForward(settings.memory, before, taken, ids, earlier)
-    if outer.record or any(at_once):
-        view = cache.view(with_graph=outer.everywhere)
+    if ring is not None:
+        output = _read_in_ring(ring, decoder, cache, ids, positions, any(at_once), settings)
+    elif outer.record or any(at_once):
+        view = view_of(cache, with_graph=outer.everywhere)
         fast = cache.fast
         if not fast.sites and (learn or decoder.kind.learned_start):
             fast = fresh(decoder, len(taken), outer)
         terms = terms_of(decoder, fast, len(taken), outer)
         context = ForwardContext(terms, memory, view.attended, outer.second_order, settings.hidden_of)
         output = _forward(decoder, view, context, inputs, outer)
-        cache.absorb(view, with_graph=outer.record)
-        cache.finish(taken)
+        absorb(cache, view, with_graph=outer.record)
         if any(at_once):
             with torch.enable_grad():
                 losses = losses_of(output.logits, ids, outer)
@@ -224,13 +235,13 @@ def _read_segment(
             rows = [row for row, finished in enumerate(at_once) if finished]
             cache.log_losses(rows, by_row if all(at_once) else by_row[on_device(rows, ids.device)])
         if not outer.record:
-            _drop_graph(output)
+            drop_graph(output)
     else:
         terms = FastTerms(weights_in_use(decoder, cache.fast, len(taken)), len(taken))
         context = ForwardContext(terms, memory, cache.attended, hidden_of=settings.hidden_of)
         with torch.no_grad(), entering(context):
             output = decoder.base_forward(past_key_values=cache, logits_to_keep=settings.logits_to_keep, **inputs)
-        cache.finish(taken)
+    cache.finish(taken)
 
     if learn or any(waiting):
         _wait(cache, ids, positions, taken, waiting, learn)
@@ -238,6 +249,27 @@ def _read_segment(
         cache.gate_state = memory.after
         _keep_gate_state(cache, before, waiting)
     return Segment(output, starts, taken, [False] * len(taken) if memory is None else memory.opened)
+
+
+def _read_in_ring(
+    ring: RingReader,
+    decoder: Decoder,
+    cache: TTTCache,
+    ids: Tensor,
+    positions: Tensor,
+    at_once: bool,
+    settings: Settings,
+) -> Any:
+    """The forward of a segment and, of a whole chunk, its update: what `_read_segment` does, over a ring."""
+    assert cache.next_index is not None
+    over, start, rows = cache.roll(), cache.next_index[0], len(ids)
+    if not at_once:
+        return ring.read(decoder, over, cache.fast, settings.logits_to_keep, ids, positions, start)
+    fast = cache.fast if cache.fast.sites else fresh(decoder, rows, settings.outer)
+    targets = torch.ones_like(ids[:, 1:], dtype=torch.bool)
+    output, by_row, cache.fast = ring.learn(decoder, over, fast, ids, positions, start, targets)
+    cache.log_losses(list(range(rows)), by_row)
+    return output
 
 
 def _cut(cache: TTTCache, tokens: Tokens, starts: list[int], taken: list[int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -278,15 +310,6 @@ def _forward(
             past.copy_past()
         return checkpoint(run, use_reentrant=False)
     return run()
-
-
-def _drop_graph(output: Any) -> None:
-    """The update has used the graph of this forward; what is handed on must not keep it alive."""
-    for name, value in list(output.items()):
-        if isinstance(value, Tensor):
-            output[name] = value.detach()
-        elif isinstance(value, tuple):
-            output[name] = tuple(part.detach() if isinstance(part, Tensor) else part for part in value)
 
 
 def _wait(cache: TTTCache, ids: Tensor, positions: Tensor, taken: list[int], waiting: list[int], learn: bool) -> None:
@@ -332,12 +355,18 @@ def _keep_gate_state(cache: TTTCache, before: RowState | None, waiting: list[int
 
 def _read_again(decoder: Decoder, cache: TTTCache, rows: list[int], settings: Settings) -> None:
     """Fire the update of chunks that arrived in parts: forward them once more, whole, with a graph."""
-    pending, outer = cache.pending, settings.outer
-    assert pending is not None and cache.rows is not None
-    if any(pending.targets[row] for row in rows):
-        view = cache.view_before_pending(rows)
-        if not cache.fast.sites:
-            cache.fast = fresh(decoder, cache.rows, outer)
+    pending, outer, ring = cache.pending, settings.outer, settings.ring_for(cache)
+    assert pending is not None and cache.rows is not None and cache.next_index is not None
+    learned = any(pending.targets[row] for row in rows)
+    if learned and not cache.fast.sites:
+        cache.fast = fresh(decoder, cache.rows, outer)
+    if learned and ring is not None:
+        start, targets = cache.next_index[0] - pending.ids.shape[1], pending.learned[:, 1:]
+        chunk = pending.ids, pending.positions, start, targets
+        _, by_row, cache.fast = ring.learn(decoder, cache.roll(), cache.fast, *chunk)
+        cache.log_losses(rows, by_row)
+    elif learned:
+        view = view_before_pending(cache, rows)
         everyone = len(rows) == cache.rows
         index = torch.arange(cache.rows, device=pending.ids.device) if everyone else on_device(rows, pending.ids.device)
         chosen = pending if everyone else pending.select(index, rows)

@@ -17,7 +17,8 @@ from ..inner.context import FastTerms, ForwardContext, entering
 from ..inner.learning import Decoder
 from ..util.devices import on_device
 from .cache import TTTCache
-from .kv import IndexedCache, ViewLayer
+from .kv import IndexedCache
+from .views import ViewLayer
 
 
 def note_ids(cache: TTTCache, ids: Tensor, taken: list[int]) -> None:
