@@ -51,10 +51,10 @@ class ForwardMixin(MemoryMixin):
     kind: FastWeights
     learned_positions: int | None
 
-    static_shapes: bool | None = None
+    static_shapes: bool = False
     """Whether, behind a full window, keys and values stay in a ring, so that all shapes are the same from chunk to
-    chunk, and from token to token. On CUDA a chunk, its step and a token are then one graph each. None, the default,
-    is True on CUDA and False elsewhere. The results are the same to rounding."""
+    chunk, and from token to token. On CUDA a chunk, its step and a token are then one graph each. The results are the
+    same to rounding. Off by default, since no graph has been recorded on a GPU yet."""
 
     def check_bound(self) -> None:
         raise NotImplementedError
@@ -315,10 +315,13 @@ class ForwardMixin(MemoryMixin):
         return Outer(record=record, rematerialise=self._rematerialise and self.training)
 
     def _ring_reader(self) -> RingReader | None:
-        on = self.device.type == "cuda" if self.static_shapes is None else self.static_shapes
         attention = self.config.get_text_config(decoder=True)._attn_implementation
         # FlashAttention takes tokens in their order; under autocast keys may come in another dtype than those before.
-        if not on or attention == "ttt_flash_attention_2" or torch.is_autocast_enabled(self.device.type):
+        if (
+            not self.static_shapes
+            or attention == "ttt_flash_attention_2"
+            or torch.is_autocast_enabled(self.device.type)
+        ):
             return None
         found = surroundings(self, self.device)
         return RingReader(None if found is None else (*found, self.ttt, attention), self._latest)
