@@ -39,6 +39,8 @@ DEFAULTS: dict[str, Any] = {
     "include_obfuscation": True,
 }
 NEVER_NO_OP = ("n",)  # n=0 asks for something
+RETRY_AFTER = 2  # seconds
+KEEP_ALIVE = 1.0  # seconds without text, after which a keep-alive is sent and the client's connection is checked
 
 
 def is_no_op(name: str, value: Any) -> bool:
@@ -333,3 +335,8 @@ class ResponseBuilder:
 
     def usage_chunk(self, prompt: int, written: int) -> dict[str, Any]:
         return {**self.head, "object": "chat.completion.chunk", "choices": [], "usage": usage(prompt, written)}
+
+
+def sse(document: dict[str, Any]) -> str:
+    """A document as a server-sent event."""
+    return f"data: {json.dumps(document, ensure_ascii=False)}\n\n"

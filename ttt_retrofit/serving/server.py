@@ -15,9 +15,10 @@ from ..chat.session import ChatSession
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.facts.writers import FactWriter
 from .admission import Limits
-from .app import Service, application
+from .app import Service
 from .connections import Server
 from .idle import IdleConsolidator
+from .routes import application
 from .scheduler import Scheduler
 from .user import KEEP_VERSIONS
 from .users import Users
