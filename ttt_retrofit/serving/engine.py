@@ -1,0 +1,296 @@
+"""Engines that answer for a gateway: what each is told of an adapter, and what a request says to let it speak.
+
+An engine is a server with OpenAI's protocol that runs the base and loads LoRA adapters beside it. Adapters are written
+to a directory that it reads. One adapter holds the entries of one user's memory that speak in a request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import threading
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+from transformers.utils import logging
+
+from ..errors import ConfigError, TTTError, clipped, quoted
+from ..memory.adapters import delete_exported, export_version, exported
+from ..memory.entry import Entry
+from ..memory.memory import Memory
+from ..util.files import private_directory, remove
+from .directories import DIRECTORY_NAME
+
+logger = logging.get_logger(__name__)
+
+CONNECT = 5.0  # seconds in which an engine must take a connection
+LOAD = 60.0  # seconds in which it must load an adapter
+RANK = 16  # of an adapter, at most, when nothing else is said
+
+
+class EngineError(Exception):
+    """An engine that cannot be reached, or does not do what it was asked."""
+
+
+class Engine:
+    """One engine.
+
+    Parameters
+    ----------
+    url : of its server, without /v1.
+    headers : of every request to it.
+    model : what it calls the base.
+    root : what it was started with: the name or directory of the base.
+    adapters : directory for the adapters, which it reads under the same path.
+    rank : largest rank of an adapter.
+    """
+
+    kind: str  # as `--engine-kind` says it
+    owner: str  # as it signs its models
+
+    def __init__(
+        self, url: str, headers: dict[str, str], model: str, root: str, adapters: Path, rank: int = RANK
+    ) -> None:
+        self.url, self.headers, self.model, self.root = url, headers, model, root
+        self.adapters, self.rank = private_directory(adapters).resolve(), rank
+        self._lock = threading.Lock()
+        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(LOAD, connect=CONNECT))
+
+    def plain(self) -> dict[str, Any]:
+        """Fields of a request that the base answers alone."""
+        return {"model": self.model}
+
+    def speaking(self, user: str, memory: Memory) -> dict[str, Any] | None:
+        """Fields of a request in which these entries of a user's memory speak. An adapter is loaded if need be.
+
+        Parameters
+        ----------
+        user : the name of the user's directory.
+        memory : the entries that speak, at least one.
+
+        Returns
+        -------
+        None where the engine loads no adapter while it runs, and has not got this one.
+
+        Raises
+        ------
+        EngineError
+            When the engine cannot be reached, or refuses the adapter.
+        ConfigError
+            For an adapter that it could not load.
+        """
+        raise NotImplementedError
+
+    def update(self, user: str, memory: Memory | None) -> None:
+        """A user's memory is another one now: write and load an adapter for each of its entries, delete all others.
+
+        Raises what `speaking` raises.
+        """
+        alone = [] if memory is None else [only(memory, [entry]) for entry in memory.entries]
+        self.forget(user, [named(user, one) for one in alone])
+        for one in alone:
+            self.speaking(user, one)
+
+    def follow(self, user: str, memory: Memory | None) -> None:
+        """As `update`. What fails is logged: a request for which an adapter is missing loads it."""
+        try:
+            self.update(user, memory)
+        except (EngineError, TTTError) as error:
+            logger.error("The adapters of %s are not up to date: %s", user, error)
+
+    def forget(self, user: str, kept: Collection[str] = ()) -> None:
+        """Delete the adapters of a user, but for those of some names. Raises `EngineError`."""
+        raise NotImplementedError
+
+    def users(self) -> set[str]:
+        """Of whom there are adapters."""
+        raise NotImplementedError
+
+    def lost(self, fields: dict[str, Any]) -> bool:
+        """Note that the engine does not know the adapter of a request. Returns whether it may be given it again."""
+        return False
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None, unknown: bool = False) -> Any:
+        """The JSON or the text that the engine answers. Raises `EngineError`, with `unknown` not for a 404."""
+        return asked(self._client, self.url, method, path, body, unknown)
+
+
+def asked(
+    client: httpx.Client, url: str, method: str, path: str, body: dict[str, Any] | None = None, unknown: bool = False
+) -> Any:
+    """The JSON or the text at an address of an engine. Raises `EngineError`."""
+    try:
+        reply = client.request(method, f"{url}{path}", json=body)
+    except httpx.TransportError as error:
+        raise EngineError(unreachable(url, error)) from error
+    if reply.is_error and not (unknown and reply.status_code == 404):
+        raise EngineError(f"The engine at {url} answers {method} {path} with {reply.status_code}: {said_in(reply)}")
+    try:
+        return reply.json()
+    except ValueError:
+        return reply.text
+
+
+def unreachable(url: str, error: Exception) -> str:
+    reason = clipped(str(error), 200) or type(error).__name__
+    return (
+        f"The engine at {url} cannot be reached ({reason}). Expected a server with OpenAI's protocol there. Start it, "
+        "or give its address with --engine."
+    )
+
+
+def said_in(reply: httpx.Response) -> str:
+    """What an error of an engine says, in one of the shapes that engines use."""
+    try:
+        said = reply.json()
+    except ValueError:
+        return clipped(reply.text, 500)
+    inner = said.get("error", said) if isinstance(said, dict) else said
+    message = inner.get("message") or inner.get("detail") if isinstance(inner, dict) else inner
+    return clipped(message if isinstance(message, str) else repr(said), 500)
+
+
+def named(user: str, memory: Memory) -> str:
+    """The name of the adapter of these entries. Adapters of one name are the same."""
+    digest = hashlib.sha256("\n".join(entry.digest for entry in memory.entries).encode()).hexdigest()
+    return f"{user}-{digest[:16]}"
+
+
+def only(memory: Memory, entries: Sequence[Entry]) -> Memory:
+    """A memory of some of its entries."""
+    return dataclasses.replace(memory, entries=tuple(entries), report=None)
+
+
+class VLLM(Engine):
+    """vLLM with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING`. The `model` of a request is the adapter's name.
+
+    An adapter is named by its user and by what it holds, so that one that is loaded is never another one than is asked
+    for. `adapters/NAME` is laid out for vLLM's filesystem resolver, too.
+    """
+
+    kind, owner = "vllm", "vllm"
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._loaded: set[str] = set()
+
+    def speaking(self, user: str, memory: Memory) -> dict[str, Any]:
+        name = named(user, memory)
+        with self._lock:
+            if name not in self._loaded:
+                path = export_version(
+                    memory, self.adapters, name, engine="vllm", rank=self.rank, base_name=self.root
+                )  # fmt: skip
+                body = {"lora_name": name, "lora_path": str(path), "load_inplace": True}
+                self.ask("POST", "/v1/load_lora_adapter", body)
+                self._loaded.add(name)
+        return {"model": name}
+
+    def lost(self, fields: dict[str, Any]) -> bool:
+        with self._lock:
+            known = fields["model"] in self._loaded
+            self._loaded.discard(fields["model"])
+            return known
+
+    def forget(self, user: str, kept: Collection[str] = ()) -> None:
+        with self._lock:
+            gone = [name for name in exported(self.adapters) if owner_of(name) == user and name not in kept]
+            for name in gone:
+                delete_exported(self.adapters, name)
+                self._loaded.discard(name)
+            for name in gone:  # loaded by this process, or by one before it
+                self.ask("POST", "/v1/unload_lora_adapter", {"lora_name": name}, unknown=True)
+
+    def users(self) -> set[str]:
+        return {user for name in exported(self.adapters) if (user := owner_of(name)) is not None}
+
+
+class LlamaCpp(Engine):
+    """llama.cpp's server. It loads adapters only when it starts, one file an entry; a request says which of them speak.
+
+    After a consolidation it must be started again. Until then it has not got the new entry.
+    """
+
+    kind, owner = "llama.cpp", "llamacpp"
+
+    def plain(self) -> dict[str, Any]:
+        return {"model": self.model, "lora": []}
+
+    def speaking(self, user: str, memory: Memory) -> dict[str, Any] | None:
+        with self._lock:
+            names = [self._file(user, only(memory, [entry])).name for entry in memory.entries]
+            loaded = {Path(one["path"]).name: int(one["id"]) for one in self.ask("GET", "/lora-adapters")}
+        missing = [name for name in names if name not in loaded]
+        if missing:
+            logger.warning("llama.cpp has not loaded %s. Start it again with --lora for every file there.", missing[0])
+            return None
+        return {"model": self.model, "lora": [{"id": loaded[name], "scale": 1.0} for name in names]}
+
+    def _file(self, user: str, alone: Memory) -> Path:
+        file = self.adapters / user / f"{named(user, alone)}.gguf"
+        if not file.exists():
+            alone.to_gguf(file, base=self.root if Path(self.root).is_file() else None, rank=self.rank)
+        return file
+
+    def forget(self, user: str, kept: Collection[str] = ()) -> None:
+        for file in (self.adapters / user).glob(f"{user}-*.gguf"):
+            if file.stem not in kept:
+                file.unlink()
+        if not kept:
+            remove(self.adapters / user)
+
+    def users(self) -> set[str]:
+        return {path.name for path in self.adapters.iterdir() if DIRECTORY_NAME.fullmatch(path.name)}
+
+
+def owner_of(name: str) -> str | None:
+    """The user whose adapter is called so; None where it is none of a gateway's."""
+    user, _, digest = name.partition("-")
+    return user if DIRECTORY_NAME.fullmatch(user) and digest else None
+
+
+KINDS: Sequence[type[Engine]] = (VLLM, LlamaCpp)
+
+
+def connect(url: str, adapters: Path, *, kind: str | None = None, key: str | None = None, rank: int = RANK) -> Engine:
+    """The engine at an address, which must be running.
+
+    Parameters
+    ----------
+    url : of its server, with or without /v1.
+    kind : "vllm" or "llama.cpp"; None finds it by how the engine signs its models.
+    key : that it asks for.
+    adapters, rank : see `Engine`.
+
+    Raises
+    ------
+    ConfigError
+        When it cannot be reached, lists no model, or is none of those kinds.
+    """
+    url = url.rstrip("/").removesuffix("/v1")
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(f"--engine {url}: expected the address of a server, such as http://127.0.0.1:8001.")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with httpx.Client(headers=headers, timeout=CONNECT) as client:
+            listed = asked(client, url, "GET", "/v1/models")
+    except EngineError as error:
+        raise ConfigError(str(error)) from error
+    models = listed.get("data") if isinstance(listed, dict) else None
+    bases = [one for one in models or () if isinstance(one, dict) and "id" in one and not one.get("parent")]
+    if not bases:
+        raise ConfigError(
+            f"GET {url}/v1/models lists no model: {quoted(listed)}. Expected a server that runs the base."
+        )
+    base = bases[0]
+    found = next(
+        (each for each in KINDS if each.kind == kind or (kind is None and each.owner == base.get("owned_by"))), None
+    )
+    if found is None:
+        raise ConfigError(
+            f"The engine at {url} signs its models as {quoted(base.get('owned_by'))}; expected one of "
+            f"{[each.owner for each in KINDS]}. If it is one of these, say which: --engine-kind vllm or llama.cpp."
+        )
+    return found(url, headers, base["id"], base.get("root") or base["id"], adapters, rank)
