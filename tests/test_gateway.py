@@ -17,12 +17,15 @@ from test_agent import CONFIG
 from words import QUESTIONS, tokenizer
 
 from ttt_retrofit import ChatSession, ConfigError
+from ttt_retrofit.chat.directory import STORE
 from ttt_retrofit.inner.below import inputs_of
 from ttt_retrofit.memory.entry import GateKeys
 from ttt_retrofit.memory.gates import running_mean
+from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.admission import Limits
 from ttt_retrofit.serving.connections import Server
-from ttt_retrofit.serving.engine import connect
+from ttt_retrofit.serving.directories import directory_name
+from ttt_retrofit.serving.engine import connect, named
 from ttt_retrofit.serving.gate_reader import GateReader
 from ttt_retrofit.serving.gateway import Gateway
 from ttt_retrofit.serving.idle import IdleConsolidator
@@ -181,7 +184,9 @@ def test_the_time_that_a_memory_takes_is_said(running, model):
     chat, service = running
     service.users.get("ines").session.memory = about(model, RELATED)
     url = str(chat._client.base_url)
-    for messages, parts in ((RELATED, ["gate", "adapter"]), (UNRELATED, ["gate"])):
+    asked = {"model": NAME, "messages": HELLO}
+    assert "Server-Timing" not in httpx.post(f"{url}chat/completions", json=asked).headers
+    for messages, parts in ((RELATED, ["words", "gate", "adapter"]), (UNRELATED, ["words", "gate"])):
         body = {"model": NAME, "messages": messages, "user": "ines"}
         timing = httpx.post(f"{url}chat/completions", json=body).headers["Server-Timing"]
         assert [part.partition(";dur=")[0].strip() for part in timing.split(",")] == parts
@@ -253,6 +258,20 @@ def test_a_memory_that_was_accepted_is_loaded_before_anybody_asks_and_erased_wit
     url = str(chat._client.base_url).removesuffix("/v1/")
     assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
     assert engine.adapters == {} and service.engine.users() == set() and list((adapters / ".versions").iterdir()) == []
+
+
+def test_adapters_that_nobody_has_any_more_go_when_the_gateway_starts(model, engine, address, tmp_path):
+    engine.restart()
+    ines, omar = directory_name("ines"), directory_name("omar")
+    made, store = about(model, RELATED, UNRELATED), tmp_path / "store"
+    before = connect(address, tmp_path / "adapters")
+    for user in (ines, omar):
+        before.update(user, made)
+    kept = dataclasses.replace(made, entries=made.entries[1:])
+    MemoryStore(store / ines / STORE).save(kept)  # omar was erased, and one entry of ines forgotten
+    with gateway(model, store, address, tmp_path / "adapters") as (url, service):
+        assert httpx.get(f"{url}/health").is_success  # it has started
+        assert service.engine.users() == {ines} and list(engine.adapters) == [named(ines, kept)]
 
 
 def test_an_engine_of_another_kind_or_at_no_address_is_named(engine, address, tmp_path):

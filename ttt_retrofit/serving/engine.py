@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +88,9 @@ class Engine:
 
         Raises what `speaking` raises.
         """
-        alone = [] if memory is None else [only(memory, [entry]) for entry in memory.entries]
-        self.forget(user, [named(user, one) for one in alone])
-        for one in alone:
+        entries = [] if memory is None else alone(memory)
+        self.forget(user, [named(user, one) for one in entries])
+        for one in entries:
             self.speaking(user, one)
 
     def follow(self, user: str, memory: Memory | None) -> None:
@@ -99,6 +99,15 @@ class Engine:
             self.update(user, memory)
         except (EngineError, TTTError) as error:
             logger.error("The adapters of %s are not up to date: %s", user, error)
+
+    def clean(self, known: Callable[[str], Memory | None]) -> None:
+        """Delete adapters of users who are gone, or whose memory is another one since. known : a user's memory."""
+        for user in self.users():
+            try:
+                memory = known(user)
+                self.forget(user, [] if memory is None else [named(user, one) for one in alone(memory)])
+            except (EngineError, TTTError) as error:
+                logger.error("The adapters of %s are not up to date: %s", user, error)
 
     def forget(self, user: str, kept: Collection[str] = ()) -> None:
         """Delete the adapters of a user, but for those of some names. Raises `EngineError`."""
@@ -163,6 +172,11 @@ def only(memory: Memory, entries: Sequence[Entry]) -> Memory:
     return dataclasses.replace(memory, entries=tuple(entries), report=None)
 
 
+def alone(memory: Memory) -> list[Memory]:
+    """A memory of each entry."""
+    return [only(memory, [entry]) for entry in memory.entries]
+
+
 class VLLM(Engine):
     """vLLM with `--enable-lora` and `VLLM_ALLOW_RUNTIME_LORA_UPDATING`. The `model` of a request is the adapter's name.
 
@@ -184,7 +198,13 @@ class VLLM(Engine):
                     memory, self.adapters, name, engine="vllm", rank=self.rank, base_name=self.root
                 )  # fmt: skip
                 body = {"lora_name": name, "lora_path": str(path), "load_inplace": True}
-                self.ask("POST", "/v1/load_lora_adapter", body)
+                try:
+                    self.ask("POST", "/v1/load_lora_adapter", body)
+                except EngineError as error:
+                    raise EngineError(
+                        f"{error} vLLM loads adapters when started with --enable-lora, --max-lora-rank {self.rank} and "
+                        "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True."
+                    ) from error
                 self._loaded.add(name)
         return {"model": name}
 
@@ -220,7 +240,7 @@ class LlamaCpp(Engine):
 
     def speaking(self, user: str, memory: Memory) -> dict[str, Any] | None:
         with self._lock:
-            names = [self._file(user, only(memory, [entry])).name for entry in memory.entries]
+            names = [self._file(user, entry).name for entry in alone(memory)]
             loaded = {Path(one["path"]).name: int(one["id"]) for one in self.ask("GET", "/lora-adapters")}
         missing = [name for name in names if name not in loaded]
         if missing:
@@ -228,10 +248,10 @@ class LlamaCpp(Engine):
             return None
         return {"model": self.model, "lora": [{"id": loaded[name], "scale": 1.0} for name in names]}
 
-    def _file(self, user: str, alone: Memory) -> Path:
-        file = self.adapters / user / f"{named(user, alone)}.gguf"
+    def _file(self, user: str, entry: Memory) -> Path:
+        file = self.adapters / user / f"{named(user, entry)}.gguf"
         if not file.exists():
-            alone.to_gguf(file, base=self.root if Path(self.root).is_file() else None, rank=self.rank)
+            entry.to_gguf(file, base=self.root if Path(self.root).is_file() else None, rank=self.rank)
         return file
 
     def forget(self, user: str, kept: Collection[str] = ()) -> None:
