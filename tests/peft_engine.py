@@ -33,6 +33,7 @@ class PeftEngine:
         self.model: Any = self.base
         self.adapters: dict[str, str] = {}
         self.seen: list[dict[str, Any]] = []
+        self.files: list[str] = []
         self.dies_after: int | None = None
         self.owner = "vllm"
         self._lock = threading.Lock()
@@ -42,6 +43,7 @@ class PeftEngine:
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/load_lora_adapter", self.load, methods=["POST"]),
                 Route("/v1/unload_lora_adapter", self.unload, methods=["POST"]),
+                Route("/lora-adapters", self.started_with),
             ]
         )
 
@@ -61,6 +63,10 @@ class PeftEngine:
     async def unload(self, request: Request) -> JSONResponse:
         found = self.adapters.pop((await request.json())["lora_name"], None)
         return JSONResponse({"error": {"message": "no such adapter"}}, 200 if found else 404)
+
+    async def started_with(self, request: Request) -> JSONResponse:
+        """As llama.cpp says which files it has loaded."""
+        return JSONResponse([{"id": n, "path": path, "scale": 0.0} for n, path in enumerate(self.files)])
 
     def answer(self, messages: list[dict[str, Any]], most: int, adapter: str | None = None) -> list[str]:
         """The words of an answer. adapter : its path."""

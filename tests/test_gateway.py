@@ -20,17 +20,19 @@ from ttt_retrofit import ChatSession, ConfigError
 from ttt_retrofit.chat.directory import STORE
 from ttt_retrofit.inner.below import inputs_of
 from ttt_retrofit.memory.entry import GateKeys
+from ttt_retrofit.memory.facts import Fact
 from ttt_retrofit.memory.gates import running_mean
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving.admission import Limits
 from ttt_retrofit.serving.connections import Server
 from ttt_retrofit.serving.directories import directory_name
-from ttt_retrofit.serving.engine import connect, named
+from ttt_retrofit.serving.engine import alone, connect, named
 from ttt_retrofit.serving.gate_reader import GateReader
 from ttt_retrofit.serving.gateway import Gateway
 from ttt_retrofit.serving.idle import IdleConsolidator
 from ttt_retrofit.serving.prompts import Prompts
 from ttt_retrofit.serving.routes import application
+from ttt_retrofit.serving.user import User
 from ttt_retrofit.serving.users import Users
 
 RELATED = said("who has the old key under window ?")
@@ -180,6 +182,24 @@ def test_an_engine_that_was_started_again_is_given_the_adapter_again(running, mo
     assert content(ask(chat, RELATED, user="ines")) == first and engine.adapters
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])
+def test_what_a_conversation_began_with_is_read_once_and_decides_the_same(family, tmp_path):
+    model, prompts = quick(family), Prompts(tokenizer())
+    reader = GateReader(model)
+    talk = said("where is Marek ?", "Antwerp", UNRELATED[0]["content"], "seven", RELATED[0]["content"])
+    memory = about(model, talk, UNRELATED)
+    user, other = (User(ChatSession(model, tokenizer(), tmp_path / name)) for name in ("ines", "omar"))
+    found, tokens = [], []
+    for turns in (1, 3, 5, 3):
+        before = reader.tokens
+        found.append(reader.speaking(prompts.ids(talk[:turns]), memory, user))
+        tokens.append(reader.tokens - before)
+    assert found == [GateReader(model).speaking(prompts.ids(talk[:turns]), memory, other) for turns in (1, 3, 5, 3)]
+    assert found[2] == [memory.entries[0]]
+    whole = [len(prompts.ids(talk[:turns])) for turns in (1, 3, 5, 3)]
+    assert (tokens[1] < whole[1] and tokens[2] < whole[2]) == (family == "llama"), "a window cannot be cut"
+
+
 def test_the_time_that_a_memory_takes_is_said(running, model):
     chat, service = running
     service.users.get("ines").session.memory = about(model, RELATED)
@@ -258,6 +278,31 @@ def test_a_memory_that_was_accepted_is_loaded_before_anybody_asks_and_erased_wit
     url = str(chat._client.base_url).removesuffix("/v1/")
     assert httpx.delete(f"{url}/v1/memories/ines").status_code == 200
     assert engine.adapters == {} and service.engine.users() == set() and list((adapters / ".versions").iterdir()) == []
+
+
+def test_llama_cpp_is_told_which_of_its_files_speak_and_what_it_has_not_loaded_is_told_in_words(
+    model, engine, address, base, tmp_path
+):
+    engine.files, made = [], about(model, RELATED, UNRELATED)
+    fact = Fact("f1", "my boss is called Fernanda .", "user", None, (0,), "", learned=True)
+    entries = (dataclasses.replace(made.entries[0], facts=(fact,)), made.entries[1])
+    made = dataclasses.replace(made, base_name=base, entries=entries)
+    with gateway(model, tmp_path / "store", address, tmp_path / "adapters", kind="llama.cpp") as (url, service):
+        chat = client(url).chat.completions
+        service.users.get("ines").session.memory = made
+        ask(chat, RELATED, user="ines")
+        assert engine.seen[-1]["lora"] == [] and fact.text in engine.seen[-1]["messages"][0]["content"]
+        service.engine.update(directory_name("ines"), made)
+        engine.files = ["/somewhere/else.gguf", *map(str, sorted((tmp_path / "adapters").rglob("*.gguf")))]
+        assert len(engine.files) == 3
+        ask(chat, RELATED, user="ines")
+        (spoken,) = engine.seen[-1]["lora"]
+        assert named(directory_name("ines"), alone(made)[0]) in engine.files[spoken["id"]] and spoken["scale"] == 1.0
+        assert engine.seen[-1]["messages"] == RELATED and engine.seen[-1]["model"] == BASE
+        ask(chat, HELLO, user="ines")
+        assert engine.seen[-1]["lora"] == [] and engine.seen[-1]["messages"] == HELLO
+        service.users.erase("ines")
+        assert list((tmp_path / "adapters").iterdir()) == []
 
 
 def test_adapters_that_nobody_has_any_more_go_when_the_gateway_starts(model, engine, address, tmp_path):

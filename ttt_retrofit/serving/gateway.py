@@ -115,7 +115,7 @@ class ForwardedAnswer:
             with _timed(spent, "gate"):
                 ids = self.gateway.prompts.ids(messages, self.params.offered)
                 check_tokens(ids, self.gateway.limits)
-                entries = self.gateway.gates.speaking(ids, memory)
+                entries = self.gateway.gates.speaking(ids, memory, user)
         fields: dict[str, Any] | None = engine.plain()
         if entries:
             assert memory is not None
