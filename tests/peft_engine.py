@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
@@ -25,7 +26,7 @@ BASE = "the-base"
 
 
 class PeftEngine:
-    """Greedy answers. `dies_after` pieces of a stream the connection breaks; `seen` are the bodies that were sent."""
+    """Greedy answers. After `dies_after` pieces of a stream its connection breaks. `seen` are the bodies it got."""
 
     def __init__(self, family: str = "llama") -> None:
         self.base, self.words = tiny(family).eval(), tokenizer()
@@ -34,6 +35,7 @@ class PeftEngine:
         self.adapters: dict[str, str] = {}
         self.seen: list[dict[str, Any]] = []
         self.files: list[str] = []
+        self.pause = 0.0  # seconds before every piece of a stream
         self.dies_after: int | None = None
         self.owner = "vllm"
         self._lock = threading.Lock()
@@ -103,6 +105,7 @@ class PeftEngine:
 
     async def stream(self, name: str, words: list[str]) -> Any:
         for number, word in enumerate([*words, None]):
+            await asyncio.sleep(self.pause)
             if number == self.dies_after:
                 raise ConnectionError("the engine dies")
             delta = {} if word is None else {"content": (" " if number else "") + word}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from peft_engine import BASE, PeftEngine
 from remembered import memory as remembered
-from served import HELLO, NAME, ask, client, quick, said
+from served import HELLO, NAME, ask, client, quick, said, until
 from test_agent import CONFIG
 from words import QUESTIONS, tokenizer
 
@@ -23,10 +23,12 @@ from ttt_retrofit.memory.entry import GateKeys
 from ttt_retrofit.memory.facts import Fact
 from ttt_retrofit.memory.gates import running_mean
 from ttt_retrofit.memory.store import MemoryStore
+from ttt_retrofit.serving import gateway as gateway_module
 from ttt_retrofit.serving.admission import Limits
 from ttt_retrofit.serving.connections import Server
 from ttt_retrofit.serving.directories import directory_name
-from ttt_retrofit.serving.engine import alone, connect, named
+from ttt_retrofit.serving.engine import alone, named
+from ttt_retrofit.serving.engine_kinds import connect
 from ttt_retrofit.serving.gate_reader import GateReader
 from ttt_retrofit.serving.gateway import Gateway
 from ttt_retrofit.serving.idle import IdleConsolidator
@@ -246,6 +248,26 @@ def test_an_engine_that_dies_in_the_middle_ends_the_stream_in_words_and_nothing_
         engine.dies_after = None
     ask(chat, UNRELATED, user="ines")
     assert service.users.get("ines").waiting == 2
+
+
+def test_a_client_that_goes_gives_its_slot_back_and_a_stop_ends_a_stream_in_words(
+    model, engine, address, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(gateway_module, "KEEP_ALIVE", 0.05)
+    monkeypatch.setattr(engine, "pause", 0.4)
+    with gateway(model, tmp_path / "store", address, tmp_path / "adapters") as (url, service):
+        chat = client(url).chat.completions
+        stream = ask(chat, UNRELATED, user="ines", stream=True)
+        next(iter(stream))
+        stream.close()
+        until(lambda: service.admission._in_use.total() == 0, 10)
+        body = {"model": NAME, "messages": HELLO, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as reply:
+            lines = reply.iter_lines()
+            assert next(line for line in lines if line) == ": keep-alive"
+            service.stop()
+            assert "The server is being stopped" in "".join(lines)
+    assert service.users.get("ines").waiting == 0
 
 
 def test_what_an_engine_refuses_is_passed_on(running, engine, monkeypatch):

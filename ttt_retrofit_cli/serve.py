@@ -145,7 +145,7 @@ def connected(before: EngineOptions, cluster: RayOptions) -> "Engine | None":
             "--engine needs --adapters DIR: a directory for the memories as adapters, which the engine sees under the "
             "same path."
         )
-    from ttt_retrofit.serving.engine import connect
+    from ttt_retrofit.serving.engine_kinds import connect
 
     return connect(
         before.engine, before.adapters, kind=before.engine_kind, key=before.engine_key, rank=before.adapter_rank

@@ -122,6 +122,9 @@ class ForwardedAnswer:
             speaking = only(memory, entries)
             with _timed(spent, "adapter"):
                 fields = engine.speaking(user.name, speaking)
+            if user.memory is not memory:  # it was changed or erased meanwhile: nothing of the other one may stay
+                engine.follow(user.name, user.memory)
+                return self._spoken()
             if fields is None:
                 fields, noted = engine.plain(), user.with_notes(messages, tokenizer, told=speaking.facts())
         self.headers = {"Server-Timing": ", ".join(f"{name};dur={1e3 * took:.1f}" for name, took in spent.items())}
