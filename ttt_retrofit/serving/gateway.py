@@ -36,6 +36,7 @@ from .users import Users
 logger = logging.get_logger(__name__)
 
 PASSED_ON = ("temperature", "top_p", "seed", "stop", "tool_choice", "parallel_tool_calls")  # as they are
+NOT_SAID: list[Any] = [None, "", []]
 DATA, DONE = "data:", "[DONE]"  # of a stream
 Result = TypeVar("Result")
 
@@ -81,20 +82,22 @@ class ForwardedAnswer:
                 if self._reply.status_code == 404 and self.gateway.engine.lost(body):  # it was started again
                     await self._reply.aclose()
                     self._reply = await self._patiently(self.gateway.ask(await run_in_threadpool(self._body)))
+                if self._reply.is_error:
+                    await self._patiently(self._reply.aread())
+                    raise _refused(self.gateway.engine.url, self._reply)
             except InputError as error:
                 raise ApiError(400, str(error), "messages") from error
             except (EngineError, ConfigError) as error:
                 logger.error("%s", error)
                 raise _away(str(error)) from error
-            if self._reply.is_error:
-                await self._reply.aread()
-                raise _refused(self.gateway.engine.url, self._reply)
+            except httpx.TransportError as error:
+                raise _away(unreachable(self.gateway.engine.url, error)) from error
 
     def _body(self) -> dict[str, Any]:
         params, limit = self.params, self.gateway.limits.max_new_tokens
         messages, fields = self._spoken()
         body: dict[str, Any] = {"messages": [_as_sent(message) for message in messages], "stream": bool(params.stream)}
-        body |= {name: value for name in PASSED_ON if (value := getattr(params, name)) is not None}
+        body |= {name: value for name in PASSED_ON if (value := getattr(params, name)) not in NOT_SAID}
         if params.tools:
             body["tools"] = [tool.model_dump(exclude_none=True) for tool in params.tools]
         if params.include_usage:
@@ -140,8 +143,6 @@ class ForwardedAnswer:
                 if await self.request.is_disconnected():
                     raise ClientDisconnect
             return task.result()
-        except httpx.TransportError as error:
-            raise _away(unreachable(self.gateway.engine.url, error)) from error
         finally:
             task.cancel()
 
@@ -153,6 +154,8 @@ class ForwardedAnswer:
         with self.user or nullcontext(), self._ending():
             try:
                 await self._patiently(reply.aread())
+            except httpx.TransportError as error:
+                raise _cut_off(self.gateway.engine.url) from error
             finally:
                 await reply.aclose()
             try:
