@@ -187,12 +187,12 @@ class ForwardedAnswer:
         url = self.gateway.engine.url
         try:
             document = json.loads(said)
-            if "error" in document:
+            if document.get("error"):
                 raise ApiError(502, f"The engine at {url} has failed: {quoted(document['error'], 500)}")
             ends = False
             for choice in document["choices"]:
                 self._read(choice["delta"])
-                ends = ends or choice["finish_reason"] is not None
+                ends = ends or choice.get("finish_reason") is not None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise _unreadable(url, said) from error
         if ends and not self.finished:
@@ -218,7 +218,8 @@ class ForwardedAnswer:
                     return
                 yield line
         except httpx.TransportError as error:
-            raise _cut_off(self.gateway.engine.url) from error
+            if not self.finished:
+                raise _cut_off(self.gateway.engine.url) from error
         finally:
             if task is not None:
                 task.cancel()
