@@ -306,6 +306,7 @@ def test_llama_cpp_is_told_which_of_its_files_speak_and_what_it_has_not_loaded_i
     model, engine, address, base, tmp_path
 ):
     engine.files, made = [], about(model, RELATED, UNRELATED)
+    silent = [{"id": 0, "scale": 0.0}]  # an empty list would let all adapters speak
     fact = Fact("f1", "my boss is called Fernanda .", "user", None, (0,), "", learned=True)
     entries = (dataclasses.replace(made.entries[0], facts=(fact,)), made.entries[1])
     made = dataclasses.replace(made, base_name=base, entries=entries)
@@ -313,7 +314,7 @@ def test_llama_cpp_is_told_which_of_its_files_speak_and_what_it_has_not_loaded_i
         chat = client(url).chat.completions
         service.users.get("ines").session.memory = made
         ask(chat, RELATED, user="ines")
-        assert engine.seen[-1]["lora"] == [] and fact.text in engine.seen[-1]["messages"][0]["content"]
+        assert engine.seen[-1]["lora"] == silent and fact.text in engine.seen[-1]["messages"][0]["content"]
         service.engine.update(directory_name("ines"), made)
         engine.files = ["/somewhere/else.gguf", *map(str, sorted((tmp_path / "adapters").rglob("*.gguf")))]
         assert len(engine.files) == 3
@@ -322,7 +323,7 @@ def test_llama_cpp_is_told_which_of_its_files_speak_and_what_it_has_not_loaded_i
         assert named(directory_name("ines"), alone(made)[0]) in engine.files[spoken["id"]] and spoken["scale"] == 1.0
         assert engine.seen[-1]["messages"] == RELATED and engine.seen[-1]["model"] == BASE
         ask(chat, HELLO, user="ines")
-        assert engine.seen[-1]["lora"] == [] and engine.seen[-1]["messages"] == HELLO
+        assert engine.seen[-1]["lora"] == silent and engine.seen[-1]["messages"] == HELLO
         service.users.erase("ines")
         assert list((tmp_path / "adapters").iterdir()) == []
 

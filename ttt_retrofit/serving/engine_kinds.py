@@ -75,7 +75,9 @@ class LlamaCpp(Engine):
     kind, owner = "llama.cpp", "llamacpp"
 
     def plain(self) -> dict[str, Any]:
-        return {"model": self.model, "lora": []}
+        # Without a list, or with an empty one, all adapters act as they did at the start, which may be in full. Those
+        # that a list does not name are silent.
+        return {"model": self.model, "lora": [{"id": 0, "scale": 0.0}]}
 
     def speaking(self, user: str, memory: Memory) -> dict[str, Any] | None:
         with self._lock:
