@@ -18,9 +18,10 @@ from words import QUESTIONS, tokenizer
 
 from ttt_retrofit import ChatSession
 from ttt_retrofit.serving.admission import Limits
-from ttt_retrofit.serving.app import Service, application
+from ttt_retrofit.serving.app import Service
 from ttt_retrofit.serving.connections import Server
 from ttt_retrofit.serving.idle import IdleConsolidator
+from ttt_retrofit.serving.routes import application
 from ttt_retrofit.serving.scheduler import Scheduler
 from ttt_retrofit.serving.users import Users
 

@@ -114,3 +114,21 @@ def test_a_system_prompt_is_before_every_turn_and_kept_nowhere(base, tmp_path, m
     assert [prompt[0] for prompt in prompts] == [{"role": "system", "content": "Answer in Braga ."}] * 2
     assert {message["role"] for message in said["messages"]} == {"user", "assistant"}
     assert not any("Answer in Braga" in path.read_text() for path in user.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--adapters", "a"], "--adapters is for a gateway before an engine"),
+        (["--engine-kind", "vllm"], "--engine-kind is for a gateway"),
+        (["--engine", "http://127.0.0.1:9"], "--engine needs --adapters DIR"),
+        (["--engine", "http://127.0.0.1:9", "--adapters", "a", "--ray"], "cannot be given together"),
+        (["--engine", "localhost:9", "--adapters", "a"], "expected the address of a server"),
+        (["--engine", "http://127.0.0.1:9", "--adapters", "a"], "cannot be reached"),
+    ],
+)
+def test_what_a_gateway_needs_is_said_before_a_model_is_loaded(base, tmp_path, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    if "--ray" in options:
+        pytest.importorskip("ray")
+    assert message in fails("serve", base, *options)

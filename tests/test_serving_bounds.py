@@ -21,7 +21,7 @@ from ttt_retrofit.memory.batch_cache import AT_MOST, BatchCache
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import directories
 from ttt_retrofit.serving import users as serving
-from ttt_retrofit.serving.app import Answer
+from ttt_retrofit.serving.app import WrittenAnswer
 from ttt_retrofit.serving.batch_generator import GenerationRequest
 from ttt_retrofit.serving.directories import directory_name
 from ttt_retrofit.serving.user import User
@@ -75,7 +75,7 @@ def test_a_request_that_was_answered_leaves_nothing_but_its_user(model, tmp_path
     """No state of fast weights, no keys, nothing that was prepared of a memory whose user was let go."""
     for number in range(12):
         MemoryStore(tmp_path / directory_name(f"user {number}") / "memory").save(remembered(model, number))
-    kinds = (TTTCache, Answer, GenerationRequest, MemoryBatch, User, Memory)
+    kinds = (TTTCache, WrittenAnswer, GenerationRequest, MemoryBatch, User, Memory)
     before = [len(alive(kind)) for kind in kinds]
     with served(tmp_path, model) as (url, _):
         chat = client(url).chat.completions

@@ -104,3 +104,25 @@ class RayOptions:
     replica_gpus: Annotated[float, typer.Option(help="That each of them takes; 0.5 shares one.", min=0)] = 0
     task_cpus: Annotated[float, typer.Option(help="With --ray: that each consolidation takes.", min=0)] = 1
     task_gpus: Annotated[float, typer.Option(help="That each consolidation takes.", min=0)] = 0
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """The engine that a gateway stands before."""
+
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Of a server that runs the base and answers in this one's place.", show_default=False
+        ),
+    ] = None
+    engine_kind: Annotated[
+        Literal["vllm", "llama.cpp"] | None, typer.Option(help="What it is, where it does not say so itself.")
+    ] = None
+    engine_key: Annotated[
+        str | None, typer.Option(help="That it asks for.", envvar="TTT_RETROFIT_ENGINE_KEY", show_default=False)
+    ] = None
+    adapters: Annotated[
+        Path | None, typer.Option(help="With --engine: directory for the memories as adapters, which it reads.")
+    ] = None
+    adapter_rank: Annotated[int, typer.Option(help="Largest rank of an adapter.", min=1)] = 16

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Model, ModelOptions, NoteTokens, RayOptions, RecipeOptions, Split
+from .options import EngineOptions, Model, ModelOptions, NoteTokens, RayOptions, RecipeOptions, Split
 
 if TYPE_CHECKING:
+    from ttt_retrofit.serving.engine import Engine
+
     from .output import Output
 
 NEEDED = ("starlette", "uvicorn", "pydantic")
@@ -21,6 +23,7 @@ def serve(
     making: RecipeOptions,
     options: ModelOptions,
     cluster: RayOptions,
+    before: EngineOptions,
     store: Annotated[Path | None, typer.Option(help="Directory for the memories of all users.")] = None,
     host: Annotated[str, typer.Option(help="Address; any but a local one needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="0 is any that is free.", min=0, max=65535)] = 8000,
@@ -53,7 +56,11 @@ def serve(
     from ttt_retrofit import MissingExtraError
 
     verb, extra = ("serve --ray", "ray") if cluster.ray else ("serve", "serve")
-    missing = [name for name in (*NEEDED, *["ray"] * cluster.ray) if find_spec(name) is None]
+    missing = [
+        name
+        for name in (*NEEDED, *["ray"] * cluster.ray, *["httpx"] * (before.engine is not None))
+        if find_spec(name) is None
+    ]
     if missing:
         raise MissingExtraError(verb, ", ".join(missing), extra)
     from ttt_retrofit.consolidation.facts.writers import writer_of
@@ -73,6 +80,7 @@ def serve(
     local = Path(model).expanduser()
     served = local.resolve().name if local.exists() else model
     limits = Limits(max_body, max_prompt, max_new_tokens, max_concurrent, max_per_user, max_unlearned)
+    engine = connected(before, cluster)
     if cluster.ray:
         from .serve_ray import serve_ray
 
@@ -103,8 +111,42 @@ def serve(
             writer=writer,
             split_special_tokens=split_special_tokens,
             note_tokens=note_tokens,
+            engine=engine,
         )
         kept = f"Memories are kept in {store}." if store else "Nothing is kept; --store DIR keeps memories."
         document = {"url": url, "model": served, "store": None if store is None else str(store)}
-        out.result(document, f"Serving {served} at {url}. {kept} Ctrl-C stops.")
+        by = "" if engine is None else f", answered by {engine.kind} at {engine.url}"
+        out.result(document, f"Serving {served} at {url}{by}. {kept} Ctrl-C stops.")
         server.run(sockets=[listening])
+
+
+def connected(before: EngineOptions, cluster: RayOptions) -> "Engine | None":
+    """The engine that answers; None where the model of this process does.
+
+    Raises
+    ------
+    ConfigError
+        For options that go together or not, and when the engine cannot be reached.
+    """
+    from ttt_retrofit.errors import ConfigError
+
+    if before.engine is None:
+        given = [name for name, value in (("kind", before.engine_kind), ("key", before.engine_key)) if value]
+        given = [f"--engine-{name}" for name in given] + ["--adapters"] * (before.adapters is not None)
+        if given:
+            raise ConfigError(f"{given[0]} is for a gateway before an engine. Give --engine URL as well.")
+        return None
+    if cluster.ray:
+        raise ConfigError(
+            "--engine and --ray cannot be given together: replicas are no gateways. Leave one of them out."
+        )
+    if before.adapters is None:
+        raise ConfigError(
+            "--engine needs --adapters DIR: a directory for the memories as adapters, which the engine sees under the "
+            "same path."
+        )
+    from ttt_retrofit.serving.engine_kinds import connect
+
+    return connect(
+        before.engine, before.adapters, kind=before.engine_kind, key=before.engine_key, rank=before.adapter_rank
+    )

@@ -11,6 +11,7 @@ from transformers.utils import logging
 
 from ..consolidation.config import Budget
 from ..consolidation.control import Control
+from ..consolidation.facts.related import is_about
 from ..consolidation.facts.verdicts import Judge, Kind
 from ..consolidation.job import BackgroundJob
 from ..consolidation.study.review import Review
@@ -109,6 +110,7 @@ class FactsInWords(SessionFiles):
         messages: Sequence[Message],
         *,
         without: Sequence[Message] = (),
+        told: Sequence[Fact] = (),
         tokenizer: PreTrainedTokenizerBase | None = None,
         form: NoteForm = FORM,
     ) -> list[Message]:
@@ -120,25 +122,38 @@ class FactsInWords(SessionFiles):
         Parameters
         ----------
         without : messages that are not told either, such as those that an answer is to replace.
+        told : facts of the memory that are told in words although its weights hold them.
         tokenizer : that counts, where the session's is in use by another thread.
         """
-        waiting, memory = self.waiting_facts(), self.memory  # in this order: what became memory meanwhile is in both
-        shown = {message["content"].strip() for message in (*messages, *without)}
-        places = {n for n, message in enumerate(self.messages) if message["content"].strip() in shown}
-        facts = [] if memory is None else self._unlearned(memory)
-        facts += [fact for fact in waiting if places.isdisjoint(fact.messages)]
+        notes, facts = self._in_words([*messages, *without], {fact.id for fact in told})
         question = next((m["content"] for m in reversed(messages) if m["role"] == "user"), "")
         count = tokenizer or self.tokenizer
 
         def size(line: str) -> int:
             return len(count(line, add_special_tokens=False).input_ids) + 1  # the line's end
 
-        notes = [] if memory is None else [note.text for note in memory.notes]
         return with_lines(messages, [*notes, *note_of(facts, question, self.note_tokens, size, form)], form)
 
-    def _unlearned(self, memory: Memory) -> list[Fact]:
+    def concerned(self, messages: Sequence[Message]) -> bool:
+        """Whether what the user says in them has a word that tells what a line of `with_notes` is about."""
+        notes, facts = self._in_words(messages)
+        said = " ".join(message["content"] for message in messages if message["role"] == "user")
+        return is_about(said, [*notes, *(fact.text for fact in facts)])
+
+    def _in_words(self, shown: Sequence[Message], told: Collection[str] = ()) -> tuple[list[str], list[Fact]]:
+        """Notes, and facts that wait or that no weights hold, but not those of messages that are shown.
+
+        told : ids of facts that weights hold, and that are among them all the same.
+        """
+        waiting, memory = self.waiting_facts(), self.memory  # in this order: what became memory meanwhile is in both
+        texts = {message["content"].strip() for message in shown}
+        places = {n for n, message in enumerate(self.messages) if message["content"].strip() in texts}
+        of_turns = [fact for fact in waiting if places.isdisjoint(fact.messages)]
+        if memory is None:
+            return [], of_turns
         ended = self._waiting().ended()
-        return [fact for fact in memory.unlearned() if fact.id not in ended]
+        unlearned = [f for f in memory.facts() if (f.learned is False or f.id in told) and f.id not in ended]
+        return [note.text for note in memory.notes], [*unlearned, *of_turns]
 
     def _rewording(self, ids: Collection[str], text: str | None = None, date: str | None = None) -> Rewording:
         """What takes waiting facts out of turns, and puts a text in their place."""

@@ -43,12 +43,13 @@ def collate(memories: Sequence[Memory | None], device: torch.device, dtype: torc
     shared = all(memory is memories[0] for memory in memories)
     rows = [memories[0]] if shared else list(memories)
     banks = [() if memory is None else memory.entries for memory in rows]
-    gates = _gates(rows, device)
+    gates = gates_of(rows, device)
     paths = dict.fromkeys(path for bank in banks for entry in bank for path in entry.weights)
     return MemoryBatch(layers[0], gates, {path: _term(path, banks, device, dtype) for path in paths})
 
 
-def _gates(rows: list[Memory | None], device: torch.device) -> Gates:
+def gates_of(rows: Sequence[Memory | None], device: torch.device) -> Gates:
+    """The gates of the rows' memories, of which one at least has an entry."""
     present = [memory for memory in rows if memory is not None and memory.entries]
     count = max(len(memory.entries) for memory in present)
     most = max(entry.gate.keys.shape[0] for memory in present for entry in memory.entries)

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from safetensors.torch import save as tensors_to_bytes
@@ -67,7 +68,7 @@ class Entry(Displayed):
     def nbytes(self) -> int:
         return sum(tensor.nbytes for tensor in self.tensors().values())
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Of what it says and to what: sha256 of its weights, notes, keys and facts."""
         content = self.named_weights() | pack_notes(self.notes) | {"keys": self.gate.keys}

@@ -1,48 +1,31 @@
-"""The routes: OpenAI's chat completions, responses and models, health, and the memories of users."""
+"""Answers by the model of this process."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import weakref
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, nullcontext
-from typing import Any, Protocol
+from collections.abc import AsyncIterator
+from contextlib import nullcontext
 
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
-from transformers.utils import logging
+from starlette.responses import JSONResponse, Response
 
-from ..errors import InputError, TTTError, clipped, quoted
-from . import openapi
-from .admission import AdmissionControl, Limits, Overloaded, Slot
-from .auth import AuthMiddleware, DrainRequestMiddleware, error_response, read_body
+from ..errors import InputError
+from .admission import Limits, Slot
 from .batch_generator import Finished, GenerationRequest
-from .browsers import SameOriginMiddleware
-from .changes import FactChanges
 from .detokenizer import IncrementalDetokenizer
-from .memories import Memories
-from .protocol import ApiError, ChatReply, ChatRequest, Reply
-from .responses import ResponseReply, ResponseRequest, renamed
+from .prompts import check_text, check_tokens, too_long
+from .protocol import KEEP_ALIVE, RETRY_AFTER, ApiError, ChatRequest, Reply
+from .routes import Consolidator, Routes
 from .sampling import Sampling
 from .scheduler import Scheduler
 from .tools import AnswerReader, Delta, calls_in_answer, response_template
 from .user import User
 from .users import Users
 
-logger = logging.get_logger(__name__)
 
-RETRY_AFTER = 2  # seconds
-KEEP_ALIVE = 1.0  # seconds without text, after which a keep-alive is sent and the client's connection is checked
-
-
-class Answer:
+class WrittenAnswer:
     """One request being answered. The scheduler's thread sends it the text as it is written."""
 
     def __init__(
@@ -50,6 +33,7 @@ class Answer:
     ) -> None:
         self.service, self.request, self.params, self.reply, self.user = service, request, params, reply, user
         self.messages = params.conversation()
+        self.headers: dict[str, str] = {}
         self.reader = AnswerReader()
         self.prompt_ids: list[int] = []
         self.finished: Finished | None = None
@@ -66,7 +50,6 @@ class Answer:
         """
         service, params, events, loop = self.service, self.params, self._events, asyncio.get_running_loop()
         model, tokenizer = service.scheduler.model, service.scheduler.tokenizer
-        service.consolidator.interrupt()
         try:
             template = await run_in_threadpool(response_template, tokenizer, model) if params.uses_tools else None
         except InputError as error:
@@ -102,21 +85,13 @@ class Answer:
     def _tokenize(self) -> list[int]:
         """The tokens of the prompt. Raises ApiError if there are too many, where possible before they are counted."""
         limits, messages, tools = self.service.limits, self.messages, self.params.offered
-        size = sum(len(message["content"].encode()) for message in messages)
-        if self.params.uses_tools:
-            size += len(json.dumps([tools, *(message.get("tool_calls") for message in messages)]))
-        if size > limits.max_text or len(messages) > limits.max_prompt:
-            raise _too_long(
-                f"{len(messages):,} messages of {size:,} bytes are a longer prompt than this server reads: at most "
-                f"{limits.max_prompt:,} tokens, and {limits.max_text:,} bytes"
-            )
+        check_text(messages, self.params, limits)
         scheduler, user = self.service.scheduler, self.user
         ids = scheduler.prompt(messages if user is None else user.with_notes(messages, scheduler.tokenizer), tools)
         longest = scheduler.model.longest
         if longest is not None and len(ids) > longest:
-            raise _too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {longest:,} positions")
-        if len(ids) > limits.max_prompt:
-            raise _too_long(f"The prompt has {len(ids):,} tokens; this server reads at most {limits.max_prompt:,}")
+            raise too_long(f"The prompt has {len(ids):,} tokens, and the model has learned {longest:,} positions")
+        check_tokens(ids, limits)
         return ids
 
     async def deltas(self) -> AsyncIterator[Delta]:
@@ -161,14 +136,8 @@ class Answer:
             return ""
 
     def _record(self) -> None:
-        identity = self.params.identity
-        if self.user is None or identity is None or self.reader.calls:  # with calls the answer is yet to come
-            return
-        try:
-            self.service.users.record(identity, self.user, self.messages, self.reader.text)
-        except (OSError, TTTError) as error:
-            logger.exception("A turn could not be recorded.")
-            raise ApiError(500, "The answer could not be recorded; the server's log says why.") from error
+        if not self.reader.calls:  # with calls the answer is yet to come
+            self.service.record(self.params, self.user, self.messages, self.reader.text)
 
     async def response(self) -> Response:
         with self.user or nullcontext():
@@ -192,34 +161,8 @@ class Answer:
                 yield self.reply.failed(error)
 
 
-def _rate_limited(message: str) -> ApiError:
-    return ApiError(429, message, code="rate_limit_exceeded", headers={"Retry-After": str(RETRY_AFTER)})
-
-
-def _too_long(message: str) -> ApiError:
-    return ApiError(400, f"{message}. Send less of the conversation.", "messages", "context_length_exceeded")
-
-
-class Consolidator(Protocol):
-    """Who makes memory of what was said, and changes facts, beside the answers."""
-
-    changes: FactChanges
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def interrupt(self) -> None:
-        """A request has come."""
-
-
-class Service:
-    """The route handlers, and what they share.
-
-    Parameters
-    ----------
-    user_header : a header that names the user, too, set by an application that has authenticated them. None for none.
-    """
+class Service(Routes):
+    """A server whose answers the model of this process writes."""
 
     def __init__(
         self,
@@ -230,136 +173,17 @@ class Service:
         limits: Limits,
         user_header: str | None = None,
     ) -> None:
-        self.name, self.scheduler, self.users, self.consolidator = name, scheduler, users, consolidator
-        self.user_header = user_header
-        self.limits, self.admission = limits, AdmissionControl(limits)
-        self.memories = Memories(users, consolidator.changes, limits)
+        super().__init__(name, users, consolidator, limits, user_header)
+        self.scheduler = scheduler
 
-    @asynccontextmanager
-    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+    def answer(self, request: Request, params: ChatRequest, reply: Reply, user: User | None) -> WrittenAnswer:
+        return WrittenAnswer(self, request, params, reply, user)
+
+    def start(self) -> None:
         self.scheduler.start()
-        self.consolidator.start()
-        try:
-            yield
-        finally:
-            await run_in_threadpool(self.consolidator.stop)
-            await run_in_threadpool(self.scheduler.stop)
-            self.users.close()
 
-    async def chat_completions(self, request: Request) -> Response:
-        params = await run_in_threadpool(ChatRequest.parse, await read_body(request, self.limits.max_body))
-        return await self._answer(request, params, ChatReply(self.name, params.include_usage))
+    def close(self) -> None:
+        self.scheduler.close()
 
-    async def create_response(self, request: Request) -> Response:
-        asked = await run_in_threadpool(ResponseRequest.read, await read_body(request, self.limits.max_body))
-        try:
-            return await self._answer(request, await run_in_threadpool(asked.chat), ResponseReply(asked))
-        except ApiError as error:
-            error.param = renamed(error.param)
-            raise
-
-    async def _answer(self, request: Request, params: ChatRequest, reply: Reply) -> Response:
-        if self.user_header is not None:
-            sent = request.headers.get(self.user_header, "")
-            params = params.by(sent.encode("latin-1").decode(errors="replace"))
-        if params.model != self.name:
-            raise ApiError(
-                404, f"There is no model {quoted(params.model)} here, only {self.name!r}.", "model", "model_not_found"
-            )
-        try:
-            slot = self.admission.admit(params.identity)
-        except Overloaded as error:
-            raise _rate_limited(str(error)) from None
-        try:
-            user = None if params.identity is None else await run_in_threadpool(self.users.get, params.identity)
-            if user is not None and user.waiting > self.limits.max_unlearned:
-                raise _rate_limited(
-                    f"{user.waiting:,} messages of this user wait to become memory, at most "
-                    f"{self.limits.max_unlearned:,} may. They are consolidated when the user is silent."
-                )
-            answer = Answer(self, request, params, reply, user)
-            await answer.submit(slot)
-        except BaseException:
-            slot.release()
-            raise
-        if not params.stream:
-            return await answer.response()
-        return StreamingResponse(answer.stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-
-    async def list_models(self, request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [self._model()]})
-
-    async def get_model(self, request: Request) -> Response:
-        if request.path_params["name"] != self.name:
-            name = quoted(request.path_params["name"])
-            raise ApiError(404, f"There is no model {name} here.", "model", "model_not_found")
-        return JSONResponse(self._model())
-
-    def _model(self) -> dict[str, Any]:
-        return {"id": self.name, "object": "model", "created": 0, "owned_by": "ttt_retrofit"}
-
-    async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-
-async def _http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    path = clipped(request.url.path, 200)
-    return error_response(ApiError(error.status_code, f"{request.method} {path}: {error.detail}."))
-
-
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error_response(error)
-
-
-async def _client_disconnected(request: Request, error: Exception) -> Response:
-    return Response(status_code=499)  # nobody reads it
-
-
-async def _internal_error(request: Request, error: Exception) -> Response:
-    """The message of the error is not sent: it may name paths."""
-    logger.error("%s %s: %s", request.method, request.url.path, error)
-    return error_response(ApiError(500, "The server failed; its log says why."))
-
-
-def application(service: Service, key: str | None, origins: Sequence[str] = ()) -> Starlette:
-    """The server as an ASGI application.
-
-    Parameters
-    ----------
-    key : the API key; None requires none.
-    origins : origins of web pages that may call it from a browser.
-    """
-    # Outside of the authentication: a browser's preflight request carries no key.
-    cors = Middleware(
-        CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST", "DELETE"], allow_headers=["*"]
-    )
-    return Starlette(
-        routes=[
-            Route("/health", service.health),
-            Route("/v1/models", service.list_models),
-            Route("/v1/models/{name:path}", service.get_model),
-            Route("/v1/chat/completions", service.chat_completions, methods=["POST"]),
-            Route("/v1/responses", service.create_response, methods=["POST"]),
-            Route("/v1/memories", service.memories.list_memories),
-            Route("/v1/memories/{user:rest}", service.memories.handle, methods=["GET", "POST", "DELETE"]),
-            Route("/openapi.json", openapi.document),
-            Route("/docs", openapi.page),
-        ],
-        # With a key the origin is not checked: a foreign page has no key, and a proxy may ask for another host.
-        middleware=[
-            Middleware(DrainRequestMiddleware),
-            *([cors] if origins else []),
-            Middleware(AuthMiddleware, key=key),
-            *([] if key else [Middleware(SameOriginMiddleware, allowed=origins)]),
-        ],
-        exception_handlers={
-            HTTPException: _http_exception,
-            ApiError: _api_error,
-            ClientDisconnect: _client_disconnected,
-            TTTError: _internal_error,
-            Exception: _internal_error,
-        },
-        lifespan=service.lifespan,
-    )
+    def stop(self) -> None:
+        self.scheduler.stop()

@@ -42,6 +42,8 @@ DEFAULTS: dict[str, Any] = {
     "effort": "medium",
 }
 NEVER_NO_OP = ("n",)  # n=0 asks for something
+RETRY_AFTER = 2  # seconds
+KEEP_ALIVE = 1.0  # seconds without text, after which a keep-alive is sent and the client's connection is checked
 
 
 def is_no_op(name: str, value: Any) -> bool:

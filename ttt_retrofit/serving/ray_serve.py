@@ -18,14 +18,15 @@ from transformers.utils import logging
 
 from ..errors import MissingExtraError
 from .admission import Limits
-from .app import RETRY_AFTER, Service, application
+from .app import Service
 from .auth import error_response, read_body
 from .directories import delete_leftovers, lock_store
-from .protocol import ApiError
+from .protocol import RETRY_AFTER, ApiError
 from .queued import QueuedConsolidator
 from .ray_consolidation import Consolidations, SharedStore
 from .relay import directory_of_request, passed_on, replies
 from .resources import Resources
+from .routes import application
 from .scheduler import Scheduler
 from .server import GRACE
 from .users import MAX_LOADED

@@ -10,16 +10,15 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from copy import deepcopy
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..errors import InputError
-from ..util.messages import prompt_ids
 from ..util.texts import end_tokens
 from .batch_generator import BatchGenerator, GenerationRequest, Prefill
+from .prompts import Prompts
 
 logger = logging.get_logger(__name__)
 
@@ -34,7 +33,7 @@ class Scheduler:
     ----------
     batch : requests answered together, at most, not counting one long prompt. Each carries its own fast
         weights.
-    split_special_tokens : encode special tokens that a message contains as text, see `messages.prompt_ids`.
+    split_special_tokens : see `Prompts`.
 
     Raises
     ------
@@ -45,14 +44,8 @@ class Scheduler:
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, batch: int, split_special_tokens: bool = True
     ) -> None:
-        if tokenizer.chat_template is None:
-            raise InputError(
-                f"The tokenizer {tokenizer.name_or_path!r} has no chat template, so messages cannot be put to the "
-                "model. Serve a model that was tuned for chat, or set tokenizer.chat_template."
-            )
-        # Consolidations use the tokenizer at the same time; its settings are not safe to share between threads.
-        self.model, self.tokenizer, self.batch = model, deepcopy(tokenizer), batch
-        self.split_special_tokens = split_special_tokens
+        self.prompts = Prompts(tokenizer, split_special_tokens)
+        self.model, self.tokenizer, self.batch = model, self.prompts.tokenizer, batch
         self._end_tokens = end_tokens(model, tokenizer)
         self._waiting: deque[GenerationRequest] = deque()
         self._prefills: list[Prefill] = []
@@ -84,15 +77,8 @@ class Scheduler:
         return bool(self._waiting or self._prefills or self._batches)
 
     def prompt(self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()) -> list[int]:
-        """The token ids of a conversation that waits for an answer, or for a call of one of the tools.
-
-        Raises
-        ------
-        InputError
-            When the chat template refuses these messages.
-        """
-        settings = {"tools": list(tools)} if tools else {}
-        return prompt_ids(self.tokenizer, messages, split_special_tokens=self.split_special_tokens, **settings)
+        """See `Prompts.ids`."""
+        return self.prompts.ids(messages, tools)
 
     def submit(self, request: GenerationRequest) -> None:
         """Queue a request. After `close` it is cancelled at once."""

@@ -6,7 +6,7 @@ import signal
 import socket
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -15,12 +15,17 @@ from ..chat.session import ChatSession
 from ..consolidation.config import ConsolidationConfig
 from ..consolidation.facts.writers import FactWriter
 from .admission import Limits
-from .app import Service, application
+from .app import Service
 from .connections import Server
 from .idle import IdleConsolidator
+from .prompts import Prompts
+from .routes import Routes, application
 from .scheduler import Scheduler
 from .user import KEEP_VERSIONS
 from .users import Users
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 GRACE = 5  # seconds in which answers may end when the server is stopped
 
@@ -51,6 +56,7 @@ def make_server(
     writer: tuple[PreTrainedModel, PreTrainedTokenizerBase] | str | FactWriter | None = None,
     split_special_tokens: bool = True,
     note_tokens: int = NOTE_TOKENS,
+    engine: Engine | None = None,
 ) -> Server:
     """A server that consolidates its users' messages while they are idle. `run(sockets=[...])` answers until a signal.
 
@@ -66,6 +72,7 @@ def make_server(
     batch : requests answered together.
     keep_versions : versions of each user's memory that stay on disk.
     config, questions, writer, split_special_tokens, note_tokens : see `ChatSession`.
+    engine : answers in the place of the model, which consolidates and says what speaks.
     """
 
     def open_session(path: Path) -> ChatSession:
@@ -74,11 +81,22 @@ def make_server(
             note_tokens=note_tokens,
         )  # fmt: skip
 
-    scheduler = Scheduler(model, tokenizer, batch, split_special_tokens)
-    users = Users(directory, open_session, keep_versions)
-    idle_work = IdleConsolidator(users, idle, lambda: scheduler.busy)
-    service = Service(name, scheduler, users, idle_work, limits or Limits(), user_header)
-    server = Server(application(service, key, origins), scheduler.close, scheduler.stop, GRACE)
+    limits = limits or Limits()
+    service: Routes
+    if engine is None:
+        scheduler = Scheduler(model, tokenizer, batch, split_special_tokens)
+        users = Users(directory, open_session, keep_versions)
+        idle_work = IdleConsolidator(users, idle, lambda: scheduler.busy)
+        service = Service(name, scheduler, users, idle_work, limits, user_header)
+    else:
+        from .gate_reader import GateReader
+        from .gateway import Gateway  # needs httpx
+
+        prompts, gates = Prompts(tokenizer, split_special_tokens), GateReader(model)
+        users = Users(directory, open_session, keep_versions, engine.follow)
+        idle_work = IdleConsolidator(users, idle, lambda: gates.busy)
+        service = Gateway(name, engine, gates, prompts, users, idle_work, limits, user_header)
+    server = Server(application(service, key, origins), service.close, service.stop, GRACE)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # uvicorn handles SIGINT and SIGTERM only
         signal.signal(signal.SIGHUP, lambda _, frame: server.handle_exit(signal.SIGTERM, frame))
     return server

@@ -36,6 +36,7 @@ from .turns import Turn, is_digest, turns
 SEEN = "seen.json"  # in a user's directory
 MAX_SEEN = 10_000  # questions
 KEEP_VERSIONS = 3  # of a user's memory
+MemoryChanged = Callable[[str, Memory | None], None]  # is given the name of the user's directory
 
 
 class User:
@@ -44,14 +45,18 @@ class User:
     Parameters
     ----------
     keep_versions : versions of the memory that stay on disk when another is accepted, including the active one.
+    changed : is told when another memory was accepted, in the thread that consolidates.
 
     Attributes
     ----------
     erased : everything was deleted. This object writes nothing anymore.
     """
 
-    def __init__(self, session: ChatSession, keep_versions: int = KEEP_VERSIONS) -> None:
+    def __init__(
+        self, session: ChatSession, keep_versions: int = KEEP_VERSIONS, changed: MemoryChanged | None = None
+    ) -> None:
         self.session, self.keep_versions, self.erased = session, keep_versions, False
+        self._changed = changed
         self._identity = read_identity(session.directory)
         self._lock = threading.RLock()
         # The digests of the recorded turns, in order: `digest` and `digest_as_first` of each.
@@ -64,6 +69,11 @@ class User:
         for turn in self._unmarked():
             self._mark_seen(turn)
         self._last_active, self._requests = time.monotonic(), 0
+
+    @property
+    def name(self) -> str:
+        """Of the user's directory."""
+        return self.session.directory.name
 
     @property
     def memory(self) -> Memory | None:
@@ -136,9 +146,15 @@ class User:
                 new.append(turn)
         return new
 
-    def with_notes(self, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> list[Message]:
+    def with_notes(
+        self, messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, told: Sequence[Fact] = ()
+    ) -> list[Message]:
         """The messages of a request with what is known in words, see `ChatSession.with_notes`."""
-        return self.session.with_notes(messages, tokenizer=tokenizer)
+        return self.session.with_notes(messages, tokenizer=tokenizer, told=told)
+
+    def concerned(self, messages: Sequence[Message]) -> bool:
+        """Whether a request is about what is known in words, see `ChatSession.concerned`."""
+        return self.session.concerned(messages)
 
     # ------------------------------------------------------------------ facts and consolidation
 
@@ -176,7 +192,12 @@ class User:
             report = self.session.settle()
             if report is not None and report.accepted:
                 self.session.store.prune(self.keep_versions)
-            return report
+        self._tell(report)
+        return report
+
+    def _tell(self, report: Report | None) -> None:
+        if self._changed is not None and report is not None and report.accepted and not self.erased:
+            self._changed(self.name, self.memory)
 
     def consolidating(self) -> bool:
         with self._lock:
@@ -204,7 +225,8 @@ class User:
                 report = self.session.take(change, made)
                 if report.accepted:
                     self.session.store.prune(self.keep_versions)
-                return report
+            self._tell(report)
+            return report
 
     def finish(self, change: FactChange) -> None:
         """See `ChatSession.finish`: of a change that was done when the server was killed."""

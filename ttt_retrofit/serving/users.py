@@ -21,7 +21,7 @@ from .directories import (
     read_identity,
     user_directories,
 )
-from .user import KEEP_VERSIONS, User
+from .user import KEEP_VERSIONS, MemoryChanged, User
 
 MAX_LOADED = 64  # users that stay loaded between requests
 MAX_LOADED_BYTES = 1 << 30  # of their memories; one user stays loaded whatever its size
@@ -35,6 +35,7 @@ class Users:
     directory : the store, for one server at a time. What killed processes left half written in it is deleted.
     open_session : opens the session in a user's directory.
     keep_versions : versions of each user's memory that stay on disk.
+    changed : is told when a user's memory is another one, or was erased (None).
 
     Raises
     ------
@@ -43,10 +44,14 @@ class Users:
     """
 
     def __init__(
-        self, directory: Path, open_session: Callable[[Path], ChatSession], keep_versions: int = KEEP_VERSIONS
+        self,
+        directory: Path,
+        open_session: Callable[[Path], ChatSession],
+        keep_versions: int = KEEP_VERSIONS,
+        changed: MemoryChanged | None = None,
     ) -> None:
         self.directory, self.keep_versions = private_directory(directory), keep_versions
-        self._open_session = open_session
+        self._open_session, self._changed = open_session, changed
         self._lock = threading.RLock()
         # Simultaneous requests of one user share one object.
         self._loaded: WeakValueDictionary[str, User] = WeakValueDictionary()
@@ -116,7 +121,9 @@ class Users:
     def _user(self, name: str) -> User:
         user = self._loaded.get(name)
         if user is None:
-            user = self._loaded[name] = User(self._open_session(self.directory / name), self.keep_versions)
+            user = self._loaded[name] = User(
+                self._open_session(self.directory / name), self.keep_versions, self._changed
+            )
         self._recent.pop(name, None)
         self._recent[name] = user
         while len(self._recent) > MAX_LOADED or (len(self._recent) > 1 and self._loaded_bytes() > MAX_LOADED_BYTES):
@@ -180,3 +187,5 @@ class Users:
                 user.erase()
             else:
                 delete(self.directory / name)
+        if self._changed is not None:
+            self._changed(name, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache, lru_cache
 
 from .checks import WORD, among, caseless, folded, verbatim
@@ -64,6 +64,12 @@ def now(language: Language) -> frozenset[str]:
     """Terms by which something is said to be so now, and not only "and" or "so" before it."""
     asked, without = language.now
     return frozenset(term for term in terms(asked) - terms(without) if len(term) > 1)
+
+
+def is_about(text: str, others: Iterable[str]) -> bool:
+    """Whether a text has a word that tells what one of the others is about."""
+    said = terms(text)
+    return any(not said.isdisjoint(terms(other) - common(nearest(other))) for other in others)
 
 
 def said_again(told: Sequence[tuple[int, str, str]], since: int = 0) -> dict[int, int]:

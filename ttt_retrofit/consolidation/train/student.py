@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ...inner.below import inputs_of
 from ...inner.context import ForwardContext, entering
 from ...inner.discovery import decoder_layers
 from ...inner.hooks import bind
@@ -26,10 +27,6 @@ from ...memory.gates import GateState
 from ...memory.projections import Placement
 from ..prefix_cache import SHORTEST
 from .lesson_pasts import LessonPast, beginnings, together
-
-
-class _Reached(Exception):
-    """The layer whose input was wanted has been reached; nothing above it needs computing."""
 
 
 class Student:
@@ -67,10 +64,8 @@ class Student:
         """The past that these tokens are; None where it cannot be kept."""
         cache = DynamicCache(config=self.model.config)
         batch = torch.tensor([list(ids)], device=self.model.device)
-        reached: list[Tensor] = []
-        handle = self._layer().register_forward_pre_hook(_keeping(reached), with_kwargs=True)
-        self.model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        handle.remove()
+        with inputs_of(self._layer()) as reached:
+            self.model(input_ids=batch, past_key_values=cache, use_cache=True, logits_to_keep=1)
         found = MemoryForward(memories, None, [len(ids)], batch, [len(ids)] if self.opener else ())
         found.find_gates(reached[0])
         return LessonPast.of(cache, len(ids), found.after) if found.openings is None else None
@@ -177,16 +172,10 @@ class Student:
 
     def _capture(self, lessons: Sequence[Sequence[int]], past: DynamicCache) -> Tensor:
         """What enters the memory's lowest layer for lessons that come after `past`; their own is added to it."""
-        reached: list[Tensor] = []
         ids, mask = self._padded(lessons)
         mask = torch.cat([mask.new_ones(len(lessons), past.get_seq_length()), mask], dim=1)
-        handle = self._layer().register_forward_pre_hook(_keeping(reached, stop=True), with_kwargs=True)
-        try:
+        with inputs_of(self._layer(), last=True) as reached:
             self.model(input_ids=ids, attention_mask=mask, past_key_values=past, use_cache=True)
-        except _Reached:
-            pass
-        finally:
-            handle.remove()
         return reached[0]
 
     def _layer(self) -> nn.Module:
@@ -211,17 +200,6 @@ def _repeated(past: DynamicCache, rows: int) -> DynamicCache:
     cache = copy.deepcopy(past)
     cache.batch_repeat_interleave(rows)
     return cache
-
-
-def _keeping(kept: list[Tensor], stop: bool = False) -> Callable[[nn.Module, tuple, dict[str, Any]], None]:
-    """A hook that keeps what enters a layer."""
-
-    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        kept.append(args[0] if args else kwargs["hidden_states"])
-        if stop:
-            raise _Reached
-
-    return hook
 
 
 def _make_replaying(student: Student, layer: nn.Module, last: bool) -> None:
