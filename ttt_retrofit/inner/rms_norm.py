@@ -104,7 +104,7 @@ def rms_norms(model: nn.Module, first: nn.Module) -> list[RMSNorm]:
     for path, module in behind:
         eps = vars(module).get("variance_epsilon", vars(module).get("eps"))  # families name it either way
         if isinstance(eps, float):
-            kind = type(module), eps
+            kind = type(module), eps, tuple(module._parameters)  # Gemma 3n's may have no weight
             if kind not in known:
                 known[kind] = _formula(module, eps)
             formula = known[kind]
