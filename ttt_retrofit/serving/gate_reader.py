@@ -41,7 +41,8 @@ class Past:
 
     @property
     def nbytes(self) -> int:
-        kept = [tensor for layer in self.cache.layers for tensor in (layer.keys, layer.values) if tensor is not None]
+        layers = [layer for layer in self.cache.layers if isinstance(layer, DynamicLayer)]
+        kept = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
         return sum(tensor.nbytes for tensor in kept)
 
 

@@ -10,7 +10,7 @@ import asyncio
 import json
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
@@ -119,19 +119,21 @@ class ForwardedAnswer:
                 ids = self.gateway.prompts.ids(messages, self.params.offered)
                 check_tokens(ids, self.gateway.limits)
                 entries = self.gateway.gates.speaking(ids, memory, user)
-        fields: dict[str, Any] | None = engine.plain()
+        fields = engine.plain()
         if entries:
             assert memory is not None
             speaking = only(memory, entries)
             with _timed(spent, "adapter"):
-                fields = engine.speaking(user.name, speaking)
+                speak = engine.speaking(user.name, speaking)
             if user.memory is not memory:  # it was changed or erased meanwhile: nothing of the other one may stay
                 engine.follow(user.name, user.memory)
                 return self._spoken()
-            if fields is None:
-                fields, noted = engine.plain(), user.with_notes(messages, tokenizer, told=speaking.facts())
+            if speak is None:
+                noted = user.with_notes(messages, tokenizer, told=speaking.facts())
+            else:
+                fields = speak
         self.headers = {"Server-Timing": ", ".join(f"{name};dur={1e3 * took:.1f}" for name, took in spent.items())}
-        return noted if entries or concerned else messages, fields
+        return list[dict[str, Any]](noted) if entries or concerned else messages, fields
 
     async def _patiently(self, work: Awaitable[Result]) -> Result:
         """What it gives, unless the client goes or the server is stopped meanwhile."""
@@ -200,7 +202,7 @@ class ForwardedAnswer:
             self.finished = True
         return event({**document, "model": self.gateway.name})
 
-    async def _lines(self) -> AsyncIterator[str | None]:
+    async def _lines(self) -> AsyncGenerator[str | None, None]:
         """The lines of the engine's stream; None after `KEEP_ALIVE` seconds without one."""
         assert self._reply is not None
         lines, task = aiter(self._reply.aiter_lines()), None
