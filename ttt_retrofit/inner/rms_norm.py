@@ -99,7 +99,7 @@ class RMSNorm(Hook):
 def rms_norms(model: nn.Module, first: nn.Module) -> list[RMSNorm]:
     """Of the modules behind `first`, those whose formula is known."""
     found: list[RMSNorm] = []
-    known: dict[tuple[type, float], Formula | None] = {}
+    known: dict[tuple[Any, ...], Formula | None] = {}
     behind = dropwhile(lambda named: named[1] is not first, model.named_modules())
     for path, module in behind:
         eps = vars(module).get("variance_epsilon", vars(module).get("eps"))  # families name it either way
