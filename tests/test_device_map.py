@@ -25,7 +25,7 @@ KINDS = ("delta", "lora", "prime")
 
 def reads_alike(spread, whole) -> None:
     ids = tokens(2, 37)
-    torch.testing.assert_close(logits(spread, ids), logits(whole, ids), rtol=0, atol=1e-6)
+    torch.testing.assert_close(logits(spread, ids), logits(whole, ids), rtol=0, atol=1e-5)
     caches = [model.read(ids) for model in (spread, whole)]
     assert caches[0].loss_by_chunk.shape == (2, 4)
     torch.testing.assert_close(caches[0].loss_by_chunk, caches[1].loss_by_chunk)

@@ -218,6 +218,13 @@ def test_the_time_that_a_memory_takes_is_said(running, model):
 # ---------------------------------------------------------------------- an engine that goes away
 
 
+def test_responses_are_not_forwarded_and_that_is_said(running):
+    chat, _ = running
+    url = str(chat._client.base_url)
+    reply = httpx.post(f"{url}responses", json={"model": NAME, "input": "Hello!"})
+    assert reply.status_code == 501 and "/v1/chat/completions" in reply.json()["error"]["message"]
+
+
 def test_an_engine_that_is_gone_is_an_error_that_says_so_and_nothing_is_lost(model, engine, tmp_path):
     with engine.running() as address:
         connected = gateway(model, tmp_path / "store", address, tmp_path / "adapters")

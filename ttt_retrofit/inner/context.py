@@ -30,6 +30,7 @@ class FastTerms:
     weights: dict[str, Weights]
     rows: int
     record: bool = False  # build a graph from the first site on; the layers below stay without one
+    own_norms: bool = False  # go back through norms as the family wrote them (`rms_norm`)
     withheld: dict[str, Tensor] = field(default_factory=dict)  # inputs kept from modules whose work is done elsewhere
     zeros: dict[Any, Tensor] = field(default_factory=dict)  # by shape and device, made once (`rms_norm`)
     seen: dict[str, Tensor] | None = None  # if given, each projection's input is put here, (B, T, I), without a graph

@@ -82,6 +82,7 @@ class Outer:
     order: int = 1  # 2 keeps the inner updates themselves differentiable
     rematerialise: bool = False  # recompute each chunk in the backward pass instead of storing its activations
     folded: bool = False  # no gradient is wanted of the projections themselves, so fast matrices may be folded in
+    anew: bool = False  # the chunk will be read again by the outer loop, which must find the same
     along: tuple[Tensor, ...] = ()  # tensors whose gradients are taken along with those of the fast weights
     observe: Callable[[InnerStep], None] | None = None  # told of every chunk that is learned from, before its step
 
@@ -140,7 +141,7 @@ def terms_of(decoder: Decoder, fast: FastState, rows: int, outer: Outer) -> Fast
     """The fast weights for a forward that is learned from, which leaves behind what the inner rule asks for."""
     rule, leaves = inner_rule(decoder.ttt), leaves_of(decoder, fast, rows, outer)
     record = rule.backward and not outer.everywhere
-    return FastTerms(leaves, rows, record=record, seen={} if rule.inputs else None)
+    return FastTerms(leaves, rows, record=record, own_norms=outer.anew, seen={} if rule.inputs else None)
 
 
 def weights_in_use(decoder: Decoder, fast: FastState, rows: int) -> dict[str, Weights]:

@@ -140,7 +140,7 @@ def _recording() -> FastTerms | None:
     """The fast terms of a forward whose graph is being kept, for one step of the inner loop."""
     context = current()
     terms = None if context is None else context.fast
-    return terms if terms is not None and terms.record and torch.is_grad_enabled() else None
+    return terms if terms is not None and terms.record and not terms.own_norms and torch.is_grad_enabled() else None
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:

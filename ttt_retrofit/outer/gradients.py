@@ -142,7 +142,7 @@ def through_updates(
     for group in groups[:-1]:
         begun.append(copy.deepcopy(cache))
         for piece in group:
-            _read(model, cache, piece, Outer())
+            _read(model, cache, piece, Outer(anew=True))
     adjoint, first = None, cache.fast
     for group, start in reversed(list(zip(groups, [*begun, cache]))):
         first = copy.deepcopy(start.fast)

@@ -71,6 +71,7 @@ def without_parts(facts: Sequence[Fact]) -> list[Fact]:
     def in_another(number: int) -> bool:
         return any(
             len(more) > len(words[number])
+            and not caseless(facts[number].text)  # whose characters are in too many others
             and facts[n].messages == facts[number].messages
             and all(among(term, more) for term in words[number])
             for n, more in enumerate(words)
