@@ -96,7 +96,7 @@ def answered_by_others(
     holding = [n for n in range(len(statements)) if n not in outdated]
     empty = about_nothing(asking.language)
     found: dict[int, list[int]] = {}
-    pairs: list[tuple[int, int]] = []  # a question, and another statement than its own
+    pairs: list[tuple[int, int, bool]] = []  # a question, another statement than its own, and whether they are apart
     for number, question in enumerate(questions):
         own = question.statement
         about = [term for term in terms(question.text) if own >= 0 and among(term, words[own])]
@@ -104,15 +104,17 @@ def answered_by_others(
             alike = n != own and statements[n].said_by == statements[own].said_by
             if not alike or not about or not all(among(term, words[n]) for term in about):
                 continue
-            if len({*about} - empty) >= TELLING and apart(own, question.value, n, statements):
+            somebody_else = apart(own, question.value, n, statements)
+            if somebody_else and len({*about} - empty) >= TELLING:
                 found.setdefault(number, []).append(n)
             elif question.value.isdisjoint(words_of(statements[n].source)):
-                pairs.append((number, n))
-    said = {n: asking.formatter.said(statements[n].text) for q, n in pairs for n in (questions[q].statement, n)}
-    drafts = [QuestionDraft(questions[q].text, n) for q, n in pairs for n in (questions[q].statement, n)]
+                pairs.append((number, n, somebody_else))
+    said = {
+        n: asking.formatter.said(statements[n].text) for q, other, _ in pairs for n in (questions[q].statement, other)
+    }
+    drafts = [QuestionDraft(questions[q].text, n) for q, other, _ in pairs for n in (questions[q].statement, other)]
     gained = gains(drafts, said, asking) if drafts else []
-    for (number, n), own_gain, other in zip(pairs, gained[::2], gained[1::2]):
-        somebody_else = apart(questions[number].statement, questions[number].value, n, statements)
+    for (number, n, somebody_else), own_gain, other in zip(pairs, gained[::2], gained[1::2]):
         if other >= (0.0 if somebody_else else max(CLEAR, own_gain / 3)):
             found.setdefault(number, []).append(n)
     return found
