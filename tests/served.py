@@ -21,7 +21,7 @@ from ttt_retrofit.serving.admission import Limits
 from ttt_retrofit.serving.app import Service
 from ttt_retrofit.serving.connections import Server
 from ttt_retrofit.serving.idle import IdleConsolidator
-from ttt_retrofit.serving.routes import application
+from ttt_retrofit.serving.routes import Routes, application
 from ttt_retrofit.serving.scheduler import Scheduler
 from ttt_retrofit.serving.users import Users
 
@@ -71,12 +71,19 @@ def served(
         replace(limits, max_concurrent=most),
         user_header,
     )
+    with address_of(service, key, origins) as url:
+        yield url, service
+
+
+@contextmanager
+def address_of(service: Routes, key: str | None = None, origins: Sequence[str] = ()) -> Iterator[str]:
+    """Where a service answers meanwhile."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(application(service, key, origins), service.scheduler.close, service.scheduler.stop, grace=1)
+        server = Server(application(service, key, origins), service.close, service.stop, grace=1)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", service
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -1,8 +1,6 @@
 """A gateway before an engine: what a request asks of the engine, what comes back, and what is kept when it goes."""
 
 import dataclasses
-import socket
-import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 from peft_engine import BASE, PeftEngine
 from remembered import memory as remembered
-from served import HELLO, NAME, ask, client, quick, said, until
+from served import HELLO, NAME, address_of, ask, client, quick, said, until
 from test_agent import CONFIG
 from words import QUESTIONS, tokenizer
 
@@ -25,7 +23,6 @@ from ttt_retrofit.memory.gates import running_mean
 from ttt_retrofit.memory.store import MemoryStore
 from ttt_retrofit.serving import gateway as gateway_module
 from ttt_retrofit.serving.admission import Limits
-from ttt_retrofit.serving.connections import Server
 from ttt_retrofit.serving.directories import directory_name
 from ttt_retrofit.serving.engine import alone, named
 from ttt_retrofit.serving.engine_kinds import connect
@@ -33,7 +30,6 @@ from ttt_retrofit.serving.gate_reader import GateReader
 from ttt_retrofit.serving.gateway import Gateway
 from ttt_retrofit.serving.idle import IdleConsolidator
 from ttt_retrofit.serving.prompts import Prompts
-from ttt_retrofit.serving.routes import application
 from ttt_retrofit.serving.user import User
 from ttt_retrofit.serving.users import Users
 
@@ -72,15 +68,8 @@ def gateway(model, store, url, adapters, limits=Limits(max_new_tokens=8), idle=1
 
     known = Users(store, open_session, changed=engine.follow)
     service = Gateway(NAME, engine, gates, Prompts(tokenizer()), known, IdleConsolidator(known, idle), limits)
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(application(service, None), service.close, service.stop, grace=1)
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}", service
-        finally:
-            server.should_exit = True
-            thread.join()
+    with address_of(service) as url:
+        yield url, service
 
 
 @pytest.fixture(scope="module")
